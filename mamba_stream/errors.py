@@ -1,0 +1,198 @@
+"""Every error that mamba-stream raises, in one tree.
+
+A message says what happened, where (topic, partition, offset, step), what would be valid, and what to do
+next. Errors with a second, built-in parent (``ValueError``, ``KeyError`` ...) are also caught by code that
+knows nothing of this package.
+
+    MambaStreamError
+    ├── InvalidInput (ValueError)          what was passed cannot be right; nothing was changed
+    │   ├── InvalidName                        a name of a topic, group or step
+    │   ├── SchemaMismatch                     columns or types are not those of the topic
+    │   ├── UnsupportedType                    a type that the log does not store
+    │   └── PipelineRefused                    a pipeline that cannot be right, refused while being built
+    │       ├── ColumnNotFound                     no such column at this step
+    │       └── ExpressionRefused                  the expression looks beyond its row, or is not allowed there
+    ├── NotFound (LookupError)             a topic, partition, group, record or job that does not exist
+    │   ├── TopicNotFound
+    │   ├── PartitionNotFound
+    │   └── JobNotFound
+    ├── AlreadyExists                      a topic of that name exists
+    ├── NotCommitted                       a change set was refused whole; the log is as it was
+    │   ├── PreconditionFailed                 a record, an offset or an epoch was not as expected
+    │   ├── SequenceGap                        a producer's sequence number skips or runs backwards
+    │   ├── TopicEnded                         an append to a topic that was ended
+    │   └── DiskFull                           no room; append again once there is
+    ├── CommitUnknown                      the commit may or may not have happened; reopen and look
+    ├── LogUnavailable                     the log cannot be opened or used from here
+    │   ├── NotALog                            the directory holds something else
+    │   ├── NewerFormat                        written by a later version
+    │   ├── ReadOnlyLog                        no permission to write there
+    │   ├── NetworkFileSystem                  the index would not be safe there
+    │   ├── ForkedProcess                      the handle was opened before a fork
+    │   ├── LogFailed                          an I/O error stopped this handle; reopen
+    │   └── LogClosed                          the handle was closed
+    ├── DataCorrupted                      stored bytes are not what was written; never returned as data
+    ├── OffsetTrimmed                      the rows asked for were trimmed away
+    ├── JobRunning                         a live job has this name
+    ├── JobFailed                          a running pipeline stopped; the cause is in ``__cause__``
+    │   ├── StepFailed                         a step, or your function in it, raised
+    │   └── StateTooLarge                      state alone exceeds the memory limit
+    └── MissingExtra (ImportError)         an optional dependency is not installed
+"""
+
+from __future__ import annotations
+
+
+class MambaStreamError(Exception):
+    """The root of all errors of this package."""
+
+
+class InvalidInput(MambaStreamError, ValueError):
+    """What was passed cannot be right; nothing was changed."""
+
+
+class InvalidName(InvalidInput):
+    """The name of a topic, group or step is not allowed."""
+
+
+class SchemaMismatch(InvalidInput):
+    """Columns or types are not those of the topic."""
+
+
+class UnsupportedType(InvalidInput):
+    """A column has a type that the log does not store."""
+
+
+class PipelineRefused(InvalidInput):
+    """The pipeline cannot be right; refused while it is being built."""
+
+
+class ColumnNotFound(PipelineRefused):
+    """A step names a column that the stream does not have there."""
+
+
+class ExpressionRefused(PipelineRefused):
+    """An expression looks beyond its row, or is not allowed where it stands."""
+
+
+class NotFound(MambaStreamError, LookupError):
+    """Something named does not exist."""
+
+
+class TopicNotFound(NotFound):
+    """The log has no topic of this name."""
+
+
+class PartitionNotFound(NotFound):
+    """The topic has no partition of this number."""
+
+
+class JobNotFound(NotFound):
+    """The log knows no job of this name."""
+
+
+class AlreadyExists(MambaStreamError):
+    """A topic of this name, or one differing only in case, exists."""
+
+
+class NotCommitted(MambaStreamError):
+    """A change set was refused whole; the log is as it was."""
+
+
+class PreconditionFailed(NotCommitted):
+    """A record, an end offset or an epoch was not what the change set expected."""
+
+
+class SequenceGap(NotCommitted):
+    """A producer's sequence number does not follow the last one accepted."""
+
+
+class TopicEnded(NotCommitted):
+    """The topic was ended: it takes no more rows."""
+
+
+class DiskFull(NotCommitted):
+    """The file system has no room; the same append works once there is."""
+
+
+class CommitUnknown(MambaStreamError):
+    """The commit may or may not have happened: reopen the log and look, or retry with a sequence."""
+
+
+class LogUnavailable(MambaStreamError):
+    """The log cannot be opened, or not be used from here."""
+
+
+class NotALog(LogUnavailable):
+    """The directory holds something that is not a log."""
+
+
+class NewerFormat(LogUnavailable):
+    """The log was written by a later version of mamba-stream."""
+
+
+class ReadOnlyLog(LogUnavailable):
+    """The directory cannot be written to."""
+
+
+class NetworkFileSystem(LogUnavailable):
+    """The directory is on a network file system, where the index would not be safe."""
+
+
+class ForkedProcess(LogUnavailable):
+    """The handle was opened by a parent process; a forked child must not use it."""
+
+
+class LogFailed(LogUnavailable):
+    """An I/O error stopped this handle; reopen the log, which verifies it."""
+
+
+class LogClosed(LogUnavailable):
+    """The handle was closed."""
+
+
+class DataCorrupted(MambaStreamError):
+    """Stored bytes are not what was written. They are never returned as data.
+
+    Attributes:
+        topic: The topic, where known.
+        partition: The partition, where known.
+        offset: The first offset of the damaged batch, where known.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        topic: str | None = None,
+        partition: int | None = None,
+        offset: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.topic = topic
+        self.partition = partition
+        self.offset = offset
+
+
+class OffsetTrimmed(MambaStreamError, LookupError):
+    """The rows asked for were trimmed away, or never existed."""
+
+
+class JobRunning(MambaStreamError):
+    """A live job has this name; the message says where it runs."""
+
+
+class JobFailed(MambaStreamError):
+    """A running pipeline stopped. What is committed stays; running it again resumes there."""
+
+
+class StepFailed(JobFailed):
+    """A step, or the function given to it, raised: see ``__cause__``."""
+
+
+class StateTooLarge(JobFailed):
+    """The state of a step alone exceeds the job's memory limit."""
+
+
+class MissingExtra(MambaStreamError, ImportError):
+    """An optional dependency is not installed; the message names the extra."""
