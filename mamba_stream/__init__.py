@@ -1,0 +1,180 @@
+"""A durable log of Arrow batches in a directory, and a stream engine over it whose language is Polars.
+
+>>> import mamba_stream as mamba
+
+The log: :func:`open` gives a :class:`Log`, whose :class:`Topic` objects hold rows in partitions. What belongs
+together commits together, in a :class:`Transaction`.
+
+Streams: :func:`stream` begins one, its verbs build on it (:func:`tumbling` and :func:`hopping` make windows,
+:func:`concat` unites), :func:`pipeline` names what comes out, :func:`run` and :func:`start` set it to work as
+a :class:`Job`. Building runs nothing.
+
+Errors: all descend from :class:`MambaStreamError`; ``mamba_stream.errors`` draws the tree.
+
+The rooms of the house, each importing only from those below it::
+
+    cli                 the command `mamba-stream`
+    dsl                 streams and windows: thin verbs that build a plan
+    runtime             tasks, watermarks, state, jobs
+    plan                a pipeline as data: nodes, validation, splitting of aggregates, explain
+    operators | log     vectorised steps that know no log; the log, which knows no steps
+    core                batches, schemas, time, keys, change sets: plain values and functions
+    errors              the tree of errors
+
+Names are imported when they are first used: importing this package costs a few milliseconds.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mamba_stream.dsl import (
+        Stream,
+        concat,
+        hopping,
+        pipeline,
+        run,
+        start,
+        stream,
+        tumbling,
+    )
+    from mamba_stream.errors import (
+        AlreadyExists,
+        ColumnNotFound,
+        CommitUnknown,
+        DataCorrupted,
+        DiskFull,
+        ExpressionRefused,
+        ForkedProcess,
+        InvalidInput,
+        InvalidName,
+        JobFailed,
+        JobNotFound,
+        JobRunning,
+        LogClosed,
+        LogFailed,
+        LogUnavailable,
+        MambaStreamError,
+        MissingExtra,
+        NetworkFileSystem,
+        NewerFormat,
+        NotALog,
+        NotCommitted,
+        NotFound,
+        OffsetTrimmed,
+        PartitionNotFound,
+        PipelineRefused,
+        PreconditionFailed,
+        ReadOnlyLog,
+        SchemaMismatch,
+        SequenceGap,
+        StateTooLarge,
+        StepFailed,
+        TopicEnded,
+        TopicNotFound,
+        UnsupportedType,
+    )
+    from mamba_stream.log import (
+        Log,
+        LogBatch,
+        Reader,
+        Topic,
+        Transaction,
+        open_log as open,  # noqa: A004 - mamba.open is the name users type
+    )
+    from mamba_stream.plan import (
+        Pipeline,
+    )
+    from mamba_stream.runtime import (
+        Job,
+    )
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AlreadyExists",
+    "ColumnNotFound",
+    "CommitUnknown",
+    "DataCorrupted",
+    "DiskFull",
+    "ExpressionRefused",
+    "ForkedProcess",
+    "InvalidInput",
+    "InvalidName",
+    "Job",
+    "JobFailed",
+    "JobNotFound",
+    "JobRunning",
+    "Log",
+    "LogBatch",
+    "LogClosed",
+    "LogFailed",
+    "LogUnavailable",
+    "MambaStreamError",
+    "MissingExtra",
+    "NetworkFileSystem",
+    "NewerFormat",
+    "NotALog",
+    "NotCommitted",
+    "NotFound",
+    "OffsetTrimmed",
+    "PartitionNotFound",
+    "Pipeline",
+    "PipelineRefused",
+    "PreconditionFailed",
+    "ReadOnlyLog",
+    "Reader",
+    "SchemaMismatch",
+    "SequenceGap",
+    "StateTooLarge",
+    "StepFailed",
+    "Stream",
+    "Topic",
+    "TopicEnded",
+    "TopicNotFound",
+    "Transaction",
+    "UnsupportedType",
+    "__version__",
+    "concat",
+    "hopping",
+    "open",
+    "pipeline",
+    "run",
+    "start",
+    "stream",
+    "tumbling",
+]
+
+_HOME = {
+    "Stream": "mamba_stream.dsl",
+    "concat": "mamba_stream.dsl",
+    "hopping": "mamba_stream.dsl",
+    "pipeline": "mamba_stream.dsl",
+    "run": "mamba_stream.dsl",
+    "start": "mamba_stream.dsl",
+    "stream": "mamba_stream.dsl",
+    "tumbling": "mamba_stream.dsl",
+    "Log": "mamba_stream.log",
+    "LogBatch": "mamba_stream.log",
+    "Reader": "mamba_stream.log",
+    "Topic": "mamba_stream.log",
+    "Transaction": "mamba_stream.log",
+    "open": "mamba_stream.log",
+    "Pipeline": "mamba_stream.plan",
+    "Job": "mamba_stream.runtime",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = import_module(_HOME.get(name, "mamba_stream.errors"))
+    value = getattr(home, "open_log" if name == "open" else name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
