@@ -1,0 +1,1 @@
+"""The plain values and functions under every other room: batches, schemas, time, names, key hashing, change sets."""

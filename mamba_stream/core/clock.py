@@ -1,0 +1,35 @@
+"""The clock as an argument: the engine never asks the machine for the time itself."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Tells the time; whatever needs time is given one.
+
+    Tests pass a clock that they move by hand.
+    """
+
+    def now(self) -> int:
+        """Microseconds since 1970-01-01T00:00:00 UTC by the wall clock, which may jump either way."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds since some fixed but unknown moment; never runs backwards."""
+        ...
+
+
+class SystemClock:
+    """The clock of this machine."""
+
+    __slots__ = ()
+
+    def now(self) -> int:
+        """Microseconds since 1970-01-01T00:00:00 UTC by the wall clock, which may jump either way."""
+        return time.time_ns() // 1_000
+
+    def monotonic(self) -> float:
+        """Seconds since some fixed but unknown moment; never runs backwards."""
+        return time.monotonic()
