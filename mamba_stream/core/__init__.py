@@ -1,1 +1,1 @@
-"""The plain values and functions under every other room: batches, schemas, time, names, key hashing, change sets."""
+"""The plain values and functions under every other room: batches, schemas, time, names, keys, change sets."""

@@ -1,7 +1,7 @@
 """Lengths of time and moments, from what people write to whole ticks of a column.
 
-Everything is integer arithmetic. A duration that a column cannot hold exactly is refused rather than rounded, since
-windows that are off by a fraction of a tick are wrong only sometimes, which is worse than always.
+Everything is integer arithmetic. A duration that a column cannot hold exactly is refused rather than rounded,
+since windows that are off by a fraction of a tick are wrong only sometimes, which is worse than always.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def duration_us(
     """The length of a duration in microseconds.
 
     Args:
-        value: Numbers each with a unit (``us ms s m h d w``; ``m`` is minutes), as in ``"1h30m"``, or a timedelta.
-            A bare number is refused, for nobody can see its unit.
+        value: Numbers each with a unit (``us ms s m h d w``; ``m`` is minutes), as in ``"1h30m"``, or a
+            timedelta. A bare number is refused, for nobody can see its unit.
         what: What the duration is for; the message begins with it.
         negative: Permits a duration that points backwards, as in ``"-5m"``.
         zero: Permits ``"0s"``.
@@ -126,7 +126,7 @@ def ticks_per_day(dtype: Any) -> int:
 def _unit(dtype: Any) -> str:
     if dtype == pa.date32() or str(dtype) == "Date":
         return "day"
-    # pyarrow's timestamps, durations and times say `unit`; Polars' Datetime and Duration say `time_unit`, its Time nothing.
+    # pyarrow's types say `unit`; Polars' Datetime and Duration say `time_unit`, and its Time says nothing.
     unit = getattr(dtype, "unit", None) or getattr(dtype, "time_unit", None)
     return unit if isinstance(unit, str) else "ns" if str(dtype) == "Time" else ""
 
@@ -164,8 +164,8 @@ def to_time(
     Args:
         value: A datetime, a date (its midnight), or either in ISO 8601. Without a zone it is UTC.
         dtype: The Arrow or Polars type of the time column.
-        rounding: What to do between two ticks. ``up`` gives the first tick that is not before the moment, which
-            leaves ``column >= moment`` as it was; ``exact`` refuses.
+        rounding: What to do between two ticks. ``up`` gives the first tick that is not before the moment,
+            which leaves ``column >= moment`` as it was; ``exact`` refuses.
         what: What the moment is for, for the message.
 
     Raises:
@@ -197,7 +197,7 @@ def _parse_moment(text: str, what: str) -> tuple[datetime, int]:
         moment = datetime.fromisoformat(text)
     except ValueError:
         raise InvalidInput(
-            f"{what} is not ISO 8601: {text!r:.80}; write '2013-01-31', '2013-01-31T12:00' or '2013-01-31T12:00:00Z'"
+            f"{what} is not ISO 8601: {text!r:.80}; write '2013-01-31' or '2013-01-31T12:00:00Z'"
         ) from None
     beyond = re.search(r"[.,]\d{6}(\d+)", text)
     if beyond is None:
