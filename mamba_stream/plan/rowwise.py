@@ -1,0 +1,316 @@
+"""Whether an expression looks at nothing but its own row, decided node by node by an allow-list.
+
+What is not on the list is refused, whatever Polars says of it: ``Expr.meta.is_row_separable()`` answers True
+for ``x > x.mean()``. A function that is new in Polars is therefore refused until it is added here, with a line
+in the tests' table, which compares the whole frame's result with that of random cuts of it.
+
+Allowed by kind alone is what can only ever see its row. Some kinds depend on their parameters or inputs (a
+date's format, the values to replace); those have a function in ``_JUDGED`` that says what is wrong, or None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import polars as pl
+
+from mamba_stream.errors import ExpressionRefused
+from mamba_stream.plan.refusals import REASONS, cure
+from mamba_stream.plan.trees import Node, nodes, short
+
+
+def _family(name: str, members: str) -> frozenset[str]:
+    return frozenset(f"{name}.{member}" for member in members.split())
+
+
+ALLOWED: frozenset[str] = frozenset().union(
+    # Leaves and structure. Selectors name columns, and only several at once.
+    "Column Selector Alias KeepName Ternary".split(),
+    _family(
+        "Operator",
+        "Eq EqValidity NotEq NotEqValidity Lt LtEq Gt GtEq Plus Minus Multiply Divide TrueDivide RustDivide"
+        " FloorDivide TruncDivide Modulus And Or Xor LogicalAnd LogicalOr",
+    ),
+    # Numbers and anything.
+    "Abs Atan2 Ceil Clip Coalesce Cut Erf Erfc Exp FillNull Floor Hash Log Log1p Negate"
+    " MaxHorizontal MinHorizontal SumHorizontal MeanHorizontal Reinterpret RepeatBy Round RoundSF Sign Truncate"
+    " AsStruct".split(),
+    _family("Pow", "Generic Sqrt Cbrt"),
+    _family(
+        "Trigonometry",
+        "Cos Cot Sin Tan ArcCos ArcSin ArcTan Cosh Sinh Tanh ArcCosh ArcSinh ArcTanh Degrees Radians",
+    ),
+    _family("Bitwise", "CountOnes CountZeros LeadingOnes LeadingZeros TrailingOnes TrailingZeros"),
+    _family(
+        "Boolean",
+        "IsNull IsNotNull IsFinite IsInfinite IsNan IsNotNan IsBetween IsClose AllHorizontal AnyHorizontal Not",
+    ),
+    _family(
+        "StringExpr",
+        "ConcatHorizontal Contains ContainsAny CountMatches EndsWith EscapeRegex Extract ExtractAll ExtractGroups"
+        " ExtractMany Find FindMany Format Head HexEncode HexDecode Base64Encode Base64Decode JsonDecode"
+        " JsonPathMatch LenBytes LenChars Lowercase Normalize PadEnd PadStart Replace ReplaceMany Reverse Slice"
+        " Split SplitRegex SplitExact SplitN StartsWith StripChars StripCharsStart StripCharsEnd StripPrefix"
+        " StripSuffix Tail Titlecase ToDecimal ToInteger Uppercase ZFill",
+    ),
+    _family(
+        "BinaryExpr",
+        "Contains EndsWith Get Head HexDecode HexEncode Base64Decode Base64Encode Reinterpret Size Slice"
+        " StartsWith Tail",
+    ),
+    _family(
+        "TemporalExpr",
+        "BaseUtcOffset CastTimeUnit Century Combine ConvertTimeZone Date DatetimeFunction Day DaysInMonth"
+        " DSTOffset Duration Hour IsLeapYear IsoYear Microsecond Millennium Millisecond Minute Month MonthEnd"
+        " MonthStart Nanosecond OffsetBy OrdinalDay Quarter Replace ReplaceTimeZone Round Second Time TimeStamp"
+        " ToString TotalDays TotalHours TotalMicroseconds TotalMilliseconds TotalMinutes TotalNanoseconds"
+        " TotalSeconds Truncate Week WeekDay Year",
+    ),
+    # Within a row's own list one may look at neighbours.
+    _family(
+        "ListExpr",
+        "All Any ArgMax ArgMin Concat Contains CountMatches Diff DropNulls Gather GatherEvery Get Join Length Max"
+        " Mean Median Min NUnique Reverse SetOperation Shift Slice Sort Std Sum ToArray ToStruct Unique Var",
+    ),
+    _family(
+        "ArrayExpr",
+        "All Any ArgMax ArgMin Concat Contains CountMatches Dot Get Join Length Max Mean Median Min NUnique"
+        " Reverse Shift Slice Sort Std Sum ToList ToStruct Unique Var",
+    ),
+    _family("MapExpr", "Get Keys Values Length Entries ContainsKey"),
+    _family("StructExpr", "Drop FieldByName JsonEncode PrefixFields RenameFields SelectFields SuffixFields"),
+    _family("Categorical", "EndsWith LenBytes LenChars Slice StartsWith"),
+    # One list per row.
+    _family("Range", "IntRanges DateRanges DatetimeRanges TimeRanges LinearSpaces"),
+)
+
+#: Of the inputs of these, all but the first may be literal Series: values to look up, holidays.
+_HOLDS_VALUES = frozenset(
+    "Boolean.IsIn Sql.IsIn Replace ReplaceStrict Business.AddBusinessDay Business.BusinessDayCount"
+    " Business.IsBusinessDay".split()
+)
+
+
+def check_row_wise(
+    expr: pl.Expr, *, verb: str, over: str | None = None, schema: pl.Schema | None = None
+) -> None:
+    """Refuses an expression whose result for a row depends on anything but that row.
+
+    Args:
+        expr: The expression.
+        verb: The verb that it was given to, for the message.
+        over: A column (``"window_start"``) whose groups are always whole where the expression is evaluated.
+            ``.over(...)`` is then allowed if this column is among its keys, and inside of it whatever can be
+            repeated: aggregates, ranks, shifts; no Python functions, nothing random.
+        schema: The columns that the expression will see. Only with it can ``is_in(pl.col(...))`` be judged,
+            which looks at its own row if that column holds lists and at all rows if not. Without it, the case
+            is let through: check again once the schema is known.
+
+    Raises:
+        ExpressionRefused: With the piece that is not allowed and what to use instead.
+    """
+    root = nodes(expr)
+    try:
+        _check(root, _Where(expr, verb, over, schema))
+    except RecursionError as error:
+        raise ExpressionRefused(f"{verb}: {short(expr)}: nested too deeply") from error
+
+
+class _Where:
+    """What a refusal says about the place, and what the place allows."""
+
+    def __init__(self, expr: pl.Expr, verb: str, over: str | None, schema: pl.Schema | None) -> None:
+        self.expr = expr
+        self.verb = verb
+        self.over = over
+        self.schema = schema
+
+    def refuse(self, piece: str, why: str) -> ExpressionRefused:
+        return ExpressionRefused(f"{self.verb}: {piece} in {short(self.expr)}: {why}")
+
+
+def _check(node: Node, where: _Where) -> None:
+    if node.kind == "Over":
+        _check_over(node, where)
+        return
+    if node.kind == "Eval":
+        _check_list_eval(node, where)
+        return
+    judge = _JUDGED.get(node.kind)
+    wrong = judge(node, where) if judge is not None else None
+    if wrong is not None:
+        raise where.refuse(_piece(node), wrong)
+    if judge is None and node.kind not in ALLOWED:
+        raise where.refuse(_piece(node), cure(node, over=where.over))
+    for position, child in enumerate(node.children):
+        if position and node.kind in _HOLDS_VALUES and _is_series(child):
+            continue
+        _check(child, where)
+
+
+def _check_over(node: Node, where: _Where) -> None:
+    if where.over is None:
+        raise where.refuse(_piece(node), cure(node, over=None))
+    function, *rest = node.children
+    keys = rest[: node.params["keys"]]
+    if not any(key.kind == "Column" and key.params == where.over for key in keys):
+        raise where.refuse(
+            "over(...)", f'only the rows of one window are together here: add "{where.over}" to its keys'
+        )
+    if node.params["mapping"] == "Explode":
+        raise where.refuse(
+            "over(..., mapping_strategy='explode')", "it changes the order of rows: leave it out"
+        )
+    for key in rest:
+        _check(key, where)
+    check_repeatable(function, where.expr, verb=where.verb)
+
+
+def _check_list_eval(node: Node, where: _Where) -> None:
+    if isinstance(node.params["variant"], dict) and "Cumulative" in node.params["variant"]:
+        raise where.refuse("cumulative_eval()", cure(node, over=where.over))
+    subject, evaluation = node.children
+    _check(subject, where)
+    # The inner expression sees the elements of one row's list, all of them: what is repeatable is fine.
+    check_repeatable(evaluation, where.expr, verb=where.verb)
+
+
+def check_repeatable(node: Node, expr: pl.Expr, *, verb: str) -> None:
+    """Refuses what may give another result for the same rows: randomness and Python functions.
+
+    Raises:
+        ExpressionRefused: With the piece and what to use instead.
+    """
+    for part in node.walk():
+        random_rank = part.kind == "Rank" and part.params["options"]["method"] == "Random"
+        if random_rank or REASONS.get(part.kind) in ("python", "random") or part.kind.startswith("unknown"):
+            raise ExpressionRefused(f"{verb}: {_piece(part)} in {short(expr)}: {cure(part, over=None)}")
+
+
+def _piece(node: Node) -> str:
+    """The node in the words of the user, as far as they can be told."""
+    if node.kind == "Len":
+        return "len()"
+    if node.kind in ("Literal", "Cast", "RenameAlias", "Column", "Selector"):
+        return {"Literal": "a literal", "Cast": "cast(...)", "RenameAlias": "name.*"}.get(
+            node.kind, "a column"
+        )
+    family, _, member = node.kind.rpartition(".")
+    word = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in member).strip("_")
+    prefix = {"StringExpr": "str.", "ListExpr": "list.", "ArrayExpr": "arr.", "TemporalExpr": "dt."}.get(
+        family, ""
+    )
+    return f"{prefix}{word}()"
+
+
+def _is_series(node: Node) -> bool:
+    return node.kind == "Literal" and isinstance(node.params, dict) and "Series" in node.params
+
+
+def _is_fixed_values(node: Node) -> bool:
+    """Whether the node is a literal, or one behind a cast or an alias."""
+    while node.kind in ("Cast", "Alias"):
+        node = node.children[0]
+    return node.kind == "Literal"
+
+
+def _literal(node: Node, where: _Where) -> str | None:
+    if not _is_series(node):
+        return None
+    return "a Series has as many values as it has, whatever the batch: use a plain value, or a lookup join with a frame"
+
+
+def _cast(node: Node, where: _Where) -> str | None:
+    dtype = node.params["dtype"]
+    if not (isinstance(dtype, dict) and "Literal" in dtype):
+        return "the type must be written out: cast(pl.Int64)"
+    if "'Categorical'" in str(dtype):
+        return (
+            "Categorical numbers its categories as they come: keep String, or use pl.Enum([...]) with the"
+            " categories written out"
+        )
+    return None
+
+
+def _rename(node: Node, where: _Where) -> str | None:
+    function = node.params["function"]
+    if isinstance(function, dict) and "Map" in function:
+        return cure(Node("AnonymousFunction", None, ()), over=None)
+    return None
+
+
+def _fill_strategy(node: Node, where: _Where) -> str | None:
+    if node.params in ("Zero", "One"):
+        return None
+    return "it fills from other rows: use fill_null(value), or fill_null(pl.col(...)) from another column"
+
+
+def _strptime(node: Node, where: _Where) -> str | None:
+    if node.params[1]["format"] is None:
+        return 'without a format Polars guesses it from the rows it sees: give one, such as format="%Y-%m-%d"'
+    return None
+
+
+def _bin(node: Node, where: _Where) -> str | None:
+    intervals = node.params["method"].get("Intervals")
+    if intervals is None or "Breaks" not in intervals["spec"]:
+        return (
+            "the bins would depend on the rows it sees: use bin_intervals([...]) with the breaks written out"
+        )
+    return None
+
+
+def _is_in(node: Node, where: _Where) -> str | None:
+    values = node.children[1]
+    while values.kind == "Alias":
+        values = values.children[0]
+    if _is_fixed_values(values):
+        return None
+    if values.kind == "Column":
+        if where.schema is None or values.params not in where.schema:
+            return None
+        if isinstance(where.schema[values.params], (pl.List, pl.Array)):
+            return None
+        return (
+            f'"{values.params}" is not a column of lists, so all of its rows would be searched: compare with ==,'
+            " or use a lookup join with a frame"
+        )
+    if values.kind.startswith(("ListExpr.", "ArrayExpr.", "StringExpr.Split")) or values.kind == "RepeatBy":
+        return None
+    return "what to search must be a list of values or a column of lists: add the column with with_columns before"
+
+
+def _replace(node: Node, where: _Where) -> str | None:
+    if all(_is_fixed_values(values) for values in node.children[1:3]):
+        return None
+    return (
+        "what is replaced by what must be written out, since a column would be read over all rows: use a dict,"
+        " or a lookup join with a frame"
+    )
+
+
+def _business(node: Node, where: _Where) -> str | None:
+    if _is_fixed_values(node.children[-1]):
+        return None
+    return "holidays must be written out as a list of dates"
+
+
+def _struct_eval(node: Node, where: _Where) -> str | None:
+    return None
+
+
+_JUDGED: dict[str, Callable[[Node, _Where], str | None]] = {
+    "Literal": _literal,
+    "Cast": _cast,
+    "RenameAlias": _rename,
+    "FillNullWithStrategy": _fill_strategy,
+    "StringExpr.Strptime": _strptime,
+    "Bin": _bin,
+    "Boolean.IsIn": _is_in,
+    "Sql.IsIn": _is_in,
+    "Replace": _replace,
+    "ReplaceStrict": _replace,
+    "Business.AddBusinessDay": _business,
+    "Business.BusinessDayCount": _business,
+    "Business.IsBusinessDay": _business,
+}
