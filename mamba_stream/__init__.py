@@ -82,7 +82,7 @@ if TYPE_CHECKING:
         Reader,
         Topic,
         Transaction,
-        open_log as open,  # noqa: A004 - mamba.open is the name users type
+        locate as open,  # noqa: A004 - mamba.open is the name users type
     )
     from mamba_stream.plan import (
         Pipeline,
@@ -171,7 +171,7 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     home = import_module(_HOME.get(name, "mamba_stream.errors"))
-    value = getattr(home, "open_log" if name == "open" else name)
+    value = getattr(home, "locate" if name == "open" else name)
     globals()[name] = value
     return value
 

@@ -1,0 +1,95 @@
+"""What several subcommands take in the same way: where the log is, where to start, how to print."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from mamba_stream.log import Log
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def log_option(function: _Function) -> _Function:
+    """``--log``: the place of the log, by the one rule."""
+    return click.option(
+        "--log",
+        "place",
+        metavar="DIR",
+        help="The log's directory. Default: $MAMBA_STREAM_LOG, mamba-stream.toml, the user's data directory.",
+    )(function)
+
+
+def output_option(function: _Function) -> _Function:
+    """``-o``: for people or for programs."""
+    return click.option(
+        "-o",
+        "--output",
+        type=click.Choice(["table", "json"]),
+        default="table",
+        show_default=True,
+        help="A table for people, JSON for programs.",
+    )(function)
+
+
+def topic_argument(function: _Function) -> _Function:
+    """The topic's name, completed from the log that ``--log`` names."""
+    return click.argument("topic", shell_complete=_topics)(function)
+
+
+def _start(_context: click.Context, _parameter: click.Parameter, value: str) -> str | int | datetime:
+    """As ``Topic.read`` takes it."""
+    if value in ("earliest", "latest"):
+        return value
+    if value.isdecimal():
+        return int(value)
+    try:
+        return datetime.fromisoformat(value)
+    except ValueError:
+        raise click.BadParameter(
+            f"{value!r} is neither 'earliest', 'latest', an offset nor a time (2013-01-31T12:00)"
+        ) from None
+
+
+def start_option(default: str) -> Callable[[_Function], _Function]:
+    """``--start``: where to begin reading."""
+    return click.option(
+        "--start",
+        callback=_start,
+        metavar="earliest|latest|OFFSET|TIME",
+        default=default,
+        show_default=True,
+        help="Where to begin. A time (ISO 8601, UTC unless it says otherwise): the first row that reaches it.",
+    )
+
+
+def open_place(place: str | None, *, create: bool = False) -> Log:
+    """Open the log that ``--log`` names.
+
+    Args:
+        place: What the user gave.
+        create: Whether the log may come into being here. A command that only looks must not leave a directory.
+    """
+    from mamba_stream.errors import NotALog
+    from mamba_stream.log import locate
+
+    named = place or os.environ.get("MAMBA_STREAM_LOG")
+    if not create and named and ":" not in named and not (Path(named) / "index").is_dir():
+        raise NotALog(f"there is no log in {named}: name another with --log; produce --create begins one")
+    return locate(place)
+
+
+def _topics(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    from mamba_stream.errors import MambaStreamError
+
+    try:
+        names = open_place(context.params.get("place")).topics()
+    except MambaStreamError:
+        return []
+    return [name for name in names if name.startswith(incomplete)]

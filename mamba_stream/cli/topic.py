@@ -1,0 +1,260 @@
+"""``mamba-stream topic``: make, list, describe, look at and delete topics."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mamba_stream.cli.options import log_option, open_place, output_option, topic_argument
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+@click.group()
+def topic() -> None:
+    """Topics: create, list, describe, tail, delete."""
+
+
+@topic.command()
+@click.argument("name")
+@click.option(
+    "--schema", "columns", metavar="NAME:TYPE,…", help='Columns, as in "at:datetime,price:float64".'
+)
+@click.option(
+    "--like",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Take the columns of an NDJSON, CSV or Parquet file.",
+)
+@click.option("--partitions", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--key", multiple=True, metavar="COLUMN", help="Equal keys go to one partition. Repeatable.")
+@click.option("--time", metavar="COLUMN", help="The column that holds a row's time.")
+@click.option("--compression", type=click.Choice(["none", "lz4", "zstd"]), default="none", show_default=True)
+@click.option("--exist-ok", is_flag=True, help="Do nothing where the topic exists as described.")
+@log_option
+def create(
+    name: str,
+    columns: str | None,
+    like: Path | None,
+    partitions: int,
+    key: tuple[str, ...],
+    time: str | None,
+    compression: str,
+    exist_ok: bool,
+    place: str | None,
+) -> None:
+    """Create a topic.
+
+    Types: int8 … int64, uint8 … uint64, float32, float64, string, boolean, binary, date, time, datetime (UTC,
+    in microseconds; datetime[ms], datetime[ns]), duration, decimal(PRECISION,SCALE), and list[TYPE] of any.
+    """
+    if (columns is None) == (like is None):
+        raise click.UsageError(
+            'say what the columns are: --schema "at:datetime,price:float64" or --like FILE'
+        )
+    if like is not None:
+        from mamba_stream.cli.incoming import form_of, incoming
+
+        with like.open("rb") as source:
+            schema: Any = incoming(source, form_of(like, None)).guess()
+    else:
+        schema = schema_of_text(columns or "")
+    made = open_place(place, create=True).create_topic(
+        name,
+        schema,
+        partitions=partitions,
+        key=list(key) or None,
+        time=time,
+        compression=compression,
+        exist_ok=exist_ok,
+    )
+    click.echo(f"topic {made.name}: {len(made.schema)} columns, {_count(made.partitions, 'partition')}")
+
+
+@topic.command(name="list")
+@click.option("--internal", is_flag=True, help="Also those that the engine made for itself.")
+@output_option
+@log_option
+def list_topics(internal: bool, output: str, place: str | None) -> None:
+    """List the topics."""
+    from mamba_stream.cli.printing import print_list
+
+    log = open_place(place)
+    rows = []
+    for name in log.topics(internal=internal):
+        found = log[name]
+        ranges = found.offsets().values()
+        rows.append(
+            {
+                "topic": name,
+                "partitions": found.partitions,
+                "rows": sum(end - begin for begin, end in ranges),
+                "key": list(found.key),
+                "time": found.time,
+                "ended": found.ended,
+            }
+        )
+    print_list(rows, output, empty=f"no topics in {log.path}")
+
+
+@topic.command()
+@topic_argument
+@output_option
+@log_option
+def describe(topic: str, output: str, place: str | None) -> None:
+    """Describe a topic: columns, rows, bytes, times, disorder, key skew."""
+    from mamba_stream.cli.printing import print_facts
+
+    found = open_place(place)[topic]
+    facts = found.describe()
+    skew = facts.key_skew
+    print_facts(
+        {
+            "topic": facts.name,
+            "columns": {name: _type_name(dtype) for name, dtype in found.polars_schema.items()},
+            "key": list(facts.key),
+            "time": facts.time,
+            "compression": facts.compression,
+            "ended": facts.ended,
+            "rows": facts.rows,
+            "bytes": facts.bytes,
+            "batches": facts.batches,
+            "partitions": {
+                str(p): {"begin": begin, "end": end} for p, (begin, end) in facts.partitions.items()
+            },
+            "last append": facts.last_append,
+            "first time": facts.first_time,
+            "last time": facts.last_time,
+            "lateness that keeps": {
+                f"{quantile:.1%}": str(behind) for quantile, behind in facts.disorder.items()
+            },
+            "most frequent key": None if skew is None else {"key": str(skew[1]), "share": f"{skew[0]:.1%}"},
+        },
+        output,
+    )
+
+
+@topic.command()
+@topic_argument
+@click.option(
+    "-n", "--rows", type=click.IntRange(min=0), default=10, show_default=True, help="How many rows."
+)
+@click.option("-f", "--follow", is_flag=True, help="Go on with what comes.")
+@output_option
+@log_option
+def tail(topic: str, rows: int, follow: bool, output: str, place: str | None) -> None:
+    """Print the last rows of a topic."""
+    import sys
+
+    import polars as pl
+
+    from mamba_stream.cli.printing import RowPrinter
+
+    found = open_place(place)[topic]
+    ranges = found.offsets()
+    ends = {partition: end for partition, (_, end) in ranges.items()}
+    start = {partition: max(begin, end - rows) for partition, (begin, end) in ranges.items()}
+    printer = RowPrinter(output, sys.stdout)
+    if rows:
+        # Across partitions, what was appended last is last.
+        batches = sorted(
+            found.read(start=start, end=ends), key=lambda b: (b.append_time, b.partition, b.offset)
+        )
+        if batches:
+            printer.write(pl.concat([pl.DataFrame(batch.data) for batch in batches]).tail(rows))
+    if follow:
+        for batch in found.read(start=ends, follow=True):
+            printer.write(pl.DataFrame(batch.data))
+
+
+@topic.command()
+@topic_argument
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@log_option
+def delete(topic: str, yes: bool, place: str | None) -> None:
+    """Delete a topic with all its rows."""
+    log = open_place(place)
+    rows = sum(end - begin for begin, end in log[topic].offsets().values())
+    if not yes:
+        click.confirm(f"delete topic {topic} with {rows:,} rows?", abort=True, err=True)
+    log.delete_topic(topic)
+    click.echo(f"deleted {topic}")
+
+
+def schema_of_text(text: str) -> dict[str, pl.DataType]:
+    """Columns from ``name:type,name:type``.
+
+    Raises:
+        click.UsageError: It is not of that form, or names a type that there is none of.
+    """
+    schema: dict[str, pl.DataType] = {}
+    for part in re.split(r",(?![^(\[]*[)\]])", text):
+        name, colon, kind = part.strip().rpartition(":")
+        if not colon or not name:
+            raise click.UsageError(f"--schema: {part.strip()!r} is not NAME:TYPE")
+        if name in schema:
+            raise click.UsageError(f"--schema: column {name!r} stands there twice")
+        schema[name] = _type_of_text(kind.strip().lower())
+    return schema
+
+
+def _type_of_text(kind: str) -> pl.DataType:
+    import polars as pl
+
+    from mamba_stream.core.names import did_you_mean
+
+    if inner := re.fullmatch(r"list\[(.+)\]", kind):
+        return pl.List(_type_of_text(inner[1]))
+    if numbers := re.fullmatch(r"decimal\((\d+), ?(\d+)\)", kind):
+        return pl.Decimal(int(numbers[1]), int(numbers[2]))
+    known: dict[str, pl.DataType] = {
+        **{
+            f"{sign}int{bits}": getattr(pl, f"{sign.upper()}Int{bits}")()
+            for sign in ("", "u")
+            for bits in (8, 16, 32, 64)
+        },
+        **{f"datetime[{unit}]": pl.Datetime(unit, "UTC") for unit in ("ms", "us", "ns")},
+        **{f"duration[{unit}]": pl.Duration(unit) for unit in ("ms", "us", "ns")},
+        "float32": pl.Float32(),
+        "float64": pl.Float64(),
+        "float": pl.Float64(),
+        "int": pl.Int64(),
+        "string": pl.String(),
+        "str": pl.String(),
+        "boolean": pl.Boolean(),
+        "bool": pl.Boolean(),
+        "binary": pl.Binary(),
+        "date": pl.Date(),
+        "time": pl.Time(),
+        "datetime": pl.Datetime("us", "UTC"),
+        "duration": pl.Duration("us"),
+    }
+    if kind not in known:
+        raise click.UsageError(f"--schema: no type {kind!r}{did_you_mean(kind, known)}; see --help")
+    return known[kind]
+
+
+def _type_name(dtype: Any) -> str:
+    """A type as ``--schema`` takes it, where it does."""
+    import polars as pl
+
+    match dtype:
+        case pl.Datetime():
+            return f"datetime[{dtype.time_unit}]" + (
+                "" if dtype.time_zone == "UTC" else f" {dtype.time_zone or 'naive'}"
+            )
+        case pl.Duration():
+            return f"duration[{dtype.time_unit}]"
+        case pl.List():
+            return f"list[{_type_name(dtype.inner)}]"
+        case pl.Decimal():
+            return f"decimal({dtype.precision},{dtype.scale})"
+        case _:
+            return str(dtype).lower()
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
