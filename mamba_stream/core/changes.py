@@ -1,0 +1,127 @@
+"""A commit as a plain value: everything that one transaction changes, and what it requires to be true.
+
+The embedded log, a committer for many workers, a server and a replica all apply the same value; it
+travels as msgpack (:func:`encode`, :func:`decode`) and holds no bytes of rows, only where they lie.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+MAX_RECORD_BYTES = 2048
+"""A record is a pointer or a small state, never data: larger values belong into a topic."""
+
+
+class Append(msgspec.Struct, frozen=True, array_like=True):
+    """Rows that lie, synced, in a file, and become visible at the end of a partition.
+
+    Times are in the ticks of the topic's time column; ``min_time > max_time`` says that there are none.
+    """
+
+    topic: int
+    partition: int
+    file: int
+    position: int
+    length: int
+    rows: int
+    min_time: int
+    max_time: int
+    schema: int
+    header: int
+    append_time: int
+    compressed: bool = False
+    expect: int | None = None
+
+
+class CreateTopic(msgspec.Struct, frozen=True, array_like=True):
+    """A new topic. ``schema`` is an Arrow IPC schema message."""
+
+    name: str
+    partitions: int
+    key: tuple[str, ...]
+    time: str | None
+    compression: str
+    schema: bytes
+    internal: bool
+    created: int
+
+
+class Sequence(msgspec.Struct, frozen=True, array_like=True):
+    """A producer's number for its appends to one topic; a repeated number changes nothing."""
+
+    topic: int
+    producer: str
+    number: int
+
+
+class Trim(msgspec.Struct, frozen=True, array_like=True):
+    """Rows before ``begin`` are no longer part of the partition."""
+
+    topic: int
+    partition: int
+    begin: int
+
+
+class GroupOffset(msgspec.Struct, frozen=True, array_like=True):
+    """The next offset that a group reads from a partition."""
+
+    group: str
+    topic: int
+    partition: int
+    offset: int
+
+
+class Record(msgspec.Struct, frozen=True, array_like=True):
+    """A small value under (namespace, key); ``None`` deletes it."""
+
+    namespace: str
+    key: str
+    value: bytes | None
+
+
+class ChangeSet(msgspec.Struct, frozen=True, array_like=True):
+    """What one commit changes, all or nothing.
+
+    ``drops`` and ``ends`` name topics by number. ``requires`` lists records that must have exactly these values (``None``: must not exist) when the
+    change set is applied; an ``Append`` with ``expect`` requires the partition to end there.
+    """
+
+    creates: tuple[CreateTopic, ...] = ()
+    drops: tuple[int, ...] = ()
+    appends: tuple[Append, ...] = ()
+    sequences: tuple[Sequence, ...] = ()
+    ends: tuple[int, ...] = ()
+    trims: tuple[Trim, ...] = ()
+    offsets: tuple[GroupOffset, ...] = ()
+    records: tuple[Record, ...] = ()
+    requires: tuple[Record, ...] = ()
+
+
+class Applied(msgspec.Struct, frozen=True, array_like=True):
+    """The answer to a change set that was committed.
+
+    ``ranges`` gives, append by append, (topic, partition, first offset, next offset); for a repeated
+    sequence those of the first time, with ``repeated`` set. ``topics`` are the numbers of created topics.
+    """
+
+    lsn: int
+    ranges: tuple[tuple[int, int, int, int], ...] = ()
+    repeated: bool = False
+    topics: tuple[int, ...] = ()
+
+
+_decoder = msgspec.msgpack.Decoder(ChangeSet)
+
+
+def encode(change: ChangeSet) -> bytes:
+    """The change set as msgpack.
+
+    >>> decode(encode(ChangeSet(trims=(Trim(1, 0, 40),)))).trims[0].begin
+    40
+    """
+    return msgspec.msgpack.encode(change)
+
+
+def decode(data: bytes) -> ChangeSet:
+    """The change set in these bytes; raises ``msgspec.ValidationError`` on anything else."""
+    return _decoder.decode(data)

@@ -1,0 +1,22 @@
+"""The log: durable, partitioned, append-only topics of Arrow record batches in a directory.
+
+A commit is one change set (:mod:`mamba_stream.core.changes`). Its rows are written to a commit file and
+synced, then the index is told, durably; a row exists when the index says so. See ``docs/log.md``.
+"""
+
+from mamba_stream.log.log import Log, LogStatistics
+from mamba_stream.log.opening import locate, open_log
+from mamba_stream.log.reader import LogBatch, Reader
+from mamba_stream.log.topic import Topic
+from mamba_stream.log.transaction import Transaction
+
+__all__ = [
+    "Log",
+    "LogBatch",
+    "LogStatistics",
+    "Reader",
+    "Topic",
+    "Transaction",
+    "locate",
+    "open_log",
+]

@@ -1,0 +1,80 @@
+"""The directory of a log: what lies where, and which directories cannot be one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from mamba_stream.errors import NetworkFileSystem, NotALog, ReadOnlyLog
+
+FORMAT = 1
+"""The version of everything on disk: the index's rows, commit files, segments and their contents."""
+
+INDEX = "index"
+FILES = "files"
+WAKE = "wake"
+JOBS = "jobs"
+_OWN = frozenset({INDEX, FILES, WAKE, JOBS, "recent"})
+_NETWORK = frozenset(
+    "nfs nfs4 cifs smb smb2 smb3 smbfs 9p afs ceph glusterfs lustre beegfs fuse.sshfs fuse.s3fs "
+    "fuse.gcsfuse fuse.rclone fuse.glusterfs fuse.ceph davfs fuse.davfs2 ncpfs".split()
+)
+_MOUNTS = Path("/proc/self/mountinfo")
+
+
+def prepare(path: Path, mounts: Path = _MOUNTS) -> None:
+    """Makes the directory ready to hold a log; refuses one that holds something else."""
+    if path.exists() and not path.is_dir():
+        raise NotALog(f"{path} is a file; a log is a directory")
+    existing = path
+    while not existing.exists():
+        existing = existing.parent
+    kind = file_system(existing, mounts)
+    if kind in _NETWORK:
+        raise NetworkFileSystem(
+            f"{path} lies on a network file system ({kind}), where the index of a log is not safe; "
+            "use a directory on a local disk"
+        )
+    if path.exists() and not (path / INDEX / "data.mdb").exists():
+        foreign = sorted(e.name for e in os.scandir(path) if e.name not in _OWN and e.name[0] != ".")
+        if foreign:
+            raise NotALog(
+                f"{path} is not a log: it holds {', '.join(foreign[:3])}"
+                f"{' …' if len(foreign) > 3 else ''}; name an empty or a new directory"
+            )
+    try:
+        for name in (INDEX, FILES, WAKE, JOBS):
+            (path / name).mkdir(parents=True, exist_ok=True)
+    except (PermissionError, OSError) as error:
+        if isinstance(error, PermissionError) or error.errno == 30:
+            raise ReadOnlyLog(f"{path} cannot be written to: {error.strerror}") from error
+        raise
+    for place in (path, path / INDEX, path / FILES):
+        if not os.access(place, os.W_OK):
+            raise ReadOnlyLog(f"{place} cannot be written to: give write permission, or open a copy")
+
+
+def sync(directory: Path) -> None:
+    """Makes created, renamed and removed names in the directory durable."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def file_system(path: Path, mounts: Path = _MOUNTS) -> str | None:
+    """The kind of file system under the path, or ``None`` where the system does not tell."""
+    try:
+        table = mounts.read_text()
+    except OSError:
+        return None
+    target = os.path.realpath(path)
+    best, kind = "", None
+    for line in table.splitlines():
+        before, _, after = line.partition(" - ")
+        point = before.split()[4].replace("\\040", " ")
+        inside = target == point or target.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(best):
+            best, kind = point, after.split()[0]
+    return kind

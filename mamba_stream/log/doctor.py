@@ -1,0 +1,95 @@
+"""The doctor: has a whole log examined by a process that may crash, and says what was found."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from mamba_stream.errors import NotALog
+from mamba_stream.log import directory
+from mamba_stream.log.examination import Finding
+
+__all__ = ["Finding", "Report", "examine"]
+
+_STRUCTURE = """
+import sys
+from lmdb.verify import VerifyError, verify
+try:
+    problems = verify(sys.argv[1])
+except VerifyError as error:
+    problems = [str(error)]
+print("\\n".join(problems))
+"""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an examination found.
+
+    Attributes:
+        path: The log's directory.
+        findings: Damage first, then loss, then notes.
+        counts: How much was looked at: topics, files, batches, rows and bytes.
+        structure: Whether the pages of the index were walked too (lmdb 3 or later can).
+    """
+
+    path: Path
+    findings: tuple[Finding, ...]
+    counts: dict[str, int]
+    structure: bool
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is damaged or lost."""
+        return all(finding.severity == "note" for finding in self.findings)
+
+
+def examine(path: str | os.PathLike[str]) -> Report:
+    """Examines the log in a directory: every checksum, and the index against the files.
+
+    It changes nothing, and may run beside writers.
+    """
+    where = Path(path).absolute()
+    if not (where / directory.INDEX / "data.mdb").exists():
+        raise NotALog(f"{where} is not a log: there is no {directory.INDEX}/data.mdb in it")
+    structural, walked = _structure(where / directory.INDEX)
+    findings = [Finding("damage", f"index pages: {line}") for line in structural]
+    counts: dict[str, int] = {}
+    done = subprocess.run(
+        [sys.executable, "-m", "mamba_stream.log.examination", str(where)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    for line in done.stdout.splitlines():
+        value = json.loads(line)
+        if "counts" in value:
+            counts = value["counts"]
+        else:
+            findings.append(Finding(**value))
+    if done.returncode != 0:
+        last = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
+        findings.append(Finding("damage", f"index: reading it failed ({last[0]})"))
+    order = {"damage": 0, "loss": 1, "note": 2}
+    return Report(where, tuple(sorted(findings, key=lambda f: order[f.severity])), counts, walked)
+
+
+def _structure(index: Path) -> tuple[list[str], bool]:
+    """Problems of the index's pages. A writer at work may look like one: so they must show twice."""
+    problems: set[str] | None = None
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", _STRUCTURE, str(index)], capture_output=True, text=True, check=False
+        )
+        if done.returncode != 0:
+            return [], False
+        seen = set(done.stdout.split("\n")) - {""}
+        problems = seen if problems is None else problems & seen
+        if not problems:
+            break
+    return sorted(problems or ()), True

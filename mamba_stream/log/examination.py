@@ -1,0 +1,319 @@
+"""Examines a whole log: every row of the index, every byte of the files, and the one against the other.
+
+It reads, and changes nothing; it may run beside writers. Damage to the index can crash the database
+library, so :mod:`mamba_stream.log.doctor` runs this module as a process of its own::
+
+    python -m mamba_stream.log.examination DIRECTORY
+
+which prints its findings as JSON, one a line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import lmdb
+import pyarrow as pa
+import xxhash
+
+from mamba_stream.core.schemas import fingerprint, schema_from_bytes
+from mamba_stream.errors import MambaStreamError
+from mamba_stream.log import contents, directory, files, format, rows
+from mamba_stream.log.format import Damaged
+from mamba_stream.log.rows import Entry, FileRow, Head, Meta, TopicRow
+
+_MASK = (1 << 64) - 1
+_PAGE = 2048
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is not as it should be.
+
+    Attributes:
+        severity: ``damage`` (data or index), ``loss`` (published bytes are gone), or ``note`` (harmless).
+        what: In words.
+        topic: The topic, where known; likewise partition and the first and next offset.
+    """
+
+    severity: str
+    what: str
+    topic: str | None = None
+    partition: int | None = None
+    offset: int | None = None
+    next_offset: int | None = None
+
+
+@dataclass
+class _Found:
+    topics: dict[int, TopicRow] = field(default_factory=dict)
+    layouts: dict[int, format.Layout] = field(default_factory=dict)
+    files: dict[int, FileRow] = field(default_factory=dict)
+    live: dict[int, int] = field(default_factory=dict)
+    ranges: dict[int, list[tuple[int, int, str]]] = field(default_factory=dict)
+    rows: int = 0
+    batches: int = 0
+    bytes: int = 0
+
+
+def examine(path: Path, report: Callable[[Finding], None]) -> dict[str, int]:
+    """Examines the log in ``path``; reports each finding, and returns what was looked at, counted."""
+    found = _Found()
+    index = path / directory.INDEX
+    env = lmdb.open(str(index), subdir=True, readonly=True, max_readers=1024)
+    try:
+        for finding in _index(env, found):
+            report(finding)
+        for place in sorted(found.topics):
+            for finding in _topic(env, path / directory.FILES, found, found.topics[place]):
+                report(finding)
+        for finding in _files(path / directory.FILES, found):
+            report(finding)
+    finally:
+        env.close()
+    return {
+        "topics": len(found.topics),
+        "files": len(found.files),
+        "batches": found.batches,
+        "rows": found.rows,
+        "bytes": found.bytes,
+    }
+
+
+def _index(env: lmdb.Environment, found: _Found) -> Iterator[Finding]:
+    """Every row's checksum, and that rows which name each other exist."""
+    names: dict[bytes, int] = {}
+    schemas: dict[int, bytes] = {}
+    heads: set[tuple[int, int]] = set()
+    orphans: set[int] = set()
+    for key, sealed in _rows(env, b"\x01", b"\xff"):
+        kind = key[:1]
+        try:
+            value = rows.unseal(key, sealed)
+            if kind == rows.META:
+                meta = rows.unpack(Meta, value)
+                if meta.format > directory.FORMAT:
+                    yield Finding("note", f"the log has the newer format {meta.format}")
+            elif kind == rows.TOPIC:
+                topic = rows.unpack(TopicRow, value)
+                found.topics[topic.id] = topic
+            elif kind == rows.NAME:
+                names[key] = int.from_bytes(value, "big")
+            elif kind == rows.SCHEMA:
+                schemas[int.from_bytes(key[1:], "big")] = value
+            elif kind == rows.FILE:
+                found.files[int.from_bytes(key[1:], "big")] = rows.unpack(FileRow, value)
+            elif kind == rows.HEAD:
+                rows.unpack_head(value)
+                heads.add(rows.partition_place(key))
+            elif kind == rows.ENTRY:
+                topic_id = rows.entry_place(key)[0]
+                if topic_id not in found.topics:
+                    orphans.add(topic_id)
+        except (Damaged, ValueError, MambaStreamError) as error:
+            yield Finding("damage", f"index: {error}", **_where(key, found))
+    for topic_id in orphans:
+        yield Finding("damage", f"index: entries of topic #{topic_id}, which does not exist")
+    for topic_id, topic in list(found.topics.items()):
+        if names.pop(rows.name_key(topic.name), None) != topic_id:
+            yield Finding("damage", "index: the topic's name leads elsewhere", topic.name)
+        for partition in range(topic.partitions):
+            if (topic_id, partition) not in heads:
+                yield Finding("damage", "index: the partition's state is missing", topic.name, partition)
+        try:
+            schema = schema_from_bytes(schemas[topic.schema])
+            found.layouts[topic.schema] = format.Layout.of(schema, fingerprint(schema))
+        except (KeyError, MambaStreamError):
+            yield Finding("damage", "index: the topic's schema is missing or damaged", topic.name)
+            del found.topics[topic_id]
+    for key in names:
+        yield Finding("damage", f"index: the name {key[1:].decode(errors='replace')!r} leads nowhere")
+
+
+def _topic(env: lmdb.Environment, where: Path, found: _Found, topic: TopicRow) -> Iterator[Finding]:
+    for partition in range(topic.partitions):
+        # One view of head and entries, so that a writer at work is not taken for damage.
+        with env.begin() as transaction:
+            sealed = transaction.get(rows.head_key(topic.id, partition))
+            if sealed is None:
+                continue
+            try:
+                head = rows.unpack_head(rows.unseal(rows.head_key(topic.id, partition), sealed))
+            except Damaged:
+                continue
+            prefix = rows.entry_prefix(topic.id, partition)
+            entries: list[tuple[bytes, bytes]] = []
+            with transaction.cursor() as cursor:
+                if cursor.set_range(prefix):
+                    for key, value in cursor.iternext():
+                        if not key.startswith(prefix):
+                            break
+                        entries.append((key, value))
+        yield from _partition(where, found, topic, partition, head, entries)
+
+
+def _partition(
+    where: Path,
+    found: _Found,
+    topic: TopicRow,
+    partition: int,
+    head: Head,
+    entries: list[tuple[bytes, bytes]],
+) -> Iterator[Finding]:
+    chain, expected, seen = 0, None, 0
+    for key, sealed in entries:
+        try:
+            value = rows.unseal(key, sealed)
+            entry = rows.unpack_entry(value)
+        except (Damaged, ValueError):
+            expected = None
+            continue
+        offset = rows.entry_place(key)[2]
+        place = {"topic": topic.name, "partition": partition}
+        if expected is not None and offset != expected:
+            yield Finding(
+                "damage", "index: entries do not follow each other", **place, offset=expected, next_offset=offset
+            )
+        expected = offset + entry.span
+        chain = (chain + rows.entry_hash(key, value)) & _MASK
+        seen += 1
+        found.live[entry.file] = found.live.get(entry.file, 0) + 1
+        found.ranges.setdefault(entry.file, []).append(
+            (entry.position, entry.position + entry.length, topic.name)
+        )
+        found.rows += entry.rows
+        found.batches += 1
+        found.bytes += entry.length
+        problem = _batch(where, found.layouts.get(entry.schema), entry)
+        if problem is not None:
+            severity, what = problem
+            yield Finding(severity, what, **place, offset=offset, next_offset=offset + entry.span)
+    if seen != head.entries or chain != head.chain:
+        yield Finding(
+            "damage",
+            f"index: the partition has {seen} sound entries where its state counts {head.entries}"
+            if seen != head.entries
+            else "index: the partition's entries do not match the checksum over them",
+            topic.name,
+            partition,
+        )
+    elif expected is not None and expected != head.end:
+        yield Finding(
+            "damage", f"index: the last entry ends at {expected}, the partition at {head.end}", topic.name, partition
+        )
+
+
+def _batch(where: Path, layout: format.Layout | None, entry: Entry) -> tuple[str, str] | None:
+    """What is wrong with a batch's bytes; ``None`` if nothing."""
+    path = files.path_of(where, entry.file, entry.kind)
+    try:
+        with path.open("rb") as file:
+            data = os.pread(file.fileno(), entry.length, entry.position)
+    except FileNotFoundError:
+        return "loss", f"its file {path.name} is missing"
+    except OSError as error:
+        return "damage", f"{path.name} cannot be read: {error.strerror}"
+    if len(data) < entry.length:
+        return "loss", f"its file {path.name} ends before it"
+    if layout is None:
+        return "damage", "its schema is unknown"
+    try:
+        view = memoryview(data)
+        table = format.verify_header(view, layout, entry.header)
+        format.verify_columns(view, table, range(len(table.checksums)))
+        batch = format.decode(pa.py_buffer(data), layout, None, entry.compressed)
+        batch.validate(full=True)
+        if batch.num_rows != entry.rows:
+            return "damage", f"it holds {batch.num_rows} rows, the index says {entry.rows}"
+    except (Damaged, pa.ArrowInvalid) as error:
+        return "damage", f"its bytes in {path.name} are damaged: {error}"
+    return None
+
+
+def _files(where: Path, found: _Found) -> Iterator[Finding]:
+    for number, row in sorted(found.files.items()):
+        path = files.path_of(where, number, row.kind)
+        live = found.live.get(number, 0)
+        if not path.exists():
+            if live == 0 and row.state == "trash":
+                continue
+            yield Finding("loss", f"{path.name} is missing; {row.live} batches lie in it")
+            continue
+        if path.stat().st_size < row.end:
+            yield Finding("loss", f"{path.name} has {path.stat().st_size} bytes, {row.end} are published")
+        if row.kind == "segment" and row.state != "trash":
+            yield from _segment(path, row)
+        ranges = sorted(found.ranges.get(number, []))
+        for (_, end, one), (start, _, other) in zip(ranges, ranges[1:], strict=False):
+            if start < end:
+                yield Finding("damage", f"index: batches of {one} and {other} overlap in {path.name}")
+    for number in found.live.keys() - found.files.keys():
+        yield Finding("damage", f"index: {found.live[number]} batches lie in file #{number}, which it does not know")
+    for item in sorted(os.listdir(where)):
+        stem = item.partition(".")[0]
+        known = not item.startswith("new-") and int(stem, 16) in found.files
+        if not known:
+            yield Finding("note", f"{item} belongs to nobody; it is removed when the log is opened next")
+
+
+def _segment(path: Path, row: FileRow) -> Iterator[Finding]:
+    try:
+        toc = contents.decode(files.contents_path(path).read_bytes())
+        with path.open("rb") as file:
+            opening = file.read(toc.batches[0].position if toc.batches else 0)
+            file.seek(toc.size - len(format.END_OF_STREAM))
+            closing = file.read()
+        if xxhash.xxh3_64_intdigest(opening) != toc.opening:
+            yield Finding("damage", f"{path.name}: the schema message at its start is damaged")
+        if toc.size != row.end or closing != format.END_OF_STREAM:
+            yield Finding("damage", f"{path.name}: the end of the stream is not where it should be")
+    except FileNotFoundError:
+        yield Finding("damage", f"{path.name}: its table of contents is missing")
+    except (Damaged, ValueError) as error:
+        yield Finding("damage", f"{path.name}: {error}")
+
+
+def _where(key: bytes, found: _Found) -> dict[str, object]:
+    if key[:1] == rows.ENTRY and len(key) == 15:
+        topic, partition, offset = rows.entry_place(key)
+        known = found.topics.get(topic)
+        return {"topic": known.name if known else None, "partition": partition, "offset": offset}
+    return {}
+
+
+def _rows(env: lmdb.Environment, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Rows in the order of keys, a page at a time: no read transaction is held over the work."""
+    position = start
+    while True:
+        page: list[tuple[bytes, bytes]] = []
+        with env.begin() as transaction, transaction.cursor() as cursor:
+            if cursor.set_range(position):
+                for key, value in cursor.iternext():
+                    if key >= end or len(page) >= _PAGE:
+                        break
+                    page.append((key, value))
+        yield from page
+        if len(page) < _PAGE:
+            return
+        position = page[-1][0] + b"\0"
+
+
+def _main(path: str) -> None:
+    def report(finding: Finding) -> None:
+        print(json.dumps(asdict(finding)), flush=True)
+
+    try:
+        counts = examine(Path(path), report)
+    except (lmdb.Error, OSError) as error:
+        report(Finding("damage", f"index: {error}"))
+        counts = {}
+    print(json.dumps({"counts": counts}), flush=True)
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])

@@ -1,0 +1,245 @@
+"""The files that rows lie in: commit files that a writer appends to, and maps for readers.
+
+A commit file belongs to one writer, who holds its ``flock`` as long as it lives; the index knows how far
+the file is published, and what lies behind that is nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from mamba_stream.errors import DiskFull, LogFailed
+from mamba_stream.log import directory, rows
+from mamba_stream.log.index import Index
+from mamba_stream.log.ledger import Ledger
+from mamba_stream.log.rows import FileRow
+
+if TYPE_CHECKING:
+    import lmdb
+
+FULL = 256 << 20
+"""A commit file this large is closed, and its writer goes on in the next."""
+INTERNAL_FULL = 32 << 20
+"""The same for internal topics, whose rows are trimmed soon: a file goes when all its rows are gone."""
+
+_VECTORS = 1024
+_OPEN_MAPS = 128
+_COPIED_BYTES = 1 << 20
+_GROWN_BYTES = 8 << 20
+
+
+def path_of(files: Path, number: int, kind: str) -> Path:
+    """Where a file of this number lies. Names of files never come from names of topics."""
+    return files / f"{number:08x}.{'commit' if kind == 'commit' else 'arrows'}"
+
+
+def contents_path(segment: Path) -> Path:
+    """The table of contents beside a segment."""
+    return segment.with_suffix(".toc")
+
+
+class CommitFile:
+    """The commit file that this process appends to."""
+
+    def __init__(self, number: int, path: Path, fd: int, end: int, internal: bool) -> None:
+        self.number = number
+        self.path = path
+        self.end = end
+        self._fd = fd
+        self._room = _room(internal)
+
+    @property
+    def full(self) -> bool:
+        return self.end >= self._room
+
+    def write(self, parts: Sequence[bytes | memoryview], length: int) -> None:
+        """Appends the parts and syncs them. Nothing of them exists before the index says so."""
+        position = self.end
+        try:
+            _write_all(self._fd, parts, position)
+            os.fdatasync(self._fd)
+        except OSError as error:
+            self._take_back(position)
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise DiskFull(
+                    f"{self.path.parent.parent}: {error.strerror}; nothing was committed. "
+                    "Free some space and append again"
+                ) from error
+            raise LogFailed(
+                f"{self.path}: {error.strerror}; nothing of this append was committed. Reopen the log"
+            ) from error
+        self.end = position + length
+
+    def rewind(self, position: int) -> None:
+        """Forgets what was written behind ``position``: its commit did not happen."""
+        self._take_back(position)
+        self.end = position
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def _take_back(self, position: int) -> None:
+        # Only for the room it gives back: what lies behind the published end is nothing anyway.
+        try:
+            os.ftruncate(self._fd, position)
+        except OSError:
+            pass
+
+
+def open_commit_file(index: Index, files: Path, now: int, internal: bool) -> CommitFile:
+    """A commit file for this process alone: one that was left behind, or a new one."""
+    fresh = create_locked(files)
+
+    def register(transaction: lmdb.Transaction) -> tuple[int, int, int]:
+        ledger = Ledger(transaction, now)
+        adopted = _adopt(ledger, files, internal)
+        if adopted is not None:
+            return adopted
+        number = ledger.tick(file=1).file
+        # Renamed under the index's write lock and with the file locked: whoever recovers meanwhile
+        # sees either no file of this number, or one that has a living writer.
+        os.rename(fresh[1], path_of(files, number, "commit"))
+        directory.sync(files)
+        ledger.set_file(number, FileRow("commit", "open", 0, 0, internal, now, now))
+        ledger.flush()
+        return number, fresh[0], 0
+
+    try:
+        number, fd, end = index.update(register)
+    except BaseException:
+        os.close(fresh[0])
+        fresh[1].unlink(missing_ok=True)
+        raise
+    if fd != fresh[0]:
+        os.close(fresh[0])
+        fresh[1].unlink()
+    return CommitFile(number, path_of(files, number, "commit"), fd, end, internal)
+
+
+def lock(path: Path) -> int | None:
+    """A descriptor of the file with its lock held, or ``None`` where a living process holds it."""
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    return fd
+
+
+class Maps:
+    """The bytes of files, for readers: mapped, and kept mapped for the files last used."""
+
+    def __init__(self, files: Path) -> None:
+        self._files = files
+        self._lock = threading.Lock()
+        self._maps: OrderedDict[int, pa.Buffer] = OrderedDict()
+
+    def read(self, number: int, kind: str, position: int, length: int) -> pa.Buffer | None:
+        """The bytes there, or ``None`` where the file is shorter. No copy unless they are few.
+
+        Raises:
+            FileNotFoundError: The file was replaced or removed; the index knows by what.
+        """
+        with self._lock:
+            mapped = self._maps.get(number)
+            if mapped is not None and mapped.size >= position + length:
+                self._maps.move_to_end(number)
+                return mapped.slice(position, length)
+        path = path_of(self._files, number, kind)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            size = os.fstat(fd).st_size
+            if size < position + length:
+                return None
+            if mapped is not None and length <= _COPIED_BYTES and size - mapped.size < _GROWN_BYTES:
+                # The file is growing: mapping it anew for every batch at its end would cost more.
+                return pa.py_buffer(os.pread(fd, length, position))
+            mapped = pa.py_buffer(mmap.mmap(fd, size, prot=mmap.PROT_READ))
+        finally:
+            os.close(fd)
+        with self._lock:
+            self._maps[number] = mapped
+            self._maps.move_to_end(number)
+            while len(self._maps) > _OPEN_MAPS:
+                self._maps.popitem(last=False)
+        return mapped.slice(position, length)
+
+    def forget(self, number: int) -> None:
+        """Lets go of a file that was removed."""
+        with self._lock:
+            self._maps.pop(number, None)
+
+    def clear(self) -> None:
+        with self._lock:
+            self._maps.clear()
+
+
+def _room(internal: bool) -> int:
+    return INTERNAL_FULL if internal else FULL
+
+
+def create_locked(files: Path) -> tuple[int, Path]:
+    """A new file of no number yet, with its lock held: (descriptor, path)."""
+    attempt = 0
+    while True:
+        path = files / f"new-{os.getpid()}-{threading.get_ident():x}-{attempt}"
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        except FileExistsError:
+            attempt += 1
+            continue
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise DiskFull(f"{files.parent}: {error.strerror}; nothing was committed") from error
+            raise
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        return fd, path
+
+
+def _adopt(ledger: Ledger, files: Path, internal: bool) -> tuple[int, int, int] | None:
+    for key in ledger.keys(rows.FILE):
+        number = int.from_bytes(key[1:], "big")
+        row = ledger.file(number)
+        if row is None or row.state != "open" or row.internal != internal or row.end >= _room(internal) // 2:
+            continue
+        try:
+            fd = lock(path_of(files, number, row.kind))
+        except FileNotFoundError:
+            continue
+        if fd is None:
+            continue
+        size = os.fstat(fd).st_size
+        if size < row.end:
+            # Published bytes are missing: doctor's business. Never truncate to fit.
+            os.close(fd)
+            continue
+        if size > row.end:
+            os.ftruncate(fd, row.end)
+        return number, fd, row.end
+    return None
+
+
+def _write_all(fd: int, parts: Sequence[bytes | memoryview], position: int) -> None:
+    pending = list(parts)
+    while pending:
+        vector = pending[:_VECTORS]
+        written = os.pwritev(fd, vector, position)
+        position += written
+        done = 0
+        while done < len(vector) and written >= len(vector[done]):
+            written -= len(vector[done])
+            done += 1
+        pending = pending[done:]
+        if written:
+            pending[0] = memoryview(pending[0])[written:]

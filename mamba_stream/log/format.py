@@ -1,0 +1,244 @@
+"""How one batch lies in a file: an Arrow IPC message that carries its own checksums.
+
+Every batch is an ordinary encapsulated IPC message, so that messages behind a schema message are an
+ordinary IPC stream. The checksums lie where every Arrow reader looks away: in the padding between the
+metadata and the body, which the metadata length already counts in::
+
+    ffffffff | metadata length | flatbuffer | padding | xxh3 per column | footer | body, a column after the other
+
+- The footer holds the number of columns and a magic. Start and body are aligned to 64 bytes, and so is
+  the length of the whole.
+- A column's checksum covers its buffers with their padding. Together the columns cover the whole body.
+- The header checksum (in the index and in a segment's table of contents) covers everything before the
+  body. It is seeded with the schema's fingerprint: with another schema it does not match.
+
+A reader verifies the header and the columns it projects, and only then decodes: damaged IPC bytes would
+crash the decoder, or silently give other rows. Pure functions over bytes; files are another module.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import xxhash
+
+ALIGNMENT = 64
+MAX_MESSAGE_BYTES = 1 << 31
+_PREFIX = struct.Struct("<Ii")
+_FOOTER = struct.Struct("<I4s")
+_MAGIC = b"MBA1"
+_CONTINUATION = 0xFFFFFFFF
+_BUFFER = struct.Struct("<qq")
+_OPTIONS = {name: pa.ipc.IpcWriteOptions(compression=name) for name in ("lz4", "zstd")}
+END_OF_STREAM = _PREFIX.pack(_CONTINUATION, 0)
+
+
+class Damaged(Exception):
+    """Bytes are not what was written; the caller knows topic, partition and offset."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a schema says of its messages: the buffers of every column, and the seed of checksums."""
+
+    schema: pa.Schema
+    fingerprint: int
+    first_buffer: tuple[int, ...]
+    buffers: int
+
+    @classmethod
+    def of(cls, schema: pa.Schema, fingerprint: int) -> Layout:
+        first, total = [], 0
+        for field in schema:
+            first.append(total)
+            total += _buffer_count(field.type)
+        return cls(schema, fingerprint, tuple(first), total)
+
+
+@dataclass(frozen=True)
+class Message:
+    """A message ready to be written: what lies before the body, the body, and its end padding."""
+
+    head: bytes
+    body: memoryview
+    padding: bytes
+    header: int
+
+    @property
+    def length(self) -> int:
+        return len(self.head) + len(self.body) + len(self.padding)
+
+    def parts(self) -> tuple[bytes | memoryview, ...]:
+        return (self.head, self.body, self.padding) if self.padding else (self.head, self.body)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Where the columns of a message lie, relative to its start, and their checksums."""
+
+    starts: tuple[int, ...]
+    """One more than there are columns: the last is the end of the message."""
+    checksums: tuple[int, ...]
+
+
+def encode(batch: pa.RecordBatch, layout: Layout, compression: str = "none") -> Message:
+    """The batch as a message with checksums. Its schema must be the layout's."""
+    message = memoryview(_serialize(batch, compression))
+    _, metadata_length = _PREFIX.unpack_from(message, 0)
+    body_start = _PREFIX.size + metadata_length
+    metadata = bytearray(message[:body_start])
+    body = message[body_start:]
+    padding = bytes(-len(body) % ALIGNMENT)
+    body_length_at, buffers_at, count = _locate(metadata)
+    if count != layout.buffers:
+        raise ValueError(f"a message with {count} buffers does not fit a schema with {layout.buffers}")
+    struct.pack_into("<q", metadata, body_length_at, len(body) + len(padding))
+    starts = _column_starts(metadata, buffers_at, layout, len(body))
+    table = bytearray()
+    last = len(starts) - 2
+    for column, start in enumerate(starts[:-1]):
+        digest = xxhash.xxh3_64_intdigest(body[start : starts[column + 1]])
+        if column == last and padding:
+            running = xxhash.xxh3_64(body[start:])
+            running.update(padding)
+            digest = running.intdigest()
+        table += digest.to_bytes(8, "little")
+    table += _FOOTER.pack(len(layout.first_buffer), _MAGIC)
+    length = _aligned(body_start + len(table))
+    struct.pack_into("<i", metadata, 4, length - _PREFIX.size)
+    head = bytes(metadata) + bytes(length - body_start - len(table)) + bytes(table)
+    return Message(head, body, padding, _header_checksum(head, layout))
+
+
+def schema_message(schema: pa.Schema) -> bytes:
+    """The message that opens an IPC stream of this schema, padded to the alignment of batches."""
+    message = schema.serialize().to_pybytes()
+    length = _aligned(len(message))
+    return _PREFIX.pack(_CONTINUATION, length - _PREFIX.size) + message[8:] + bytes(length - len(message))
+
+
+def verify_header(message: memoryview, layout: Layout, header: int) -> Columns:
+    """The columns' places and checksums, from a header that is proven to be what was written."""
+    if len(message) < _PREFIX.size:
+        raise Damaged("the message is cut off")
+    mark, metadata_length = _PREFIX.unpack_from(message, 0)
+    body_start = _PREFIX.size + metadata_length
+    if mark != _CONTINUATION or not ALIGNMENT <= body_start <= len(message):
+        raise Damaged("no message begins here")
+    head = message[:body_start]
+    if _header_checksum(head, layout) != header:
+        raise Damaged("the header's checksum does not match")
+    count, magic = _FOOTER.unpack_from(head, body_start - _FOOTER.size)
+    if magic != _MAGIC or count != len(layout.first_buffer):
+        raise Damaged("the table of checksums is not of this schema")
+    body_length_at, buffers_at, _ = _locate(head)
+    (body_length,) = struct.unpack_from("<q", head, body_length_at)
+    if body_start + body_length != len(message):
+        raise Damaged("the message is cut off")
+    starts = _column_starts(head, buffers_at, layout, body_length)
+    checksums = struct.unpack_from(f"<{count}Q", head, body_start - _FOOTER.size - 8 * count)
+    return Columns(tuple(body_start + start for start in starts), checksums)
+
+
+def verify_columns(message: memoryview, columns: Columns, wanted: Sequence[int]) -> None:
+    """Raises ``Damaged`` unless each wanted column's bytes are what was written."""
+    for column in wanted:
+        body = message[columns.starts[column] : columns.starts[column + 1]]
+        if xxhash.xxh3_64_intdigest(body) != columns.checksums[column]:
+            raise Damaged(f"the checksum of column {column} does not match")
+
+
+def decode(
+    message: pa.Buffer, layout: Layout, wanted: Sequence[int] | None, compressed: bool
+) -> pa.RecordBatch:
+    """The wanted columns (``None``: all), zero copy unless compressed. Verify them before."""
+    if not compressed:
+        batch = pa.ipc.read_record_batch(message, layout.schema)
+        return batch if wanted is None else batch.select(list(wanted))
+    # Only a stream reader can leave out columns before they are decompressed.
+    options = pa.ipc.IpcReadOptions(included_fields=None if wanted is None else list(wanted))
+    stream = b"".join((schema_message(layout.schema), memoryview(message)))
+    with pa.ipc.open_stream(stream, options=options) as reader:
+        batch = reader.read_next_batch()
+    # included_fields keeps the schema's order.
+    return batch if wanted is None else batch.select([layout.schema.field(i).name for i in wanted])
+
+
+def _serialize(batch: pa.RecordBatch, compression: str) -> pa.Buffer:
+    if compression == "none":
+        return batch.serialize()
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema, options=_OPTIONS[compression]) as writer:
+        writer.write_batch(batch)
+    stream = sink.getvalue()
+    _, schema_length = _PREFIX.unpack_from(stream, 0)
+    start = _PREFIX.size + schema_length
+    return stream.slice(start, stream.size - start - len(END_OF_STREAM))
+
+
+def _header_checksum(head: bytes | memoryview, layout: Layout) -> int:
+    return xxhash.xxh3_64_intdigest(head, layout.fingerprint)
+
+
+def _aligned(length: int) -> int:
+    return length + -length % ALIGNMENT
+
+
+def _locate(metadata: bytearray | memoryview) -> tuple[int, int, int]:
+    """Positions in a record batch's flatbuffer: of bodyLength, of the buffers, and their number."""
+    root = _PREFIX.size + _u32(metadata, _PREFIX.size)
+    body_length = root + _field(metadata, root, 3)
+    batch = root + _field(metadata, root, 2)
+    batch += _u32(metadata, batch)
+    vector = batch + _field(metadata, batch, 2)
+    vector += _u32(metadata, vector)
+    return body_length, vector + 4, _u32(metadata, vector)
+
+
+def _field(data: bytearray | memoryview, table: int, number: int) -> int:
+    vtable: int = table - struct.unpack_from("<i", data, table)[0]
+    offset: int = struct.unpack_from("<H", data, vtable + 4 + 2 * number)[0]
+    return offset
+
+
+def _u32(data: bytearray | memoryview, at: int) -> int:
+    value: int = struct.unpack_from("<I", data, at)[0]
+    return value
+
+
+def _column_starts(
+    metadata: bytearray | memoryview, buffers_at: int, layout: Layout, body_length: int
+) -> list[int]:
+    starts = [
+        _BUFFER.unpack_from(metadata, buffers_at + 16 * first)[0] if first < layout.buffers else body_length
+        for first in layout.first_buffer
+    ]
+    if starts:
+        starts[0] = 0
+    starts.append(body_length)
+    return starts
+
+
+def _buffer_count(kind: pa.DataType) -> int:
+    types = pa.types
+    if types.is_null(kind):
+        return 0
+    if types.is_struct(kind):
+        return 1 + sum(_buffer_count(kind.field(i).type) for i in range(kind.num_fields))
+    if types.is_map(kind):
+        return 3 + _buffer_count(kind.key_type) + _buffer_count(kind.item_type)
+    if types.is_fixed_size_list(kind):
+        return 1 + _buffer_count(kind.value_type)
+    if types.is_list(kind) or types.is_large_list(kind):
+        return 2 + _buffer_count(kind.value_type)
+    if (
+        types.is_string(kind)
+        or types.is_large_string(kind)
+        or types.is_binary(kind)
+        or types.is_large_binary(kind)
+    ):
+        return 3
+    return 2

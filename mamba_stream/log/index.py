@@ -1,0 +1,204 @@
+"""The index: one LMDB environment that says which rows exist. It is the truth.
+
+Read transactions are one lookup each, never held over user code, I/O or a ``yield``: a long reader keeps
+every page freed after it from being reused. The map grows by itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import lmdb
+
+from mamba_stream.errors import (
+    CommitUnknown,
+    DataCorrupted,
+    DiskFull,
+    ForkedProcess,
+    LogClosed,
+    LogFailed,
+    ReadOnlyLog,
+)
+from mamba_stream.log.format import Damaged
+
+T = TypeVar("T")
+
+MAP_SIZE = 64 << 30
+_MAX_READERS = 1024
+_opened: weakref.WeakSet[Index] = weakref.WeakSet()
+
+
+class Index:
+    """The environment of one process; many processes may have theirs on the same directory."""
+
+    def __init__(self, path: Path, map_size: int = MAP_SIZE) -> None:
+        self._path = path
+        # While the map is resized no transaction of this process may be open.
+        self._gate = threading.Condition(threading.Lock())
+        self._active = 0
+        self._resizing = False
+        self._unusable: Exception | None = None
+        try:
+            self._env = lmdb.open(
+                str(path),
+                map_size=map_size,
+                subdir=True,
+                sync=True,
+                metasync=True,
+                writemap=False,
+                max_readers=_MAX_READERS,
+                max_spare_txns=16,
+            )
+        except lmdb.ReadonlyError as error:
+            raise ReadOnlyLog(f"{path} cannot be written to") from error
+        except lmdb.Error as error:
+            if "ermission denied" in str(error) or "Read-only" in str(error):
+                raise ReadOnlyLog(f"{path} cannot be written to: {error}") from error
+            raise _translated(error, path) from error
+        self._env.reader_check()
+        _opened.add(self)
+
+    @contextmanager
+    def view(self) -> Iterator[lmdb.Transaction]:
+        """A consistent view of one moment, for a lookup."""
+        self._enter()
+        try:
+            while True:
+                try:
+                    transaction = self._env.begin()
+                    break
+                except lmdb.MapResizedError:
+                    self._resize(0)
+            with transaction:
+                yield transaction
+        except (lmdb.Error, Damaged) as error:
+            raise _translated(error, self._path) from error
+        finally:
+            self._leave()
+
+    def update(self, change: Callable[[lmdb.Transaction], T]) -> T:
+        """Runs ``change`` in the write transaction and commits it, durably.
+
+        ``change`` may run more than once (the map may have to grow); what it raises aborts.
+        """
+        self._enter()
+        try:
+            while True:
+                try:
+                    return self._attempt(change)
+                except lmdb.MapFullError:
+                    self._resize(self._env.info()["map_size"] * 2)
+                except lmdb.MapResizedError:
+                    self._resize(0)
+        except Damaged as error:
+            raise _translated(error, self._path) from error
+        except lmdb.Error as error:
+            translated = _translated(error, self._path)
+            if not isinstance(translated, DiskFull):
+                self.fail(LogFailed(f"{self._path}: an earlier commit failed ({error}); reopen the log"))
+            raise translated from error
+        finally:
+            self._leave()
+
+    def fail(self, reason: Exception) -> None:
+        """From now on every use raises this."""
+        self._unusable = reason
+
+    def check(self) -> None:
+        """Raises where this handle can no longer be used."""
+        if self._unusable is not None:
+            raise self._unusable
+
+    def reclaim(self) -> int:
+        """Frees the places of readers that died; says how many."""
+        return int(self._env.reader_check())
+
+    def info(self) -> dict[str, int]:
+        """Pages, map size and readers, as LMDB counts them."""
+        with self.view() as transaction:
+            stat = transaction.stat()
+        return {**self._env.info(), **stat}
+
+    def close(self) -> None:
+        if isinstance(self._unusable, LogClosed):
+            return
+        forked = isinstance(self._unusable, ForkedProcess)
+        with self._gate:
+            self._unusable = LogClosed("the log was closed: open it again with mamba.open(...)")
+            self._gate.wait_for(lambda: forked or self._active == 0)
+        if not forked:
+            self._env.close()
+
+    def _attempt(self, change: Callable[[lmdb.Transaction], T]) -> T:
+        transaction = self._env.begin(write=True)
+        try:
+            result = change(transaction)
+        except BaseException:
+            transaction.abort()
+            raise
+        transaction.commit()
+        return result
+
+    def _enter(self) -> None:
+        with self._gate:
+            while self._resizing:
+                self._gate.wait()
+            if self._unusable is not None:
+                raise self._unusable
+            self._active += 1
+
+    def _leave(self) -> None:
+        with self._gate:
+            self._active -= 1
+            if self._resizing or self._unusable is not None:
+                self._gate.notify_all()
+
+    def _resize(self, size: int) -> None:
+        """Sets the map's size (0: adopts what another process set) once this is the only transaction."""
+        with self._gate:
+            if self._resizing:
+                # Another thread is at it: step aside until it is done.
+                self._active -= 1
+                self._gate.notify_all()
+                while self._resizing:
+                    self._gate.wait()
+                self._active += 1
+                return
+            self._resizing = True
+            self._gate.wait_for(lambda: self._active == 1)
+            try:
+                self._env.set_mapsize(size)
+            finally:
+                self._resizing = False
+                self._gate.notify_all()
+
+
+def _translated(error: lmdb.Error | Damaged, path: Path) -> Exception:
+    text = str(error)
+    if os.strerror(errno.ENOSPC) in text:
+        return DiskFull(f"{path}: no space left on the disk; nothing was committed. Free some and append again")
+    if isinstance(error, Damaged | lmdb.CorruptedError | lmdb.PageNotFoundError | lmdb.InvalidError):
+        return DataCorrupted(f"{path}: the index is damaged ({text}); run: mamba-stream doctor {path.parent}")
+    if isinstance(error, lmdb.PanicError):
+        return LogFailed(f"{path}: an earlier commit failed; reopen the log")
+    return CommitUnknown(f"{path}: {text}; the commit may or may not have happened: reopen the log and look")
+
+
+def _poison() -> None:
+    for index in list(_opened):
+        # The child shares locks and reader slots with its parent: using them would corrupt the index.
+        index._gate = threading.Condition(threading.Lock())
+        index._unusable = ForkedProcess(
+            "this log was opened before the process forked; open it again in the child, "
+            "or start processes with multiprocessing's 'spawn' method"
+        )
+
+
+os.register_at_fork(after_in_child=_poison)

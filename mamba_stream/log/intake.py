@@ -1,0 +1,127 @@
+"""From what a user passes to encoded batches on their way to partitions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from mamba_stream.core.batches import to_batches
+from mamba_stream.core.keys import split_by_partition
+from mamba_stream.errors import InvalidInput, PartitionNotFound
+from mamba_stream.log import format, rows
+from mamba_stream.log.committer import Batch
+
+if TYPE_CHECKING:
+    from mamba_stream.log.rows import TopicRow
+
+MAX_ROWS = 1 << 18
+MAX_BYTES = 64 << 20
+"""A batch larger than either is cut: readers skip and verify whole batches."""
+
+_NO_TIMES = (0, -1)
+
+
+class Intake:
+    """Prepares rows for one topic."""
+
+    def __init__(self, topic: TopicRow, layout: format.Layout, turn: int) -> None:
+        self._topic = topic
+        self._layout = layout
+        self._time = None if topic.time is None else layout.schema.get_field_index(topic.time)
+        self._turn = turn
+
+    def batches(
+        self, data: Any, partition: int | None = None, expect: Mapping[int, int] | None = None
+    ) -> list[Batch]:
+        """The data as encoded batches, in order; raises before anything is written."""
+        self._check(partition, expect)
+        expected = dict(expect or {})
+        prepared = []
+        for batch in to_batches(data, self._layout.schema, max_rows=MAX_ROWS):
+            for part in _pieces(batch):
+                for number, routed in self._route(part, partition):
+                    message = format.encode(routed, self._layout, self._topic.compression)
+                    if message.length > format.MAX_MESSAGE_BYTES:
+                        raise InvalidInput(
+                            f"topic {self._topic.name!r}: a row has {message.length} bytes, more than "
+                            f"{format.MAX_MESSAGE_BYTES}: split it, or store it elsewhere and append its address"
+                        )
+                    low, high = self._times(routed)
+                    prepared.append(
+                        Batch(
+                            topic=self._topic.id,
+                            partition=number,
+                            message=message,
+                            rows=routed.num_rows,
+                            min_time=low,
+                            max_time=high,
+                            schema=self._topic.schema,
+                            compressed=self._topic.compression != "none",
+                            internal=self._topic.internal,
+                            # Only the first batch of a partition meets the end that the caller saw.
+                            expect=expected.pop(number, None),
+                        )
+                    )
+        if expected:
+            raise InvalidInput(
+                f"topic {self._topic.name!r}: expect= names partition {min(expected)}, to which none of these "
+                "rows go; name only partitions that are appended to"
+            )
+        return prepared
+
+    def _check(self, partition: int | None, expect: Mapping[int, int] | None) -> None:
+        named = [*(expect or {}), *(() if partition is None else (partition,))]
+        for number in named:
+            if isinstance(number, bool) or not isinstance(number, int):
+                raise InvalidInput(f"a partition is a number, not {number!r}")
+            if not 0 <= number < self._topic.partitions:
+                raise PartitionNotFound(
+                    f"topic {self._topic.name!r} has no partition {number}: it has "
+                    f"{self._topic.partitions}, counted from 0"
+                )
+
+    def _route(self, batch: pa.RecordBatch, partition: int | None) -> list[tuple[int, pa.RecordBatch]]:
+        if partition is not None:
+            return [(partition, batch)]
+        if self._topic.partitions == 1:
+            return [(0, batch)]
+        if self._topic.key:
+            return split_by_partition(batch, self._topic.key, self._topic.partitions)
+        self._turn += 1
+        return [(self._turn % self._topic.partitions, batch)]
+
+    def _times(self, batch: pa.RecordBatch) -> tuple[int, int]:
+        if self._time is None:
+            return _NO_TIMES
+        column = batch.column(self._time)
+        ticks = ticks_of(column.drop_null() if column.null_count else column)
+        if not len(ticks):
+            return _NO_TIMES
+        return int(ticks.min()), int(ticks.max())
+
+
+def ticks_of(column: pa.Array) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """A time column in its own ticks; what stands where it is null means nothing. Zero copy for timestamps."""
+    width = np.int32 if pa.types.is_date32(column.type) else np.int64
+    values = np.frombuffer(column.buffers()[1] or b"", dtype=width)
+    return values[column.offset : column.offset + len(column)].astype(np.int64, copy=False)
+
+
+def running_time(before: int, column: pa.Array) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """After each row, the greatest time so far; nulls do not count. ``before`` is that of earlier rows."""
+    values = ticks_of(column).copy()
+    if column.null_count:
+        values[~column.is_valid().to_numpy(zero_copy_only=False)] = rows.NO_TIME
+    if len(values):
+        values[0] = max(before, int(values[0]))
+    return np.maximum.accumulate(values)
+
+
+def _pieces(batch: pa.RecordBatch) -> list[pa.RecordBatch]:
+    if batch.nbytes <= MAX_BYTES or batch.num_rows <= 1:
+        return [batch]
+    step = max(1, batch.num_rows * MAX_BYTES // batch.nbytes)
+    return [batch.slice(start, step) for start in range(0, batch.num_rows, step)]

@@ -1,0 +1,388 @@
+"""Applying a change set to the index: the one function that makes rows exist.
+
+A :class:`Ledger` is one write transaction. Change sets that arrive together are applied to it one after
+the other; each is checked whole before anything of it is written, so that one that is refused leaves no
+trace and does not disturb its neighbours.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from mamba_stream.core.changes import MAX_RECORD_BYTES, Append, Applied, ChangeSet, CreateTopic, Sequence
+from mamba_stream.errors import (
+    AlreadyExists,
+    InvalidInput,
+    NotCommitted,
+    PartitionNotFound,
+    PreconditionFailed,
+    SequenceGap,
+    TopicEnded,
+    TopicNotFound,
+)
+from mamba_stream.log import rows
+from mamba_stream.log.rows import Entry, FileRow, Head, Ticks, TopicRow
+
+if TYPE_CHECKING:
+    import lmdb
+
+REMEMBERED_SEQUENCES = 128
+"""So many of a producer's last appends can be repeated and are answered with their offsets."""
+
+_MASK = (1 << 64) - 1
+_ranges = msgspec.msgpack.Decoder(tuple[tuple[int, int, int, int], ...])
+
+
+class Ledger:
+    """The rows of the index inside one write transaction, with the hot ones kept until the end."""
+
+    def __init__(self, transaction: lmdb.Transaction, now: int) -> None:
+        self._transaction = transaction
+        self._now = now
+        self._heads: dict[tuple[int, int], Head] = {}
+        self._files: dict[int, FileRow] = {}
+        self._ticks: Ticks | None = None
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value under this key, as of this transaction."""
+        sealed = self._transaction.get(key)
+        return None if sealed is None else rows.unseal(key, sealed)
+
+    def put(self, key: bytes, value: bytes) -> None:
+        self._transaction.put(key, rows.seal(key, value))
+
+    def delete(self, key: bytes) -> None:
+        self._transaction.delete(key)
+
+    def ticks(self) -> Ticks:
+        if self._ticks is None:
+            value = self.get(rows.TICKS)
+            self._ticks = Ticks() if value is None else rows.unpack_ticks(value)
+        return self._ticks
+
+    def tick(self, *, lsn: int = 0, file: int = 0, topic: int = 0) -> Ticks:
+        """Counts up, and returns the new numbers."""
+        old = self.ticks()
+        self._ticks = Ticks(old.lsn + lsn, old.file + file, old.topic + topic)
+        return self._ticks
+
+    def head(self, topic: int, partition: int) -> Head | None:
+        place = (topic, partition)
+        if place not in self._heads:
+            value = self.get(rows.head_key(topic, partition))
+            if value is None:
+                return None
+            self._heads[place] = rows.unpack_head(value)
+        return self._heads[place]
+
+    def set_head(self, topic: int, partition: int, head: Head) -> None:
+        self._heads[topic, partition] = head
+
+    def file(self, number: int) -> FileRow | None:
+        if number not in self._files:
+            value = self.get(rows.number_key(rows.FILE, number))
+            if value is None:
+                return None
+            self._files[number] = rows.unpack(FileRow, value)
+        return self._files[number]
+
+    def set_file(self, number: int, row: FileRow) -> None:
+        if row.live == 0 and row.state == "closed":
+            row = msgspec.structs.replace(row, state="trash", since=self._now)
+        self._files[number] = row
+
+    def topic(self, number: int) -> TopicRow | None:
+        value = self.get(rows.number_key(rows.TOPIC, number))
+        return None if value is None else rows.unpack(TopicRow, value)
+
+    def entries(self, topic: int, partition: int, until: int) -> list[tuple[bytes, bytes]]:
+        """The entries of a partition that begin before ``until``, as stored."""
+        stop = rows.entry_key(topic, partition, until)
+        found = []
+        with self._transaction.cursor() as cursor:
+            if cursor.set_range(rows.entry_key(topic, partition, 0)):
+                for key, sealed in cursor.iternext():
+                    if key >= stop:
+                        break
+                    found.append((key, sealed))
+        return found
+
+    def keys(self, prefix: bytes) -> list[bytes]:
+        """All keys that begin so."""
+        found = []
+        with self._transaction.cursor() as cursor:
+            if cursor.set_range(prefix):
+                for key in cursor.iternext(values=False):
+                    if not key.startswith(prefix):
+                        break
+                    found.append(key)
+        return found
+
+    def flush(self) -> None:
+        """Writes what was kept. Call it once, before the transaction commits."""
+        for (topic, partition), head in self._heads.items():
+            self.put(rows.head_key(topic, partition), head.pack())
+        for number, row in self._files.items():
+            self.put(rows.number_key(rows.FILE, number), rows.pack(row))
+        if self._ticks is not None:
+            self.put(rows.TICKS, self._ticks.pack())
+
+    def forget(self, topic: int, partition: int) -> None:
+        """Deletes a partition's head, which ``flush`` would otherwise bring back."""
+        self._heads.pop((topic, partition), None)
+        self.delete(rows.head_key(topic, partition))
+
+    def delete_prefix(self, prefix: bytes) -> None:
+        with self._transaction.cursor() as cursor:
+            found = cursor.set_range(prefix)
+            while found and cursor.key().startswith(prefix):
+                found = cursor.delete()
+
+
+def apply(ledger: Ledger, change: ChangeSet) -> Applied:
+    """Applies the change set, or raises ``NotCommitted`` (or what was wrong with it) and changes nothing."""
+    repeated = _check_sequences(ledger, change)
+    if repeated is not None:
+        return repeated
+    _check(ledger, change)
+    lsn = ledger.tick(lsn=1).lsn
+    topics = tuple(_create(ledger, create) for create in change.creates)
+    for topic in change.drops:
+        _drop(ledger, topic)
+    ranges = tuple(_append(ledger, append) for append in change.appends)
+    for sequence in change.sequences:
+        _remember(ledger, sequence, tuple(r for r in ranges if r[0] == sequence.topic))
+    for topic in change.ends:
+        row = ledger.topic(topic)
+        for partition in range(row.partitions if row else 0):
+            head = ledger.head(topic, partition)
+            if head is not None:
+                ledger.set_head(topic, partition, msgspec.structs.replace(head, ended=True))
+    for trim in change.trims:
+        _trim(ledger, trim.topic, trim.partition, trim.begin)
+    for offset in change.offsets:
+        ledger.put(
+            rows.offset_key(offset.group, offset.topic, offset.partition), offset.offset.to_bytes(8, "big")
+        )
+    for record in change.records:
+        key = rows.record_key(record.namespace, record.key)
+        if record.value is None:
+            ledger.delete(key)
+        else:
+            ledger.put(key, record.value)
+    return Applied(lsn, ranges, topics=topics)
+
+
+def _check_sequences(ledger: Ledger, change: ChangeSet) -> Applied | None:
+    """The first answer where all of this was committed before; ``None`` where it is new."""
+    known: list[tuple[tuple[int, int, int, int], ...]] = []
+    for sequence in change.sequences:
+        value = ledger.get(rows.producer_key(sequence.topic, sequence.producer))
+        last = None if value is None else int.from_bytes(value, "big")
+        if last is None or sequence.number == last + 1:
+            continue
+        where = f"producer {sequence.producer!r}: sequence {sequence.number}"
+        if sequence.number > last:
+            raise SequenceGap(f"{where} does not follow {last}; the next one is {last + 1}")
+        answer = ledger.get(rows.sequence_key(sequence.topic, sequence.producer, sequence.number))
+        if answer is None:
+            raise SequenceGap(
+                f"{where} was left behind by {last}: it was committed more than {REMEMBERED_SEQUENCES} "
+                "appends ago or never, and its offsets are no longer known"
+            )
+        known.append(_ranges.decode(answer))
+    if not known:
+        return None
+    if len(known) < len(change.sequences):
+        raise SequenceGap("some of the sequences of this transaction were committed before, others not")
+    return Applied(ledger.ticks().lsn, tuple(r for answer in known for r in answer), repeated=True)
+
+
+def _check(ledger: Ledger, change: ChangeSet) -> None:
+    for require in change.requires:
+        found = ledger.get(rows.record_key(require.namespace, require.key))
+        if found != require.value:
+            state = "does not exist" if found is None else "has another value"
+            raise PreconditionFailed(
+                f"the record {require.namespace}/{require.key} {state}: somebody else changed it"
+            )
+    for create in change.creates:
+        if ledger.get(rows.name_key(create.name)) is not None:
+            raise AlreadyExists(f"a topic {create.name!r}, or one that differs only in case, exists")
+    ends: dict[tuple[int, int], int] = {}
+    for append in change.appends:
+        head = _existing(ledger, append.topic, append.partition)
+        if head.ended:
+            raise TopicEnded(f"topic {_name(ledger, append.topic)!r} was ended and takes no more rows")
+        place = (append.topic, append.partition)
+        end = ends.setdefault(place, head.end)
+        if append.expect is not None and append.expect != end:
+            raise PreconditionFailed(
+                f"topic {_name(ledger, append.topic)!r}, partition {append.partition}: expected to end at "
+                f"{append.expect}, but it ends at {end}: read what came in between and append again"
+            )
+        ends[place] = end + append.rows
+        file = ledger.file(append.file)
+        if file is None or file.state != "open":
+            raise NotCommitted("the file of this append is gone: append again")
+    for trim in change.trims:
+        head = _existing(ledger, trim.topic, trim.partition)
+        if trim.begin > ends.get((trim.topic, trim.partition), head.end):
+            raise InvalidInput(
+                f"topic {_name(ledger, trim.topic)!r}, partition {trim.partition}: cannot trim to "
+                f"{trim.begin}, it ends at {head.end}"
+            )
+    for offset in change.offsets:
+        head = _existing(ledger, offset.topic, offset.partition)
+        end = ends.get((offset.topic, offset.partition), head.end)
+        if not 0 <= offset.offset <= end:
+            raise InvalidInput(
+                f"group {offset.group!r}: offset {offset.offset} of topic {_name(ledger, offset.topic)!r}, "
+                f"partition {offset.partition}, is not within 0..{end}"
+            )
+    for record in change.records:
+        if record.value is not None and len(record.value) > MAX_RECORD_BYTES:
+            raise InvalidInput(
+                f"the record {record.namespace}/{record.key} has {len(record.value)} bytes, more than "
+                f"{MAX_RECORD_BYTES}: put the data into a topic and a pointer to it into the record"
+            )
+
+
+def _existing(ledger: Ledger, topic: int, partition: int) -> Head:
+    head = ledger.head(topic, partition)
+    if head is None:
+        row = ledger.topic(topic)
+        if row is None:
+            raise TopicNotFound("the topic was deleted")
+        raise PartitionNotFound(
+            f"topic {row.name!r} has no partition {partition}: it has {row.partitions}, counted from 0"
+        )
+    return head
+
+
+def _name(ledger: Ledger, topic: int) -> str:
+    row = ledger.topic(topic)
+    return row.name if row else f"#{topic}"
+
+
+def _create(ledger: Ledger, create: CreateTopic) -> int:
+    number = ledger.tick(topic=1).topic
+    ledger.put(rows.number_key(rows.SCHEMA, number), create.schema)
+    ledger.put(rows.name_key(create.name), number.to_bytes(4, "big"))
+    row = TopicRow(
+        id=number,
+        name=create.name,
+        partitions=create.partitions,
+        key=create.key,
+        time=create.time,
+        compression=create.compression,
+        schema=number,
+        internal=create.internal,
+        created=create.created,
+    )
+    ledger.put(rows.number_key(rows.TOPIC, number), rows.pack(row))
+    for partition in range(create.partitions):
+        ledger.set_head(number, partition, Head())
+    return number
+
+
+def _drop(ledger: Ledger, topic: int) -> None:
+    row = ledger.topic(topic)
+    if row is None:
+        raise TopicNotFound("the topic was deleted")
+    for partition in range(row.partitions):
+        head = ledger.head(topic, partition)
+        if head is not None:
+            _trim(ledger, topic, partition, head.end)
+        ledger.forget(topic, partition)
+    for prefix in (rows.PRODUCER, rows.SEQUENCE):
+        ledger.delete_prefix(rows.number_key(prefix, topic))
+    for key in ledger.keys(rows.OFFSET):
+        if rows.offset_place(key)[1] == topic:
+            ledger.delete(key)
+    ledger.delete(rows.number_key(rows.SCHEMA, row.schema))
+    ledger.delete(rows.number_key(rows.TOPIC, topic))
+    ledger.delete(rows.name_key(row.name))
+
+
+def _append(ledger: Ledger, append: Append) -> tuple[int, int, int, int]:
+    head = _existing(ledger, append.topic, append.partition)
+    has_time = append.min_time <= append.max_time
+    running_time = max(head.running_time, append.max_time) if has_time else head.running_time
+    append_time = max(head.append_time, append.append_time)
+    entry = Entry(
+        file=append.file,
+        position=append.position,
+        length=append.length,
+        rows=append.rows,
+        span=append.rows,
+        min_time=append.min_time,
+        max_time=append.max_time,
+        running_time=running_time,
+        append_time=append_time,
+        schema=append.schema,
+        header=append.header,
+        flags=(rows.HAS_TIME if has_time else 0) | (rows.COMPRESSED if append.compressed else 0),
+    )
+    key = rows.entry_key(append.topic, append.partition, head.end)
+    value = entry.pack()
+    ledger.put(key, value)
+    following = head.end + append.rows
+    ledger.set_head(
+        append.topic,
+        append.partition,
+        Head(
+            begin=head.begin,
+            end=following,
+            entries=head.entries + 1,
+            chain=(head.chain + rows.entry_hash(key, value)) & _MASK,
+            rows=head.rows + append.rows,
+            bytes=head.bytes + append.length,
+            running_time=running_time,
+            append_time=append_time,
+        ),
+    )
+    file = ledger.file(append.file)
+    assert file is not None  # _check saw it in this transaction
+    ledger.set_file(
+        append.file,
+        msgspec.structs.replace(
+            file, end=max(file.end, append.position + append.length), live=file.live + 1
+        ),
+    )
+    return append.topic, append.partition, head.end, following
+
+
+def _remember(ledger: Ledger, sequence: Sequence, ranges: tuple[tuple[int, int, int, int], ...]) -> None:
+    topic, producer, number = sequence.topic, sequence.producer, sequence.number
+    ledger.put(rows.producer_key(topic, producer), number.to_bytes(8, "big"))
+    ledger.put(rows.sequence_key(topic, producer, number), msgspec.msgpack.encode(ranges))
+    if number >= REMEMBERED_SEQUENCES:
+        ledger.delete(rows.sequence_key(topic, producer, number - REMEMBERED_SEQUENCES))
+
+
+def _trim(ledger: Ledger, topic: int, partition: int, begin: int) -> None:
+    head = _existing(ledger, topic, partition)
+    if begin <= head.begin:
+        return
+    count, chain, kept_rows, size = head.entries, head.chain, head.rows, head.bytes
+    for key, sealed in ledger.entries(topic, partition, begin):
+        value = rows.unseal(key, sealed)
+        entry = rows.unpack_entry(value)
+        if rows.entry_place(key)[2] + entry.span > begin:
+            break
+        ledger.delete(key)
+        count, chain = count - 1, (chain - rows.entry_hash(key, value)) & _MASK
+        kept_rows, size = kept_rows - entry.rows, size - entry.length
+        file = ledger.file(entry.file)
+        if file is not None:
+            ledger.set_file(entry.file, msgspec.structs.replace(file, live=file.live - 1))
+    ledger.set_head(
+        topic,
+        partition,
+        msgspec.structs.replace(
+            head, begin=begin, entries=count, chain=chain, rows=kept_rows, bytes=size
+        ),
+    )

@@ -1,0 +1,81 @@
+"""Finding a log: one rule for every ``log=`` argument, address and ``mamba.open(...)``."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+from mamba_stream.errors import InvalidInput, LogUnavailable
+from mamba_stream.log.index import MAP_SIZE
+from mamba_stream.log.log import Log
+from mamba_stream.log.store import acquire
+
+Place = str | os.PathLike[str] | Log | None
+"""What every ``log=`` takes: a directory, an address, an open log, or nothing."""
+
+VARIABLE = "MAMBA_STREAM_LOG"
+CONFIG = "mamba-stream.toml"
+_ADDRESS = re.compile(r"grpc(\+tls)?://.+|[^/\\]+:\d+")
+
+
+def open_log(path: str | os.PathLike[str], *, map_size: int = MAP_SIZE) -> Log:
+    """Opens the log in a directory, created if missing.
+
+    Args:
+        path: The directory.
+        map_size: The first size of the index's address space; it grows by itself.
+    """
+    return Log(acquire(Path(path), map_size=map_size))
+
+
+def locate(place: Place = None, environment: Mapping[str, str] | None = None) -> Log:
+    """The log that ``place`` means: itself if open, else opened.
+
+    Nothing means ``$MAMBA_STREAM_LOG``, else ``log`` in ``mamba-stream.toml`` of the working directory,
+    else the user's data directory, which is named on standard error when it is created.
+    """
+    if isinstance(place, Log):
+        return place
+    if place is None:
+        place = _default(os.environ if environment is None else environment)
+    if not isinstance(place, str | os.PathLike):
+        raise InvalidInput(f"log={place!r}: give a directory, an address, an open log, or nothing")
+    if isinstance(place, str) and _ADDRESS.fullmatch(place) and not os.path.exists(place):
+        raise LogUnavailable(
+            f"{place} is an address of a server, and this version serves logs from directories only: "
+            "pass a directory"
+        )
+    if not os.fspath(place):
+        raise InvalidInput("log='' names no directory: give one, or leave log out for the default")
+    return open_log(place)
+
+
+def _default(environment: Mapping[str, str]) -> str | Path:
+    if environment.get(VARIABLE):
+        return environment[VARIABLE]
+    config = Path(CONFIG)
+    if config.exists():
+        try:
+            value = tomllib.loads(config.read_text()).get("log")
+        except tomllib.TOMLDecodeError as error:
+            raise InvalidInput(f"{config.absolute()} is not valid TOML: {error}") from error
+        if isinstance(value, str) and value:
+            return config.absolute().parent / value
+        if value is not None:
+            raise InvalidInput(f"{config.absolute()}: log = {value!r} must be a directory, as a string")
+    path = _user_data(environment)
+    if not path.exists():
+        print(f"mamba-stream: the log is in {path} (choose with {VARIABLE} or log=)", file=sys.stderr)
+    return path
+
+
+def _user_data(environment: Mapping[str, str]) -> Path:
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support" / "mamba-stream" / "log"
+    if sys.platform == "win32":
+        return Path(environment.get("LOCALAPPDATA") or Path.home()) / "mamba-stream" / "log"
+    return Path(environment.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "mamba-stream" / "log"

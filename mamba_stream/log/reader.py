@@ -1,0 +1,174 @@
+"""Reading a topic: a reader that remembers where it is in every partition, and the batches it gives."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from mamba_stream.errors import MambaStreamError, OffsetTrimmed
+from mamba_stream.log.rows import Head, TopicRow
+from mamba_stream.log.shelf import Placed, Shelf
+
+_LOOKED_UP = 256
+
+
+@dataclass(frozen=True, slots=True)
+class LogBatch:
+    """Rows of one partition that lie together.
+
+    Attributes:
+        topic: The topic's name.
+        partition: The partition's number, from 0.
+        offset: The offset of the first row.
+        next_offset: Where to read on.
+        data: The rows; their buffers are the file's own bytes, unless the topic is compressed.
+        append_time: When they were appended, in microseconds since the epoch.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    next_offset: int
+    data: pa.RecordBatch
+    append_time: int
+
+    @property
+    def offsets(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        """The offset of every row, as int64."""
+        return np.arange(self.offset, self.offset + self.data.num_rows, dtype=np.int64)
+
+
+class Reader:
+    """Reads partitions from given offsets on, in the order of offsets within each.
+
+    A reader never blocks and holds no lock; it belongs to one thread.
+    """
+
+    def __init__(
+        self,
+        shelf: Shelf,
+        topic: TopicRow,
+        positions: Mapping[int, int],
+        wanted: tuple[int, ...] | None,
+        ends: Mapping[int, int] | None,
+    ) -> None:
+        self._shelf = shelf
+        self._topic = topic
+        self._positions = dict(positions)
+        self._wanted = wanted
+        self._ends = dict(ends or {})
+        self._ahead: dict[int, deque[Placed]] = {}
+        self._turn = deque(sorted(self._positions))
+
+    @property
+    def topic(self) -> str:
+        """The topic's name."""
+        return self._topic.name
+
+    @property
+    def positions(self) -> dict[int, int]:
+        """The next offset to read, by partition."""
+        return dict(self._positions)
+
+    @property
+    def at_end(self) -> bool:
+        """Whether every partition is read to where it ends now (or to this reader's end)."""
+        return all(self._positions[p] >= self._end(p, head) for p, head in self._heads().items())
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether nothing can come any more: the topic was ended, or this reader's end reached."""
+        return all(
+            self._positions[p] >= self._end(p, head) and (head.ended or p in self._ends)
+            for p, head in self._heads().items()
+        )
+
+    def poll(self, *, max_rows: int = 65_536, max_bytes: int | None = None) -> list[LogBatch]:
+        """The batches that come next, around ``max_rows`` rows together; none at the end. Never waits.
+
+        The partitions take turns, so that none starves.
+
+        Raises:
+            OffsetTrimmed: The rows to read next were trimmed away.
+            DataCorrupted: Stored bytes are damaged; ``seek`` behind them to go on.
+        """
+        batches: list[LogBatch] = []
+        room, space = max_rows, max_bytes if max_bytes is not None else 1 << 62
+        for _ in range(len(self._turn)):
+            partition = self._turn[0]
+            while room > 0 and space > 0:
+                placed = self._next(partition)
+                if placed is None:
+                    break
+                try:
+                    batch = self._cut(partition, placed)
+                except MambaStreamError:
+                    self._ahead.pop(partition, None)
+                    if batches:
+                        # What was read before is not lost: the next poll meets the error again.
+                        return batches
+                    raise
+                self._positions[partition] = batch.next_offset
+                room -= batch.data.num_rows
+                space -= placed.entry.length
+                if batch.data.num_rows:
+                    batches.append(batch)
+            if room <= 0 or space <= 0:
+                self._turn.rotate(-1)
+                break
+            self._turn.rotate(-1)
+        return batches
+
+    def seek(self, positions: Mapping[int, int]) -> None:
+        """Goes on from these offsets; partitions that are not named stay where they are."""
+        for partition, offset in positions.items():
+            if partition not in self._positions:
+                raise KeyError(f"this reader does not read partition {partition} of {self._topic.name!r}")
+            self._positions[partition] = offset
+            self._ahead.pop(partition, None)
+
+    def close(self) -> None:
+        """Lets go of what was looked up ahead."""
+        self._ahead.clear()
+
+    def _next(self, partition: int) -> Placed | None:
+        position = self._positions[partition]
+        if position >= self._ends.get(partition, 1 << 63):
+            return None
+        ahead = self._ahead.get(partition)
+        if not ahead:
+            found = self._shelf.entries(self._topic, partition, position, _LOOKED_UP)
+            if not found or found[0].offset > position:
+                self._check_trimmed(partition, position)
+            if not found:
+                return None
+            ahead = self._ahead[partition] = deque(found)
+        return ahead.popleft()
+
+    def _check_trimmed(self, partition: int, position: int) -> None:
+        begin = self._shelf.heads(self._topic, [partition])[partition].begin
+        if position < begin:
+            raise OffsetTrimmed(
+                f"topic {self._topic.name!r}, partition {partition}: offset {position} was trimmed away; "
+                f"the first row is now {begin}. Read from there with start={{{partition}: {begin}}}"
+            )
+
+    def _cut(self, partition: int, placed: Placed) -> LogBatch:
+        data = self._shelf.batch(self._topic, partition, placed, self._wanted)
+        first = max(placed.offset, self._positions[partition])
+        following = min(placed.next_offset, self._ends.get(partition, placed.next_offset))
+        if first != placed.offset or following != placed.next_offset:
+            data = data.slice(first - placed.offset, following - first)
+        return LogBatch(
+            self._topic.name, partition, first, following, data, placed.entry.append_time
+        )
+
+    def _heads(self) -> dict[int, Head]:
+        return self._shelf.heads(self._topic, sorted(self._positions))
+
+    def _end(self, partition: int, head: Head) -> int:
+        return min(head.end, self._ends.get(partition, head.end))

@@ -1,0 +1,109 @@
+"""What opening a log has to put right after processes that died: names without files, files without names.
+
+It touches only what it can lock, so nothing of a living writer; it truncates nothing that is published.
+Its cost follows the number of files, not of rows.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mamba_stream.core.clock import Clock
+from mamba_stream.log import files, rows
+from mamba_stream.log.index import Index
+from mamba_stream.log.ledger import Ledger
+
+if TYPE_CHECKING:
+    import lmdb
+
+TRASH_DELAY = 60_000_000
+"""Microseconds between a file's last entry going and the file going: readers hold places that long."""
+_ABANDONED = 3_600_000_000
+
+
+def recover(index: Index, directory: Path, clock: Clock) -> int:
+    """Removes files that no row can lie in any more; says how many."""
+    now = clock.now()
+    due: list[int] = []
+    with index.view() as transaction:
+        known = _rows(transaction)
+    for number, row in known.items():
+        if row.state == "trash" and now - row.since >= TRASH_DELAY:
+            due.append(number)
+    strays = _strays(directory, known, now)
+    if not due and not strays:
+        return 0
+
+    def remove(transaction: lmdb.Transaction) -> int:
+        # Under the write lock nobody registers a file; what is unlocked and unknown belongs to nobody.
+        ledger = Ledger(transaction, now)
+        removed = 0
+        for number in due:
+            row = ledger.file(number)
+            if row is None or row.state != "trash":
+                continue
+            path = files.path_of(directory, number, row.kind)
+            files.contents_path(path).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+            transaction.delete(rows.number_key(rows.FILE, number))
+            removed += 1
+        for path in strays:
+            number = _number(path)
+            row = None if number is None else ledger.file(number)
+            if number is None or row is None or not _belongs(path, directory, number, row):
+                removed += _unlink_unlocked(path)
+        return removed
+
+    return index.update(remove)
+
+
+def _rows(transaction: lmdb.Transaction) -> dict[int, rows.FileRow]:
+    found = {}
+    with transaction.cursor() as cursor:
+        if cursor.set_range(rows.FILE):
+            for key, sealed in cursor.iternext():
+                if not key.startswith(rows.FILE):
+                    break
+                found[int.from_bytes(key[1:], "big")] = rows.unpack(rows.FileRow, rows.unseal(key, sealed))
+    return found
+
+
+def _strays(directory: Path, known: dict[int, rows.FileRow], now: int) -> list[Path]:
+    strays = []
+    for item in os.scandir(directory):
+        number = _number(Path(item.name))
+        if number is not None:
+            # Numbers are given again when a commit fails: only file and row together are known.
+            row = known.get(number)
+            if row is None or not _belongs(Path(item.path), directory, number, row):
+                strays.append(Path(item.path))
+        elif item.name.startswith("new-") and now - item.stat().st_mtime_ns // 1000 > _ABANDONED:
+            # Between creating and locking a file its writer may be caught unlocked: only old ones go.
+            strays.append(Path(item.path))
+    return strays
+
+
+def _belongs(path: Path, directory: Path, number: int, row: rows.FileRow) -> bool:
+    expected = files.path_of(directory, number, row.kind)
+    return path in (expected, files.contents_path(expected))
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.name.partition(".")[0], 16)
+    except ValueError:
+        return None
+
+
+def _unlink_unlocked(path: Path) -> bool:
+    try:
+        fd = files.lock(path)
+    except FileNotFoundError:
+        return False
+    if fd is None:
+        return False
+    path.unlink(missing_ok=True)
+    os.close(fd)
+    return True

@@ -1,0 +1,270 @@
+"""The rows of the index as bytes: keys that sort as they are read, and values that carry a checksum.
+
+Everything lies in one LMDB database, because a commit costs a page per database it touches. The first
+byte of a key says what the row is; numbers in keys are big endian, so that the order of bytes is the
+order of numbers. Every value ends with a CRC-32 over key and value: LMDB 0.9 pages have none.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from typing import Any
+
+import msgspec
+import xxhash
+
+from mamba_stream.log.format import Damaged
+
+META = b"\x01"
+TICKS = b"\x02"
+HEAD = b"\x03"
+TOPIC = b"\x04"
+NAME = b"\x05"
+FILE = b"\x06"
+OFFSET = b"\x07"
+RECORD = b"\x08"
+PRODUCER = b"\x09"
+SEQUENCE = b"\x0a"
+SCHEMA = b"\x0b"
+ENTRY = b"\x10"
+
+NO_TIME = -(1 << 63)
+"""The running time of a partition that has seen no time yet."""
+
+_CRC = struct.Struct(">I")
+_KEY_NUMBER = struct.Struct(">I")
+_KEY_PARTITION = struct.Struct(">BIH")
+_KEY_ENTRY = struct.Struct(">BIHQ")
+_TICKS = struct.Struct(">QII")
+_HEAD = struct.Struct(">QQQQQQqqB")
+_ENTRY = struct.Struct(">IQIIIqqqqIQB")
+
+HAS_TIME = 1
+COMPRESSED = 2
+SEALED = 4
+
+
+class Ticks(msgspec.Struct, frozen=True):
+    """The numbers that a log hands out: of commits, of files, and of topics and schemas."""
+
+    lsn: int = 0
+    file: int = 0
+    topic: int = 0
+
+    def pack(self) -> bytes:
+        return _TICKS.pack(self.lsn, self.file, self.topic)
+
+
+class Head(msgspec.Struct, frozen=True):
+    """The state of one partition. ``chain`` is the sum of its entries' hashes, modulo 2**64."""
+
+    begin: int = 0
+    end: int = 0
+    entries: int = 0
+    chain: int = 0
+    rows: int = 0
+    bytes: int = 0
+    running_time: int = NO_TIME
+    append_time: int = 0
+    ended: bool = False
+
+    def pack(self) -> bytes:
+        return _HEAD.pack(
+            self.begin,
+            self.end,
+            self.entries,
+            self.chain,
+            self.rows,
+            self.bytes,
+            self.running_time,
+            self.append_time,
+            self.ended,
+        )
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One batch of a partition: where its bytes are, and what is known without reading them.
+
+    ``running_time`` is the greatest time of this batch and all before it; ``span`` is how many offsets
+    it covers, which is more than its rows once rows were compacted away.
+    """
+
+    file: int
+    position: int
+    length: int
+    rows: int
+    span: int
+    min_time: int
+    max_time: int
+    running_time: int
+    append_time: int
+    schema: int
+    header: int
+    flags: int
+
+    def pack(self) -> bytes:
+        return _ENTRY.pack(
+            self.file,
+            self.position,
+            self.length,
+            self.rows,
+            self.span,
+            self.min_time,
+            self.max_time,
+            self.running_time,
+            self.append_time,
+            self.schema,
+            self.header,
+            self.flags,
+        )
+
+    @property
+    def has_time(self) -> bool:
+        return bool(self.flags & HAS_TIME)
+
+    @property
+    def kind(self) -> str:
+        """The kind of file that this lies in."""
+        return "segment" if self.flags & SEALED else "commit"
+
+    @property
+    def compressed(self) -> bool:
+        return bool(self.flags & COMPRESSED)
+
+
+class FileRow(msgspec.Struct, frozen=True):
+    """A file of the log. ``end`` is how far it is published, ``live`` how many entries lie in it."""
+
+    kind: str
+    """``commit`` (rows of many partitions, in the order of commits) or ``segment`` (one partition)."""
+    state: str
+    """``open`` (a writer may go on), ``closed``, or ``trash`` (no entry lies in it any more)."""
+    end: int
+    live: int
+    internal: bool = False
+    opened: int = 0
+    """When its first writer began, in microseconds since the epoch."""
+    since: int = 0
+    """When it came into this state."""
+
+
+class TopicRow(msgspec.Struct, frozen=True):
+    """A topic as it was created."""
+
+    id: int
+    name: str
+    partitions: int
+    key: tuple[str, ...]
+    time: str | None
+    compression: str
+    schema: int
+    internal: bool
+    created: int
+
+
+class Meta(msgspec.Struct, frozen=True):
+    """What the log is."""
+
+    format: int
+    uuid: str
+    created: int
+
+
+def seal(key: bytes, value: bytes) -> bytes:
+    """The value with its checksum."""
+    return value + _CRC.pack(zlib.crc32(value, zlib.crc32(key)))
+
+
+def unseal(key: bytes, sealed: bytes) -> bytes:
+    """The value, proven to be what was written under this key."""
+    value = sealed[:-4]
+    if len(sealed) < 4 or _CRC.unpack_from(sealed, len(sealed) - 4)[0] != zlib.crc32(value, zlib.crc32(key)):
+        raise Damaged(f"the index row {key[:64].hex()} does not match its checksum")
+    return value
+
+
+def entry_hash(key: bytes, sealed: bytes) -> int:
+    """What an entry adds to its partition's chain."""
+    return xxhash.xxh3_64_intdigest(sealed, zlib.crc32(key))
+
+
+def number_key(kind: bytes, number: int) -> bytes:
+    return kind + _KEY_NUMBER.pack(number)
+
+
+def head_key(topic: int, partition: int) -> bytes:
+    return _KEY_PARTITION.pack(HEAD[0], topic, partition)
+
+
+def entry_key(topic: int, partition: int, offset: int) -> bytes:
+    return _KEY_ENTRY.pack(ENTRY[0], topic, partition, offset)
+
+
+def entry_prefix(topic: int, partition: int) -> bytes:
+    return _KEY_PARTITION.pack(ENTRY[0], topic, partition)
+
+
+def entry_place(key: bytes) -> tuple[int, int, int]:
+    """(topic, partition, base offset) of an entry's key."""
+    _, topic, partition, offset = _KEY_ENTRY.unpack(key)
+    return topic, partition, offset
+
+
+def partition_place(key: bytes) -> tuple[int, int]:
+    """(topic, partition) of a head's key."""
+    _, topic, partition = _KEY_PARTITION.unpack(key)
+    return topic, partition
+
+
+def name_key(name: str) -> bytes:
+    """Topics whose names differ only in case share this key: only one of them can exist."""
+    return NAME + name.casefold().encode()
+
+
+def offset_key(group: str, topic: int, partition: int) -> bytes:
+    return OFFSET + group.encode() + b"\0" + topic.to_bytes(4, "big") + partition.to_bytes(2, "big")
+
+
+def offset_place(key: bytes) -> tuple[str, int, int]:
+    """(group, topic, partition) of a group offset's key."""
+    group, _, place = key[1:].partition(b"\0")
+    return group.decode(), int.from_bytes(place[:4], "big"), int.from_bytes(place[4:], "big")
+
+
+def record_key(namespace: str, key: str) -> bytes:
+    return RECORD + namespace.encode() + b"\0" + key.encode()
+
+
+def producer_key(topic: int, producer: str) -> bytes:
+    return PRODUCER + topic.to_bytes(4, "big") + producer.encode()
+
+
+def sequence_key(topic: int, producer: str, number: int) -> bytes:
+    return SEQUENCE + topic.to_bytes(4, "big") + producer.encode() + b"\0" + number.to_bytes(8, "big")
+
+
+def unpack_ticks(value: bytes) -> Ticks:
+    return Ticks(*_TICKS.unpack(value))
+
+
+def unpack_head(value: bytes) -> Head:
+    *numbers, ended = _HEAD.unpack(value)
+    return Head(*numbers, ended=bool(ended))
+
+
+def unpack_entry(value: bytes | memoryview) -> Entry:
+    return Entry(*_ENTRY.unpack_from(value))
+
+
+_decoders = {
+    kind: msgspec.msgpack.Decoder(kind) for kind in (FileRow, TopicRow, Meta)
+}
+
+
+def pack(value: FileRow | TopicRow | Meta) -> bytes:
+    return msgspec.msgpack.encode(value)
+
+
+def unpack(kind: type[Any], value: bytes) -> Any:
+    return _decoders[kind].decode(value)

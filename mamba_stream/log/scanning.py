@@ -1,0 +1,137 @@
+"""A topic as a Polars lazy frame: projection, filters and limits reach down to the batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import polars as pl
+import pyarrow as pa
+from polars.io.plugins import register_io_source
+
+from mamba_stream.core.durations import ticks_per_day
+from mamba_stream.core.schemas import polars_schema
+from mamba_stream.log.rows import TopicRow
+from mamba_stream.log.shelf import Placed, Shelf
+from mamba_stream.plan.timebounds import time_bounds
+
+_LOOKED_UP = 1024
+_DAY_US = 86_400_000_000
+_FRAME_ROWS = 1 << 20
+"""Batches are handed over in frames of about so many rows: every hand-over costs a fixed time."""
+
+
+def scan(shelf: Shelf, topic: TopicRow, schema: pa.Schema) -> pl.LazyFrame:
+    """The topic as a lazy frame; its ends are taken when it is collected."""
+
+    def frames(
+        with_columns: list[str] | None,
+        predicate: pl.Expr | None,
+        n_rows: int | None,
+        batch_size: int | None,
+    ) -> Iterator[pl.DataFrame]:
+        return _frames(shelf, topic, schema, with_columns, predicate, n_rows, batch_size)
+
+    return register_io_source(frames, schema=polars_schema(schema), validate_schema=False)
+
+
+def _frames(
+    shelf: Shelf,
+    topic: TopicRow,
+    schema: pa.Schema,
+    names: list[str] | None,
+    predicate: pl.Expr | None,
+    n_rows: int | None,
+    batch_size: int | None,
+) -> Iterator[pl.DataFrame]:
+    wanted = None if names is None else tuple(schema.get_field_index(name) for name in names)
+    low, high = _tick_bounds(predicate, topic, schema)
+    left = 1 << 62 if n_rows is None else n_rows
+    # With a limit, batches are handed over as they come: fewer may do.
+    most = min(batch_size or _FRAME_ROWS, _FRAME_ROWS if n_rows is None else max(n_rows, 1))
+    projected = schema if wanted is None else pa.schema([schema.field(i) for i in wanted])
+    some = False
+    for partition, head in shelf.heads(topic).items():
+        gathered: list[pa.RecordBatch] = []
+        rows = 0
+        for placed in _entries(shelf, topic, partition, head.begin, head.end, low, high):
+            batch = shelf.batch(topic, partition, placed, wanted)
+            if placed.offset < head.begin or placed.next_offset > head.end:
+                first = max(head.begin - placed.offset, 0)
+                batch = batch.slice(first, min(head.end - placed.offset, batch.num_rows) - first)
+            gathered.append(batch)
+            rows += batch.num_rows
+            if rows < most:
+                continue
+            frame = _frame(gathered, projected, predicate)
+            gathered, rows = [], 0
+            if frame.height > left:
+                frame = frame.head(left)
+            left -= frame.height
+            some = True
+            yield frame
+            if left <= 0:
+                return
+        if gathered:
+            frame = _frame(gathered, projected, predicate).head(left)
+            left -= frame.height
+            some = True
+            yield frame
+            if left <= 0:
+                return
+    if not some:
+        yield _frame([], projected, predicate)
+
+
+def _tick_bounds(
+    predicate: pl.Expr | None, topic: TopicRow, schema: pa.Schema
+) -> tuple[int | None, int | None]:
+    """What the filter says about the time column, in its ticks, rounded outwards."""
+    if predicate is None or topic.time is None:
+        return None, None
+    low, high = time_bounds(predicate, topic.time)
+    per_day = ticks_per_day(schema.field(topic.time).type)
+    return (
+        None if low is None else low * per_day // _DAY_US,
+        None if high is None else -(-high * per_day // _DAY_US),
+    )
+
+
+def _entries(
+    shelf: Shelf, topic: TopicRow, partition: int, begin: int, end: int, low: int | None, high: int | None
+) -> Iterator[Placed]:
+    position = begin if low is None else _first_reaching(shelf, topic, partition, begin, end, low)
+    while position < end:
+        found = shelf.entries(topic, partition, position, _LOOKED_UP)
+        if not found:
+            return
+        for placed in found:
+            if placed.offset >= end:
+                return
+            entry = placed.entry
+            position = placed.next_offset
+            if low is not None and (not entry.has_time or entry.max_time < low):
+                continue
+            if high is not None and (not entry.has_time or entry.min_time > high):
+                continue
+            yield placed
+
+
+def _first_reaching(shelf: Shelf, topic: TopicRow, partition: int, begin: int, end: int, time: int) -> int:
+    """An offset before which no row has this time: running times never decrease along a partition."""
+    low, high = begin, end
+    while low < high:
+        placed = shelf.entry(topic, partition, (low + high) // 2)
+        if placed is None:
+            break
+        if placed.entry.running_time >= time:
+            high = placed.offset
+        else:
+            low = placed.next_offset
+    return low
+
+
+def _frame(
+    batches: list[pa.RecordBatch], schema: pa.Schema, predicate: pl.Expr | None
+) -> pl.DataFrame:
+    frame = pl.DataFrame(pa.Table.from_batches(batches, schema=schema))
+    return frame if predicate is None else frame.filter(predicate)

@@ -1,0 +1,246 @@
+"""Sealing: repacking commit files into segments, one partition each, that any Arrow tool opens.
+
+A segment is copied, synced and named before the index points to it; one commit moves all its entries. The
+commit file stays until the delay for replaced files is over: readers that still hold its places find
+their batches there, and those that come later look up the new ones.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import xxhash
+
+from mamba_stream.core.schemas import schema_bytes
+from mamba_stream.log import contents, directory, files, format, recovery, rows
+from mamba_stream.log.ledger import Ledger
+from mamba_stream.log.rows import Entry, FileRow, TopicRow
+from mamba_stream.log.shelf import Placed
+
+if TYPE_CHECKING:
+    import lmdb
+
+    from mamba_stream.log.store import Store
+
+SEGMENT_BYTES = 512 << 20
+_MASK = (1 << 64) - 1
+_PIECE = 8 << 20
+_IN_KERNEL = hasattr(os, "copy_file_range")
+
+
+@dataclass(frozen=True)
+class _Segment:
+    topic: TopicRow
+    partition: int
+    batches: list[Placed]
+
+
+def seal(store: Store) -> int:
+    """Repacks every commit file that no living process writes to; says how many."""
+    recovery.recover(store.index, store.files, store.clock)
+    held: dict[int, int] = {}
+    try:
+        for number, row in _candidates(store):
+            # Holding the lock keeps writers from adopting it, and other processes from sealing it too.
+            fd = files.lock(files.path_of(store.files, number, row.kind))
+            if fd is not None:
+                held[number] = fd
+        if not held:
+            return 0
+        _close(store, list(held))
+        for segment in _segments(store, set(held)):
+            _repack(store, segment, held)
+    finally:
+        for fd in held.values():
+            os.close(fd)
+    return len(held)
+
+
+def _candidates(store: Store) -> list[tuple[int, FileRow]]:
+    found = []
+    for key, value in store.items(rows.FILE):
+        number, row = int.from_bytes(key[1:], "big"), rows.unpack(FileRow, value)
+        if row.kind == "commit" and row.state != "trash" and not row.internal:
+            path = files.path_of(store.files, number, row.kind)
+            # A file that lost published bytes is doctor's business.
+            if path.exists() and path.stat().st_size >= row.end:
+                found.append((number, row))
+    return found
+
+
+def _close(store: Store, numbers: list[int]) -> None:
+    now = store.clock.now()
+
+    def close(transaction: lmdb.Transaction) -> None:
+        ledger = Ledger(transaction, now)
+        for number in numbers:
+            row = ledger.file(number)
+            if row is not None and row.state == "open":
+                ledger.set_file(number, msgspec.structs.replace(row, state="closed", since=now))
+        ledger.flush()
+
+    store.index.update(close)
+
+
+def _segments(store: Store, numbers: set[int]) -> list[_Segment]:
+    """The batches of these files, by partition and in order, cut to the size of segments."""
+    found = []
+    for topic in store.topics():
+        for partition, head in store.shelf.heads(topic).items():
+            batches: list[Placed] = []
+            size, position = 0, head.begin
+            while position < head.end:
+                entries = store.shelf.entries(topic, partition, position, 4096)
+                if not entries:
+                    break
+                for placed in entries:
+                    position = placed.next_offset
+                    if placed.entry.file not in numbers:
+                        continue
+                    if batches and size + placed.entry.length > SEGMENT_BYTES:
+                        found.append(_Segment(topic, partition, batches))
+                        batches, size = [], 0
+                    batches.append(placed)
+                    size += placed.entry.length
+            if batches:
+                found.append(_Segment(topic, partition, batches))
+    return found
+
+
+def _repack(store: Store, segment: _Segment, sources: dict[int, int]) -> None:
+    fd, fresh = files.create_locked(store.files)
+    try:
+        moved, size, opening = _copy(store, fd, segment, sources)
+        os.fsync(fd)
+        toc = contents.Contents(
+            log=store.meta.uuid,
+            topic=segment.topic.name,
+            topic_id=segment.topic.id,
+            partition=segment.partition,
+            schema=schema_bytes(store.shelf.layout(segment.topic.schema).schema),
+            schema_id=segment.topic.schema,
+            batches=tuple(_listed(offset, entry) for offset, entry in moved.items()),
+            size=size,
+            opening=opening,
+        )
+        _write_synced(files.contents_path(fresh), contents.encode(toc))
+        _publish(store, segment, moved, size, fresh)
+    finally:
+        os.close(fd)
+
+
+def _copy(
+    store: Store, fd: int, segment: _Segment, sources: dict[int, int]
+) -> tuple[dict[int, Entry], int, int]:
+    """Copies the batches behind a schema message; their new entries, the size, the opening's checksum."""
+    opening = format.schema_message(store.shelf.layout(segment.topic.schema).schema)
+    os.write(fd, opening)
+    position = len(opening)
+    moved = {}
+    for placed in segment.batches:
+        entry = placed.entry
+        _copy_range(sources[entry.file], entry.position, fd, position, entry.length)
+        moved[placed.offset] = msgspec.structs.replace(
+            entry, file=0, position=position, flags=entry.flags | rows.SEALED
+        )
+        position += entry.length
+    os.pwrite(fd, format.END_OF_STREAM, position)
+    return moved, position + len(format.END_OF_STREAM), xxhash.xxh3_64_intdigest(opening)
+
+
+def _copy_range(source: int, start: int, target: int, position: int, length: int) -> None:
+    done = 0
+    while done < length:
+        left = length - done
+        if _IN_KERNEL:
+            copied = os.copy_file_range(source, target, left, start + done, position + done)
+        else:
+            piece = os.pread(source, min(left, _PIECE), start + done)
+            copied = os.pwrite(target, piece, position + done)
+        if copied == 0:
+            raise OSError(f"the commit file ends {left} bytes early")
+        done += copied
+
+
+def _publish(
+    store: Store, segment: _Segment, moved: dict[int, Entry], size: int, fresh: Path
+) -> None:
+    """Gives the segment its number and name, and moves its entries there; or removes it."""
+    now = store.clock.now()
+    old = {placed.offset: placed.entry for placed in segment.batches}
+    place = fresh
+
+    def publish(transaction: lmdb.Transaction) -> bool:
+        nonlocal place
+        ledger = Ledger(transaction, now)
+        head = ledger.head(segment.topic.id, segment.partition)
+        if head is None:
+            # The topic was deleted meanwhile.
+            return False
+        number = ledger.tick(file=1).file
+        chain, live = head.chain, 0
+        for offset, entry in moved.items():
+            key = rows.entry_key(segment.topic.id, segment.partition, offset)
+            value = ledger.get(key)
+            before = old[offset]
+            if value != before.pack():
+                # Trimmed meanwhile.
+                continue
+            after = msgspec.structs.replace(entry, file=number).pack()
+            ledger.put(key, after)
+            chain += rows.entry_hash(key, after) - rows.entry_hash(key, value)
+            live += 1
+            file = ledger.file(before.file)
+            if file is not None:
+                ledger.set_file(before.file, msgspec.structs.replace(file, live=file.live - 1))
+        ledger.set_head(
+            segment.topic.id, segment.partition, msgspec.structs.replace(head, chain=chain & _MASK)
+        )
+        path = files.path_of(store.files, number, "segment")
+        # The index may run this again with another number.
+        os.rename(files.contents_path(place), files.contents_path(path))
+        os.rename(place, path)
+        place = path
+        directory.sync(store.files)
+        ledger.set_file(number, FileRow("segment", "closed", size, live, segment.topic.internal, now, now))
+        ledger.flush()
+        return True
+
+    published = False
+    try:
+        published = store.index.update(publish)
+    finally:
+        if not published:
+            files.contents_path(place).unlink(missing_ok=True)
+            place.unlink(missing_ok=True)
+
+
+def _listed(offset: int, entry: Entry) -> contents.Batch:
+    return contents.Batch(
+        offset=offset,
+        position=entry.position,
+        length=entry.length,
+        rows=entry.rows,
+        span=entry.span,
+        min_time=entry.min_time,
+        max_time=entry.max_time,
+        running_time=entry.running_time,
+        append_time=entry.append_time,
+        header=entry.header,
+        flags=entry.flags,
+    )
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+        os.fsync(fd)
+    finally:
+        os.close(fd)

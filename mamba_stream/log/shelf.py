@@ -1,0 +1,158 @@
+"""Where readers get batches from: entries out of the index, verified bytes out of the files."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from mamba_stream.core.schemas import fingerprint, schema_from_bytes
+from mamba_stream.errors import DataCorrupted, OffsetTrimmed, TopicNotFound
+from mamba_stream.log import format, rows
+from mamba_stream.log.files import Maps
+from mamba_stream.log.index import Index
+from mamba_stream.log.rows import Entry, Head, TopicRow
+
+_REMEMBERED = 1 << 18
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """An entry with the offset of its first row."""
+
+    offset: int
+    entry: Entry
+
+    @property
+    def next_offset(self) -> int:
+        return self.offset + self.entry.span
+
+
+class Shelf:
+    """The batches of one log. Bytes are verified when this process first touches them."""
+
+    def __init__(self, index: Index, maps: Maps) -> None:
+        self._index = index
+        self._maps = maps
+        self._layouts: dict[int, format.Layout] = {}
+        # (file, position) -> bits of the columns that were verified.
+        self._verified: dict[tuple[int, int], int] = {}
+        self._lock = threading.Lock()
+
+    def heads(self, topic: TopicRow, partitions: Sequence[int] | None = None) -> dict[int, Head]:
+        """The state of the topic's partitions, all of one moment."""
+        found = {}
+        with self._index.view() as transaction:
+            for partition in range(topic.partitions) if partitions is None else partitions:
+                key = rows.head_key(topic.id, partition)
+                sealed = transaction.get(key)
+                if sealed is None:
+                    raise TopicNotFound(f"topic {topic.name!r} was deleted")
+                found[partition] = rows.unpack_head(rows.unseal(key, sealed))
+        return found
+
+    def entries(self, topic: TopicRow, partition: int, offset: int, limit: int) -> list[Placed]:
+        """Up to ``limit`` entries, from the one that holds ``offset`` on; none at the end."""
+        prefix = rows.entry_prefix(topic.id, partition)
+        found: list[Placed] = []
+        with self._index.view() as transaction, transaction.cursor() as cursor:
+            key = rows.entry_key(topic.id, partition, offset)
+            if not (cursor.set_range(key) and cursor.key() == key):
+                # The entry that holds the offset begins before it.
+                before = cursor.prev() if cursor.key() else cursor.last()
+                if not before or not cursor.key().startswith(prefix):
+                    if not cursor.set_range(prefix):
+                        return found
+            for key, sealed in cursor.iternext():
+                if not key.startswith(prefix) or len(found) >= limit:
+                    break
+                placed = Placed(rows.entry_place(key)[2], rows.unpack_entry(rows.unseal(key, sealed)))
+                if placed.next_offset > offset:
+                    found.append(placed)
+        return found
+
+    def entry(self, topic: TopicRow, partition: int, offset: int) -> Placed | None:
+        """The entry that holds ``offset``, or the first behind it."""
+        found = self.entries(topic, partition, offset, 1)
+        return found[0] if found else None
+
+    def batch(
+        self, topic: TopicRow, partition: int, placed: Placed, wanted: Sequence[int] | None = None
+    ) -> pa.RecordBatch:
+        """The rows of an entry, with the wanted columns (by number; all without), verified.
+
+        Raises:
+            DataCorrupted: The bytes are not what was written.
+            OffsetTrimmed: The rows were trimmed away meanwhile.
+        """
+        while True:
+            entry = placed.entry
+            try:
+                message = self._maps.read(entry.file, entry.kind, entry.position, entry.length)
+            except FileNotFoundError:
+                # The file was replaced, or its rows trimmed: the index knows.
+                self._maps.forget(entry.file)
+                again = self.entry(topic, partition, placed.offset)
+                if again is None or again.offset != placed.offset:
+                    raise OffsetTrimmed(
+                        f"topic {topic.name!r}, partition {partition}: offset {placed.offset} was trimmed away"
+                    ) from None
+                if again.entry.file == entry.file:
+                    raise self._damaged(topic, partition, placed, "its file is missing") from None
+                placed = again
+                continue
+            if message is None:
+                raise self._damaged(topic, partition, placed, "its file is cut off")
+            try:
+                return self._verified_batch(topic, entry, message, wanted)
+            except (format.Damaged, pa.ArrowInvalid, OSError) as error:
+                raise self._damaged(topic, partition, placed, str(error)) from error
+
+    def layout(self, schema: int) -> format.Layout:
+        """What messages of a schema look like."""
+        layout = self._layouts.get(schema)
+        if layout is None:
+            key = rows.number_key(rows.SCHEMA, schema)
+            with self._index.view() as transaction:
+                sealed = transaction.get(key)
+                if sealed is None:
+                    raise TopicNotFound("the topic was deleted")
+                arrow = schema_from_bytes(rows.unseal(key, sealed))
+            layout = format.Layout.of(arrow, fingerprint(arrow))
+            self._layouts[schema] = layout
+        return layout
+
+    def _verified_batch(
+        self, topic: TopicRow, entry: Entry, message: pa.Buffer, wanted: Sequence[int] | None
+    ) -> pa.RecordBatch:
+        layout = self.layout(entry.schema)
+        columns = range(len(layout.first_buffer)) if wanted is None else wanted
+        bits = 0
+        for column in columns:
+            bits |= 1 << column
+        place = (entry.file, entry.position)
+        known = self._verified.get(place, 0)
+        if bits & ~known:
+            view = memoryview(message)
+            table = format.verify_header(view, layout, entry.header)
+            format.verify_columns(view, table, [c for c in columns if not known >> c & 1])
+            with self._lock:
+                if len(self._verified) >= _REMEMBERED:
+                    self._verified.clear()
+                self._verified[place] = known | bits
+        batch = format.decode(message, layout, wanted, entry.compressed)
+        if batch.num_rows != entry.rows:
+            raise format.Damaged(f"{batch.num_rows} rows where the index has {entry.rows}")
+        return batch
+
+    def _damaged(self, topic: TopicRow, partition: int, placed: Placed, why: str) -> DataCorrupted:
+        return DataCorrupted(
+            f"topic {topic.name!r}, partition {partition}, offsets {placed.offset} to "
+            f"{placed.next_offset - 1}: the stored bytes are damaged ({why}). Batches around it stay "
+            "readable; run: mamba-stream doctor",
+            topic=topic.name,
+            partition=partition,
+            offset=placed.offset,
+        )

@@ -1,0 +1,166 @@
+"""What one process holds open of one directory, however many handles it was opened with."""
+
+from __future__ import annotations
+
+import os
+import threading
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mamba_stream.core.changes import Applied, ChangeSet
+from mamba_stream.core.clock import Clock, SystemClock
+from mamba_stream.errors import NewerFormat, NotALog
+from mamba_stream.log import directory, rows
+from mamba_stream.log.committer import Batch, Committer
+from mamba_stream.log.files import Maps
+from mamba_stream.log.index import MAP_SIZE, Index
+from mamba_stream.log.ledger import Ledger
+from mamba_stream.log.recovery import recover
+from mamba_stream.log.rows import Meta, TopicRow
+from mamba_stream.log.shelf import Shelf
+from mamba_stream.log.waking import Waiter, Waker
+
+if TYPE_CHECKING:
+    import lmdb
+
+_SLOW_POLL = 1.0
+_stores: dict[tuple[int, int], Store] = {}
+_opening = threading.RLock()
+
+
+class Store:
+    """The open index, files and sockets of a log. Handles share it; the last one closes it."""
+
+    def __init__(self, path: Path, clock: Clock, map_size: int) -> None:
+        self.path = path
+        self.clock = clock
+        self.files = path / directory.FILES
+        self.index = Index(path / directory.INDEX, map_size)
+        try:
+            self.meta = self._meta()
+            self.recovered = recover(self.index, self.files, clock)
+            self._waker = Waker(path / directory.WAKE, clock)
+        except BaseException:
+            self.index.close()
+            raise
+        self.maps = Maps(self.files)
+        self.shelf = Shelf(self.index, self.maps)
+        self.committer = Committer(self.index, self.files, clock, self._waker.announce)
+        self._waiters: list[Waiter] = []
+        self._pid = os.getpid()
+        self.handles = 0
+
+    def commit(self, change: ChangeSet, batches: list[Batch] | None = None) -> Applied:
+        """Commits durably, and wakes whoever waits."""
+        return self.committer.commit(change, batches or ())
+
+    def get(self, key: bytes) -> bytes | None:
+        """One value of the index."""
+        with self.index.view() as transaction:
+            sealed = transaction.get(key)
+            return None if sealed is None else rows.unseal(key, sealed)
+
+    def items(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
+        """All rows of the index whose keys begin so, of one moment."""
+        found = []
+        with self.index.view() as transaction, transaction.cursor() as cursor:
+            if cursor.set_range(prefix):
+                for key, sealed in cursor.iternext():
+                    if not key.startswith(prefix):
+                        break
+                    found.append((key, rows.unseal(key, sealed)))
+        return found
+
+    def lsn(self) -> int:
+        value = self.get(rows.TICKS)
+        return 0 if value is None else rows.unpack_ticks(value).lsn
+
+    def topic(self, name: str) -> TopicRow | None:
+        """The topic of exactly this name."""
+        number = self.get(rows.name_key(name))
+        row = None if number is None else self.get(rows.TOPIC + number)
+        topic: TopicRow | None = None if row is None else rows.unpack(TopicRow, row)
+        return topic if topic is not None and topic.name == name else None
+
+    def topics(self) -> list[TopicRow]:
+        return [rows.unpack(TopicRow, value) for _, value in self.items(rows.TOPIC)]
+
+    def wait(self, lsn: int, timeout: float) -> int:
+        """Returns once the log is past ``lsn``, or after ``timeout`` seconds; the lsn it is at."""
+        now = self.lsn()
+        if now > lsn:
+            return now
+        deadline = self.clock.monotonic() + timeout
+        waiter = self._waiters.pop() if self._waiters else Waiter(self.path / directory.WAKE)
+        try:
+            # Only what is committed before the ear was there could be missed: look again.
+            while (now := self.lsn()) <= lsn:
+                left = deadline - self.clock.monotonic()
+                if left <= 0:
+                    break
+                waiter.wait(min(left, _SLOW_POLL))
+        finally:
+            self._waiters.append(waiter)
+        return now
+
+    def close(self) -> None:
+        """Closes everything; what is committed stays."""
+        self.committer.close()
+        for waiter in self._waiters:
+            waiter.close()
+        self._waiters.clear()
+        self._waker.close()
+        self.maps.clear()
+        self.index.close()
+
+    def _meta(self) -> Meta:
+        value = self.get(rows.META)
+        if value is None:
+            value = self.index.update(self._found)
+        meta: Meta = rows.unpack(Meta, value)
+        if meta.format > directory.FORMAT:
+            raise NewerFormat(
+                f"{self.path} has format {meta.format}, and this version of mamba-stream reads up to "
+                f"{directory.FORMAT}: upgrade it with pip install -U mamba-stream"
+            )
+        return meta
+
+    def _found(self, transaction: lmdb.Transaction) -> bytes:
+        ledger = Ledger(transaction, self.clock.now())
+        value = ledger.get(rows.META)
+        if value is None:
+            if transaction.stat()["entries"]:
+                raise NotALog(f"{self.path / directory.INDEX} is the database of something else")
+            value = rows.pack(Meta(directory.FORMAT, uuid.uuid4().hex, self.clock.now()))
+            ledger.put(rows.META, value)
+        return value
+
+
+def acquire(path: Path, clock: Clock | None = None, map_size: int = MAP_SIZE) -> Store:
+    """The store of this directory, created if missing; to be given back with :func:`release`."""
+    path = Path(os.path.abspath(path))
+    with _opening:
+        directory.prepare(path)
+        status = os.stat(path / directory.INDEX)
+        place = (status.st_dev, status.st_ino)
+        store = _stores.get(place)
+        if store is not None and store._pid != os.getpid():
+            # Inherited over a fork: it is poisoned, and this process opens its own.
+            store = None
+        if store is None:
+            store = Store(path, clock or SystemClock(), map_size)
+            _stores[place] = store
+        store.handles += 1
+        return store
+
+
+def release(store: Store) -> None:
+    """Gives back what :func:`acquire` gave; the last one closes it."""
+    with _opening:
+        store.handles -= 1
+        if store.handles == 0:
+            for place, known in list(_stores.items()):
+                if known is store:
+                    del _stores[place]
+            store.close()

@@ -1,0 +1,357 @@
+"""A topic: append to it, read it, ask about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date, datetime
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import pyarrow as pa
+
+from mamba_stream.core.changes import ChangeSet, Trim
+from mamba_stream.core.changes import Sequence as ProducerSequence
+from mamba_stream.core.durations import to_time
+from mamba_stream.core.names import did_you_mean
+from mamba_stream.core.schemas import polars_schema
+from mamba_stream.errors import InvalidInput, PartitionNotFound, SchemaMismatch
+from mamba_stream.log import description, scanning
+from mamba_stream.log.intake import Intake, running_time
+from mamba_stream.log.reader import LogBatch, Reader
+from mamba_stream.log.rows import NO_TIME, Head, TopicRow
+from mamba_stream.log.store import Store
+
+if TYPE_CHECKING:
+    from mamba_stream.log.description import TopicDescription
+
+Start = str | int | datetime | date | Mapping[int, int]
+"""Where to begin: ``"earliest"``, ``"latest"``, an offset, ``{partition: offset}`` or a time."""
+
+_WAIT = 60.0
+
+
+class Topic:
+    """A durable, partitioned, append-only sequence of rows of one schema.
+
+    Topics come from ``log.create_topic(...)`` and ``log["name"]``.
+    """
+
+    def __init__(self, store: Store, row: TopicRow) -> None:
+        self._store = store
+        self._row = row
+        self._layout = store.shelf.layout(row.schema)
+        # Producers that come and go start at different partitions.
+        self._intake = Intake(row, self._layout, store.lsn())
+
+    def __repr__(self) -> str:
+        return f"Topic({self.name!r}, partitions={self.partitions}, log={str(self._store.path)!r})"
+
+    @property
+    def name(self) -> str:
+        """The topic's name."""
+        return self._row.name
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns, as the log stores them."""
+        return self._layout.schema
+
+    @property
+    def polars_schema(self) -> pl.Schema:
+        """The columns, as Polars sees them."""
+        return polars_schema(self._layout.schema)
+
+    @property
+    def partitions(self) -> int:
+        """How many partitions there are; they are numbered from 0."""
+        return self._row.partitions
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """The columns whose equal values go to one partition."""
+        return self._row.key
+
+    @property
+    def time(self) -> str | None:
+        """The column that holds the time of a row."""
+        return self._row.time
+
+    @property
+    def compression(self) -> str:
+        """``none``, ``lz4`` or ``zstd``."""
+        return self._row.compression
+
+    @property
+    def internal(self) -> bool:
+        """Whether the engine made this topic for itself."""
+        return self._row.internal
+
+    @property
+    def ended(self) -> bool:
+        """Whether the topic is finished: bounded, and closed to appends."""
+        return self._heads()[0].ended
+
+    def append(
+        self,
+        data: Any,
+        *,
+        partition: int | None = None,
+        producer: str | None = None,
+        sequence: int | None = None,
+        expect: Mapping[int, int] | None = None,
+    ) -> dict[int, tuple[int, int]]:
+        """Appends rows, all or none; when it returns they are durable.
+
+        Args:
+            data: A Polars or pandas frame, an Arrow table, batch or reader of batches, or a list of dicts.
+            partition: Where all rows go. Without, rows go where their key says, or round-robin.
+            producer: With ``sequence``: a name under which a repeated append lands only once.
+            sequence: The number of this append, one more than the producer's last.
+            expect: ``{partition: offset}`` where partitions must end for the append to happen.
+
+        Returns:
+            ``{partition: (first offset, next offset)}`` of these rows.
+
+        Raises:
+            SchemaMismatch: Columns or types are not those of the topic.
+            PreconditionFailed: A partition does not end as expected.
+            SequenceGap: The sequence does not follow the producer's last one.
+            TopicEnded: The topic takes no more rows.
+            DiskFull: There is no room; nothing was appended.
+        """
+        sequences = producer_sequences(self._row.id, producer, sequence)
+        batches = self._intake.batches(data, partition, expect)
+        if not batches and not sequences:
+            return {}
+        answer = self._store.commit(ChangeSet(sequences=sequences), batches)
+        return merged_ranges(answer.ranges)
+
+    def read(
+        self,
+        *,
+        start: Start = "earliest",
+        follow: bool = False,
+        columns: Sequence[str] | None = None,
+        max_rows: int | None = None,
+        partitions: Sequence[int] | None = None,
+        end: Mapping[int, int] | None = None,
+    ) -> Iterator[LogBatch]:
+        """Batches from ``start`` on, in the order of offsets within each partition.
+
+        Args:
+            start: ``"earliest"``, ``"latest"``, an offset (in every partition), ``{partition: offset}``
+                (others from their earliest row), or a time: rows from when the topic's time, or without
+                one the time of appending, first reaches it.
+            follow: Wait for more at the end. Ends with the topic, or never.
+            columns: Only these columns, in this order; only their bytes are read.
+            max_rows: Stop after so many rows.
+            partitions: Only these partitions.
+            end: ``{partition: offset}`` to stop before.
+        """
+        reader = self.reader(start=start, partitions=partitions, columns=columns, end=end)
+        return self._read(reader, follow, max_rows)
+
+    def reader(
+        self,
+        *,
+        start: Start = "earliest",
+        partitions: Sequence[int] | None = None,
+        columns: Sequence[str] | None = None,
+        end: Mapping[int, int] | None = None,
+    ) -> Reader:
+        """A reader to be polled; arguments as for :meth:`read`."""
+        numbers = self._numbers(partitions)
+        for partition in end or {}:
+            self._numbers([partition])
+        return Reader(
+            self._store.shelf, self._row, self._positions(start, numbers), self._wanted(columns), end
+        )
+
+    def scan(self) -> pl.LazyFrame:
+        """The topic's rows as a lazy frame: projections, filters and limits reach into the log.
+
+        Batches that a filter on the time column rules out are not read. Partitions come one after the
+        other. The ends are taken when the frame is collected.
+        """
+        return scanning.scan(self._store.shelf, self._row, self._layout.schema)
+
+    def offsets(self) -> dict[int, tuple[int, int]]:
+        """``{partition: (begin, end)}``: the first offset there is, and the next one to be given."""
+        return {partition: (head.begin, head.end) for partition, head in self._heads().items()}
+
+    def offset_at(self, when: datetime | date | str, by: str = "time") -> dict[int, int]:
+        """For each partition the first offset at which its time has reached ``when``; its end if none has.
+
+        Args:
+            when: A time; naive ones are UTC.
+            by: ``"time"``: the topic's time column, as the greatest time of a row and all before it.
+                ``"append"``: when rows were appended, batch by batch.
+        """
+        if by not in ("time", "append"):
+            raise InvalidInput(f"offset_at(by={by!r}): choose 'time' or 'append'")
+        if by == "time" and self.time is None:
+            raise InvalidInput(
+                f"topic {self.name!r} has no time column: use offset_at(..., by='append'), or create topics "
+                "with time="
+            )
+        kind = pa.timestamp("us", "UTC") if by == "append" else self.schema.field(self.time).type
+        ticks = to_time(when, kind)
+        return {p: self._offset_at(p, head, ticks, by) for p, head in self._heads().items()}
+
+    def end(self) -> None:
+        """Marks the topic finished: it takes no more rows, and from now on it is bounded."""
+        self._store.commit(ChangeSet(ends=(self._row.id,)))
+
+    def trim(self, before: Mapping[int, int] | int | datetime | date) -> None:
+        """Removes the rows before ``{partition: offset}``, an offset in every partition, or a time."""
+        if isinstance(before, datetime | date):
+            bounds = self.offset_at(before, by="time" if self.time else "append")
+        elif isinstance(before, Mapping):
+            bounds = dict(before)
+            self._numbers(list(bounds))
+        else:
+            bounds = dict.fromkeys(range(self.partitions), before)
+        trims = tuple(Trim(self._row.id, p, _offset(self.name, p, o)) for p, o in sorted(bounds.items()))
+        self._store.commit(ChangeSet(trims=trims))
+
+    def describe(self) -> TopicDescription:
+        """What is in the topic: rows, bytes, time range, key skew and disorder. Reads its recent rows."""
+        return description.describe(self._store, self._row, self._layout.schema)
+
+    def _read(self, reader: Reader, follow: bool, max_rows: int | None) -> Iterator[LogBatch]:
+        left = max_rows if max_rows is not None else 1 << 62
+        while left > 0:
+            lsn = self._store.lsn() if follow else 0
+            # One batch at a time: what is looked at must not wait for what is not.
+            batches = reader.poll(max_rows=1)
+            for batch in batches:
+                if batch.data.num_rows > left:
+                    batch = LogBatch(
+                        batch.topic,
+                        batch.partition,
+                        batch.offset,
+                        batch.offset + left,
+                        batch.data.slice(0, left),
+                        batch.append_time,
+                    )
+                left -= batch.data.num_rows
+                yield batch
+            if not batches:
+                if not follow or reader.exhausted:
+                    return
+                self._store.wait(lsn, _WAIT)
+
+    def _heads(self) -> dict[int, Head]:
+        return self._store.shelf.heads(self._row)
+
+    def _numbers(self, partitions: Sequence[int] | None) -> list[int]:
+        if partitions is None:
+            return list(range(self.partitions))
+        for number in partitions:
+            if isinstance(number, bool) or not isinstance(number, int):
+                raise InvalidInput(f"a partition is a number, not {number!r}")
+            if not 0 <= number < self.partitions:
+                raise PartitionNotFound(
+                    f"topic {self.name!r} has no partition {number}: it has {self.partitions}, "
+                    "counted from 0"
+                )
+        return sorted(set(partitions))
+
+    def _positions(self, start: Start, partitions: list[int]) -> dict[int, int]:
+        heads = self._store.shelf.heads(self._row, partitions)
+        if isinstance(start, str):
+            if start == "earliest":
+                return {p: heads[p].begin for p in partitions}
+            if start == "latest":
+                return {p: heads[p].end for p in partitions}
+            raise InvalidInput(
+                f"start={start!r}: choose 'earliest', 'latest', an offset, {{partition: offset}} or a datetime"
+            )
+        if isinstance(start, datetime | date):
+            found = self.offset_at(start, by="time" if self.time else "append")
+            return {p: found[p] for p in partitions}
+        if isinstance(start, Mapping):
+            self._numbers(list(start))
+            wanted = {p: _offset(self.name, p, start[p]) if p in start else heads[p].begin for p in partitions}
+        elif isinstance(start, int) and not isinstance(start, bool):
+            wanted = {p: _offset(self.name, p, start) for p in partitions}
+        else:
+            raise InvalidInput(
+                f"start={start!r}: choose 'earliest', 'latest', an offset, {{partition: offset}} or a datetime"
+            )
+        for p, offset in wanted.items():
+            if offset > heads[p].end:
+                raise InvalidInput(
+                    f"topic {self.name!r}, partition {p}: start={offset} lies behind its end {heads[p].end}"
+                )
+        return wanted
+
+    def _wanted(self, columns: Sequence[str] | None) -> tuple[int, ...] | None:
+        if columns is None:
+            return None
+        if isinstance(columns, str):
+            columns = [columns]
+        names = self.schema.names
+        for column in columns:
+            if column not in names:
+                raise SchemaMismatch(
+                    f"topic {self.name!r} has no column {column!r}{did_you_mean(column, names)}; "
+                    f"it has {', '.join(names)}"
+                )
+        if len(set(columns)) != len(columns):
+            raise SchemaMismatch(f"topic {self.name!r}: columns={list(columns)} names a column twice")
+        return tuple(names.index(column) for column in columns)
+
+    def _offset_at(self, partition: int, head: Head, ticks: int, by: str) -> int:
+        """Bisects the entries: running times and append times never decrease along a partition."""
+        shelf = self._store.shelf
+        low, high = head.begin, head.end
+        before = NO_TIME
+        while low < high:
+            placed = shelf.entry(self._row, partition, (low + high) // 2)
+            if placed is None:
+                break
+            reached = placed.entry.running_time if by == "time" else placed.entry.append_time
+            if reached >= ticks:
+                high = placed.offset
+            else:
+                low, before = placed.next_offset, placed.entry.running_time
+        placed = shelf.entry(self._row, partition, low) if low < head.end else None
+        if placed is None:
+            return head.end
+        if by == "append":
+            return max(placed.offset, head.begin)
+        data = shelf.batch(self._row, partition, placed, [self.schema.get_field_index(self.time)])
+        reached_at = int(running_time(before, data.column(0)).searchsorted(ticks))
+        if reached_at == data.num_rows:
+            # Reached by rows before it that were trimmed away.
+            reached_at = 0
+        return max(placed.offset + reached_at, head.begin)
+
+
+def producer_sequences(
+    topic: int, producer: str | None, sequence: int | None
+) -> tuple[ProducerSequence, ...]:
+    """The change for ``producer=`` and ``sequence=``, which come together or not at all."""
+    if producer is None and sequence is None:
+        return ()
+    if not isinstance(producer, str) or not 1 <= len(producer.encode()) <= 200:
+        raise InvalidInput(f"producer={producer!r}: give a name of 1 to 200 bytes, together with sequence=")
+    if isinstance(sequence, bool) or not isinstance(sequence, int) or not 0 <= sequence < 1 << 63:
+        raise InvalidInput(f"sequence={sequence!r}: give a number from 0 on, together with producer=")
+    return (ProducerSequence(topic, producer, sequence),)
+
+
+def merged_ranges(ranges: Sequence[tuple[int, int, int, int]]) -> dict[int, tuple[int, int]]:
+    """``{partition: (first, next)}`` over the batches of one append."""
+    merged: dict[int, tuple[int, int]] = {}
+    for _, partition, first, following in ranges:
+        known = merged.get(partition)
+        merged[partition] = (first if known is None else known[0], following)
+    return merged
+
+
+def _offset(topic: str, partition: int, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise InvalidInput(f"topic {topic!r}, partition {partition}: an offset is a number from 0 on, not {value!r}")
+    return value

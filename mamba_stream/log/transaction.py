@@ -1,0 +1,152 @@
+"""A transaction: any number of appends, offsets and records that become visible together, or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from mamba_stream.core.changes import MAX_RECORD_BYTES, ChangeSet, GroupOffset, Record, Trim
+from mamba_stream.core.changes import Sequence as ProducerSequence
+from mamba_stream.core.names import check_name
+from mamba_stream.errors import InvalidInput, MambaStreamError
+from mamba_stream.log.committer import Batch
+from mamba_stream.log.store import Store
+from mamba_stream.log.topic import Topic, producer_sequences
+
+
+class Transaction:
+    """Collects changes and commits them in one change set.
+
+    As a context manager it commits at the end of the block, and an exception aborts it. Rows are encoded
+    when they are appended, and written when the transaction commits.
+
+    Attributes:
+        lsn: The number of the commit, once it happened.
+        offsets: ``{(topic, partition): (first, next)}`` of the appended rows, once it happened.
+    """
+
+    def __init__(self, store: Store, topic: Callable[[str], Topic]) -> None:
+        self._store = store
+        self._topic = topic
+        self._batches: list[Batch] = []
+        self._sequences: list[ProducerSequence] = []
+        self._offsets: list[GroupOffset] = []
+        self._records: dict[tuple[str, str], Record] = {}
+        self._requires: list[Record] = []
+        self._trims: list[Trim] = []
+        self._names: dict[int, str] = {}
+        self._done = False
+        self.lsn: int | None = None
+        self.offsets: dict[tuple[str, int], tuple[int, int]] = {}
+
+    def append(
+        self,
+        topic: str,
+        data: Any,
+        *,
+        partition: int | None = None,
+        producer: str | None = None,
+        sequence: int | None = None,
+        expect: Mapping[int, int] | None = None,
+    ) -> None:
+        """Appends rows to a topic when the transaction commits; arguments as for ``Topic.append``."""
+        self._check_open()
+        into = self._topic(topic)
+        self._names[into._row.id] = into.name
+        self._sequences.extend(producer_sequences(into._row.id, producer, sequence))
+        self._batches.extend(into._intake.batches(data, partition, expect))
+
+    def commit_offsets(self, group: str, offsets: Mapping[tuple[str, int], int]) -> None:
+        """Sets the next offset that a group reads, by (topic, partition)."""
+        self._check_open()
+        check_name(group, "group")
+        for (name, partition), offset in offsets.items():
+            topic = self._topic(name)
+            topic._numbers([partition])
+            if isinstance(offset, bool) or not isinstance(offset, int) or offset < 0:
+                raise InvalidInput(f"group {group!r}: {offset!r} is not an offset of {name!r}")
+            self._offsets.append(GroupOffset(group, topic._row.id, partition, offset))
+
+    def put_record(self, namespace: str, key: str, value: bytes) -> None:
+        """Stores a small value (at most 2 KB) under (namespace, key)."""
+        self._check_open()
+        if not isinstance(value, bytes) or len(value) > MAX_RECORD_BYTES:
+            raise InvalidInput(
+                f"the record {namespace}/{key} must be bytes, at most {MAX_RECORD_BYTES} of them: put the data "
+                "into a topic and a pointer to it into the record"
+            )
+        self._records[namespace, key] = Record(_part(namespace), _part(key), value)
+
+    def delete_record(self, namespace: str, key: str) -> None:
+        """Deletes the value under (namespace, key), if there is one."""
+        self._check_open()
+        self._records[namespace, key] = Record(_part(namespace), _part(key), None)
+
+    def require_record(self, namespace: str, key: str, value: bytes | None) -> None:
+        """Commits only if the record has exactly this value then (``None``: does not exist)."""
+        self._check_open()
+        self._requires.append(Record(_part(namespace), _part(key), value))
+
+    def trim(self, topic: str, before: Mapping[int, int]) -> None:
+        """Removes the rows before ``{partition: offset}``."""
+        self._check_open()
+        of = self._topic(topic)
+        of._numbers(list(before))
+        self._trims.extend(Trim(of._row.id, partition, offset) for partition, offset in before.items())
+
+    def commit(self) -> None:
+        """Makes everything visible, durably.
+
+        Raises:
+            PreconditionFailed: A required record or an expected end is not so; nothing was changed.
+            NotCommitted: Nothing was changed.
+            CommitUnknown: It may or may not have happened.
+        """
+        self._check_open()
+        self._done = True
+        change = ChangeSet(
+            sequences=tuple(self._sequences),
+            trims=tuple(self._trims),
+            offsets=tuple(self._offsets),
+            records=tuple(self._records.values()),
+            requires=tuple(self._requires),
+        )
+        answer = self._store.commit(change, self._batches)
+        self._batches = []
+        self.lsn = answer.lsn
+        for topic, partition, first, following in answer.ranges:
+            place = (self._names[topic], partition)
+            known = self.offsets.get(place)
+            self.offsets[place] = (first if known is None else known[0], following)
+
+    def abort(self) -> None:
+        """Forgets everything; nothing was written."""
+        self._done = True
+        self._batches = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._done:
+            return
+        if error is None:
+            self.commit()
+        else:
+            self.abort()
+
+    def _check_open(self) -> None:
+        if self._done:
+            raise MambaStreamError("this transaction is over: begin another with log.transaction()")
+
+
+def _part(text: str) -> str:
+    if not isinstance(text, str) or not text or "\0" in text or len(text.encode()) > 200:
+        raise InvalidInput(f"a record's namespace and key are 1 to 200 bytes without NUL, not {text!r}")
+    return text

@@ -1,0 +1,101 @@
+"""Waking: a commit in one process ends the wait of a follower in another, without polling.
+
+Every waiting thread has a Unix datagram socket in the log's ``wake`` directory; a commit sends one byte
+to each. A byte that is lost costs a slow poll, never a row: what woke a waiter is not in the byte.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import socket
+import time
+from pathlib import Path
+
+from mamba_stream.core.clock import Clock
+
+_GRAIN_NS = 20_000_000
+"""File systems stamp a directory no finer than this."""
+_numbers = itertools.count()
+
+
+class Waker:
+    """Tells every waiter of a log, in any process, that something was committed."""
+
+    def __init__(self, directory: Path, clock: Clock) -> None:
+        self._directory = directory
+        self._clock = clock
+        self._fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
+        self._seen = -1
+        self._names: list[str] = []
+
+    def announce(self) -> None:
+        """Wakes all waiters. Never fails: a waiter that cannot be woken polls."""
+        changed = os.fstat(self._fd).st_mtime_ns
+        # A directory that changed within the clock's grain of the last look may have changed since.
+        if changed != self._seen:
+            self._names = os.listdir(self._fd)
+            self._seen = changed if self._clock.now() * 1000 - changed > _GRAIN_NS else -1
+        for name in self._names:
+            try:
+                self._socket.sendto(b"\0", _address(self._directory, self._fd, name))
+            except ConnectionRefusedError:
+                # Its process died: a socket nobody reads is only in the way.
+                with contextlib.suppress(OSError):
+                    os.unlink(name, dir_fd=self._fd)
+            except OSError:
+                # Full (it will wake anyway) or gone.
+                continue
+
+    def close(self) -> None:
+        self._socket.close()
+        os.close(self._fd)
+
+
+class Waiter:
+    """The ear of one waiting thread."""
+
+    def __init__(self, directory: Path) -> None:
+        self._fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._name = f"{os.getpid()}-{next(_numbers)}"
+        self._socket: socket.socket | None = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        with contextlib.suppress(OSError):
+            os.unlink(self._name, dir_fd=self._fd)
+        try:
+            self._socket.bind(_address(directory, self._fd, self._name))
+        except OSError:
+            # The path is too long for a socket on this system: the slow poll remains.
+            self._socket.close()
+            self._socket = None
+
+    def wait(self, timeout: float) -> None:
+        """Returns when something was committed since the last call, or after ``timeout`` seconds."""
+        if self._socket is None:
+            time.sleep(timeout)
+            return
+        try:
+            self._socket.settimeout(timeout)
+            self._socket.recv(16)
+            self._socket.settimeout(0)
+            while True:
+                self._socket.recv(16)
+        except (TimeoutError, BlockingIOError):
+            return
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            os.unlink(self._name, dir_fd=self._fd)
+        if self._socket is not None:
+            self._socket.close()
+        os.close(self._fd)
+
+
+def _address(directory: Path, fd: int, name: str) -> str:
+    # A socket's path has at most 107 bytes; through the descriptor, where the system has that, any does.
+    return f"/proc/self/fd/{fd}/{name}" if _BY_DESCRIPTOR else str(directory / name)
+
+
+_BY_DESCRIPTOR = os.path.exists("/proc/self/fd")
