@@ -45,32 +45,32 @@ def consume(
 
     from mamba_stream.cli.printing import RowPrinter
 
-    source = open_place(place)[topic]
-    shown = source.schema.names if columns is None else [name.strip() for name in columns.split(",")]
-    predicate, needed = (None, []) if where is None else _predicate(where, source)
-    printer = RowPrinter(output, sys.stdout)
-    left = rows
-    if left == 0:
-        return
-    for batch in source.read(
-        start=start,
-        follow=follow,
-        columns=[*shown, *(name for name in needed if name not in shown)],
-        # Without a predicate the log itself knows when there are enough.
-        max_rows=left if predicate is None else None,
-    ):
-        frame = pl.DataFrame(batch.data)
-        if offsets:
-            frame = frame.with_columns(_partition=pl.lit(batch.partition), _offset=pl.Series(batch.offsets))
-        if predicate is not None:
-            frame = frame.filter(predicate)
-        frame = frame.select(*(["_partition", "_offset"] if offsets else []), *shown)
-        if left is not None:
-            frame = frame.head(left)
-            left -= frame.height
-        printer.write(frame)
-        if left == 0:
-            return
+    with open_place(place) as log:
+        source = log[topic]
+        shown = source.schema.names if columns is None else [name.strip() for name in columns.split(",")]
+        predicate, needed = (None, []) if where is None else _predicate(where, source)
+        printer = RowPrinter(output, sys.stdout)
+        left = rows
+        batches = source.read(
+            start=start,
+            follow=follow,
+            columns=[*shown, *(name for name in needed if name not in shown)],
+            # Without a predicate the log itself knows when there are enough.
+            max_rows=left if predicate is None else None,
+        )
+        while left != 0 and (batch := next(batches, None)) is not None:
+            frame = pl.DataFrame(batch.data)
+            if offsets:
+                frame = frame.with_columns(
+                    _partition=pl.lit(batch.partition), _offset=pl.Series(batch.offsets)
+                )
+            if predicate is not None:
+                frame = frame.filter(predicate)
+            frame = frame.select(*(["_partition", "_offset"] if offsets else []), *shown)
+            if left is not None:
+                frame = frame.head(left)
+                left -= frame.height
+            printer.write(frame)
 
 
 def _predicate(where: str, topic: Topic) -> tuple[pl.Expr, list[str]]:
@@ -90,8 +90,8 @@ def _predicate(where: str, topic: Topic) -> tuple[pl.Expr, list[str]]:
     for name in needed:
         if name not in topic.schema.names:
             raise ColumnNotFound(
-                f"--where: topic {topic.name!r} has no column {name!r}{did_you_mean(name, topic.schema.names)}; "
-                f"it has {', '.join(topic.schema.names)}"
+                f"--where: topic {topic.name!r} has no column {name!r}"
+                f"{did_you_mean(name, topic.schema.names)}; it has {', '.join(topic.schema.names)}"
             )
     kind = pl.DataFrame(schema=topic.polars_schema).select(predicate.alias("where")).schema["where"]
     if kind != pl.Boolean:

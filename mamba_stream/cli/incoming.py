@@ -1,8 +1,8 @@
 """Rows from NDJSON, CSV or Parquet, as the topic's schema wants them, or with a schema guessed from them.
 
-NDJSON and CSV are checked value by value against the schema, so that an error names line and column. A key that
-a line does not have is null; one that the topic does not have is refused. Text is a time where the topic has
-one: ISO 8601, UTC unless it says otherwise.
+NDJSON and CSV are checked value by value against the schema, so that an error names line and column. A key
+that a line does not have is null; one that the topic does not have is refused. Text is a time where the topic
+has one: ISO 8601, UTC unless it says otherwise.
 """
 
 from __future__ import annotations

@@ -38,8 +38,8 @@ def load_pipeline(target: str) -> Pipeline:
     """The pipeline that a file, a module or an entry point holds.
 
     Args:
-        target: ``file.py`` or ``file.py:name``, ``package.module`` or ``package.module:name``, or the name of a
-            ready-made one. Without ``:name`` there is one pipeline at module level, or a ``build()``.
+        target: ``file.py`` or ``file.py:name``, ``package.module`` or ``package.module:name``, or the name of
+            a ready-made one. Without ``:name`` there is one pipeline at module level, or a ``build()``.
 
     Raises:
         NotFound: There is no such file, module or name.

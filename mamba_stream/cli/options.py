@@ -65,7 +65,7 @@ def start_option(default: str) -> Callable[[_Function], _Function]:
         metavar="earliest|latest|OFFSET|TIME",
         default=default,
         show_default=True,
-        help="Where to begin. A time (ISO 8601, UTC unless it says otherwise): the first row that reaches it.",
+        help="Where to begin. A time (ISO 8601, UTC unless it says so): the first row that reaches it.",
     )
 
 
@@ -74,7 +74,7 @@ def open_place(place: str | None, *, create: bool = False) -> Log:
 
     Args:
         place: What the user gave.
-        create: Whether the log may come into being here. A command that only looks must not leave a directory.
+        create: Whether the log may come into being here. A command that looks must not leave a directory.
     """
     from mamba_stream.errors import NotALog
     from mamba_stream.log import locate
@@ -89,7 +89,8 @@ def _topics(context: click.Context, _parameter: click.Parameter, incomplete: str
     from mamba_stream.errors import MambaStreamError
 
     try:
-        names = open_place(context.params.get("place")).topics()
+        with open_place(context.params.get("place")) as log:
+            names = log.topics()
     except MambaStreamError:
         return []
     return [name for name in names if name.startswith(incomplete)]

@@ -40,17 +40,19 @@ def produce(
 ) -> None:
     """Append rows of FILE, or of standard input, to TOPIC.
 
-    NDJSON, CSV or Parquet. From a pipe, NDJSON is appended as it comes. A wrong row stops it; the message says
-    which it is and how many rows were appended before.
+    NDJSON, CSV or Parquet. From a pipe, NDJSON is appended as it comes. A wrong row stops it; the message
+    says which it is and how many rows were appended before.
     """
     from mamba_stream.cli.incoming import form_of, incoming
     from mamba_stream.errors import MambaStreamError
 
     piped = file == Path("-")
     form = form or "ndjson" if piped else form_of(file, form)
-    log = open_place(place, create=create)
     rows = 0
-    with contextlib.nullcontext(sys.stdin.buffer) if piped else file.open("rb") as source:
+    with (
+        open_place(place, create=create) as log,
+        contextlib.nullcontext(sys.stdin.buffer) if piped else file.open("rb") as source,
+    ):
         try:
             coming = incoming(source, form)
             if create and topic not in log:
@@ -65,6 +67,6 @@ def produce(
             if rows:
                 click.echo(f"{rows:,} rows were appended before the error", err=True)
             raise
-    if end:
-        target.end()
+        if end:
+            target.end()
     click.echo(f"{rows:,} rows appended to {topic}", err=True)

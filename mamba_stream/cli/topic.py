@@ -13,6 +13,8 @@ from mamba_stream.cli.options import log_option, open_place, output_option, topi
 if TYPE_CHECKING:
     import polars as pl
 
+    from mamba_stream.log import Topic
+
 
 @click.group()
 def topic() -> None:
@@ -62,15 +64,16 @@ def create(
             schema: Any = incoming(source, form_of(like, None)).guess()
     else:
         schema = schema_of_text(columns or "")
-    made = open_place(place, create=True).create_topic(
-        name,
-        schema,
-        partitions=partitions,
-        key=list(key) or None,
-        time=time,
-        compression=compression,
-        exist_ok=exist_ok,
-    )
+    with open_place(place, create=True) as log:
+        made = log.create_topic(
+            name,
+            schema,
+            partitions=partitions,
+            key=list(key) or None,
+            time=time,
+            compression=compression,
+            exist_ok=exist_ok,
+        )
     click.echo(f"topic {made.name}: {len(made.schema)} columns, {_count(made.partitions, 'partition')}")
 
 
@@ -82,22 +85,20 @@ def list_topics(internal: bool, output: str, place: str | None) -> None:
     """List the topics."""
     from mamba_stream.cli.printing import print_list
 
-    log = open_place(place)
-    rows = []
-    for name in log.topics(internal=internal):
-        found = log[name]
-        ranges = found.offsets().values()
-        rows.append(
+    with open_place(place) as log:
+        topics = [log[name] for name in log.topics(internal=internal)]
+        rows = [
             {
-                "topic": name,
+                "topic": found.name,
                 "partitions": found.partitions,
-                "rows": sum(end - begin for begin, end in ranges),
+                "rows": _rows(found),
                 "key": list(found.key),
                 "time": found.time,
                 "ended": found.ended,
             }
-        )
-    print_list(rows, output, empty=f"no topics in {log.path}")
+            for found in topics
+        ]
+        print_list(rows, output, empty=f"no topics in {log.path}")
 
 
 @topic.command()
@@ -108,13 +109,14 @@ def describe(topic: str, output: str, place: str | None) -> None:
     """Describe a topic: columns, rows, bytes, times, disorder, key skew."""
     from mamba_stream.cli.printing import print_facts
 
-    found = open_place(place)[topic]
-    facts = found.describe()
+    with open_place(place) as log:
+        columns = log[topic].polars_schema
+        facts = log[topic].describe()
     skew = facts.key_skew
     print_facts(
         {
             "topic": facts.name,
-            "columns": {name: _type_name(dtype) for name, dtype in found.polars_schema.items()},
+            "columns": {name: _type_name(dtype) for name, dtype in columns.items()},
             "key": list(facts.key),
             "time": facts.time,
             "compression": facts.compression,
@@ -153,21 +155,21 @@ def tail(topic: str, rows: int, follow: bool, output: str, place: str | None) ->
 
     from mamba_stream.cli.printing import RowPrinter
 
-    found = open_place(place)[topic]
-    ranges = found.offsets()
-    ends = {partition: end for partition, (_, end) in ranges.items()}
-    start = {partition: max(begin, end - rows) for partition, (begin, end) in ranges.items()}
-    printer = RowPrinter(output, sys.stdout)
-    if rows:
+    with open_place(place) as log:
+        found = log[topic]
+        ranges = found.offsets()
+        ends = {partition: end for partition, (_, end) in ranges.items()}
+        start = {partition: max(begin, end - rows) for partition, (begin, end) in ranges.items()}
+        printer = RowPrinter(output, sys.stdout)
         # Across partitions, what was appended last is last.
         batches = sorted(
             found.read(start=start, end=ends), key=lambda b: (b.append_time, b.partition, b.offset)
         )
         if batches:
             printer.write(pl.concat([pl.DataFrame(batch.data) for batch in batches]).tail(rows))
-    if follow:
-        for batch in found.read(start=ends, follow=True):
-            printer.write(pl.DataFrame(batch.data))
+        if follow:
+            for batch in found.read(start=ends, follow=True):
+                printer.write(pl.DataFrame(batch.data))
 
 
 @topic.command()
@@ -176,11 +178,11 @@ def tail(topic: str, rows: int, follow: bool, output: str, place: str | None) ->
 @log_option
 def delete(topic: str, yes: bool, place: str | None) -> None:
     """Delete a topic with all its rows."""
-    log = open_place(place)
-    rows = sum(end - begin for begin, end in log[topic].offsets().values())
-    if not yes:
-        click.confirm(f"delete topic {topic} with {rows:,} rows?", abort=True, err=True)
-    log.delete_topic(topic)
+    with open_place(place) as log:
+        rows = _rows(log[topic])
+        if not yes:
+            click.confirm(f"delete topic {topic} with {rows:,} rows?", abort=True, err=True)
+        log.delete_topic(topic)
     click.echo(f"deleted {topic}")
 
 
@@ -254,6 +256,10 @@ def _type_name(dtype: Any) -> str:
             return f"decimal({dtype.precision},{dtype.scale})"
         case _:
             return str(dtype).lower()
+
+
+def _rows(topic: Topic) -> int:
+    return sum(end - begin for begin, end in topic.offsets().values())
 
 
 def _count(number: int, noun: str) -> str:

@@ -1,0 +1,30 @@
+"""``mamba-stream demo``: finds the demo by its name, as any user's pipeline is found, and has it show itself."""
+
+from __future__ import annotations
+
+import click
+
+from mamba_stream.cli.options import log_option
+
+
+@click.command()
+@click.option("--fresh", is_flag=True, help="Start over: delete the demo's topics and forget its job.")
+@click.option(
+    "--kill",
+    "kills",
+    type=click.IntRange(min=1, max=100),
+    metavar="N",
+    help="Start over, kill the worker process at N random moments, and compare the result with Polars.",
+)
+@click.option("--seed", type=int, help="With --kill: makes the random moments the same again.")
+@log_option
+def demo(fresh: bool, kills: int | None, seed: int | None, place: str | None) -> int:
+    """Run a year of real flights through the log and a pipeline.
+
+    Appends the 336,776 departures from New York's airports in 2013 to a topic, in the order in which they left, and
+    computes departures and delays by hour, airport and airline. Run again, it resumes and adds nothing twice.
+    """
+    from mamba_stream.cli.loading import load_module
+
+    code: int = load_module("demo").show(place, fresh=fresh, kills=kills, seed=seed)
+    return code
