@@ -1,8 +1,8 @@
 """From what people append to batches of exactly the topic's schema, and between batches and frames.
 
-Polars and Arrow say what their columns are, so they are judged by type: a column goes in where the topic's type
-holds every value of its own (:func:`mamba_stream.core.schemas.fits`), and what already has the schema is not
-copied. Python values and pandas columns have looser types, so they are judged value by value.
+Polars and Arrow say what their columns are, so they are judged by type: a column goes in where the topic's
+type holds every value of its own (:func:`mamba_stream.core.schemas.fits`), and what already has the schema is
+not copied. Python values and pandas columns have looser types, so they are judged value by value.
 """
 
 from __future__ import annotations

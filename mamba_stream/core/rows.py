@@ -1,8 +1,8 @@
 """Columns from Python values, strictly.
 
 Arrow's own conversion is generous: it cuts ``1.5`` to ``1`` for an integer column, a datetime to its date,
-microseconds to milliseconds, and drops the keys of a dict that a struct does not have. Here every value either
-fits its column exactly or is refused by row.
+microseconds to milliseconds, and drops the keys of a dict that a struct does not have. Here every value
+either fits its column exactly or is refused by row.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def _plain(values: Sequence[Any], dtype: Any) -> pa.Array:
 
 def _convert(values: Sequence[Any], dtype: Any) -> pa.Array:
     if pat.is_timestamp(dtype):
-        values = [datetime(v.year, v.month, v.day) if type(v) is date else v for v in values]  # noqa: DTZ001  # naive is UTC
+        values = [datetime.combine(v, time()) if type(v) is date else v for v in values]
     if (pat.is_timestamp(dtype) or pat.is_duration(dtype)) and dtype.unit == "ms":
         # Built as microseconds first, since Arrow checks for lost fractions only when it casts.
         finer = pa.timestamp("us", dtype.tz) if pat.is_timestamp(dtype) else pa.duration("us")

@@ -1,7 +1,7 @@
 """Schemas as the log stores them: one Arrow type for each thing that a Polars column can be.
 
-A canonical type is one that goes to Polars and back (at the oldest compatibility level) unchanged: strings and
-binaries with 64-bit offsets and no views, no dictionaries, times of day in nanoseconds, decimals of 128
+A canonical type is one that goes to Polars and back (at the oldest compatibility level) unchanged: strings
+and binaries with 64-bit offsets and no views, no dictionaries, times of day in nanoseconds, decimals of 128
 bits, every field nullable, no metadata. Whatever arrives in another form is given the canonical one that
 holds it; what has none is refused by name.
 """
@@ -369,7 +369,7 @@ def fits(have: pa.DataType, want: pa.DataType) -> bool:
 
     It may where the wanted type holds every value of the other. That is a property of the types, so that an
     append that worked yesterday does not fail for today's values; with two exceptions that are checked value
-    by value: an integer goes into a float that holds it exactly, a time into a finer unit that reaches as far.
+    by value: an integer goes into a float that holds it exactly, a time into a finer unit that reaches it.
     """
     if have == want or pat.is_null(have):
         return True
