@@ -1,0 +1,224 @@
+"""Aggregations split into partial results, their merge, and what is read off them in the end.
+
+``split`` takes each aggregation apart at its aggregates: below one, everything must be row-wise, but for filters
+right under it; above, only row-wise functions of aggregates and plain literals. Such aggregations are computed
+from partial results, which are merged in any order and grouping. The others keep the rows of their group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from mamba_stream.errors import ColumnNotFound, ExpressionRefused
+from mamba_stream.plan.expressions import check_aggregate, check_row_wise, columns, has_selector
+from mamba_stream.plan.partials import AGGREGATES, Child, KeepsRows, Partials, count_rows, split_aggregate
+from mamba_stream.plan.rebuild import NotRebuildable, inputs, rebuild
+from mamba_stream.plan.trees import Node, nodes, short
+
+_KEY = "_key"
+
+
+@dataclass(frozen=True, slots=True)
+class AggregatePlan:
+    """What to compute for a set of aggregations, and when.
+
+    Over the rows of one batch, ``group_by(keys).agg(partial_exprs)``. Over any number of such frames below each
+    other, ``group_by(keys).agg(merge_exprs)``, as often and in whatever grouping; a single frame needs no merge.
+    In the end ``select(keys, **final_exprs)``. The expressions in ``kept`` are for a group's rows as they are:
+    sorted by the order columns, then ``group_by(keys, maintain_order=True).agg(**kept)``, over a frame that has
+    the keys and ``kept_columns`` and nothing else besides the order columns' absence: selectors among them would
+    see any further column.
+
+    Attributes:
+        partial_exprs: Aggregates over rows, named after the private columns that they make.
+        merge_exprs: Aggregates over those columns, with the same names and types.
+        final_exprs: For each aggregation that splits, a row-wise expression over merged columns.
+        kept: The aggregations that need the rows.
+        kept_columns: The columns that those read, without the keys unless they read them.
+        output_schema: Names and types of all results, as given by Polars, in the order asked for.
+        partial_schema: Names and types of the private columns.
+        needs_order: Whether ``partial_exprs`` read the order columns.
+        layout: What identifies the columns of the state: equal layouts fit, others do not.
+    """
+
+    partial_exprs: list[pl.Expr]
+    merge_exprs: list[pl.Expr]
+    final_exprs: dict[str, pl.Expr]
+    kept: dict[str, pl.Expr]
+    kept_columns: tuple[str, ...]
+    output_schema: pl.Schema
+    partial_schema: pl.Schema
+    needs_order: bool
+    layout: dict[str, Any]
+    _described: dict[str, str]
+
+    def describe(self) -> dict[str, str]:
+        """For each aggregation "partial", "partial holding values" or "keeps rows"."""
+        return dict(self._described)
+
+
+def split(
+    aggregations: Mapping[str, pl.Expr], input_schema: pl.Schema, order: tuple[str, ...]
+) -> AggregatePlan:
+    """Splits aggregations into partial results where that gives exactly what Polars gives over all rows.
+
+    Args:
+        aggregations: Expressions by the name of their result, as for ``group_by().agg()``.
+        input_schema: The columns of the rows. The order columns may be among them; expressions do not see them.
+        order: Columns whose values, compared one after the other, order the rows: no two rows are equal in all.
+
+    Raises:
+        ExpressionRefused: An expression cannot be used, or Polars refuses it for this schema.
+        ColumnNotFound: An expression reads a column that is not there.
+    """
+    visible = pl.Schema({name: dtype for name, dtype in input_schema.items() if name not in order})
+    outputs = {name: _checked(name, expr, visible) for name, expr in aggregations.items()}
+    typed = pl.Schema({**visible, **{name: input_schema.get(name, pl.Int64()) for name in order}})
+
+    partials = Partials(order)
+    count_rows(partials)
+    finals: dict[str, pl.Expr] = {}
+    described: dict[str, str] = {}
+    for name, expr in aggregations.items():
+        own = Partials(order)
+        try:
+            final = _Split(visible, own).value(expr)
+            _check_types(final, outputs[name], own, typed)
+        except (KeepsRows, NotRebuildable, ExpressionRefused, RecursionError):
+            described[name] = "keeps rows"
+            continue
+        finals[name] = final
+        partials.columns.update(own.columns)
+        holds = any(partial.holds_values for partial in own.columns.values())
+        described[name] = "partial holding values" if holds else "partial"
+
+    kept = {name: expr for name, expr in aggregations.items() if name not in finals}
+    read = set().union(*(columns(expr, visible) for expr in kept.values())) if kept else set()
+    kept_columns = tuple(name for name in visible if name in read)
+    over_rows = [partial.over_rows for partial in partials.columns.values()]
+    schema = _aggregated(over_rows, typed)
+    return AggregatePlan(
+        partial_exprs=over_rows,
+        merge_exprs=[partial.merged for partial in partials.columns.values()],
+        final_exprs=finals,
+        kept=kept,
+        kept_columns=kept_columns,
+        output_schema=pl.Schema(outputs),
+        partial_schema=schema,
+        needs_order=any(partial.kind in ("first", "last") for partial in partials.columns.values()),
+        layout={
+            "format": 1,
+            "partials": {name: str(dtype) for name, dtype in sorted(schema.items())},
+            "kept": {name: str(visible[name]) for name in sorted(kept_columns)},
+            "keeps_rows": bool(kept),
+        },
+        _described=described,
+    )
+
+
+def _checked(name: str, expr: pl.Expr, schema: pl.Schema) -> pl.DataType:
+    """The type of an aggregation's result, after everything that can be said against it."""
+    verb = f"agg({name}=...)"
+    check_aggregate(expr, verb=verb)
+    if name == _KEY:
+        raise ExpressionRefused(f"{verb}: this name is used inside: choose another")
+    try:
+        result = _aggregated([expr.alias(name)], schema)
+        # Some of what Polars refuses it refuses only when run.
+        empty = pl.DataFrame(schema={_KEY: pl.Int8, **schema})
+        empty.group_by(_KEY).agg(expr.alias(name))
+    except pl.exceptions.ColumnNotFoundError as error:
+        raise ColumnNotFound(
+            f"{verb}: {short(expr)} reads a column that is not there: {_first_line(error)};"
+            f" there are {', '.join(schema.names())}"
+        ) from error
+    except pl.exceptions.PolarsError as error:
+        raise ExpressionRefused(f"{verb}: {short(expr)}: {_first_line(error)}") from error
+    if list(result) != [name]:
+        raise ExpressionRefused(f"{verb}: {short(expr)} gives {len(result)} columns: give each its own name")
+    return result[name]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def _aggregated(exprs: list[pl.Expr], schema: pl.Schema) -> pl.Schema:
+    """Names and types of aggregations over rows of a schema."""
+    frame = pl.LazyFrame(schema={_KEY: pl.Int8, **schema})
+    found = frame.group_by(_KEY).agg(exprs).collect_schema()
+    return pl.Schema({name: dtype for name, dtype in found.items() if name != _KEY})
+
+
+def _check_types(final: pl.Expr, output: pl.DataType, partials: Partials, schema: pl.Schema) -> None:
+    """Raises KeepsRows unless partials, merged ones and result have the types that they must have."""
+    held = partials.columns.values()
+    try:
+        first = _aggregated([partial.over_rows for partial in held], schema)
+        merged = _aggregated([partial.merged for partial in held], first)
+        result = pl.LazyFrame(schema=merged).select(final.alias("result")).collect_schema()["result"]
+    except pl.exceptions.PolarsError as error:
+        raise KeepsRows(_first_line(error)) from error
+    if merged != first or result != output:
+        raise KeepsRows(f"{first} merges to {merged} and gives {result}, not {output}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Split:
+    """Takes one aggregation apart; ``partials`` collects the columns that it needs."""
+
+    schema: pl.Schema
+    partials: Partials
+
+    def value(self, expr: pl.Expr) -> pl.Expr:
+        """The expression over merged partial results.
+
+        Raises:
+            KeepsRows: It does not split.
+            NotRebuildable: It cannot be put together again over partial results.
+            ExpressionRefused: Something below an aggregate is not row-wise.
+        """
+        node = nodes(expr)
+        if node.kind in AGGREGATES:
+            child = self._child(inputs(expr, node)[0], node.children[0]) if node.children else None
+            return split_aggregate(node, expr, child, self.partials)
+        if node.kind == "Alias":
+            return self.value(inputs(expr, node)[0])
+        if node.kind == "Literal":
+            if "Series" in node.params or "List" in node.params.get("Scalar", {}):
+                raise KeepsRows("a literal of several values")
+            return expr
+        if not node.children:
+            raise KeepsRows(node.kind)
+        own = inputs(expr, node)
+        return rebuild(node, own, [self.value(one) for one in own])
+
+    def _child(self, expr: pl.Expr, node: Node) -> Child:
+        value, below = expr, node
+        keep: list[pl.Expr] = []
+        drops: list[str] = []
+        while below.kind in ("Filter", "DropNulls", "DropNans", "Alias"):
+            if below.kind == "Filter":
+                value, condition = inputs(value, below)
+                self._check_row(condition, below.children[1])
+                keep.append(condition)
+                below = below.children[0]
+                # Under a filter nothing else may drop rows: the condition would not fit them.
+                break
+            if below.kind != "Alias":
+                drops.append(below.kind)
+            value, below = inputs(value, below)[0], below.children[0]
+        self._check_row(value, below)
+        keep.extend(value.is_not_null() if kind == "DropNulls" else value.is_not_nan() for kind in drops)
+        dtype = pl.LazyFrame(schema=self.schema).select(value.alias("value")).collect_schema()["value"]
+        return Child(expr, value, tuple(keep), dtype)
+
+    def _check_row(self, expr: pl.Expr, node: Node) -> None:
+        if has_selector(expr) or not any(part.kind == "Column" for part in node.walk()):
+            # A selector would see the order columns too; a literal is one value, however many rows there are.
+            raise KeepsRows("no plain columns")
+        check_row_wise(expr, verb="agg", schema=self.schema)
