@@ -31,7 +31,6 @@ _PREFIX = struct.Struct("<Ii")
 _FOOTER = struct.Struct("<I4s")
 _MAGIC = b"MBA1"
 _CONTINUATION = 0xFFFFFFFF
-_BUFFER = struct.Struct("<qq")
 _OPTIONS = {name: pa.ipc.IpcWriteOptions(compression=name) for name in ("lz4", "zstd")}
 END_OF_STREAM = _PREFIX.pack(_CONTINUATION, 0)
 
@@ -97,19 +96,16 @@ def encode(batch: pa.RecordBatch, layout: Layout, compression: str = "none") -> 
         raise ValueError(f"a message with {count} buffers does not fit a schema with {layout.buffers}")
     struct.pack_into("<q", metadata, body_length_at, len(body) + len(padding))
     starts = _column_starts(metadata, buffers_at, layout, len(body))
-    table = bytearray()
-    last = len(starts) - 2
-    for column, start in enumerate(starts[:-1]):
-        digest = xxhash.xxh3_64_intdigest(body[start : starts[column + 1]])
-        if column == last and padding:
-            running = xxhash.xxh3_64(body[start:])
-            running.update(padding)
-            digest = running.intdigest()
-        table += digest.to_bytes(8, "little")
-    table += _FOOTER.pack(len(layout.first_buffer), _MAGIC)
+    digest = xxhash.xxh3_64_intdigest
+    digests = [digest(body[start:end]) for start, end in zip(starts, starts[1:], strict=False)]
+    if padding and digests:
+        running = xxhash.xxh3_64(body[starts[-2] :])
+        running.update(padding)
+        digests[-1] = running.intdigest()
+    table = struct.pack(f"<{len(digests)}Q", *digests) + _FOOTER.pack(len(digests), _MAGIC)
     length = _aligned(body_start + len(table))
     struct.pack_into("<i", metadata, 4, length - _PREFIX.size)
-    head = bytes(metadata) + bytes(length - body_start - len(table)) + bytes(table)
+    head = bytes(metadata) + bytes(length - body_start - len(table)) + table
     return Message(head, body, padding, _header_checksum(head, layout))
 
 
@@ -212,9 +208,10 @@ def _u32(data: bytearray | memoryview, at: int) -> int:
 def _column_starts(
     metadata: bytearray | memoryview, buffers_at: int, layout: Layout, body_length: int
 ) -> list[int]:
+    # (offset, length) of every buffer in one call: this runs for every append.
+    places = struct.unpack_from(f"<{2 * layout.buffers}q", metadata, buffers_at)
     starts = [
-        _BUFFER.unpack_from(metadata, buffers_at + 16 * first)[0] if first < layout.buffers else body_length
-        for first in layout.first_buffer
+        places[2 * first] if first < layout.buffers else body_length for first in layout.first_buffer
     ]
     if starts:
         starts[0] = 0
