@@ -6,7 +6,6 @@ imports Polars, Arrow and the engine inside its functions, so that ``--help`` an
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -89,7 +88,6 @@ def invoke(arguments: Sequence[str] | None = None) -> int:
         code = command.main(
             None if arguments is None else list(arguments), prog_name="mamba-stream", standalone_mode=False
         )
-        sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except MambaStreamError as error:
         click.echo(f"error: {error}", err=True)
@@ -101,10 +99,6 @@ def invoke(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read the output has seen enough, as `head` has: nothing more must go into the closed pipe.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 def _code(error: Exception) -> int:

@@ -1,4 +1,4 @@
-"""``mamba-stream demo``: finds the demo by its name, as any user's pipeline is found, and has it show itself."""
+"""``mamba-stream demo``: finds the demo by its name, as any user's is found, and has it show itself."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ from mamba_stream.cli.options import log_option
 def demo(fresh: bool, kills: int | None, seed: int | None, place: str | None) -> int:
     """Run a year of real flights through the log and a pipeline.
 
-    Appends the 336,776 departures from New York's airports in 2013 to a topic, in the order in which they left, and
-    computes departures and delays by hour, airport and airline. Run again, it resumes and adds nothing twice.
+    Appends the 336,776 departures from New York's airports in 2013 to a topic, in the order in which they
+    left, and computes departures and delays by hour, airport and airline. Run again, it resumes and adds
+    nothing twice.
     """
     from mamba_stream.cli.loading import load_module
 

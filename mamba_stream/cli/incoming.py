@@ -96,9 +96,10 @@ class _Cells:
     """CSV with a header; an empty cell is null."""
 
     def __init__(self, source: BinaryIO) -> None:
-        self._reader = csv.reader(io.TextIOWrapper(source, encoding="utf-8-sig", newline=""), strict=True)
+        # Lines end at \n only: text may hold what Python's own line splitting takes for an end.
+        self._reader = csv.reader((line.decode() for line in source), strict=True)
         rows = self._cells()
-        self._header = next(rows, (0, []))[1]
+        self._header = [name.removeprefix("\ufeff") for name in next(rows, (0, []))[1]]
         self._rows: Iterator[tuple[int, list[str]]] = rows
 
     def guess(self) -> pl.Schema:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -93,7 +94,19 @@ class RowPrinter:
         self._widths: list[int] = []
 
     def write(self, frame: pl.DataFrame) -> None:
-        """Prints all rows of the frame; every frame has the same columns."""
+        """Prints all rows of the frame; every frame has the same columns.
+
+        Raises:
+            click.exceptions.Exit: Whoever read the output has seen enough, as `head` has.
+        """
+        try:
+            self._write(frame)
+        except BrokenPipeError:
+            # What is still buffered must not meet the closed pipe when Python ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._out.fileno())
+            raise click.exceptions.Exit(0) from None
+
+    def _write(self, frame: pl.DataFrame) -> None:
         if frame.height == 0:
             return
         frame = _printable(frame, iso=self._json)

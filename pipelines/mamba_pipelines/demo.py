@@ -1,4 +1,4 @@
-"""The demo: how late did flights leave, by hour, airport and airline? Through the log, a pipeline, the log again.
+"""The demo: how late did flights leave, by hour, airport and airline? From the log, into the log.
 
 :func:`feed` appends the flights to a topic, :func:`build` makes the pipeline over it, and :func:`expected`
 computes the same result without the engine, to compare with. ``mamba-stream demo`` shows them at work.
@@ -48,7 +48,7 @@ def feed(log: mamba.Log, progress: Callable[[int], None]) -> int:
     before = topic.offsets()[0][1]
     if not topic.ended:
         for number, batch in enumerate(rows.iter_slices(BATCH)):
-            # The log knows which numbers it has of this producer: what is there already is not appended again.
+            # The log itself refuses a number that it has of this producer; most need not even be offered.
             if (number + 1) * BATCH > before:
                 topic.append(batch, producer=JOB, sequence=number)
             progress(min((number + 1) * BATCH, rows.height))

@@ -1,0 +1,74 @@
+"""What tests of several rooms use: a command in this process, and one in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command did: its exit code, and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+@pytest.fixture
+def run_command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Runs ``mamba-stream`` in this process."""
+    from mamba_stream.cli import invoke
+
+    def run(*arguments: object) -> Outcome:
+        capsys.readouterr()
+        code = invoke([str(argument) for argument in arguments])
+        written = capsys.readouterr()
+        return Outcome(code, written.out, written.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def environment() -> dict[str, str]:
+    """For processes of their own: finds the packages, and no log that is the developer's."""
+    path = os.pathsep.join([str(ROOT), str(ROOT / "pipelines"), os.environ.get("PYTHONPATH", "")])
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MAMBA_STREAM_")}
+    return {**kept, "PYTHONPATH": path}
+
+
+@pytest.fixture
+def spawn_command(environment: dict[str, str], tmp_path: Path) -> Callable[..., Outcome]:
+    """Runs ``mamba-stream`` in a process of its own, with ``stdin`` as its standard input."""
+
+    def run(*arguments: object, stdin: bytes = b"") -> Outcome:
+        done = subprocess.run(
+            [sys.executable, "-m", "mamba_stream.cli", *map(str, arguments)],
+            input=stdin,
+            capture_output=True,
+            env=environment,
+            cwd=tmp_path,
+            timeout=120,
+            check=False,
+        )
+        return Outcome(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    return run
