@@ -1,0 +1,46 @@
+"""The hidden columns that travel with the rows of a stream, and only where a later step needs them.
+
+``SOURCE``, ``PARTITION`` and ``OFFSET`` are where a row came from: behind its time, they give the one order
+of the stream. ``ORDINAL`` tells apart the rows that a lookup made of one. ``BEHIND`` is the watermark before the
+row, in ticks of the time column; it is null where the row did not lie behind it, and the whole column is absent
+from a frame in which no row did.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import polars as pl
+
+PREFIX: Final = "__mamba_"
+SOURCE: Final = "__mamba_source"
+PARTITION: Final = "__mamba_partition"
+OFFSET: Final = "__mamba_offset"
+ORDINAL: Final = "__mamba_ordinal"
+BEHIND: Final = "__mamba_behind"
+
+ORIGIN: Final = (SOURCE, PARTITION, OFFSET, ORDINAL)
+"""What orders rows of one time."""
+
+ORIGIN_TYPES: Final = {SOURCE: pl.Int16(), PARTITION: pl.Int32(), OFFSET: pl.Int64(), ORDINAL: pl.Int64()}
+
+
+def is_hidden(name: str) -> bool:
+    return name.startswith(PREFIX)
+
+
+def hidden(frame: pl.DataFrame) -> list[str]:
+    """The hidden columns that a frame has."""
+    return [name for name in frame.columns if name.startswith(PREFIX)]
+
+
+def visible(frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame as the user sees it."""
+    names = hidden(frame)
+    return frame.drop(names) if names else frame
+
+
+def ticks(column: str, shift: int = 0) -> pl.Expr:
+    """A time column as int64, moved by ``shift`` ticks."""
+    physical = pl.col(column).to_physical().cast(pl.Int64)
+    return physical + shift if shift else physical

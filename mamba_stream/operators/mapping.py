@@ -1,0 +1,101 @@
+"""A user's function over batches, with the hidden columns carried past it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from mamba_stream.errors import SchemaMismatch
+from mamba_stream.operators.columns import BEHIND, OFFSET, hidden, visible
+
+Function = Callable[[pl.DataFrame], Any]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MapBatches:
+    """Calls a function with the rows as the user sees them.
+
+    Where the function gives a row for each row, hidden columns stay with their rows. Where it gives more or
+    fewer, rows that met different watermarks are given to it in calls of their own, so that what came too late
+    stays so; the origin of single rows is then lost, which a step that depends on order cannot do without.
+
+    Attributes:
+        function: Takes and gives a ``pl.DataFrame``.
+        schema: What it has to give.
+        time: The time column, where a later step depends on it; the function must leave it alone.
+    """
+
+    function: Function
+    schema: Mapping[str, pl.DataType]
+    time: str | None
+
+    def __call__(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """The function's rows."""
+        seen = visible(frame)
+        names = hidden(frame)
+        result = self._call(seen)
+        if not names or result.height == frame.height:
+            return result.hstack(frame.select(names)) if names else result
+        if OFFSET in names:
+            raise SchemaMismatch(
+                f"the function gave {result.height} rows for {frame.height}, and a later step depends on the order of "
+                "single rows: give one row for each row, and filter before or after it"
+            )
+        groups = frame.partition_by(BEHIND, maintain_order=True)
+        parts = []
+        for group in groups:
+            behind = pl.lit(group.item(0, BEHIND), dtype=pl.Int64).alias(BEHIND)
+            parts.append(self._call(visible(group)).with_columns(behind))
+        return pl.concat(parts)
+
+    def _call(self, seen: pl.DataFrame) -> pl.DataFrame:
+        result = self.function(seen)
+        if not isinstance(result, pl.DataFrame):
+            raise SchemaMismatch(f"the function gave {type(result).__name__}: it must give a pl.DataFrame")
+        result = self._fitted(result)
+        if self.time is not None and result.height:
+            self._check_time(seen, result)
+        return result
+
+    def _fitted(self, result: pl.DataFrame) -> pl.DataFrame:
+        if result.schema == self.schema:
+            return result
+        have, want = dict(result.schema), dict(self.schema)
+        for name, dtype in want.items():
+            if name not in have:
+                raise SchemaMismatch(f"the function's frame lacks column {name!r}, which schema= has")
+            if have[name] not in (dtype, pl.Null()):
+                raise SchemaMismatch(f"the function gave {have[name]} in column {name!r}: schema= says {dtype}")
+        if extra := [name for name in have if name not in want]:
+            raise SchemaMismatch(f"the function gave column {extra[0]!r}, which schema= does not have")
+        return result.select(pl.col(name).cast(dtype) for name, dtype in want.items())
+
+    def _check_time(self, seen: pl.DataFrame, result: pl.DataFrame) -> None:
+        """Watermarks go by the times that the source read; other ones would be late or early by chance."""
+        assert self.time is not None
+        before, after = seen.get_column(self.time), result.get_column(self.time)
+        same = before.equals(after) if len(before) == len(after) else _within(after, before)
+        if not same:
+            raise SchemaMismatch(
+                f"the function changed the time column {self.time!r}, by which a later window goes: leave it as it is "
+                "and put other times into a column of their own"
+            )
+
+
+def _within(after: pl.Series, before: pl.Series) -> bool:
+    return after.null_count() == 0 and bool(after.is_in(before.unique().implode()).all())
+
+
+@dataclass(frozen=True, eq=False)
+class Inspect:
+    """Shows every batch to a function and passes it on as it was."""
+
+    function: Function
+
+    def __call__(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """The same rows."""
+        self.function(visible(frame))
+        return frame

@@ -1,0 +1,98 @@
+"""Verbs that look at one row at a time, run one after the other over a frame in a single Polars query."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from mamba_stream.operators.columns import hidden
+
+RowVerb = Callable[[pl.LazyFrame, list[str]], pl.LazyFrame]
+"""Takes the rows and the names of the hidden columns among them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Filtered:
+    """Rows for which all predicates are true."""
+
+    predicates: Sequence[pl.Expr]
+
+    def __call__(self, rows: pl.LazyFrame, hidden: list[str]) -> pl.LazyFrame:
+        return rows.filter(*self.predicates)
+
+
+@dataclass(frozen=True, eq=False)
+class Selected:
+    """Only these columns."""
+
+    exprs: Sequence[pl.Expr]
+
+    def __call__(self, rows: pl.LazyFrame, hidden: list[str]) -> pl.LazyFrame:
+        return rows.select(*self.exprs, *hidden)
+
+
+@dataclass(frozen=True, eq=False)
+class Extended:
+    """Further columns, or others in place of some."""
+
+    exprs: Sequence[pl.Expr]
+
+    def __call__(self, rows: pl.LazyFrame, hidden: list[str]) -> pl.LazyFrame:
+        return rows.with_columns(*self.exprs)
+
+
+@dataclass(frozen=True, eq=False)
+class Dropped:
+    """Without these columns."""
+
+    names: Sequence[str]
+
+    def __call__(self, rows: pl.LazyFrame, hidden: list[str]) -> pl.LazyFrame:
+        return rows.drop(self.names)
+
+
+@dataclass(frozen=True, eq=False)
+class Renamed:
+    """Other names for columns."""
+
+    names: Mapping[str, str]
+
+    def __call__(self, rows: pl.LazyFrame, hidden: list[str]) -> pl.LazyFrame:
+        return rows.rename(dict(self.names))
+
+
+@dataclass(frozen=True, eq=False)
+class Converted:
+    """Other types for columns."""
+
+    types: Mapping[str, pl.DataType]
+    strict: bool
+
+    def __call__(self, rows: pl.LazyFrame, hidden: list[str]) -> pl.LazyFrame:
+        return rows.cast(dict(self.types), strict=self.strict)
+
+
+class RowSteps:
+    """A chain of verbs as one step."""
+
+    def __init__(self, verbs: Sequence[RowVerb]) -> None:
+        self._verbs = tuple(verbs)
+
+    def __call__(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """The rows that the verbs give; hidden columns stay with their rows."""
+        names = hidden(frame)
+        rows = frame.lazy()
+        for verb in self._verbs:
+            rows = verb(rows, names)
+        return rows.collect(engine="in-memory")
+
+    def culprit(self, frame: pl.DataFrame) -> int:
+        """Which verb fails on these rows, by number."""
+        for number, verb in enumerate(self._verbs):
+            try:
+                frame = RowSteps([verb])(frame)
+            except Exception:  # noqa: BLE001 - which one it is was seen and is raised by the caller
+                return number
+        return len(self._verbs) - 1

@@ -1,0 +1,296 @@
+"""Aggregation by key and window: rows go in, and whole windows come out once the watermark has passed their end.
+
+Rows are reduced at once to partial results per key and pane; expressions that do not decompose keep the rows they
+need. What a batch adds is a sorted run (:mod:`mamba_stream.operators.runs`), so adding costs what the batch is
+worth and closing costs what is closed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from mamba_stream.operators.columns import BEHIND, OFFSET, ORDINAL, ORIGIN, ORIGIN_TYPES, PARTITION, SOURCE, ticks
+from mamba_stream.operators.grid import Grid
+from mamba_stream.operators.lateness import FOREVER, NEVER
+from mamba_stream.operators.runs import SLOT, Runs
+
+WINDOW_START: Final = "window_start"
+WINDOW_END: Final = "window_end"
+LATE_BY: Final = "late_by"
+LATE_REASON: Final = "late_reason"
+
+AFTER: Final = "__mamba_after"
+"""Of hopping windows: a row is in those of its windows that end after this; the others were closed before it."""
+
+PARTIALS: Final = "partials"
+ROWS: Final = "rows"
+
+_NO_LATER = FOREVER // 2
+
+
+class Aggregation(Protocol):
+    """How aggregates are split; see ``mamba_stream.plan.aggregates``."""
+
+    partial_exprs: Sequence[pl.Expr]
+    merge_exprs: Sequence[pl.Expr]
+    final_exprs: Mapping[str, pl.Expr]
+    kept: Mapping[str, pl.Expr]
+    kept_columns: Sequence[str]
+    output_schema: Mapping[str, pl.DataType]
+
+
+@dataclass(frozen=True, slots=True)
+class Late:
+    """Rows that came too late, and for each by how many ticks the lateness fell short."""
+
+    frame: pl.DataFrame
+    by: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowSettings:
+    """What a window step is told by the plan.
+
+    Attributes:
+        keys: The columns that rows are grouped by, beside their window.
+        time: The time column.
+        shift: Ticks to add to it.
+        dtype: Its type, which ``window_start`` and ``window_end`` get.
+        grid: The windows.
+        aggregation: The aggregates, split.
+        order: What orders rows that have to be kept: the time and the hidden columns of the origin.
+        number: The step's own number, for the origin of the rows it makes.
+        with_origin: Whether a later step needs the origin of the rows it makes.
+    """
+
+    keys: tuple[str, ...]
+    time: str
+    shift: int
+    dtype: pl.DataType
+    grid: Grid
+    aggregation: Aggregation
+    order: tuple[str, ...]
+    number: int
+    with_origin: bool
+
+
+class WindowStep:
+    """The state of one window step, and what rows and watermarks do to it."""
+
+    def __init__(self, settings: WindowSettings) -> None:
+        self._set = settings
+        self._grid = settings.grid
+        self._slots = [SLOT, AFTER] if self._grid.overlaps else [SLOT]
+        self._groups = [*settings.keys, *self._slots]
+        self._partials = Runs(self._merge)
+        self._rows = Runs(lambda frame: frame.sort(SLOT, maintain_order=True))
+        self._closed = NEVER
+        split = settings.aggregation
+        kept = [*settings.keys, *split.kept_columns, *(settings.order if split.kept else ())]
+        self._kept = [name for name in dict.fromkeys(kept)]
+
+    @property
+    def bytes(self) -> int:
+        """The size of the state."""
+        return self._partials.bytes + self._rows.bytes
+
+    @property
+    def rows(self) -> int:
+        """Partial results and kept rows together."""
+        return self._partials.rows + self._rows.rows
+
+    @property
+    def closed(self) -> int:
+        """Every window that ends at or before this was given out, in ticks."""
+        return self._closed
+
+    def add(self, frame: pl.DataFrame) -> Late | None:
+        """Takes rows in; gives back those that came too late for all of their windows."""
+        late = None
+        time = ticks(self._set.time, self._set.shift)
+        if BEHIND in frame.columns or self._reaches_closed(frame, time):
+            frame, late = self._without_late(frame, time)
+        if frame.height:
+            frame = frame.with_columns(self._grid.pane_of(time).alias(SLOT))
+            if self._grid.overlaps and AFTER not in frame.columns:
+                frame = frame.with_columns(pl.lit(NEVER, dtype=pl.Int64).alias(AFTER))
+            self._take(frame)
+        return late
+
+    def _take(self, frame: pl.DataFrame) -> None:
+        split = self._set.aggregation
+        partials = frame.lazy().group_by(self._groups).agg(split.partial_exprs).sort(SLOT)
+        self._partials.add(partials.collect(engine="in-memory"))
+        if split.kept:
+            self._rows.add(frame.select(*self._slots, *self._kept).sort(SLOT, maintain_order=True))
+
+    def _reaches_closed(self, frame: pl.DataFrame, time: pl.Expr) -> bool:
+        if self._closed == NEVER:
+            return False
+        first = frame.select(time.min()).item()
+        return first is not None and self._grid.last_end(first) <= self._closed
+
+    def _without_late(self, frame: pl.DataFrame, time: pl.Expr) -> tuple[pl.DataFrame, Late | None]:
+        """Splits off what is late; tells the other rows which of their windows still take them."""
+        behind = pl.col(BEHIND).fill_null(NEVER) if BEHIND in frame.columns else pl.lit(NEVER, dtype=pl.Int64)
+        end = self._grid.last_start(time) + self._grid.size
+        frame = frame.with_columns(behind.alias(AFTER), end.alias(SLOT))
+        too_late = (pl.col(SLOT) <= pl.col(AFTER)) | (pl.col(SLOT) <= self._closed)
+        late = frame.filter(too_late)
+        if late.height == 0:
+            return frame, None
+        return frame.filter(~too_late), self._as_late(late)
+
+    def _as_late(self, rows: pl.DataFrame) -> Late:
+        by_watermark = pl.col(SLOT) <= pl.col(AFTER)
+        met = pl.when(by_watermark).then(pl.col(AFTER)).otherwise(self._closed)
+        # Closed for good: no lateness would have kept the row, so the number stays readable.
+        by = pl.min_horizontal(met, pl.col(SLOT) + _NO_LATER) - pl.col(SLOT) + 1
+        reason = pl.when(by_watermark).then(pl.lit("watermark")).otherwise(pl.lit("idle"))
+        rows = rows.with_columns(by.alias(SLOT), reason.alias(LATE_REASON))
+        ticks_late = rows.get_column(SLOT).to_numpy()
+        rows = rows.with_columns(_as_duration(pl.col(SLOT), self._set.dtype).alias(LATE_BY))
+        return Late(rows.drop(SLOT, AFTER), ticks_late)
+
+    def close(self, watermark: int) -> pl.DataFrame | None:
+        """Gives out the windows that end at or before the watermark, whole, in the order of window and key."""
+        if watermark <= self._closed:
+            return None
+        earlier, self._closed = self._closed, watermark
+        first = self._partials.first_slot
+        if first is None or self._grid.first_end(first) > watermark:
+            return None
+        if self._grid.overlaps:
+            return self._close_overlapping(earlier, watermark)
+        # A slot is a window: those that start up to `size` before the watermark are complete.
+        before = max(watermark, NEVER + self._grid.size + 1) - self._grid.size + 1
+        partials = self._partials.merged(self._partials.head(before))
+        rows = self._rows.head(before)
+        self._drop(before)
+        return self._finished(partials, pl.concat(rows) if rows else None)
+
+    def _close_overlapping(self, earlier: int, watermark: int) -> pl.DataFrame | None:
+        grid = self._grid
+        before = max(watermark, NEVER + grid.pane + 1) - grid.pane + 1
+        partials = [self._expanded(run, earlier, watermark) for run in self._partials.head(before)]
+        rows = [self._expanded(run, earlier, watermark) for run in self._rows.head(before)]
+        self._drop_where_last_end_passed(watermark)
+        merged = self._merge_windows(pl.concat(partials))
+        return self._finished(merged, pl.concat(rows) if rows else None) if merged.height else None
+
+    def _expanded(self, run: pl.DataFrame, earlier: int, watermark: int) -> pl.DataFrame:
+        """A copy of each row for each of its windows that the watermark closes now."""
+        grid = self._grid
+        last = grid.last_start(pl.col(SLOT))
+        windows = pl.concat_list([last - k * grid.every for k in range(grid.most)])
+        end = pl.col("__mamba_window") + grid.size
+        return (
+            run.lazy()
+            .with_columns(windows.alias("__mamba_window"))
+            .explode("__mamba_window")
+            .filter(
+                end > pl.col(SLOT), end > earlier, end > pl.col(AFTER), end <= watermark
+            )
+            .drop(SLOT, AFTER)
+            .rename({"__mamba_window": SLOT})
+            .collect(engine="in-memory")
+        )
+
+    def _drop_where_last_end_passed(self, watermark: int) -> None:
+        """Panes leave together with the last window that holds them: those before the next open window's start."""
+        grid = self._grid
+        first_open = (watermark - grid.size - grid.origin) // grid.every * grid.every + grid.every + grid.origin
+        self._drop(first_open)
+
+    def _drop(self, before: int) -> None:
+        self._partials.drop(before)
+        self._rows.drop(before)
+
+    def _merge(self, frame: pl.DataFrame) -> pl.DataFrame:
+        merged = frame.lazy().group_by(self._groups).agg(self._set.aggregation.merge_exprs).sort(SLOT)
+        return merged.collect(engine="in-memory")
+
+    def _merge_windows(self, frame: pl.DataFrame) -> pl.DataFrame:
+        groups = [*self._set.keys, SLOT]
+        merged = frame.lazy().group_by(groups).agg(self._set.aggregation.merge_exprs)
+        return merged.collect(engine="in-memory")
+
+    def _finished(self, partials: pl.DataFrame, rows: pl.DataFrame | None) -> pl.DataFrame:
+        split, keys = self._set.aggregation, self._set.keys
+        by = [SLOT, *keys]
+        partials = partials.sort(by)
+        if rows is not None:
+            # Every group of rows has a group of partials and the other way round: sorted alike, they line up.
+            kept = (
+                rows.lazy()
+                .sort(self._set.order, maintain_order=True)
+                .group_by(by, maintain_order=True)
+                .agg([expr.alias(name) for name, expr in split.kept.items()])
+                .sort(by)
+                .collect(engine="in-memory")
+            )
+            partials = partials.hstack(kept.get_columns()[len(by) :])
+        start = pl.col(SLOT)
+        results = [
+            pl.col(name) if name in split.kept else split.final_exprs[name].alias(name)
+            for name in split.output_schema
+        ]
+        return partials.select(
+            *keys,
+            as_time(start, self._set.dtype).alias(WINDOW_START),
+            as_time(start + self._grid.size, self._set.dtype).alias(WINDOW_END),
+            *results,
+            *(self._origin() if self._set.with_origin else ()),
+        )
+
+    def _origin(self) -> list[pl.Expr]:
+        """Rows that a step makes are ordered by time, key and ordinal: here their place within their window."""
+        values = {
+            SOURCE: pl.lit(self._set.number),
+            PARTITION: pl.lit(0),
+            OFFSET: pl.int_range(pl.len()).over(SLOT),
+            ORDINAL: pl.lit(0),
+        }
+        return [values[name].cast(ORIGIN_TYPES[name]).alias(name) for name in ORIGIN]
+
+    def delta(self) -> dict[str, pl.DataFrame]:
+        """What came since the last delta or snapshot and is still open."""
+        return _present({PARTIALS: self._partials.delta(), ROWS: self._rows.delta()})
+
+    def snapshot(self) -> dict[str, pl.DataFrame]:
+        """All that is open."""
+        return _present({PARTIALS: self._partials.snapshot(), ROWS: self._rows.snapshot()})
+
+    def restore(self, part: str, frame: pl.DataFrame) -> None:
+        """Takes back what a delta or a snapshot gave; ``closed_at`` then drops what was closed since."""
+        (self._partials if part == PARTIALS else self._rows).restore(frame)
+
+    def restore_closed(self, watermark: int) -> None:
+        """Forgets windows that were given out before: those that end at or before the watermark."""
+        self._closed = watermark
+        if watermark > NEVER + self._grid.size + self._grid.every:
+            self._drop_where_last_end_passed(watermark)
+
+
+def as_time(physical: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    """Ticks as a time column of this type."""
+    return physical.cast(pl.Int32).cast(dtype) if dtype == pl.Date else physical.cast(dtype)
+
+
+def _as_duration(physical: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    return (physical * 86_400_000 if dtype == pl.Date else physical).cast(duration_type(dtype))
+
+
+def duration_type(dtype: pl.DataType) -> pl.Duration:
+    """The type of differences of a time type."""
+    return pl.Duration(dtype.time_unit) if isinstance(dtype, pl.Datetime) else pl.Duration("ms")
+
+
+def _present(parts: dict[str, pl.DataFrame | None]) -> dict[str, pl.DataFrame]:
+    return {name: frame for name, frame in parts.items() if frame is not None}
