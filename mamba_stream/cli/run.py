@@ -15,9 +15,8 @@ def _until(_context: click.Context, _parameter: click.Parameter, value: str | No
     try:
         return datetime.fromisoformat(value)
     except ValueError:
-        raise click.BadParameter(
-            f"{value!r} is neither 'stopped', 'now' nor a time (2013-01-31T12:00)"
-        ) from None
+        said = f"{value!r} is neither 'stopped', 'now' nor a time (2013-01-31T12:00)"
+        raise click.BadParameter(said) from None
 
 
 @click.command()

@@ -31,10 +31,18 @@ def topic() -> None:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Take the columns of an NDJSON, CSV or Parquet file.",
 )
-@click.option("--partitions", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option(
+    "--partitions", type=click.IntRange(min=1), default=1, show_default=True, help="How many partitions."
+)
 @click.option("--key", multiple=True, metavar="COLUMN", help="Equal keys go to one partition. Repeatable.")
 @click.option("--time", metavar="COLUMN", help="The column that holds a row's time.")
-@click.option("--compression", type=click.Choice(["none", "lz4", "zstd"]), default="none", show_default=True)
+@click.option(
+    "--compression",
+    type=click.Choice(["none", "lz4", "zstd"]),
+    default="none",
+    show_default=True,
+    help="How batches are compressed.",
+)
 @click.option("--exist-ok", is_flag=True, help="Do nothing where the topic exists as described.")
 @log_option
 def create(
