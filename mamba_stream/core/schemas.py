@@ -89,7 +89,9 @@ def _fields_of(schema: Any) -> list[tuple[Any, pa.DataType]]:
             raise UnsupportedType(f"a column of the pandas frame has no Arrow type: {error}") from error
     if isinstance(schema, pa.Schema):
         return [(field.name, field.type) for field in schema]
-    if isinstance(schema, Mapping):  # pl.Schema is one
+    if isinstance(schema, pl.Schema):
+        return [(name, _arrow_of(dtype, name)) for name, dtype in schema.items()]
+    if isinstance(schema, Mapping):
         return [(name, _arrow_type(dtype, name)) for name, dtype in schema.items()]
     raise InvalidInput(
         "a schema is an Arrow or Polars schema, a dict such as {'price': pl.Float64}, or a frame, "
@@ -113,8 +115,17 @@ def _arrow_type(dtype: Any, column: Any) -> pa.DataType:
         raise InvalidInput(
             f"column {column!r} has no type: {dtype!r:.80}; write a Polars type such as pl.Float64"
         ) from None
-    _check_polars_type(parsed, column)
-    return pl.DataFrame(schema={"x": parsed}).to_arrow(compat_level=pl.CompatLevel.oldest()).schema.types[0]
+    return _arrow_of(parsed, column)
+
+
+def _arrow_of(dtype: pl.DataType, column: Any) -> pa.DataType:
+    _check_polars_type(dtype, column)
+    return _exported(dtype)
+
+
+@lru_cache(maxsize=4096)
+def _exported(dtype: pl.DataType) -> pa.DataType:
+    return pl.Series([], dtype=dtype).to_arrow(compat_level=pl.CompatLevel.oldest()).type
 
 
 _DEFAULTS: Final[dict[Any, Any]] = {
@@ -245,7 +256,7 @@ def _canonical_nested(dtype: Any, column: str, depth: int) -> pa.DataType:
 
 def polars_schema(schema: pa.Schema) -> pl.Schema:
     """The Polars schema of a canonical schema."""
-    return pl.DataFrame(schema.empty_table()).schema
+    return pl.Schema(schema)
 
 
 def schema_bytes(schema: pa.Schema) -> bytes:

@@ -171,6 +171,7 @@ class Committer:
             self._index.check()
             places = self._write(group)
             self._apply(group, places)
+            self._announce()
         except BaseException as error:
             for pending in group:
                 if not pending.done:
@@ -185,7 +186,6 @@ class Committer:
             self._count(group, self._clock.monotonic() - started)
             for pending in group[1:]:
                 pending.wake.release()
-        self._announce()
 
     def _gather(self) -> None:
         """Waits a moment for those who shared the last commit: they are about to be back.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import cast
 
 import polars as pl
 import pyarrow as pa
@@ -29,7 +30,8 @@ def scan(shelf: Shelf, topic: TopicRow, schema: pa.Schema) -> pl.LazyFrame:
         n_rows: int | None,
         batch_size: int | None,
     ) -> Iterator[pl.DataFrame]:
-        return _frames(shelf, topic, schema, with_columns, predicate, n_rows, batch_size)
+        # batch_size is a hint, and a small one: frames that only point into files may be larger.
+        return _frames(shelf, topic, schema, with_columns, predicate, n_rows)
 
     return register_io_source(frames, schema=polars_schema(schema), validate_schema=False)
 
@@ -41,13 +43,12 @@ def _frames(
     names: list[str] | None,
     predicate: pl.Expr | None,
     n_rows: int | None,
-    batch_size: int | None,
 ) -> Iterator[pl.DataFrame]:
     wanted = None if names is None else tuple(schema.get_field_index(name) for name in names)
     low, high = _tick_bounds(predicate, topic, schema)
     left = 1 << 62 if n_rows is None else n_rows
     # With a limit, batches are handed over as they come: fewer may do.
-    most = min(batch_size or _FRAME_ROWS, _FRAME_ROWS if n_rows is None else max(n_rows, 1))
+    most = _FRAME_ROWS if n_rows is None else min(max(n_rows, 1), _FRAME_ROWS)
     projected = schema if wanted is None else pa.schema([schema.field(i) for i in wanted])
     some = False
     for partition, head in shelf.heads(topic).items():
@@ -133,5 +134,6 @@ def _first_reaching(shelf: Shelf, topic: TopicRow, partition: int, begin: int, e
 def _frame(
     batches: list[pa.RecordBatch], schema: pa.Schema, predicate: pl.Expr | None
 ) -> pl.DataFrame:
-    frame = pl.DataFrame(pa.Table.from_batches(batches, schema=schema))
+    # As it lies: joining the batches into one would copy every byte.
+    frame = cast(pl.DataFrame, pl.from_arrow(pa.Table.from_batches(batches, schema=schema), rechunk=False))
     return frame if predicate is None else frame.filter(predicate)
