@@ -218,7 +218,7 @@ def _hash_rows(column: pa.Array) -> Hashes:
 
 
 def _lanes(column: pa.Array) -> list[U64]:
-    """A column of fixed width as 64-bit lanes: one, or two for decimals. What stands at nulls is arbitrary."""
+    """A column of fixed width as 64-bit lanes: one, or two for decimals. At nulls stands anything."""
     dtype, rows = column.type, len(column)
     if pat.is_boolean(dtype):
         return _lanes(column.cast(pa.uint8()))

@@ -110,9 +110,9 @@ _ACCEPTED: Final[tuple[tuple[Callable[[Any], bool], Callable[[type], bool], str]
     (pat.is_decimal, _any_of(Decimal, int, but=_BOOLS), "a Decimal or int"),
     (pat.is_large_string, _any_of(str), "a str"),
     (pat.is_large_binary, _any_of(bytes, bytearray, memoryview), "bytes"),
-    (pat.is_timestamp, _any_of(date, np.datetime64), "a datetime"),
+    (pat.is_timestamp, _any_of(date), "a datetime"),
     (pat.is_date, _any_of(date, but=(datetime,)), "a date"),
-    (pat.is_duration, _any_of(timedelta, np.timedelta64), "a timedelta"),
+    (pat.is_duration, _any_of(timedelta), "a timedelta"),
     (pat.is_time, _any_of(time), "a time"),
     (pat.is_struct, _any_of(Mapping), "a dict"),
     (pat.is_map, _any_of(Mapping, list, tuple), "a dict or a list of pairs"),
@@ -123,10 +123,9 @@ _ACCEPTED: Final[tuple[tuple[Callable[[Any], bool], Callable[[type], bool], str]
 def _plain(values: Sequence[Any], dtype: Any) -> pa.Array:
     try:
         array = _convert(values, dtype)
-    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+    except _REFUSALS as error:
         index = _first_misfit(values, dtype)
-        reason = f"{values[index]!r:.80} is not a value of it" if error is None else str(error)
-        raise _Misfit(index, f"{values[index]!r:.80} does not fit: {reason}") from None
+        raise _Misfit(index, f"{values[index]!r:.80} does not fit: {error}") from None
     if pat.is_floating(dtype) and dtype.bit_width < 64:
         for index, value in enumerate(values):
             if value is not None and math.isfinite(value) and not math.isfinite(array[index].as_py()):
@@ -134,9 +133,27 @@ def _plain(values: Sequence[Any], dtype: Any) -> pa.Array:
     return array
 
 
+def _moment(value: Any, unit: str) -> Any:
+    kind = type(value)
+    if kind is datetime or kind is timedelta or value is None:
+        return value
+    if kind is date:
+        return datetime.combine(value, time())
+    if value != value:  # noqa: PLR0124  # pandas' NaT is a datetime that is no moment
+        return None
+    if unit != "ns" and (getattr(value, "nanosecond", 0) or getattr(value, "nanoseconds", 0)):
+        raise ValueError("it has nanoseconds")
+    return value
+
+
+_REFUSALS: Final = (pa.ArrowException, TypeError, ValueError, OverflowError)
+
+
 def _convert(values: Sequence[Any], dtype: Any) -> pa.Array:
-    if pat.is_timestamp(dtype):
-        values = [datetime.combine(v, time()) if type(v) is date else v for v in values]
+    if pat.is_timestamp(dtype) or pat.is_duration(dtype):
+        values = [_moment(v, dtype.unit) for v in values]
+    if pat.is_time(dtype) and any(v is not None and v.tzinfo for v in values):
+        raise ValueError("a time of day has no zone")
     if (pat.is_timestamp(dtype) or pat.is_duration(dtype)) and dtype.unit == "ms":
         # Built as microseconds first, since Arrow checks for lost fractions only when it casts.
         finer = pa.timestamp("us", dtype.tz) if pat.is_timestamp(dtype) else pa.duration("us")
@@ -153,7 +170,7 @@ def _first_misfit(values: Sequence[Any], dtype: Any) -> int:
         try:
             _convert(values[low:middle], dtype)
             low = middle
-        except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        except _REFUSALS:
             high = middle
     return low
 
