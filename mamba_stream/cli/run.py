@@ -10,7 +10,7 @@ from mamba_stream.cli.options import log_option
 
 
 def _until(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | datetime | None:
-    if value in (None, "stopped", "now"):
+    if value is None or value in ("stopped", "now"):
         return value
     try:
         return datetime.fromisoformat(value)
@@ -37,7 +37,7 @@ def _until(_context: click.Context, _parameter: click.Parameter, value: str | No
 @click.option("--commit", default="1s", show_default=True, metavar="DURATION", help="How often to commit.")
 @log_option
 def run(pipeline: str, until: str | datetime | None, state: str, commit: str, place: str | None) -> None:
-    """Run the pipeline in FILE: a Python file, FILE:NAME, a module, MODULE:NAME, or a ready-made pipeline.
+    """Run the pipeline in FILE: a Python file, FILE:NAME, a module, MODULE:NAME, or a ready-made one.
 
     There is one pipeline at module level, or a function build() that makes it. Stopped with Ctrl-C, it commits
     what it has, and goes on there when it is run again.

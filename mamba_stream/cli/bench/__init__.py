@@ -21,7 +21,7 @@ def bench() -> None:
 )
 def bench_log(directory: Path | None) -> None:
     """Appends, scans and waking, each against the plain system calls or Arrow that it stands on."""
-    from mamba_stream.cli.bench_log import main
+    from mamba_stream.cli.bench.log import main
 
     main(directory)
 
@@ -35,6 +35,6 @@ def bench_log(directory: Path | None) -> None:
 )
 def bench_pipeline(directory: Path | None) -> None:
     """A filter and a window, against one Polars group_by over the same rows in memory."""
-    from mamba_stream.cli.bench_pipeline import main
+    from mamba_stream.cli.bench.pipeline import main
 
     main(directory)
