@@ -13,7 +13,9 @@ from mamba_stream.errors import MambaStreamError, OffsetTrimmed
 from mamba_stream.log.rows import Head, TopicRow
 from mamba_stream.log.shelf import Placed, Shelf
 
-_LOOKED_UP = 256
+_LOOKED_UP = 512
+"""So many entries are looked up at a time by a reader on its way; at first fewer, for it may want only one."""
+_FIRST_LOOKED_UP = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ class Reader:
         self._wanted = wanted
         self._ends = dict(ends or {})
         self._ahead: dict[int, deque[Placed]] = {}
+        self._look_up = dict.fromkeys(self._positions, _FIRST_LOOKED_UP)
         self._turn = deque(sorted(self._positions))
 
     @property
@@ -141,7 +144,9 @@ class Reader:
             return None
         ahead = self._ahead.get(partition)
         if not ahead:
-            found = self._shelf.entries(self._topic, partition, position, _LOOKED_UP)
+            limit = self._look_up[partition]
+            self._look_up[partition] = min(limit * 4, _LOOKED_UP)
+            found = self._shelf.entries(self._topic, partition, position, limit)
             if not found or found[0].offset > position:
                 self._check_trimmed(partition, position)
             if not found:
