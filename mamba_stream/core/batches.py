@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 from pyarrow import types as pat
 
 from mamba_stream.core.rows import batch_from_rows, column_from_values
-from mamba_stream.core.schemas import canonical_schema, describe_difference, fits, is_pandas, type_name
+from mamba_stream.core.schemas import canonical_schema, describe_difference, is_pandas
+from mamba_stream.core.types import fits, type_name
 from mamba_stream.errors import InvalidInput, SchemaMismatch
 
 MOST_ROWS: Final = 1_048_576

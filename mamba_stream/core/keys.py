@@ -38,7 +38,7 @@ import xxhash
 from numpy.typing import NDArray
 from pyarrow import types as pat
 
-from mamba_stream.core.schemas import type_name
+from mamba_stream.core.types import type_name
 from mamba_stream.core.xxh64 import U64, hash_lanes, hash_slices
 from mamba_stream.errors import InvalidInput, UnsupportedType
 

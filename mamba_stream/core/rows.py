@@ -20,7 +20,7 @@ import pyarrow as pa
 from pyarrow import types as pat
 
 from mamba_stream.core.names import did_you_mean
-from mamba_stream.core.schemas import type_name
+from mamba_stream.core.types import type_name
 from mamba_stream.errors import SchemaMismatch
 
 
@@ -65,9 +65,8 @@ def column_from_values(values: Sequence[Any], dtype: pa.DataType, *, column: str
     try:
         return _array(values, dtype)
     except _Misfit as misfit:
-        raise SchemaMismatch(
-            f"cannot append to {to}: row {misfit.index}, column {column!r} ({type_name(dtype)}): {misfit.reason}"
-        ) from None
+        where = f"row {misfit.index}, column {column!r} ({type_name(dtype)})"
+        raise SchemaMismatch(f"cannot append to {to}: {where}: {misfit.reason}") from None
 
 
 def _array(values: Sequence[Any], dtype: Any) -> pa.Array:
@@ -141,7 +140,7 @@ def _moment(value: Any, unit: str) -> Any:
         return datetime.combine(value, time())
     if value != value:  # noqa: PLR0124  # pandas' NaT is a datetime that is no moment
         return None
-    if unit != "ns" and (getattr(value, "nanosecond", 0) or getattr(value, "nanoseconds", 0)):
+    if unit != "ns" and (any(getattr(value, name, 0) for name in ("nanosecond", "nanoseconds"))):
         raise ValueError("it has nanoseconds")
     return value
 
