@@ -118,6 +118,9 @@ class Store:
         value = self.get(rows.META)
         if value is None:
             value = self.index.update(self._found)
+            # The index is durable once the names that lead to it are.
+            for place in (self.path / directory.INDEX, self.path, self.path.parent):
+                directory.sync(place)
         meta: Meta = rows.unpack(Meta, value)
         if meta.format > directory.FORMAT:
             raise NewerFormat(
