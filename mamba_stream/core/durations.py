@@ -29,7 +29,7 @@ _MICROSECONDS: Final[dict[str, int]] = {
 _PER_SECOND: Final[dict[str, int]] = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 _SECONDS_PER_DAY: Final = 86_400
 _DAY_US: Final = 86_400_000_000
-_PART = re.compile(r"(\d+)([a-zµμ]+)")
+_PART = re.compile(r"([0-9]+)([a-zµμ]+)")
 _FORMS = "write '250ms', '10s', '1m', '3h', '1h30m', '1d' or '1w', or pass a timedelta"
 _CALENDAR = {"mo": "month", "q": "quarter", "y": "year"}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -199,7 +199,7 @@ def _parse_moment(text: str, what: str) -> tuple[datetime, int]:
         raise InvalidInput(
             f"{what} is not ISO 8601: {text!r:.80}; write '2013-01-31' or '2013-01-31T12:00:00Z'"
         ) from None
-    beyond = re.search(r"[.,]\d{6}(\d+)", text)
+    beyond = re.search(r"[.,][0-9]{6}([0-9]+)", text)
     if beyond is None:
         return moment, 0
     digits = beyond.group(1)
