@@ -91,3 +91,29 @@ def _aggregates() -> dict[str, pl.Expr]:
         "mean_delay": pl.col("dep_delay").mean(),
         "p95_delay": pl.col("dep_delay").quantile(0.95),
     }
+
+
+def work(log: mamba.Log, commit: str = "1s") -> None:
+    """All that the demo does to a log, from wherever it was left: what the killed worker processes run."""
+    feed(log, lambda _rows: None)
+    mamba.run(build(), log=log, commit=commit)
+
+
+def forget(log: mamba.Log) -> None:
+    """Start over: delete the demo's topics, and the state of its job.
+
+    Raises:
+        mamba.InvalidInput: A topic of such a name is not the demo's.
+    """
+    if FLIGHTS in log and log[FLIGHTS].polars_schema != flights().schema:
+        raise mamba.InvalidInput(
+            f"topic {FLIGHTS!r} in {log.path} is not the demo's: choose another place with --log"
+        )
+    ...
+
+
+def show(place: str | None, *, fresh: bool, kills: int | None, seed: int | None) -> int:
+    """What ``mamba-stream demo`` does; the exit code."""
+    from mamba_pipelines.demo_show import show as show_it
+
+    return show_it(place, fresh=fresh, kills=kills, seed=seed)
