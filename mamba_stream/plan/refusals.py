@@ -55,7 +55,10 @@ _SENTENCES = {
     ),
     "count": "it gives more or fewer rows than it gets: use .filter(...) to drop rows",
     "random": 'it gives another result each time: pick rows by a hash, such as pl.col("key").hash() % 10 == 0',
-    "python": "it holds a Python function, which cannot be looked into: use the stream's .map_batches(fn, schema=...)",
+    "python": (
+        "it holds a Python function, which cannot be looked into: use the stream's .map_batches(fn, schema=...),"
+        ' for a window on the lists that .agg(values=pl.col("...")) collects'
+    ),
     "codes": "the codes of categories depend on the order in which they came: cast to pl.String or pl.Int64 instead",
     "unknown": (
         "this is not on the list of expressions that look at nothing but their own row: use"

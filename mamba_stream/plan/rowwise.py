@@ -6,11 +6,21 @@ in the tests' table, which compares the whole frame's result with that of random
 
 Allowed by kind alone is what can only ever see its row. Some kinds depend on their parameters or inputs (a
 date's format, the values to replace); those have a function in ``_JUDGED`` that says what is wrong, or None.
+
+A frame of one row is not like others: Polars 2 divides a column by a literal through the literal's reciprocal,
+but a column of one row exactly, so that ``(pl.col("x") / 49).floor()`` of 49 is 1.0 in a frame of one row and 0.0
+in any longer one, and ``//`` and ``%`` by a fraction differ likewise. An expression that passes here gives the
+same for all batches only if a single row is evaluated as two equal ones:
+``pl.DataFrame([column.new_from_index(0, 2) for column in frame.get_columns()])``, then ``head(1)``. (Not by
+``pl.concat`` or by gathering: a column of equal values made that way stays what Polars calls a scalar, which
+divides exactly.) The same goes for a group_by that finds a single group.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import polars as pl
 
@@ -24,12 +34,12 @@ def _family(name: str, members: str) -> frozenset[str]:
 
 
 ALLOWED: frozenset[str] = frozenset().union(
-    # Leaves and structure. Selectors name columns, and only several at once.
-    "Column Selector Alias KeepName Ternary".split(),
+    # Leaves and structure. A selector names columns, a field one of the struct that is being evaluated.
+    "Column Selector Field Alias KeepName Ternary StructEval".split(),
     _family(
         "Operator",
-        "Eq EqValidity NotEq NotEqValidity Lt LtEq Gt GtEq Plus Minus Multiply Divide TrueDivide RustDivide"
-        " FloorDivide TruncDivide Modulus And Or Xor LogicalAnd LogicalOr",
+        "Eq EqValidity NotEq NotEqValidity Lt LtEq Gt GtEq Plus Minus Multiply TrueDivide"
+        " FloorDivide TruncDivide Modulus And Or Xor",
     ),
     # Numbers and anything.
     "Abs Atan2 Ceil Clip Coalesce Cut Erf Erfc Exp FillNull Floor Hash Log Log1p Negate"
@@ -69,17 +79,18 @@ ALLOWED: frozenset[str] = frozenset().union(
     # Within a row's own list one may look at neighbours.
     _family(
         "ListExpr",
-        "All Any ArgMax ArgMin Concat Contains CountMatches Diff DropNulls Gather GatherEvery Get Join Length Max"
-        " Mean Median Min NUnique Reverse SetOperation Shift Slice Sort Std Sum ToArray ToStruct Unique Var",
+        "ArgMax ArgMin Concat Contains CountMatches Diff DropNulls Gather GatherEvery Get Join Length Max Mean"
+        " Median Min SetOperation Shift Slice Sort Std Sum ToArray ToMap ToStruct Var",
     ),
     _family(
         "ArrayExpr",
-        "All Any ArgMax ArgMin Concat Contains CountMatches Dot Get Join Length Max Mean Median Min NUnique"
-        " Reverse Shift Slice Sort Std Sum ToList ToStruct Unique Var",
+        "ArgMax ArgMin Concat Contains CountMatches Dot Get Join Length Max Mean Median Min Shift Sort Std Sum"
+        " ToList ToStruct Var",
     ),
     _family("MapExpr", "Get Keys Values Length Entries ContainsKey"),
     _family("StructExpr", "Drop FieldByName JsonEncode PrefixFields RenameFields SelectFields SuffixFields"),
     _family("Categorical", "EndsWith LenBytes LenChars Slice StartsWith"),
+    _family("Sql", "Binary Round ToFloat"),
     # One list per row.
     _family("Range", "IntRanges DateRanges DatetimeRanges TimeRanges LinearSpaces"),
 )
@@ -91,6 +102,19 @@ _HOLDS_VALUES = frozenset(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class _Where:
+    """What a refusal says about the place, and what the place allows."""
+
+    expr: pl.Expr
+    verb: str
+    over: str | None
+    schema: pl.Schema | None
+
+    def refuse(self, piece: str, why: str) -> ExpressionRefused:
+        return ExpressionRefused(f"{self.verb}: {piece} in {short(self.expr)}: {why}")
+
+
 def check_row_wise(
     expr: pl.Expr, *, verb: str, over: str | None = None, schema: pl.Schema | None = None
 ) -> None:
@@ -99,12 +123,12 @@ def check_row_wise(
     Args:
         expr: The expression.
         verb: The verb that it was given to, for the message.
-        over: A column (``"window_start"``) whose groups are always whole where the expression is evaluated.
+        over: A column ("window_start") whose groups are always whole where the expression is evaluated.
             ``.over(...)`` is then allowed if this column is among its keys, and inside of it whatever can be
             repeated: aggregates, ranks, shifts; no Python functions, nothing random.
         schema: The columns that the expression will see. Only with it can ``is_in(pl.col(...))`` be judged,
-            which looks at its own row if that column holds lists and at all rows if not. Without it, the case
-            is let through: check again once the schema is known.
+            which looks at its own row if that column holds lists and at all rows if not. Without it, the
+            case is let through: check again once the schema is known.
 
     Raises:
         ExpressionRefused: With the piece that is not allowed and what to use instead.
@@ -116,19 +140,6 @@ def check_row_wise(
         raise ExpressionRefused(f"{verb}: {short(expr)}: nested too deeply") from error
 
 
-class _Where:
-    """What a refusal says about the place, and what the place allows."""
-
-    def __init__(self, expr: pl.Expr, verb: str, over: str | None, schema: pl.Schema | None) -> None:
-        self.expr = expr
-        self.verb = verb
-        self.over = over
-        self.schema = schema
-
-    def refuse(self, piece: str, why: str) -> ExpressionRefused:
-        return ExpressionRefused(f"{self.verb}: {piece} in {short(self.expr)}: {why}")
-
-
 def _check(node: Node, where: _Where) -> None:
     if node.kind == "Over":
         _check_over(node, where)
@@ -136,12 +147,14 @@ def _check(node: Node, where: _Where) -> None:
     if node.kind == "Eval":
         _check_list_eval(node, where)
         return
-    judge = _JUDGED.get(node.kind)
-    wrong = judge(node, where) if judge is not None else None
+    if node.kind.endswith(".IsIn"):
+        wrong = _is_in(node, where.schema)
+    elif node.kind in _JUDGED:
+        wrong = _JUDGED[node.kind](node)
+    else:
+        wrong = None if node.kind in ALLOWED else cure(node, over=where.over)
     if wrong is not None:
         raise where.refuse(_piece(node), wrong)
-    if judge is None and node.kind not in ALLOWED:
-        raise where.refuse(_piece(node), cure(node, over=where.over))
     for position, child in enumerate(node.children):
         if position and node.kind in _HOLDS_VALUES and _is_series(child):
             continue
@@ -182,9 +195,28 @@ def check_repeatable(node: Node, expr: pl.Expr, *, verb: str) -> None:
         ExpressionRefused: With the piece and what to use instead.
     """
     for part in node.walk():
-        random_rank = part.kind == "Rank" and part.params["options"]["method"] == "Random"
-        if random_rank or REASONS.get(part.kind) in ("python", "random") or part.kind.startswith("unknown"):
+        if part.kind == "Rank" and part.params["options"]["method"] == "Random":
+            raise ExpressionRefused(f'{verb}: rank("random") in {short(expr)}: {_SEEDLESS}')
+        if REASONS.get(part.kind) in ("python", "random"):
             raise ExpressionRefused(f"{verb}: {_piece(part)} in {short(expr)}: {cure(part, over=None)}")
+        if part.kind not in ALLOWED and part.kind not in _HOLDS_BYTES and _holds_pickle(part.params):
+            raise ExpressionRefused(f"{verb}: {_piece(part)} in {short(expr)}: {_PYTHON}")
+
+
+_PYTHON = cure(Node("AnonymousFunction", None, ()), over=None)
+_SEEDLESS = 'it gives another result each time: use another method, such as "ordinal"'
+
+#: Literals and the categories of an Enum are written as bytes too.
+_HOLDS_BYTES = frozenset({"Literal", "Cast", "Bin"})
+
+
+def _holds_pickle(params: Any) -> bool:
+    """Whether parameters hold a serialised function: a long list of bytes."""
+    if isinstance(params, list):
+        return (len(params) > 32 and all(isinstance(part, int) for part in params)) or any(
+            _holds_pickle(part) for part in params
+        )
+    return isinstance(params, dict) and any(_holds_pickle(part) for part in params.values())
 
 
 def _piece(node: Node) -> str:
@@ -203,6 +235,12 @@ def _piece(node: Node) -> str:
     return f"{prefix}{word}()"
 
 
+_CATEGORICAL = (
+    "Categorical numbers its categories as they come: keep String, or use pl.Enum([...]) with the categories"
+    " written out"
+)
+
+
 def _is_series(node: Node) -> bool:
     return node.kind == "Literal" and isinstance(node.params, dict) and "Series" in node.params
 
@@ -214,44 +252,53 @@ def _is_fixed_values(node: Node) -> bool:
     return node.kind == "Literal"
 
 
-def _literal(node: Node, where: _Where) -> str | None:
-    if not _is_series(node):
-        return None
-    return "a Series has as many values as it has, whatever the batch: use a plain value, or a lookup join with a frame"
+def _literal(node: Node) -> str | None:
+    if _is_series(node):
+        return (
+            "a Series keeps its length whatever the batch: use a plain value, or a lookup join with a frame"
+        )
+    scalar = node.params.get("Scalar")
+    return _CATEGORICAL if isinstance(scalar, dict) and "Categorical" in scalar else None
 
 
-def _cast(node: Node, where: _Where) -> str | None:
+def _cast(node: Node) -> str | None:
     dtype = node.params["dtype"]
     if not (isinstance(dtype, dict) and "Literal" in dtype):
         return "the type must be written out: cast(pl.Int64)"
-    if "'Categorical'" in str(dtype):
-        return (
-            "Categorical numbers its categories as they come: keep String, or use pl.Enum([...]) with the"
-            " categories written out"
-        )
-    return None
+    return _CATEGORICAL if _has_categories(dtype["Literal"]) else None
 
 
-def _rename(node: Node, where: _Where) -> str | None:
+def _has_categories(dtype: Any) -> bool:
+    """Whether a serialised type is Categorical or holds one."""
+    if isinstance(dtype, list):  # the fields of a struct, a fixed-size list with its size
+        return any(_has_categories(part) for part in dtype)
+    if not isinstance(dtype, dict):
+        return False
+    if "dtype" in dtype:
+        return _has_categories(dtype["dtype"])
+    return "Categorical" in dtype or any(_has_categories(part) for part in dtype.values())
+
+
+def _rename(node: Node) -> str | None:
     function = node.params["function"]
     if isinstance(function, dict) and "Map" in function:
-        return cure(Node("AnonymousFunction", None, ()), over=None)
+        return _PYTHON
     return None
 
 
-def _fill_strategy(node: Node, where: _Where) -> str | None:
+def _fill_strategy(node: Node) -> str | None:
     if node.params in ("Zero", "One"):
         return None
     return "it fills from other rows: use fill_null(value), or fill_null(pl.col(...)) from another column"
 
 
-def _strptime(node: Node, where: _Where) -> str | None:
+def _strptime(node: Node) -> str | None:
     if node.params[1]["format"] is None:
         return 'without a format Polars guesses it from the rows it sees: give one, such as format="%Y-%m-%d"'
     return None
 
 
-def _bin(node: Node, where: _Where) -> str | None:
+def _bin(node: Node) -> str | None:
     intervals = node.params["method"].get("Intervals")
     if intervals is None or "Breaks" not in intervals["spec"]:
         return (
@@ -260,16 +307,16 @@ def _bin(node: Node, where: _Where) -> str | None:
     return None
 
 
-def _is_in(node: Node, where: _Where) -> str | None:
+def _is_in(node: Node, schema: pl.Schema | None) -> str | None:
     values = node.children[1]
     while values.kind == "Alias":
         values = values.children[0]
     if _is_fixed_values(values):
         return None
     if values.kind == "Column":
-        if where.schema is None or values.params not in where.schema:
+        if schema is None or values.params not in schema:
             return None
-        if isinstance(where.schema[values.params], (pl.List, pl.Array)):
+        if isinstance(schema[values.params], (pl.List, pl.Array)):
             return None
         return (
             f'"{values.params}" is not a column of lists, so all of its rows would be searched: compare with ==,'
@@ -280,7 +327,7 @@ def _is_in(node: Node, where: _Where) -> str | None:
     return "what to search must be a list of values or a column of lists: add the column with with_columns before"
 
 
-def _replace(node: Node, where: _Where) -> str | None:
+def _replace(node: Node) -> str | None:
     if all(_is_fixed_values(values) for values in node.children[1:3]):
         return None
     return (
@@ -289,25 +336,19 @@ def _replace(node: Node, where: _Where) -> str | None:
     )
 
 
-def _business(node: Node, where: _Where) -> str | None:
+def _business(node: Node) -> str | None:
     if _is_fixed_values(node.children[-1]):
         return None
     return "holidays must be written out as a list of dates"
 
 
-def _struct_eval(node: Node, where: _Where) -> str | None:
-    return None
-
-
-_JUDGED: dict[str, Callable[[Node, _Where], str | None]] = {
+_JUDGED: dict[str, Callable[[Node], str | None]] = {
     "Literal": _literal,
     "Cast": _cast,
     "RenameAlias": _rename,
     "FillNullWithStrategy": _fill_strategy,
     "StringExpr.Strptime": _strptime,
     "Bin": _bin,
-    "Boolean.IsIn": _is_in,
-    "Sql.IsIn": _is_in,
     "Replace": _replace,
     "ReplaceStrict": _replace,
     "Business.AddBusinessDay": _business,

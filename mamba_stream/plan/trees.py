@@ -122,8 +122,22 @@ def columns(expr: pl.Expr, schema: pl.Schema | None = None) -> frozenset[str]:
             names.add(node.params)
         elif node.kind == "Selector":
             names.update(_selected(node.params, schema))
+        elif node.kind not in ("Literal", "Field"):
+            # Expressions that a node holds in a place that is not known here.
+            names.update(_columns_within(node.params))
     # list.filter writes the element of the list as a column without a name.
     return frozenset(names - {""})
+
+
+def _columns_within(params: Any) -> Iterator[str]:
+    if isinstance(params, dict):
+        if isinstance(params.get("Column"), str):
+            yield params["Column"]
+        for part in params.values():
+            yield from _columns_within(part)
+    elif isinstance(params, list):
+        for part in params:
+            yield from _columns_within(part)
 
 
 def has_selector(expr: pl.Expr) -> bool:
