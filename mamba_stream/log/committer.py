@@ -25,7 +25,7 @@ from mamba_stream.log.format import Message
 from mamba_stream.log.index import Index
 
 if TYPE_CHECKING:
-    import lmdb
+    from mamba_stream.log.views import Draft
 
 GROUP_BYTES = 256 << 20
 """A group takes no further callers once it holds so many bytes."""
@@ -82,9 +82,7 @@ class _Pending:
 class Committer:
     """Turns change sets into commits, for all threads of one process."""
 
-    def __init__(
-        self, index: Index, directory: Path, clock: Clock, announce: Callable[[], None]
-    ) -> None:
+    def __init__(self, index: Index, directory: Path, clock: Clock, announce: Callable[[], None]) -> None:
         self._index = index
         self._files = directory
         self._clock = clock
@@ -103,7 +101,8 @@ class Committer:
     @property
     def counts(self) -> CommitCounts:
         """What the commits came to so far."""
-        return CommitCounts(*self._counts, self._seconds)
+        commits, changes, refused, rows, size = self._counts
+        return CommitCounts(commits, changes, refused, rows, size, self._seconds)
 
     def commit(self, change: ChangeSet, batches: Sequence[Batch] = ()) -> Applied:
         """Commits the change set with these batches appended, durably; raises if it did not happen."""
@@ -226,9 +225,9 @@ class Committer:
         changes = self._placed(group, dict(places), now)
         answers: list[Applied | MambaStreamError] = []
 
-        def change(transaction: lmdb.Transaction) -> None:
+        def change(draft: Draft) -> None:
             answers.clear()
-            book = ledger.Ledger(transaction, now)
+            book = ledger.Ledger(draft, now)
             for value in changes:
                 try:
                     answers.append(ledger.apply(book, value))
@@ -294,8 +293,8 @@ class Committer:
         file = self._open.pop(internal)
         now = self._clock.now()
 
-        def close(transaction: lmdb.Transaction) -> None:
-            book = ledger.Ledger(transaction, now)
+        def close(draft: Draft) -> None:
+            book = ledger.Ledger(draft, now)
             row = book.file(file.number)
             if row is not None and row.state == "open":
                 book.set_file(file.number, msgspec.structs.replace(row, state="closed", since=now))

@@ -126,10 +126,7 @@ def _disorder(
         return {}
     per_day = ticks_per_day(schema.field(topic.time).type)
     values = np.quantile(np.concatenate(behind), _QUANTILES, method="higher")
-    return {
-        q: timedelta(days=float(value) / per_day)
-        for q, value in zip(_QUANTILES, values, strict=True)
-    }
+    return {q: timedelta(days=float(value) / per_day) for q, value in zip(_QUANTILES, values, strict=True)}
 
 
 def _skew(keys: list[pl.DataFrame], topic: TopicRow) -> tuple[float, Any] | None:
@@ -143,9 +140,7 @@ def _skew(keys: list[pl.DataFrame], topic: TopicRow) -> tuple[float, Any] | None
     return top[-1] / every.height, key
 
 
-def _time_range(
-    store: Store, topic: TopicRow, schema: pa.Schema, heads: dict[int, Head]
-) -> tuple[Any, Any]:
+def _time_range(store: Store, topic: TopicRow, schema: pa.Schema, heads: dict[int, Head]) -> tuple[Any, Any]:
     if topic.time is None:
         return None, None
     low: int | None = None
@@ -163,6 +158,10 @@ def _time_range(
                     high = placed.entry.max_time if high is None else max(high, placed.entry.max_time)
     kind = schema.field(topic.time).type
     return tuple(  # type: ignore[return-value]
-        None if ticks is None else pl.Series(pa.array([ticks], pa.int32() if pa.types.is_date32(kind) else pa.int64()).view(kind))[0]
+        None
+        if ticks is None
+        else pl.Series(pa.array([ticks], pa.int32() if pa.types.is_date32(kind) else pa.int64()).view(kind))[
+            0
+        ]
         for ticks in (low, high)
     )

@@ -177,7 +177,11 @@ def _partition(
         place = {"topic": topic.name, "partition": partition}
         if expected is not None and offset != expected:
             yield Finding(
-                "damage", "index: entries do not follow each other", **place, offset=expected, next_offset=offset
+                "damage",
+                "index: entries do not follow each other",
+                **place,
+                offset=expected,
+                next_offset=offset,
             )
         expected = offset + entry.span
         chain = (chain + rows.entry_hash(key, value)) & _MASK
@@ -204,7 +208,10 @@ def _partition(
         )
     elif expected is not None and expected != head.end:
         yield Finding(
-            "damage", f"index: the last entry ends at {expected}, the partition at {head.end}", topic.name, partition
+            "damage",
+            f"index: the last entry ends at {expected}, the partition at {head.end}",
+            topic.name,
+            partition,
         )
 
 
@@ -253,7 +260,9 @@ def _files(where: Path, found: _Found) -> Iterator[Finding]:
             if start < end:
                 yield Finding("damage", f"index: batches of {one} and {other} overlap in {path.name}")
     for number in found.live.keys() - found.files.keys():
-        yield Finding("damage", f"index: {found.live[number]} batches lie in file #{number}, which it does not know")
+        yield Finding(
+            "damage", f"index: {found.live[number]} batches lie in file #{number}, which it does not know"
+        )
     for item in sorted(os.listdir(where)):
         stem = item.partition(".")[0]
         known = not item.startswith("new-") and int(stem, 16) in found.files

@@ -25,7 +25,7 @@ from mamba_stream.log.ledger import Ledger
 from mamba_stream.log.rows import FileRow
 
 if TYPE_CHECKING:
-    import lmdb
+    from mamba_stream.log.views import Draft
 
 FULL = 256 << 20
 """A commit file this large is closed, and its writer goes on in the next."""
@@ -100,8 +100,8 @@ def open_commit_file(index: Index, files: Path, now: int, internal: bool) -> Com
     """A commit file for this process alone: one that was left behind, or a new one."""
     fresh = create_locked(files)
 
-    def register(transaction: lmdb.Transaction) -> tuple[int, int, int]:
-        ledger = Ledger(transaction, now)
+    def register(draft: Draft) -> tuple[int, int, int]:
+        ledger = Ledger(draft, now)
         adopted = _adopt(ledger, files, internal)
         if adopted is not None:
             return adopted

@@ -94,7 +94,8 @@ def encode(batch: pa.RecordBatch, layout: Layout, compression: str = "none") -> 
     body_length_at, buffers_at, count = _locate(metadata)
     if count != layout.buffers:
         raise ValueError(f"a message with {count} buffers does not fit a schema with {layout.buffers}")
-    struct.pack_into("<q", metadata, body_length_at, len(body) + len(padding))
+    if body:
+        struct.pack_into("<q", metadata, body_length_at, len(body) + len(padding))
     starts = _column_starts(metadata, buffers_at, layout, len(body))
     digest = xxhash.xxh3_64_intdigest
     digests = [digest(body[start:end]) for start, end in zip(starts, starts[1:], strict=False)]
@@ -131,7 +132,7 @@ def verify_header(message: memoryview, layout: Layout, header: int) -> Columns:
     if magic != _MAGIC or count != len(layout.first_buffer):
         raise Damaged("the table of checksums is not of this schema")
     body_length_at, buffers_at, _ = _locate(head)
-    (body_length,) = struct.unpack_from("<q", head, body_length_at)
+    body_length = struct.unpack_from("<q", head, body_length_at)[0] if body_length_at else 0
     if body_start + body_length != len(message):
         raise Damaged("the message is cut off")
     starts = _column_starts(head, buffers_at, layout, body_length)
@@ -184,9 +185,13 @@ def _aligned(length: int) -> int:
 
 
 def _locate(metadata: bytearray | memoryview) -> tuple[int, int, int]:
-    """Positions in a record batch's flatbuffer: of bodyLength, of the buffers, and their number."""
+    """Positions in a record batch's flatbuffer: of bodyLength, of the buffers, and their number.
+
+    A flatbuffer leaves out what is zero: the length of an empty body (columns of nulls alone) is nowhere, at 0.
+    """
     root = _PREFIX.size + _u32(metadata, _PREFIX.size)
-    body_length = root + _field(metadata, root, 3)
+    body_length_field = _field(metadata, root, 3)
+    body_length = root + body_length_field if body_length_field else 0
     batch = root + _field(metadata, root, 2)
     batch += _u32(metadata, batch)
     vector = batch + _field(metadata, batch, 2)
@@ -195,7 +200,10 @@ def _locate(metadata: bytearray | memoryview) -> tuple[int, int, int]:
 
 
 def _field(data: bytearray | memoryview, table: int, number: int) -> int:
+    """Where a table's field lies, relative to the table; 0 where it is left out."""
     vtable: int = table - struct.unpack_from("<i", data, table)[0]
+    if struct.unpack_from("<H", data, vtable)[0] <= 4 + 2 * number:
+        return 0
     offset: int = struct.unpack_from("<H", data, vtable + 4 + 2 * number)[0]
     return offset
 
@@ -210,9 +218,7 @@ def _column_starts(
 ) -> list[int]:
     # (offset, length) of every buffer in one call: this runs for every append.
     places = struct.unpack_from(f"<{2 * layout.buffers}q", metadata, buffers_at)
-    starts = [
-        places[2 * first] if first < layout.buffers else body_length for first in layout.first_buffer
-    ]
+    starts = [places[2 * first] if first < layout.buffers else body_length for first in layout.first_buffer]
     if starts:
         starts[0] = 0
     starts.append(body_length)

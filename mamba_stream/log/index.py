@@ -27,6 +27,7 @@ from mamba_stream.errors import (
     ReadOnlyLog,
 )
 from mamba_stream.log.format import Damaged
+from mamba_stream.log.views import Draft, View
 
 T = TypeVar("T")
 
@@ -66,24 +67,18 @@ class Index:
         _opened.add(self)
 
     @contextmanager
-    def view(self) -> Iterator[lmdb.Transaction]:
+    def view(self) -> Iterator[View]:
         """A consistent view of one moment, for a lookup."""
         self._enter()
         try:
-            while True:
-                try:
-                    transaction = self._env.begin()
-                    break
-                except lmdb.MapResizedError:
-                    self._resize(0)
-            with transaction:
-                yield transaction
+            with self._begin() as transaction:
+                yield View(transaction)
         except (lmdb.Error, Damaged) as error:
             raise _translated(error, self._path) from error
         finally:
             self._leave()
 
-    def update(self, change: Callable[[lmdb.Transaction], T]) -> T:
+    def update(self, change: Callable[[Draft], T]) -> T:
         """Runs ``change`` in the write transaction and commits it, durably.
 
         ``change`` may run more than once (the map may have to grow); what it raises aborts.
@@ -120,11 +115,15 @@ class Index:
         """Frees the places of readers that died; says how many."""
         return int(self._env.reader_check())
 
-    def info(self) -> dict[str, int]:
-        """Pages, map size and readers, as LMDB counts them."""
-        with self.view() as transaction:
-            stat = transaction.stat()
-        return {**self._env.info(), **stat}
+    def size(self) -> int:
+        """What the index takes on disk, in bytes."""
+        self.check()
+        return int((self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"])
+
+    def readers(self) -> int:
+        """Places taken in the table of readers, over all processes."""
+        self.check()
+        return int(self._env.info()["num_readers"])
 
     def close(self) -> None:
         if isinstance(self._unusable, LogClosed):
@@ -136,10 +135,17 @@ class Index:
         if not forked:
             self._env.close()
 
-    def _attempt(self, change: Callable[[lmdb.Transaction], T]) -> T:
+    def _begin(self) -> lmdb.Transaction:
+        while True:
+            try:
+                return self._env.begin()
+            except lmdb.MapResizedError:
+                self._resize(0)
+
+    def _attempt(self, change: Callable[[Draft], T]) -> T:
         transaction = self._env.begin(write=True)
         try:
-            result = change(transaction)
+            result = change(Draft(transaction))
         except BaseException:
             transaction.abort()
             raise
@@ -183,7 +189,9 @@ class Index:
 def _translated(error: lmdb.Error | Damaged, path: Path) -> Exception:
     text = str(error)
     if os.strerror(errno.ENOSPC) in text:
-        return DiskFull(f"{path}: no space left on the disk; nothing was committed. Free some and append again")
+        return DiskFull(
+            f"{path}: no space left on the disk; nothing was committed. Free some and append again"
+        )
     if isinstance(error, Damaged | lmdb.CorruptedError | lmdb.PageNotFoundError | lmdb.InvalidError):
         return DataCorrupted(f"{path}: the index is damaged ({text}); run: mamba-stream doctor {path.parent}")
     if isinstance(error, lmdb.PanicError):

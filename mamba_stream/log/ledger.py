@@ -26,7 +26,7 @@ from mamba_stream.log import rows
 from mamba_stream.log.rows import Entry, FileRow, Head, Ticks, TopicRow
 
 if TYPE_CHECKING:
-    import lmdb
+    from mamba_stream.log.views import Draft
 
 REMEMBERED_SEQUENCES = 128
 """So many of a producer's last appends can be repeated and are answered with their offsets."""
@@ -38,23 +38,16 @@ _ranges = msgspec.msgpack.Decoder(tuple[tuple[int, int, int, int], ...])
 class Ledger:
     """The rows of the index inside one write transaction, with the hot ones kept until the end."""
 
-    def __init__(self, transaction: lmdb.Transaction, now: int) -> None:
-        self._transaction = transaction
+    def __init__(self, draft: Draft, now: int) -> None:
+        self._draft = draft
         self._now = now
         self._heads: dict[tuple[int, int], Head] = {}
         self._files: dict[int, FileRow] = {}
         self._ticks: Ticks | None = None
-
-    def get(self, key: bytes) -> bytes | None:
-        """The value under this key, as of this transaction."""
-        sealed = self._transaction.get(key)
-        return None if sealed is None else rows.unseal(key, sealed)
-
-    def put(self, key: bytes, value: bytes) -> None:
-        self._transaction.put(key, rows.seal(key, value))
-
-    def delete(self, key: bytes) -> None:
-        self._transaction.delete(key)
+        self.get = draft.get
+        self.put = draft.put
+        self.delete = draft.delete
+        self.delete_prefix = draft.delete_prefix
 
     def ticks(self) -> Ticks:
         if self._ticks is None:
@@ -98,27 +91,18 @@ class Ledger:
         return None if value is None else rows.unpack(TopicRow, value)
 
     def entries(self, topic: int, partition: int, until: int) -> list[tuple[bytes, bytes]]:
-        """The entries of a partition that begin before ``until``, as stored."""
+        """Keys and values of a partition's entries that begin before ``until``."""
         stop = rows.entry_key(topic, partition, until)
         found = []
-        with self._transaction.cursor() as cursor:
-            if cursor.set_range(rows.entry_key(topic, partition, 0)):
-                for key, sealed in cursor.iternext():
-                    if key >= stop:
-                        break
-                    found.append((key, sealed))
+        for key, value in self._draft.items(rows.entry_prefix(topic, partition)):
+            if key >= stop:
+                break
+            found.append((key, value))
         return found
 
     def keys(self, prefix: bytes) -> list[bytes]:
         """All keys that begin so."""
-        found = []
-        with self._transaction.cursor() as cursor:
-            if cursor.set_range(prefix):
-                for key in cursor.iternext(values=False):
-                    if not key.startswith(prefix):
-                        break
-                    found.append(key)
-        return found
+        return [key for key, _ in self._draft.items(prefix)]
 
     def flush(self) -> None:
         """Writes what was kept. Call it once, before the transaction commits."""
@@ -133,12 +117,6 @@ class Ledger:
         """Deletes a partition's head, which ``flush`` would otherwise bring back."""
         self._heads.pop((topic, partition), None)
         self.delete(rows.head_key(topic, partition))
-
-    def delete_prefix(self, prefix: bytes) -> None:
-        with self._transaction.cursor() as cursor:
-            found = cursor.set_range(prefix)
-            while found and cursor.key().startswith(prefix):
-                found = cursor.delete()
 
 
 def apply(ledger: Ledger, change: ChangeSet) -> Applied:
@@ -348,9 +326,7 @@ def _append(ledger: Ledger, append: Append) -> tuple[int, int, int, int]:
     assert file is not None  # _check saw it in this transaction
     ledger.set_file(
         append.file,
-        msgspec.structs.replace(
-            file, end=max(file.end, append.position + append.length), live=file.live + 1
-        ),
+        msgspec.structs.replace(file, end=max(file.end, append.position + append.length), live=file.live + 1),
     )
     return append.topic, append.partition, head.end, following
 
@@ -368,8 +344,7 @@ def _trim(ledger: Ledger, topic: int, partition: int, begin: int) -> None:
     if begin <= head.begin:
         return
     count, chain, kept_rows, size = head.entries, head.chain, head.rows, head.bytes
-    for key, sealed in ledger.entries(topic, partition, begin):
-        value = rows.unseal(key, sealed)
+    for key, value in ledger.entries(topic, partition, begin):
         entry = rows.unpack_entry(value)
         if rows.entry_place(key)[2] + entry.span > begin:
             break
@@ -382,7 +357,5 @@ def _trim(ledger: Ledger, topic: int, partition: int, begin: int) -> None:
     ledger.set_head(
         topic,
         partition,
-        msgspec.structs.replace(
-            head, begin=begin, entries=count, chain=chain, rows=kept_rows, bytes=size
-        ),
+        msgspec.structs.replace(head, begin=begin, entries=count, chain=chain, rows=kept_rows, bytes=size),
     )

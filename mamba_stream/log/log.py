@@ -162,7 +162,11 @@ class Log:
             names = self.topics(internal=True)
             raise TopicNotFound(
                 f"no topic {name!r} in {self.path}{did_you_mean(str(name), names)}; "
-                + (f"it has {', '.join(names[:8])}{' …' if len(names) > 8 else ''}" if names else "it has none")
+                + (
+                    f"it has {', '.join(names[:8])}{' …' if len(names) > 8 else ''}"
+                    if names
+                    else "it has none"
+                )
             )
         if known is None or known._row != row:
             known = self._topics[name] = self._bind(row)
@@ -232,7 +236,6 @@ class Log:
             if (place := rows.partition_place(key))[0] in topics
         ]
         files = [rows.unpack(FileRow, value) for _, value in self._store.items(rows.FILE)]
-        info = self._store.index.info()
         counts = self._store.committer.counts
         return LogStatistics(
             lsn=self._store.lsn(),
@@ -243,8 +246,8 @@ class Log:
             commit_files=sum(file.kind == "commit" and file.state != "trash" for file in files),
             segments=sum(file.kind == "segment" and file.state != "trash" for file in files),
             trash=sum(file.state == "trash" for file in files),
-            index_bytes=(info["last_pgno"] + 1) * info["psize"],
-            readers=info["num_readers"],
+            index_bytes=self._store.index.size(),
+            readers=self._store.index.readers(),
             commits=counts.commits,
             changes=counts.changes,
             refused=counts.refused,

@@ -168,9 +168,7 @@ class Reader:
         following = min(placed.next_offset, self._ends.get(partition, placed.next_offset))
         if first != placed.offset or following != placed.next_offset:
             data = data.slice(first - placed.offset, following - first)
-        return LogBatch(
-            self._topic.name, partition, first, following, data, placed.entry.append_time
-        )
+        return LogBatch(self._topic.name, partition, first, following, data, placed.entry.append_time)
 
     def _heads(self) -> dict[int, Head]:
         return self._shelf.heads(self._topic, sorted(self._positions))

@@ -16,7 +16,7 @@ from mamba_stream.log.index import Index
 from mamba_stream.log.ledger import Ledger
 
 if TYPE_CHECKING:
-    import lmdb
+    from mamba_stream.log.views import Draft
 
 TRASH_DELAY = 60_000_000
 """Microseconds between a file's last entry going and the file going: readers hold places that long."""
@@ -27,8 +27,11 @@ def recover(index: Index, directory: Path, clock: Clock) -> int:
     """Removes files that no row can lie in any more; says how many."""
     now = clock.now()
     due: list[int] = []
-    with index.view() as transaction:
-        known = _rows(transaction)
+    with index.view() as view:
+        known = {
+            int.from_bytes(key[1:], "big"): rows.unpack(rows.FileRow, value)
+            for key, value in view.items(rows.FILE)
+        }
     for number, row in known.items():
         if row.state == "trash" and now - row.since >= TRASH_DELAY:
             due.append(number)
@@ -36,9 +39,9 @@ def recover(index: Index, directory: Path, clock: Clock) -> int:
     if not due and not strays:
         return 0
 
-    def remove(transaction: lmdb.Transaction) -> int:
+    def remove(draft: Draft) -> int:
         # Under the write lock nobody registers a file; what is unlocked and unknown belongs to nobody.
-        ledger = Ledger(transaction, now)
+        ledger = Ledger(draft, now)
         removed = 0
         for number in due:
             row = ledger.file(number)
@@ -47,27 +50,16 @@ def recover(index: Index, directory: Path, clock: Clock) -> int:
             path = files.path_of(directory, number, row.kind)
             files.contents_path(path).unlink(missing_ok=True)
             path.unlink(missing_ok=True)
-            transaction.delete(rows.number_key(rows.FILE, number))
+            draft.delete(rows.number_key(rows.FILE, number))
             removed += 1
         for path in strays:
-            number = _number(path)
-            row = None if number is None else ledger.file(number)
-            if number is None or row is None or not _belongs(path, directory, number, row):
+            stray = _number(path)
+            owner = None if stray is None else ledger.file(stray)
+            if stray is None or owner is None or not _belongs(path, directory, stray, owner):
                 removed += _unlink_unlocked(path)
         return removed
 
     return index.update(remove)
-
-
-def _rows(transaction: lmdb.Transaction) -> dict[int, rows.FileRow]:
-    found = {}
-    with transaction.cursor() as cursor:
-        if cursor.set_range(rows.FILE):
-            for key, sealed in cursor.iternext():
-                if not key.startswith(rows.FILE):
-                    break
-                found[int.from_bytes(key[1:], "big")] = rows.unpack(rows.FileRow, rows.unseal(key, sealed))
-    return found
 
 
 def _strays(directory: Path, known: dict[int, rows.FileRow], now: int) -> list[Path]:

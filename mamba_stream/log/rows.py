@@ -249,17 +249,15 @@ def unpack_ticks(value: bytes) -> Ticks:
 
 
 def unpack_head(value: bytes) -> Head:
-    *numbers, ended = _HEAD.unpack(value)
-    return Head(*numbers, ended=bool(ended))
+    begin, end, entries, chain, count, size, running_time, append_time, ended = _HEAD.unpack(value)
+    return Head(begin, end, entries, chain, count, size, running_time, append_time, bool(ended))
 
 
 def unpack_entry(value: bytes | memoryview) -> Entry:
     return Entry(*_ENTRY.unpack_from(value))
 
 
-_decoders = {
-    kind: msgspec.msgpack.Decoder(kind) for kind in (FileRow, TopicRow, Meta)
-}
+_decoders = {kind: msgspec.msgpack.Decoder(kind) for kind in (FileRow, TopicRow, Meta)}
 
 
 def pack(value: FileRow | TopicRow | Meta) -> bytes:

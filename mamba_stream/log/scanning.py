@@ -131,9 +131,7 @@ def _first_reaching(shelf: Shelf, topic: TopicRow, partition: int, begin: int, e
     return low
 
 
-def _frame(
-    batches: list[pa.RecordBatch], schema: pa.Schema, predicate: pl.Expr | None
-) -> pl.DataFrame:
+def _frame(batches: list[pa.RecordBatch], schema: pa.Schema, predicate: pl.Expr | None) -> pl.DataFrame:
     # As it lies: joining the batches into one would copy every byte.
-    frame = cast(pl.DataFrame, pl.from_arrow(pa.Table.from_batches(batches, schema=schema), rechunk=False))
+    frame = cast("pl.DataFrame", pl.from_arrow(pa.Table.from_batches(batches, schema=schema), rechunk=False))
     return frame if predicate is None else frame.filter(predicate)

@@ -22,9 +22,8 @@ from mamba_stream.log.rows import Entry, FileRow, TopicRow
 from mamba_stream.log.shelf import Placed
 
 if TYPE_CHECKING:
-    import lmdb
-
     from mamba_stream.log.store import Store
+    from mamba_stream.log.views import Draft
 
 SEGMENT_BYTES = 512 << 20
 _MASK = (1 << 64) - 1
@@ -75,8 +74,8 @@ def _candidates(store: Store) -> list[tuple[int, FileRow]]:
 def _close(store: Store, numbers: list[int]) -> None:
     now = store.clock.now()
 
-    def close(transaction: lmdb.Transaction) -> None:
-        ledger = Ledger(transaction, now)
+    def close(draft: Draft) -> None:
+        ledger = Ledger(draft, now)
         for number in numbers:
             row = ledger.file(number)
             if row is not None and row.state == "open":
@@ -166,17 +165,15 @@ def _copy_range(source: int, start: int, target: int, position: int, length: int
         done += copied
 
 
-def _publish(
-    store: Store, segment: _Segment, moved: dict[int, Entry], size: int, fresh: Path
-) -> None:
+def _publish(store: Store, segment: _Segment, moved: dict[int, Entry], size: int, fresh: Path) -> None:
     """Gives the segment its number and name, and moves its entries there; or removes it."""
     now = store.clock.now()
     old = {placed.offset: placed.entry for placed in segment.batches}
     place = fresh
 
-    def publish(transaction: lmdb.Transaction) -> bool:
+    def publish(draft: Draft) -> bool:
         nonlocal place
-        ledger = Ledger(transaction, now)
+        ledger = Ledger(draft, now)
         head = ledger.head(segment.topic.id, segment.partition)
         if head is None:
             # The topic was deleted meanwhile.

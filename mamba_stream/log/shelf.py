@@ -44,33 +44,27 @@ class Shelf:
     def heads(self, topic: TopicRow, partitions: Sequence[int] | None = None) -> dict[int, Head]:
         """The state of the topic's partitions, all of one moment."""
         found = {}
-        with self._index.view() as transaction:
+        with self._index.view() as view:
             for partition in range(topic.partitions) if partitions is None else partitions:
-                key = rows.head_key(topic.id, partition)
-                sealed = transaction.get(key)
-                if sealed is None:
+                value = view.get(rows.head_key(topic.id, partition))
+                if value is None:
                     raise TopicNotFound(f"topic {topic.name!r} was deleted")
-                found[partition] = rows.unpack_head(rows.unseal(key, sealed))
+                found[partition] = rows.unpack_head(value)
         return found
 
     def entries(self, topic: TopicRow, partition: int, offset: int, limit: int) -> list[Placed]:
         """Up to ``limit`` entries, from the one that holds ``offset`` on; none at the end."""
         prefix = rows.entry_prefix(topic.id, partition)
         found: list[Placed] = []
-        with self._index.view() as transaction, transaction.cursor() as cursor:
-            key = rows.entry_key(topic.id, partition, offset)
-            if not (cursor.set_range(key) and cursor.key() == key):
-                # The entry that holds the offset begins before it.
-                before = cursor.prev() if cursor.key() else cursor.last()
-                if not before or not cursor.key().startswith(prefix):
-                    if not cursor.set_range(prefix):
-                        return found
-            for key, sealed in cursor.iternext():
-                if not key.startswith(prefix) or len(found) >= limit:
-                    break
-                placed = Placed(rows.entry_place(key)[2], rows.unpack_entry(rows.unseal(key, sealed)))
+        with self._index.view() as view:
+            # The entry that holds the offset may begin before it.
+            start = view.floor(rows.entry_key(topic.id, partition, offset), prefix)
+            for key, value in view.items(prefix, start):
+                placed = Placed(rows.entry_place(key)[2], rows.unpack_entry(value))
                 if placed.next_offset > offset:
                     found.append(placed)
+                    if len(found) >= limit:
+                        break
         return found
 
     def entry(self, topic: TopicRow, partition: int, offset: int) -> Placed | None:
@@ -114,12 +108,11 @@ class Shelf:
         """What messages of a schema look like."""
         layout = self._layouts.get(schema)
         if layout is None:
-            key = rows.number_key(rows.SCHEMA, schema)
-            with self._index.view() as transaction:
-                sealed = transaction.get(key)
-                if sealed is None:
-                    raise TopicNotFound("the topic was deleted")
-                arrow = schema_from_bytes(rows.unseal(key, sealed))
+            with self._index.view() as view:
+                message = view.get(rows.number_key(rows.SCHEMA, schema))
+            if message is None:
+                raise TopicNotFound("the topic was deleted")
+            arrow = schema_from_bytes(message)
             layout = format.Layout.of(arrow, fingerprint(arrow))
             self._layouts[schema] = layout
         return layout

@@ -15,14 +15,13 @@ from mamba_stream.log import directory, rows
 from mamba_stream.log.committer import Batch, Committer
 from mamba_stream.log.files import Maps
 from mamba_stream.log.index import MAP_SIZE, Index
-from mamba_stream.log.ledger import Ledger
 from mamba_stream.log.recovery import recover
 from mamba_stream.log.rows import Meta, TopicRow
 from mamba_stream.log.shelf import Shelf
 from mamba_stream.log.waking import Waiter, Waker
 
 if TYPE_CHECKING:
-    import lmdb
+    from mamba_stream.log.views import Draft
 
 _SLOW_POLL = 1.0
 _stores: dict[tuple[int, int], Store] = {}
@@ -57,20 +56,13 @@ class Store:
 
     def get(self, key: bytes) -> bytes | None:
         """One value of the index."""
-        with self.index.view() as transaction:
-            sealed = transaction.get(key)
-            return None if sealed is None else rows.unseal(key, sealed)
+        with self.index.view() as view:
+            return view.get(key)
 
     def items(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
         """All rows of the index whose keys begin so, of one moment."""
-        found = []
-        with self.index.view() as transaction, transaction.cursor() as cursor:
-            if cursor.set_range(prefix):
-                for key, sealed in cursor.iternext():
-                    if not key.startswith(prefix):
-                        break
-                    found.append((key, rows.unseal(key, sealed)))
-        return found
+        with self.index.view() as view:
+            return list(view.items(prefix))
 
     def lsn(self) -> int:
         value = self.get(rows.TICKS)
@@ -129,14 +121,13 @@ class Store:
             )
         return meta
 
-    def _found(self, transaction: lmdb.Transaction) -> bytes:
-        ledger = Ledger(transaction, self.clock.now())
-        value = ledger.get(rows.META)
+    def _found(self, draft: Draft) -> bytes:
+        value = draft.get(rows.META)
         if value is None:
-            if transaction.stat()["entries"]:
+            if draft.rows:
                 raise NotALog(f"{self.path / directory.INDEX} is the database of something else")
             value = rows.pack(Meta(directory.FORMAT, uuid.uuid4().hex, self.clock.now()))
-            ledger.put(rows.META, value)
+            draft.put(rows.META, value)
         return value
 
 

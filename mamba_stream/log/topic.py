@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pyarrow as pa
 
-from mamba_stream.core.changes import ChangeSet, Trim
-from mamba_stream.core.changes import Sequence as ProducerSequence
+from mamba_stream.core.changes import ChangeSet, Sequence as ProducerSequence, Trim
 from mamba_stream.core.durations import to_time
 from mamba_stream.core.names import did_you_mean
 from mamba_stream.core.schemas import polars_schema
@@ -252,8 +251,7 @@ class Topic:
                 raise InvalidInput(f"a partition is a number, not {number!r}")
             if not 0 <= number < self.partitions:
                 raise PartitionNotFound(
-                    f"topic {self.name!r} has no partition {number}: it has {self.partitions}, "
-                    "counted from 0"
+                    f"topic {self.name!r} has no partition {number}: it has {self.partitions}, counted from 0"
                 )
         return sorted(set(partitions))
 
@@ -272,7 +270,9 @@ class Topic:
             return {p: found[p] for p in partitions}
         if isinstance(start, Mapping):
             self._numbers(list(start))
-            wanted = {p: _offset(self.name, p, start[p]) if p in start else heads[p].begin for p in partitions}
+            wanted = {
+                p: _offset(self.name, p, start[p]) if p in start else heads[p].begin for p in partitions
+            }
         elif isinstance(start, int) and not isinstance(start, bool):
             wanted = {p: _offset(self.name, p, start) for p in partitions}
         else:
@@ -353,5 +353,7 @@ def merged_ranges(ranges: Sequence[tuple[int, int, int, int]]) -> dict[int, tupl
 
 def _offset(topic: str, partition: int, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise InvalidInput(f"topic {topic!r}, partition {partition}: an offset is a number from 0 on, not {value!r}")
+        raise InvalidInput(
+            f"topic {topic!r}, partition {partition}: an offset is a number from 0 on, not {value!r}"
+        )
     return value

@@ -6,8 +6,14 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from mamba_stream.core.changes import MAX_RECORD_BYTES, ChangeSet, GroupOffset, Record, Trim
-from mamba_stream.core.changes import Sequence as ProducerSequence
+from mamba_stream.core.changes import (
+    MAX_RECORD_BYTES,
+    ChangeSet,
+    GroupOffset,
+    Record,
+    Sequence as ProducerSequence,
+    Trim,
+)
 from mamba_stream.core.names import check_name
 from mamba_stream.errors import InvalidInput, MambaStreamError
 from mamba_stream.log.committer import Batch
