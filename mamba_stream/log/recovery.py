@@ -71,10 +71,18 @@ def _strays(directory: Path, known: dict[int, rows.FileRow], now: int) -> list[P
             row = known.get(number)
             if row is None or not _belongs(Path(item.path), directory, number, row):
                 strays.append(Path(item.path))
-        elif item.name.startswith("new-") and now - item.stat().st_mtime_ns // 1000 > _ABANDONED:
+        elif item.name.startswith("new-") and _age(item, now) > _ABANDONED:
             # Between creating and locking a file its writer may be caught unlocked: only old ones go.
             strays.append(Path(item.path))
     return strays
+
+
+def _age(item: os.DirEntry[str], now: int) -> int:
+    try:
+        return now - item.stat().st_mtime_ns // 1000
+    except FileNotFoundError:
+        # Its writer, who is alive, has named it since it was listed.
+        return 0
 
 
 def _belongs(path: Path, directory: Path, number: int, row: rows.FileRow) -> bool:
