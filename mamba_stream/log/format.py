@@ -21,6 +21,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import pyarrow as pa
 import xxhash
@@ -98,7 +99,7 @@ def encode(batch: pa.RecordBatch, layout: Layout, compression: str = "none") -> 
         struct.pack_into("<q", metadata, body_length_at, len(body) + len(padding))
     starts = _column_starts(metadata, buffers_at, layout, len(body))
     digest = xxhash.xxh3_64_intdigest
-    digests = [digest(body[start:end]) for start, end in zip(starts, starts[1:], strict=False)]
+    digests = [digest(body[start:end]) for start, end in pairwise(starts)]
     if padding and digests:
         running = xxhash.xxh3_64(body[starts[-2] :])
         running.update(padding)
@@ -112,7 +113,7 @@ def encode(batch: pa.RecordBatch, layout: Layout, compression: str = "none") -> 
 
 def schema_message(schema: pa.Schema) -> bytes:
     """The message that opens an IPC stream of this schema, padded to the alignment of batches."""
-    message = schema.serialize().to_pybytes()
+    message: bytes = schema.serialize().to_pybytes()
     length = _aligned(len(message))
     return _PREFIX.pack(_CONTINUATION, length - _PREFIX.size) + message[8:] + bytes(length - len(message))
 
