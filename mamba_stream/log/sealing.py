@@ -16,6 +16,7 @@ import msgspec
 import xxhash
 
 from mamba_stream.core.schemas import schema_bytes
+from mamba_stream.errors import TopicNotFound
 from mamba_stream.log import contents, directory, files, format, recovery, rows
 from mamba_stream.log.ledger import Ledger
 from mamba_stream.log.rows import Entry, FileRow, TopicRow
@@ -45,7 +46,7 @@ def seal(store: Store) -> int:
     try:
         for number, row in _candidates(store):
             # Holding the lock keeps writers from adopting it, and other processes from sealing it too.
-            fd = files.lock(files.path_of(store.files, number, row.kind))
+            fd = _locked(files.path_of(store.files, number, row.kind), row)
             if fd is not None:
                 held[number] = fd
         if not held:
@@ -64,11 +65,21 @@ def _candidates(store: Store) -> list[tuple[int, FileRow]]:
     for key, value in store.items(rows.FILE):
         number, row = int.from_bytes(key[1:], "big"), rows.unpack(FileRow, value)
         if row.kind == "commit" and row.state != "trash" and not row.internal:
-            path = files.path_of(store.files, number, row.kind)
-            # A file that lost published bytes is doctor's business.
-            if path.exists() and path.stat().st_size >= row.end:
-                found.append((number, row))
+            found.append((number, row))
     return found
+
+
+def _locked(path: Path, row: FileRow) -> int | None:
+    try:
+        fd = files.lock(path)
+    except FileNotFoundError:
+        # Another process removed it meanwhile, or it is lost.
+        return None
+    if fd is not None and os.fstat(fd).st_size < row.end:
+        # A file that lost published bytes is doctor's business.
+        os.close(fd)
+        return None
+    return fd
 
 
 def _close(store: Store, numbers: list[int]) -> None:
@@ -89,7 +100,12 @@ def _segments(store: Store, numbers: set[int]) -> list[_Segment]:
     """The batches of these files, by partition and in order, cut to the size of segments."""
     found = []
     for topic in store.topics():
-        for partition, head in store.shelf.heads(topic).items():
+        try:
+            heads = store.shelf.heads(topic)
+        except TopicNotFound:
+            # It was deleted meanwhile, and its rows need no place.
+            continue
+        for partition, head in heads.items():
             batches: list[Placed] = []
             size, position = 0, head.begin
             while position < head.end:
@@ -128,6 +144,12 @@ def _repack(store: Store, segment: _Segment, sources: dict[int, int]) -> None:
         )
         _write_synced(files.contents_path(fresh), contents.encode(toc))
         _publish(store, segment, moved, size, fresh)
+    except BaseException as error:
+        # Half a copy is only in the way, above all on a full disk. What was published has another name.
+        files.contents_path(fresh).unlink(missing_ok=True)
+        fresh.unlink(missing_ok=True)
+        if not isinstance(error, TopicNotFound):
+            raise
     finally:
         os.close(fd)
 
