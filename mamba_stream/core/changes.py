@@ -82,8 +82,9 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
 class ChangeSet(msgspec.Struct, frozen=True, array_like=True):
     """What one commit changes, all or nothing.
 
-    ``drops`` and ``ends`` name topics by number. ``requires`` lists records that must have exactly these values (``None``: must not exist) when the
-    change set is applied; an ``Append`` with ``expect`` requires the partition to end there.
+    ``drops`` and ``ends`` name topics by number. ``requires`` lists records that must have exactly these
+    values (``None``: must not exist) when the change set is applied; an ``Append`` with ``expect`` requires
+    the partition to end there.
     """
 
     creates: tuple[CreateTopic, ...] = ()

@@ -8,7 +8,6 @@ who arrive meanwhile are the next group.
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -32,7 +31,6 @@ GROUP_BYTES = 256 << 20
 
 _PATIENCE = 0.25
 """How long a leader waits for company, as a share of the last commit's time."""
-_MOMENT = 20e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +88,8 @@ class Committer:
         self._turn = threading.Lock()
         self._door = threading.Lock()
         self._led = False
+        self._gathering = False
+        self._bell = threading.Event()
         self._arrived: deque[_Pending] = deque()
         self._open: dict[bool, files.CommitFile] = {}
         self._closed = False
@@ -111,6 +111,8 @@ class Committer:
             self._arrived.append(pending)
             leads = not self._led
             self._led = True
+            if self._gathering:
+                self._bell.set()
         if not leads:
             self._wait(pending)
         if not pending.done:
@@ -195,8 +197,13 @@ class Committer:
         if self._expected == 1:
             return
         deadline = self._clock.monotonic() + self._pace * _PATIENCE
-        while len(self._arrived) < self._expected and self._clock.monotonic() < deadline:
-            time.sleep(_MOMENT)
+        self._gathering = True
+        while len(self._arrived) < self._expected:
+            self._bell.clear()
+            left = deadline - self._clock.monotonic()
+            if left <= 0 or (len(self._arrived) < self._expected and not self._bell.wait(left)):
+                break
+        self._gathering = False
 
     def _take_group(self) -> list[_Pending]:
         group: list[_Pending] = []

@@ -76,7 +76,7 @@ def describe(store: Store, topic: TopicRow, schema: pa.Schema) -> TopicDescripti
         compression=topic.compression,
         ended=heads[0].ended,
         rows=sum(head.end - head.begin for head in heads.values()),
-        bytes=sum(head.bytes for head in heads.values()),
+        bytes=sum(head.size for head in heads.values()),
         batches=sum(head.entries for head in heads.values()),
         last_append=datetime.fromtimestamp(appended / 1e6, UTC) if appended else None,
         first_time=first,

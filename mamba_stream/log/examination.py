@@ -10,12 +10,16 @@ which prints its findings as JSON, one a line.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import struct
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import lmdb
 import pyarrow as pa
@@ -72,6 +76,11 @@ def examine(path: Path, report: Callable[[Finding], None]) -> dict[str, int]:
         for place in sorted(found.topics):
             for finding in _topic(env, path / directory.FILES, found, found.topics[place]):
                 report(finding)
+        # Files come and go while writers work: what was met is held against the rows as they are now.
+        with env.begin() as transaction:
+            for key, sealed in _between(transaction, rows.FILE, rows.OFFSET):
+                with contextlib.suppress(Damaged, ValueError):
+                    list(_noted(key, rows.unseal(key, sealed), found))
         for finding in _files(path / directory.FILES, found):
             report(finding)
     finally:
@@ -90,47 +99,68 @@ def _index(env: lmdb.Environment, found: _Found) -> Iterator[Finding]:
     names: dict[bytes, int] = {}
     schemas: dict[int, bytes] = {}
     heads: set[tuple[int, int]] = set()
-    orphans: set[int] = set()
-    for key, sealed in _rows(env, b"\x01", b"\xff"):
-        kind = key[:1]
+    # All but the entries are few, and read as of one moment: a writer at work is not damage.
+    with env.begin() as transaction:
+        few = list(_between(transaction, b"\x01", rows.ENTRY))
+    for key, sealed in few:
         try:
             value = rows.unseal(key, sealed)
-            if kind == rows.META:
-                meta = rows.unpack(Meta, value)
-                if meta.format > directory.FORMAT:
-                    yield Finding("note", f"the log has the newer format {meta.format}")
-            elif kind == rows.TOPIC:
-                topic = rows.unpack(TopicRow, value)
-                found.topics[topic.id] = topic
-            elif kind == rows.NAME:
+            if key[:1] == rows.NAME:
                 names[key] = int.from_bytes(value, "big")
-            elif kind == rows.SCHEMA:
+            elif key[:1] == rows.SCHEMA:
                 schemas[int.from_bytes(key[1:], "big")] = value
-            elif kind == rows.FILE:
-                found.files[int.from_bytes(key[1:], "big")] = rows.unpack(FileRow, value)
-            elif kind == rows.HEAD:
+            elif key[:1] == rows.HEAD:
                 rows.unpack_head(value)
                 heads.add(rows.partition_place(key))
-            elif kind == rows.ENTRY:
-                topic_id = rows.entry_place(key)[0]
-                if topic_id not in found.topics:
-                    orphans.add(topic_id)
-        except (Damaged, ValueError, MambaStreamError) as error:
+            else:
+                yield from _noted(key, value, found)
+        except (Damaged, ValueError) as error:
+            yield Finding("damage", f"index: {error}")
+    yield from _topics(found, names, schemas, heads)
+    orphans: set[int] = set()
+    for key, sealed in _entries(env):
+        try:
+            rows.unseal(key, sealed)
+            topic = rows.entry_place(key)[0]
+            if topic not in found.topics:
+                orphans.add(topic)
+        except (Damaged, ValueError, struct.error) as error:
             yield Finding("damage", f"index: {error}", **_where(key, found))
-    for topic_id in orphans:
-        yield Finding("damage", f"index: entries of topic #{topic_id}, which does not exist")
-    for topic_id, topic in list(found.topics.items()):
-        if names.pop(rows.name_key(topic.name), None) != topic_id:
+    for topic in orphans:
+        with env.begin() as transaction:
+            created = transaction.get(rows.number_key(rows.TOPIC, topic)) is not None
+        if not created:
+            yield Finding("damage", f"index: entries of topic #{topic}, which does not exist")
+
+
+def _noted(key: bytes, value: bytes, found: _Found) -> Iterator[Finding]:
+    if key[:1] == rows.META:
+        meta = rows.unpack(Meta, value)
+        if meta.format > directory.FORMAT:
+            yield Finding("note", f"the log has the newer format {meta.format}")
+    elif key[:1] == rows.TOPIC:
+        topic = rows.unpack(TopicRow, value)
+        found.topics[topic.id] = topic
+    elif key[:1] == rows.FILE:
+        found.files[int.from_bytes(key[1:], "big")] = rows.unpack(FileRow, value)
+
+
+def _topics(
+    found: _Found, names: dict[bytes, int], schemas: dict[int, bytes], heads: set[tuple[int, int]]
+) -> Iterator[Finding]:
+    """That every topic has its name, its schema and its partitions, and every name its topic."""
+    for number, topic in list(found.topics.items()):
+        if names.pop(rows.name_key(topic.name), None) != number:
             yield Finding("damage", "index: the topic's name leads elsewhere", topic.name)
         for partition in range(topic.partitions):
-            if (topic_id, partition) not in heads:
+            if (number, partition) not in heads:
                 yield Finding("damage", "index: the partition's state is missing", topic.name, partition)
         try:
             schema = schema_from_bytes(schemas[topic.schema])
             found.layouts[topic.schema] = format.Layout.of(schema, fingerprint(schema))
         except (KeyError, MambaStreamError):
             yield Finding("damage", "index: the topic's schema is missing or damaged", topic.name)
-            del found.topics[topic_id]
+            del found.topics[number]
     for key in names:
         yield Finding("damage", f"index: the name {key[1:].decode(errors='replace')!r} leads nowhere")
 
@@ -174,7 +204,7 @@ def _partition(
             expected = None
             continue
         offset = rows.entry_place(key)[2]
-        place = {"topic": topic.name, "partition": partition}
+        place: dict[str, Any] = {"topic": topic.name, "partition": partition}
         if expected is not None and offset != expected:
             yield Finding(
                 "damage",
@@ -256,7 +286,7 @@ def _files(where: Path, found: _Found) -> Iterator[Finding]:
         if row.kind == "segment" and row.state != "trash":
             yield from _segment(path, row)
         ranges = sorted(found.ranges.get(number, []))
-        for (_, end, one), (start, _, other) in zip(ranges, ranges[1:], strict=False):
+        for (_, end, one), (start, _, other) in pairwise(ranges):
             if start < end:
                 yield Finding("damage", f"index: batches of {one} and {other} overlap in {path.name}")
     for number in found.live.keys() - found.files.keys():
@@ -287,7 +317,7 @@ def _segment(path: Path, row: FileRow) -> Iterator[Finding]:
         yield Finding("damage", f"{path.name}: {error}")
 
 
-def _where(key: bytes, found: _Found) -> dict[str, object]:
+def _where(key: bytes, found: _Found) -> dict[str, Any]:
     if key[:1] == rows.ENTRY and len(key) == 15:
         topic, partition, offset = rows.entry_place(key)
         known = found.topics.get(topic)
@@ -295,17 +325,23 @@ def _where(key: bytes, found: _Found) -> dict[str, object]:
     return {}
 
 
-def _rows(env: lmdb.Environment, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Rows in the order of keys, a page at a time: no read transaction is held over the work."""
-    position = start
+def _between(
+    transaction: lmdb.Transaction, start: bytes, end: bytes, most: int = sys.maxsize
+) -> Iterator[tuple[bytes, bytes]]:
+    with transaction.cursor() as cursor:
+        if cursor.set_range(start):
+            for number, (key, value) in enumerate(cursor.iternext()):
+                if key >= end or number >= most:
+                    return
+                yield bytes(key), bytes(value)
+
+
+def _entries(env: lmdb.Environment) -> Iterator[tuple[bytes, bytes]]:
+    """All entries, a page at a time: no read transaction is held over the work."""
+    position = rows.ENTRY
     while True:
-        page: list[tuple[bytes, bytes]] = []
-        with env.begin() as transaction, transaction.cursor() as cursor:
-            if cursor.set_range(position):
-                for key, value in cursor.iternext():
-                    if key >= end or len(page) >= _PAGE:
-                        break
-                    page.append((key, value))
+        with env.begin() as transaction:
+            page = list(_between(transaction, position, b"\xff", _PAGE))
         yield from page
         if len(page) < _PAGE:
             return
@@ -314,14 +350,15 @@ def _rows(env: lmdb.Environment, start: bytes, end: bytes) -> Iterator[tuple[byt
 
 def _main(path: str) -> None:
     def report(finding: Finding) -> None:
-        print(json.dumps(asdict(finding)), flush=True)
+        sys.stdout.write(json.dumps(asdict(finding)) + "\n")
+        sys.stdout.flush()
 
     try:
         counts = examine(Path(path), report)
     except (lmdb.Error, OSError) as error:
         report(Finding("damage", f"index: {error}"))
         counts = {}
-    print(json.dumps({"counts": counts}), flush=True)
+    sys.stdout.write(json.dumps({"counts": counts}) + "\n")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ the file is published, and what lies behind that is nothing.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import mmap
@@ -90,10 +91,8 @@ class CommitFile:
 
     def _take_back(self, position: int) -> None:
         # Only for the room it gives back: what lies behind the published end is nothing anyway.
-        try:
+        with contextlib.suppress(OSError):
             os.ftruncate(self._fd, position)
-        except OSError:
-            pass
 
 
 def open_commit_file(index: Index, files: Path, now: int, internal: bool) -> CommitFile:

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from mamba_stream.core.batches import to_batches
 from mamba_stream.core.keys import split_by_partition
+from mamba_stream.core.numbers import is_whole
 from mamba_stream.errors import InvalidInput, PartitionNotFound
 from mamba_stream.log import format
 from mamba_stream.log.committer import Batch
@@ -70,7 +71,7 @@ class Intake:
     def _check(self, partition: int | None, expect: Mapping[int, int] | None) -> None:
         named = [*(expect or {}), *(() if partition is None else (partition,))]
         for number in named:
-            if isinstance(number, bool) or not isinstance(number, int):
+            if not is_whole(number, -(1 << 63)):
                 raise InvalidInput(f"a partition is a number, not {number!r}")
             if not 0 <= number < self._topic.partitions:
                 raise PartitionNotFound(

@@ -317,7 +317,7 @@ def _append(ledger: Ledger, append: Append) -> tuple[int, int, int, int]:
             entries=head.entries + 1,
             chain=(head.chain + rows.entry_hash(key, value)) & _MASK,
             rows=head.rows + append.rows,
-            bytes=head.bytes + append.length,
+            size=head.size + append.length,
             running_time=running_time,
             append_time=append_time,
         ),
@@ -343,7 +343,7 @@ def _trim(ledger: Ledger, topic: int, partition: int, begin: int) -> None:
     head = _existing(ledger, topic, partition)
     if begin <= head.begin:
         return
-    count, chain, kept_rows, size = head.entries, head.chain, head.rows, head.bytes
+    count, chain, kept_rows, size = head.entries, head.chain, head.rows, head.size
     for key, value in ledger.entries(topic, partition, begin):
         entry = rows.unpack_entry(value)
         if rows.entry_place(key)[2] + entry.span > begin:
@@ -357,5 +357,5 @@ def _trim(ledger: Ledger, topic: int, partition: int, begin: int) -> None:
     ledger.set_head(
         topic,
         partition,
-        msgspec.structs.replace(head, begin=begin, entries=count, chain=chain, rows=kept_rows, bytes=size),
+        msgspec.structs.replace(head, begin=begin, entries=count, chain=chain, rows=kept_rows, size=size),
     )

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from mamba_stream.core.changes import ChangeSet, CreateTopic
 from mamba_stream.core.names import check_name, did_you_mean
+from mamba_stream.core.numbers import is_whole
 from mamba_stream.core.schemas import canonical_schema, describe_difference, schema_bytes, time_type_of
 from mamba_stream.errors import AlreadyExists, InvalidInput, SchemaMismatch, TopicNotFound
 from mamba_stream.log import rows, sealing
@@ -123,7 +124,7 @@ class Log:
                 f"topic {name!r}: compression={compression!r}; choose one of {', '.join(COMPRESSIONS)}"
             )
         most = _MOST_KEYED if columns else _MOST_PARTITIONS
-        if isinstance(partitions, bool) or not isinstance(partitions, int) or not 1 <= partitions <= most:
+        if not is_whole(partitions, 1, most):
             raise InvalidInput(
                 f"topic {name!r}: partitions={partitions!r}; choose 1 to {most}"
                 f"{' (a topic with a key has at most 256)' if columns else ''}"
@@ -241,7 +242,7 @@ class Log:
             lsn=self._store.lsn(),
             topics=sum(not row.internal for row in topics.values()),
             rows=sum(head.end - head.begin for row, head in heads if not row.internal),
-            bytes=sum(head.bytes for _, head in heads),
+            bytes=sum(head.size for _, head in heads),
             batches=sum(head.entries for _, head in heads),
             commit_files=sum(file.kind == "commit" and file.state != "trash" for file in files),
             segments=sum(file.kind == "segment" and file.state != "trash" for file in files),

@@ -69,7 +69,7 @@ def _default(environment: Mapping[str, str]) -> str | Path:
             raise InvalidInput(f"{config.absolute()}: log = {value!r} must be a directory, as a string")
     path = _user_data(environment)
     if not path.exists():
-        print(f"mamba-stream: the log is in {path} (choose with {VARIABLE} or log=)", file=sys.stderr)
+        sys.stderr.write(f"mamba-stream: the log is in {path} (choose with {VARIABLE} or log=)\n")
     return path
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -42,6 +42,10 @@ class LogBatch:
     def offsets(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         """The offset of every row, as int64."""
         return np.arange(self.offset, self.offset + self.data.num_rows, dtype=np.int64)
+
+    def head(self, rows: int) -> LogBatch:
+        """The first so many rows."""
+        return replace(self, next_offset=self.offset + rows, data=self.data.slice(0, rows))
 
 
 class Reader:

@@ -64,7 +64,7 @@ class Head(msgspec.Struct, frozen=True):
     entries: int = 0
     chain: int = 0
     rows: int = 0
-    bytes: int = 0
+    size: int = 0
     running_time: int = NO_TIME
     append_time: int = 0
     ended: bool = False
@@ -76,7 +76,7 @@ class Head(msgspec.Struct, frozen=True):
             self.entries,
             self.chain,
             self.rows,
-            self.bytes,
+            self.size,
             self.running_time,
             self.append_time,
             self.ended,

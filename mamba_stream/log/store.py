@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -126,7 +125,7 @@ class Store:
         if value is None:
             if draft.rows:
                 raise NotALog(f"{self.path / directory.INDEX} is the database of something else")
-            value = rows.pack(Meta(directory.FORMAT, uuid.uuid4().hex, self.clock.now()))
+            value = rows.pack(Meta(directory.FORMAT, os.urandom(16).hex(), self.clock.now()))
             draft.put(rows.META, value)
         return value
 

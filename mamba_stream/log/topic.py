@@ -12,6 +12,7 @@ import pyarrow as pa
 from mamba_stream.core.changes import ChangeSet, Sequence as ProducerSequence, Trim
 from mamba_stream.core.durations import to_time
 from mamba_stream.core.names import did_you_mean
+from mamba_stream.core.numbers import is_whole
 from mamba_stream.core.schemas import polars_schema
 from mamba_stream.errors import InvalidInput, PartitionNotFound, SchemaMismatch
 from mamba_stream.log import description, scanning
@@ -224,17 +225,8 @@ class Topic:
             # One batch at a time: what is looked at must not wait for what is not.
             batches = reader.poll(max_rows=1)
             for batch in batches:
-                if batch.data.num_rows > left:
-                    batch = LogBatch(
-                        batch.topic,
-                        batch.partition,
-                        batch.offset,
-                        batch.offset + left,
-                        batch.data.slice(0, left),
-                        batch.append_time,
-                    )
+                yield batch if batch.data.num_rows <= left else batch.head(left)
                 left -= batch.data.num_rows
-                yield batch
             if not batches:
                 if not follow or reader.exhausted:
                     return
@@ -247,7 +239,7 @@ class Topic:
         if partitions is None:
             return list(range(self.partitions))
         for number in partitions:
-            if isinstance(number, bool) or not isinstance(number, int):
+            if not is_whole(number, -(1 << 63)):
                 raise InvalidInput(f"a partition is a number, not {number!r}")
             if not 0 <= number < self.partitions:
                 raise PartitionNotFound(
@@ -273,7 +265,7 @@ class Topic:
             wanted = {
                 p: _offset(self.name, p, start[p]) if p in start else heads[p].begin for p in partitions
             }
-        elif isinstance(start, int) and not isinstance(start, bool):
+        elif is_whole(start):
             wanted = {p: _offset(self.name, p, start) for p in partitions}
         else:
             raise InvalidInput(
@@ -337,7 +329,7 @@ def producer_sequences(
         return ()
     if not isinstance(producer, str) or not 1 <= len(producer.encode()) <= 200:
         raise InvalidInput(f"producer={producer!r}: give a name of 1 to 200 bytes, together with sequence=")
-    if isinstance(sequence, bool) or not isinstance(sequence, int) or not 0 <= sequence < 1 << 63:
+    if not is_whole(sequence):
         raise InvalidInput(f"sequence={sequence!r}: give a number from 0 on, together with producer=")
     return (ProducerSequence(topic, producer, sequence),)
 
@@ -352,7 +344,7 @@ def merged_ranges(ranges: Sequence[tuple[int, int, int, int]]) -> dict[int, tupl
 
 
 def _offset(topic: str, partition: int, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+    if not is_whole(value):
         raise InvalidInput(
             f"topic {topic!r}, partition {partition}: an offset is a number from 0 on, not {value!r}"
         )

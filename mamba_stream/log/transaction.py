@@ -15,6 +15,7 @@ from mamba_stream.core.changes import (
     Trim,
 )
 from mamba_stream.core.names import check_name
+from mamba_stream.core.numbers import is_whole
 from mamba_stream.errors import InvalidInput, MambaStreamError
 from mamba_stream.log.committer import Batch
 from mamba_stream.log.store import Store
@@ -70,14 +71,14 @@ class Transaction:
         for (name, partition), offset in offsets.items():
             topic = self._topic(name)
             topic._numbers([partition])
-            if isinstance(offset, bool) or not isinstance(offset, int) or offset < 0:
+            if not is_whole(offset):
                 raise InvalidInput(f"group {group!r}: {offset!r} is not an offset of {name!r}")
             self._offsets.append(GroupOffset(group, topic._row.id, partition, offset))
 
     def put_record(self, namespace: str, key: str, value: bytes) -> None:
         """Stores a small value (at most 2 KB) under (namespace, key)."""
         self._check_open()
-        if not isinstance(value, bytes) or len(value) > MAX_RECORD_BYTES:
+        if not _fits(value):
             raise InvalidInput(
                 f"the record {namespace}/{key} must be bytes, at most {MAX_RECORD_BYTES} of them: put the data "
                 "into a topic and a pointer to it into the record"
@@ -152,7 +153,11 @@ class Transaction:
             raise MambaStreamError("this transaction is over: begin another with log.transaction()")
 
 
-def _part(text: str) -> str:
+def _fits(value: object) -> bool:
+    return isinstance(value, bytes) and len(value) <= MAX_RECORD_BYTES
+
+
+def _part(text: Any) -> str:
     if not isinstance(text, str) or not text or "\0" in text or len(text.encode()) > 200:
         raise InvalidInput(f"a record's namespace and key are 1 to 200 bytes without NUL, not {text!r}")
     return text

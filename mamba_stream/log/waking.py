@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import os
 import socket
-import time
+import threading
 from pathlib import Path
 
 from mamba_stream.core.clock import Clock
@@ -74,7 +74,7 @@ class Waiter:
     def wait(self, timeout: float) -> None:
         """Returns when something was committed since the last call, or after ``timeout`` seconds."""
         if self._socket is None:
-            time.sleep(timeout)
+            threading.Event().wait(timeout)
             return
         try:
             self._socket.settimeout(timeout)

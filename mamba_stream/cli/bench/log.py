@@ -251,13 +251,13 @@ def _scans(where: Path) -> Iterator[Figure]:
                 with pa.memory_map(str(peer)) as source:
                     reader = pa.ipc.open_file(source)
                     batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
-                    return sum(pc.sum(batch.column("price")).as_py() for batch in batches)
+                    return float(sum(pc.sum(batch.column("price")).as_py() for batch in batches))
 
             return seconds(total)
 
         def sum_batches() -> float:
             def total() -> float:
-                return sum(pc.sum(b.data.column(0)).as_py() for b in topic.read(columns=["price"]))
+                return float(sum(pc.sum(b.data.column(0)).as_py() for b in topic.read(columns=["price"])))
 
             return seconds(total)
 
@@ -274,9 +274,7 @@ def _scans(where: Path) -> Iterator[Figure]:
                 0.9,
                 spread=pair.spread,
             )
-        pair = in_turns(
-            lambda: _first(_FIRST_PEER, str(peer)), lambda: _first(_FIRST_OURS, str(log.path)), 5
-        )
+        pair = in_turns(lambda: _first(_FIRST_PEER, str(peer)), lambda: _first(_FIRST_OURS, str(log.path)), 5)
         yield Figure(
             "the same, first read of a process",
             f"{middle(pair.limit) * 1e3:.1f} ms",
@@ -341,7 +339,7 @@ def _scale(where: Path, scale: int) -> Iterator[Figure]:
     logs = {}
     for size in (1_000, scale):
         log = logs[size] = open_log(where / f"scale-{size}")
-        topic = log.create_topic("batches", batch.schema, time="time")
+        log.create_topic("batches", batch.schema, time="time")
         left = size
         while left:
             many = min(left, 5_000)
@@ -436,8 +434,7 @@ def _starts(where: Path) -> Iterator[Figure]:
         yield Figure(
             name,
             f"{middle(pair.ours) * 1e3:.0f} ms as a process",
-            f"an empty Python {middle(pair.limit) * 1e3:.0f} ms"
-            + (", subtracted" if bare else ", included"),
+            f"an empty Python {middle(pair.limit) * 1e3:.0f} ms" + (", subtracted" if bare else ", included"),
             value,
             target,
             at_least=False,

@@ -101,7 +101,7 @@ def show(title: str, figures: Iterator[Figure]) -> bool:
     for figure in figures:
         sign = "≥" if figure.at_least else "≤"
         mark = "[green]✓[/]" if figure.held else "[red]✗[/]"
-        spread = "" if figure.spread is None else f" ({figure.spread[0]:.2f} – {figure.spread[1]:.2f})"
+        spread = "" if figure.spread is None else f" ({figure.spread[0]:.2f} to {figure.spread[1]:.2f})"
         console.print(
             f" {mark} {figure.name}: [bold]{figure.value:.3g}{figure.unit}[/]{spread}, "
             f"target {sign} {figure.target:g}{figure.unit}\n      {figure.ours}; {figure.limit}",
