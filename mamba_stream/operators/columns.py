@@ -1,6 +1,6 @@
 """The hidden columns that travel with the rows of a stream, and only where a later step needs them.
 
-``SOURCE``, ``PARTITION`` and ``OFFSET`` are where a row came from: behind its time, they give the one order
+``TIME`` is the row's time in ticks, made where rows have to be ordered. ``SOURCE``, ``PARTITION`` and ``OFFSET`` are where a row came from: behind its time, they give the one order
 of the stream. ``ORDINAL`` tells apart the rows that a lookup made of one. ``BEHIND`` is the watermark before the
 row, in ticks of the time column; it is null where the row did not lie behind it, and the whole column is absent
 from a frame in which no row did.
@@ -13,6 +13,7 @@ from typing import Final
 import polars as pl
 
 PREFIX: Final = "__mamba_"
+TIME: Final = "__mamba_time"
 SOURCE: Final = "__mamba_source"
 PARTITION: Final = "__mamba_partition"
 OFFSET: Final = "__mamba_offset"
@@ -22,11 +23,11 @@ BEHIND: Final = "__mamba_behind"
 ORIGIN: Final = (SOURCE, PARTITION, OFFSET, ORDINAL)
 """What orders rows of one time."""
 
+ORDER: Final = (TIME, *ORIGIN)
+"""What orders the rows of a stream: no two rows are equal in all."""
+
 ORIGIN_TYPES: Final = {SOURCE: pl.Int16(), PARTITION: pl.Int32(), OFFSET: pl.Int64(), ORDINAL: pl.Int64()}
-
-
-def is_hidden(name: str) -> bool:
-    return name.startswith(PREFIX)
+ORDER_TYPES: Final = {TIME: pl.Int64(), **ORIGIN_TYPES}
 
 
 def hidden(frame: pl.DataFrame) -> list[str]:

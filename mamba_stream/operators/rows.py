@@ -1,4 +1,8 @@
-"""Verbs that look at one row at a time, run one after the other over a frame in a single Polars query."""
+"""Verbs that look at one row at a time, run one after the other over a frame in a single Polars query.
+
+A selector (``pl.all()``, ``cs.numeric()``) would see the hidden columns too: a verb that ``selects`` is run without
+them.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +22,13 @@ class Filtered:
     """Rows for which all predicates are true."""
 
     predicates: Sequence[pl.Expr]
+    selects: bool = False
 
     def __call__(self, rows: pl.LazyFrame, hidden: list[str]) -> pl.LazyFrame:
-        return rows.filter(*self.predicates)
+        if not (self.selects and hidden):
+            return rows.filter(*self.predicates)
+        frame = rows.collect(engine="in-memory")
+        return frame.filter(frame.drop(hidden).select(pl.all_horizontal(self.predicates)).to_series()).lazy()
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,9 +36,13 @@ class Selected:
     """Only these columns."""
 
     exprs: Sequence[pl.Expr]
+    selects: bool = False
 
     def __call__(self, rows: pl.LazyFrame, hidden: list[str]) -> pl.LazyFrame:
-        return rows.select(*self.exprs, *hidden)
+        if not (self.selects and hidden):
+            return rows.select(*self.exprs, *hidden)
+        frame = rows.collect(engine="in-memory")
+        return frame.drop(hidden).select(*self.exprs).hstack(frame.select(hidden)).lazy()
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,9 +50,13 @@ class Extended:
     """Further columns, or others in place of some."""
 
     exprs: Sequence[pl.Expr]
+    selects: bool = False
 
     def __call__(self, rows: pl.LazyFrame, hidden: list[str]) -> pl.LazyFrame:
-        return rows.with_columns(*self.exprs)
+        if not (self.selects and hidden):
+            return rows.with_columns(*self.exprs)
+        frame = rows.collect(engine="in-memory")
+        return frame.drop(hidden).with_columns(*self.exprs).hstack(frame.select(hidden)).lazy()
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,18 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from mamba_stream.operators.columns import BEHIND, OFFSET, ORDINAL, ORIGIN, ORIGIN_TYPES, PARTITION, SOURCE, ticks
+from mamba_stream.operators.columns import (
+    BEHIND,
+    OFFSET,
+    ORDER,
+    ORDINAL,
+    ORIGIN,
+    ORIGIN_TYPES,
+    PARTITION,
+    SOURCE,
+    TIME,
+    ticks,
+)
 from mamba_stream.operators.grid import Grid
 from mamba_stream.operators.lateness import FOREVER, NEVER
 from mamba_stream.operators.runs import SLOT, Runs
@@ -43,6 +54,7 @@ class Aggregation(Protocol):
     kept: Mapping[str, pl.Expr]
     kept_columns: Sequence[str]
     output_schema: Mapping[str, pl.DataType]
+    needs_order: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +76,6 @@ class WindowSettings:
         dtype: Its type, which ``window_start`` and ``window_end`` get.
         grid: The windows.
         aggregation: The aggregates, split.
-        order: What orders rows that have to be kept: the time and the hidden columns of the origin.
         number: The step's own number, for the origin of the rows it makes.
         with_origin: Whether a later step needs the origin of the rows it makes.
     """
@@ -75,7 +86,6 @@ class WindowSettings:
     dtype: pl.DataType
     grid: Grid
     aggregation: Aggregation
-    order: tuple[str, ...]
     number: int
     with_origin: bool
 
@@ -92,8 +102,8 @@ class WindowStep:
         self._rows = Runs(lambda frame: frame.sort(SLOT, maintain_order=True))
         self._closed = NEVER
         split = settings.aggregation
-        kept = [*settings.keys, *split.kept_columns, *(settings.order if split.kept else ())]
-        self._kept = [name for name in dict.fromkeys(kept)]
+        self._ordered = split.needs_order or bool(split.kept)
+        self._kept = list(dict.fromkeys((*settings.keys, *split.kept_columns, *ORDER)))
 
     @property
     def bytes(self) -> int:
@@ -120,6 +130,8 @@ class WindowStep:
             frame = frame.with_columns(self._grid.pane_of(time).alias(SLOT))
             if self._grid.overlaps and AFTER not in frame.columns:
                 frame = frame.with_columns(pl.lit(NEVER, dtype=pl.Int64).alias(AFTER))
+            if self._ordered:
+                frame = frame.with_columns(time.alias(TIME))
             self._take(frame)
         return late
 
@@ -229,7 +241,8 @@ class WindowStep:
             # Every group of rows has a group of partials and the other way round: sorted alike, they line up.
             kept = (
                 rows.lazy()
-                .sort(self._set.order, maintain_order=True)
+                .sort(ORDER)
+                .drop(set(ORDER) - set(keys))
                 .group_by(by, maintain_order=True)
                 .agg([expr.alias(name) for name, expr in split.kept.items()])
                 .sort(by)

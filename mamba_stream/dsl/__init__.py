@@ -1,0 +1,7 @@
+"""Streams, windows, running: thin verbs that build plan nodes."""
+
+from mamba_stream.dsl.sources import stream
+from mamba_stream.dsl.stream import Stream, united as concat
+from mamba_stream.dsl.windows import hopping, tumbling
+
+__all__ = ["Stream", "concat", "hopping", "stream", "tumbling"]

@@ -1,0 +1,89 @@
+"""``mamba.stream``: where a pipeline begins."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import polars as pl
+
+from mamba_stream.core.durations import duration_us
+from mamba_stream.core.names import check_name
+from mamba_stream.core.schemas import canonical_schema, polars_schema
+from mamba_stream.dsl.places import caller
+from mamba_stream.dsl.stream import Stream
+from mamba_stream.dsl.tables import as_table
+from mamba_stream.errors import PipelineRefused
+from mamba_stream.log import Log, Topic
+from mamba_stream.plan import nodes as n
+from mamba_stream.plan.shapes import Shape, TopicFacts, infer, refusing, topic_shape
+
+
+def stream(
+    source: Any,
+    time: str | None = None,
+    lateness: str | timedelta = "0s",
+    idle: str | timedelta = "30s",
+    ahead: str | timedelta | None = None,
+    start: Any = "earliest",
+    schema: Any = None,
+    name: str | None = None,
+) -> Stream:
+    """Begins a stream; nothing is read until it runs.
+
+    Args:
+        source: The name of a topic, an open topic, a Polars or pandas frame, an Arrow table, a list of dicts.
+        time: The column that holds a row's time; left out, that of the topic.
+        lateness: How far behind the greatest time of its partition a row may come and still be counted.
+        idle: How long a partition may be silent before time goes on without it, while the topic is followed.
+        ahead: Reject rows whose time lies further than this after they were appended.
+        start: Where a first run begins: ``"earliest"``, ``"latest"``, an offset, ``{partition: offset}``, a time.
+        schema: The columns of a topic that is only named, to have mistakes found at once.
+        name: Tells apart two sources that read the same topic differently.
+    """
+    place = caller()
+    if name is not None:
+        check_name(name, "source")
+    common: dict[str, Any] = {
+        "place": place,
+        "time": time,
+        "lateness": duration_us(lateness, what="lateness"),
+        "idle": duration_us(idle, what="idle") / 1_000_000,
+        "name": name or "",
+    }
+    if isinstance(source, str | Topic):
+        topic = n.TopicSource(
+            **common,
+            topic=check_name(source) if isinstance(source, str) else source.name,
+            bound=source if isinstance(source, Topic) else None,
+            start=start,
+            ahead=None if ahead is None else duration_us(ahead, what="ahead"),
+            declared=None if schema is None else _declared(schema, place),
+        )
+        return _topic_stream(topic)
+    if isinstance(source, Stream):
+        raise PipelineRefused("this is a stream already: use its verbs")
+    if ahead is not None or start != "earliest" or schema is not None:
+        raise PipelineRefused("ahead=, start= and schema= are for topics: a frame has a schema, and no append times")
+    frame = as_table(source, what="stream")
+    node = n.FrameSource(**common, frame=frame)
+    return Stream(node, {node: infer(node, [])}, None)
+
+
+def _declared(schema: Any, place: n.Place) -> pl.Schema:
+    try:
+        return polars_schema(canonical_schema(schema))
+    except ValueError as error:
+        raise PipelineRefused(f"schema=: {error} (stream at {place})") from error
+
+
+def _topic_stream(node: n.TopicSource) -> Stream:
+    shapes: dict[n.Node, Shape] = {}
+    log: Log | None = None
+    if node.bound is not None:
+        shapes[node] = topic_shape(node, TopicFacts(node.bound.polars_schema, node.bound.time))
+        log = node.bound.log
+    elif node.declared is not None:
+        with refusing(node):
+            shapes[node] = infer(node, [])
+    return Stream(node, shapes, log)

@@ -1,0 +1,311 @@
+"""A stream: rows with a time, and the verbs that make other streams of it.
+
+A method that a Polars ``LazyFrame`` also has means the same here. Every verb adds a node to a plan and runs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import polars as pl
+
+from mamba_stream.core.names import check_name
+from mamba_stream.dsl.arguments import expressions, names, predicates
+from mamba_stream.dsl.places import caller
+from mamba_stream.dsl.tables import as_table
+from mamba_stream.errors import PipelineRefused
+from mamba_stream.log import Log
+from mamba_stream.plan import nodes as n
+from mamba_stream.plan.explain import explain
+from mamba_stream.plan.names import window_name
+from mamba_stream.plan.shapes import Shape, infer, refusing, shape_parents
+
+
+class Stream:
+    """Rows with a time, and what is to be done with them; made by ``mamba.stream(...)`` and by verbs.
+
+    A stream is immutable and holds no rows: the same one may go into several others.
+    """
+
+    __slots__ = ("_log", "_node", "_shapes")
+
+    def __init__(self, node: n.Node, shapes: Mapping[n.Node, Shape], log: Log | None) -> None:
+        self._node = node
+        self._shapes = dict(shapes)
+        self._log = log
+
+    def __repr__(self) -> str:
+        shape = self._shapes.get(self._node)
+        columns = "columns known when it runs" if shape is None else ", ".join(shape.schema.names()[:8])
+        return f"Stream({self._node.verb}: {columns})"
+
+    @property
+    def schema(self) -> pl.Schema | None:
+        """The columns; ``None`` while they are not known, as of a topic that was only named."""
+        shape = self._shapes.get(self._node)
+        return None if shape is None else shape.schema
+
+    # -- rows ------------------------------------------------------------------------------------------------------
+
+    def filter(self, *predicate: Any, **constraints: Any) -> Stream:
+        """Keeps the rows for which all predicates are true.
+
+        Args:
+            *predicate: Expressions that look at nothing but their own row.
+            **constraints: ``column=value`` for equality.
+        """
+        return self._then(
+            n.Filter(place=caller(), parent=self._node, predicates=predicates(predicate, constraints))
+        )
+
+    def select(self, *exprs: Any, **named_exprs: Any) -> Stream:
+        """Keeps, makes and names columns; a str is a column."""
+        made = expressions(exprs, named_exprs, verb="select")
+        return self._then(n.Select(place=caller(), parent=self._node, exprs=made))
+
+    def with_columns(self, *exprs: Any, **named_exprs: Any) -> Stream:
+        """Adds columns, or puts others in their place."""
+        made = expressions(exprs, named_exprs, verb="with_columns")
+        return self._then(n.WithColumns(place=caller(), parent=self._node, exprs=made))
+
+    def drop(self, *columns: Any, strict: bool = True) -> Stream:
+        """Removes columns.
+
+        Args:
+            *columns: Names or selectors.
+            strict: Refuse a name that is not there.
+        """
+        flat = tuple(c for column in columns for c in (column if isinstance(column, list | tuple) else [column]))
+        return self._then(n.Drop(place=caller(), parent=self._node, columns=flat, strict=strict))
+
+    def rename(self, mapping: Mapping[str, str] | Callable[[str], str], *, strict: bool = True) -> Stream:
+        """Gives columns other names: ``{old: new}``, or a function of the name."""
+        return self._then(n.Rename(place=caller(), parent=self._node, names=mapping, strict=strict))
+
+    def cast(self, dtypes: Any, *, strict: bool = True) -> Stream:
+        """Gives columns other types.
+
+        Args:
+            dtypes: ``{column: type}``, or one type for all.
+            strict: Fail where a value does not fit; otherwise it becomes null.
+        """
+        return self._then(n.Cast(place=caller(), parent=self._node, dtypes=dtypes, strict=strict))
+
+    def map_batches(
+        self, function: Callable[[pl.DataFrame], pl.DataFrame], *, schema: Any = None
+    ) -> Stream:
+        """Calls a function with batches of rows; what it gives goes on.
+
+        The function must not care where batches are cut. It must leave the time column alone, or windows after it
+        are refused.
+
+        Args:
+            function: Takes and gives a ``pl.DataFrame``.
+            schema: The columns it gives, as ``{name: type}``; those it gets if left out.
+        """
+        if not callable(function):
+            raise PipelineRefused(f"map_batches takes a function, not {function!r:.80}")
+        given = None if schema is None else pl.Schema(schema)
+        return self._then(n.MapBatches(place=caller(), parent=self._node, function=function, schema=given))
+
+    def inspect(self, function: Callable[[pl.DataFrame], object] = print) -> Stream:
+        """Shows every batch to a function and passes it on."""
+        return self._then(n.Inspect(place=caller(), parent=self._node, function=function))
+
+    def join(
+        self,
+        other: Any,
+        on: str | Sequence[str] | None = None,
+        how: Literal["inner", "left", "semi", "anti"] = "inner",
+        *,
+        left_on: str | Sequence[str] | None = None,
+        right_on: str | Sequence[str] | None = None,
+        suffix: str = "_right",
+    ) -> Stream:
+        """Looks rows up in a table that stays as it is.
+
+        Args:
+            other: A Polars or pandas frame, an Arrow table or a list of dicts.
+            on: Columns of both; or ``left_on`` and ``right_on``.
+            how: As in Polars.
+            left_on: Columns of the stream.
+            right_on: Columns of the table.
+            suffix: For columns of the table that the stream has too.
+        """
+        place = caller()
+        if isinstance(other, Stream):
+            raise PipelineRefused("join takes a frame on its right: joins of two streams are not there yet")
+        if how not in ("inner", "left", "semi", "anti"):
+            raise PipelineRefused(f"join: how={how!r}; with a table choose 'inner', 'left', 'semi' or 'anti'")
+        if (on is None) == (left_on is None and right_on is None):
+            raise PipelineRefused("join: give on=, or left_on= and right_on=")
+        left = names(on if on is not None else left_on, what="join")
+        right = names(on if on is not None else right_on, what="join")
+        if not left or len(left) != len(right):
+            raise PipelineRefused(f"join: {len(left)} columns on the left, {len(right)} on the right")
+        return self._then(
+            n.Lookup(
+                place=place,
+                parent=self._node,
+                table=as_table(other, what="join"),
+                left_on=left,
+                right_on=right,
+                how=how,
+                suffix=suffix,
+            )
+        )
+
+    # -- windows ---------------------------------------------------------------------------------------------------
+
+    def window(self, spec: n.WindowSpec, by: Any = None, *, name: str | None = None) -> Windowed:
+        """Groups rows by window and key; ``.agg(...)`` says what to make of each group.
+
+        Args:
+            spec: ``mamba.tumbling(size)`` or ``mamba.hopping(size, every)``.
+            by: Columns; a null is a key like any other.
+            name: The step's name, under which its state is kept.
+        """
+        if not isinstance(spec, n.WindowSpec):
+            raise PipelineRefused(f"window takes mamba.tumbling(...) or mamba.hopping(...), not {spec!r:.80}")
+        if name is not None:
+            check_name(name, "step")
+        return Windowed(self, spec, names(by, what="by="), name)
+
+    @property
+    def late(self) -> Stream:
+        """The rows that came too late for the window step of this stream, as they were before it.
+
+        Two columns are added: ``late_by`` is how much more lateness would have kept the row, and ``late_reason`` is
+        ``watermark``, or ``idle`` where time went on without a partition that had been silent.
+        """
+        place, node = caller(), self._node
+        while isinstance(node, n.RowStep | n.Inspect | n.MapBatches | n.Lookup):
+            node = node.parent
+        if not isinstance(node, n.Window):
+            raise PipelineRefused("late belongs to the result of .window(...).agg(...)")
+        return self._then(n.LateRows(place=place, parent=node))
+
+    @property
+    def rejected(self) -> Stream:
+        """The rows of this stream's source that have no time, or one too far ahead; ``rejected_reason`` says which."""
+        place, node = caller(), self._node
+        while isinstance(node, n.Step):
+            node = node.parent
+        if not isinstance(node, n.Source):
+            raise PipelineRefused("rejected belongs to one source: take it from the stream that mamba.stream() gave")
+        return self._then(n.RejectedRows(place=place, parent=node))
+
+    # -- ends ------------------------------------------------------------------------------------------------------
+
+    def to(self, topic: str, *, key: Any = None, partitions: int | None = None) -> n.Output:
+        """Ends the stream in a topic, which is created from the plan when the pipeline starts.
+
+        Args:
+            topic: Its name. An existing topic must have these columns.
+            key: Columns whose equal values go to one partition.
+            partitions: How many, if the topic is created; 1 if left out.
+        """
+        if not isinstance(topic, str):
+            raise PipelineRefused(f"to takes the name of a topic, not {topic!r:.80}")
+        check_name(topic)
+        output = n.Output(
+            place=caller(), parent=self._node, topic=topic, key=names(key, what="key="), partitions=partitions
+        )
+        if self._node in self._shapes:
+            infer(output, [self._shapes[self._node]])
+        return output
+
+    def collect(self, log: Any = None) -> pl.DataFrame:
+        """The rows that come out if the sources end where they end now: private state, nothing is written.
+
+        Args:
+            log: Where the topics are.
+        """
+        from mamba_stream.dsl.running import collect_stream
+
+        return collect_stream(self._node, log if log is not None else self._log, limit=None)
+
+    def head(self, n: int = 5, log: Any = None) -> pl.DataFrame:
+        """The first rows that come out; reads no further than it must, and always returns."""
+        from mamba_stream.dsl.running import collect_stream
+
+        return collect_stream(self._node, log if log is not None else self._log, limit=n)
+
+    def explain(self, *, format: Literal["text", "mermaid"] = "text") -> str:  # noqa: A002 - as in Polars
+        """What the stream does, in words; or a picture as Mermaid text."""
+        return explain([self._node], self._shapes, style=format)
+
+    def _then(self, node: n.Node) -> Stream:
+        return extended(node, self._shapes, self._log)
+
+
+class Windowed:
+    """Rows grouped by window and key, waiting for ``.agg(...)``."""
+
+    __slots__ = ("_by", "_name", "_spec", "_stream")
+
+    def __init__(self, stream: Stream, spec: n.WindowSpec, by: tuple[str, ...], name: str | None) -> None:
+        self._stream = stream
+        self._spec = spec
+        self._by = by
+        self._name = name
+
+    def __repr__(self) -> str:
+        return f"Windowed({self._spec.words}, by={list(self._by)}): call .agg(...)"
+
+    def agg(self, *aggregates: Any, **named: Any) -> Stream:
+        """One row for each window and key, once no more rows can come for it.
+
+        Args:
+            *aggregates: Polars expressions, as for ``group_by().agg()``.
+            **named: Expressions by the name of their result.
+
+        Returns:
+            A stream with the keys, ``window_start``, ``window_end`` (exclusive) and the results. Its time is
+            ``window_end`` minus one tick.
+        """
+        place = caller()
+        found: dict[str, pl.Expr] = {}
+        for expr in expressions(aggregates, named, verb="agg"):
+            result = expr.meta.output_name(raise_if_undetermined=False)
+            if result is None or expr.meta.has_multiple_outputs():
+                raise PipelineRefused(f"agg: {str(expr):.80} has no single name: write agg(name=...)")
+            if result in found:
+                raise PipelineRefused(f"agg: two results are called {result!r}: name one with .alias(...)")
+            found[result] = expr
+        step = n.Window(
+            place=place,
+            parent=self._stream._node,  # noqa: SLF001 - a stream waiting for its second half
+            spec=self._spec,
+            by=self._by,
+            aggregates=found,
+            name=self._name or window_name(self._spec, self._by, list(found)),
+        )
+        return self._stream._then(step)  # noqa: SLF001
+
+
+def extended(node: n.Node, shapes: Mapping[n.Node, Shape], log: Log | None) -> Stream:
+    """The stream of a node, whose shape is found at once where its inputs' are known."""
+    before = shape_parents(node)
+    if before and all(parent in shapes for parent in before):
+        shapes = {**shapes, node: infer(node, [shapes[parent] for parent in before])}
+    elif not before:
+        raise TypeError("a source brings its own shape")
+    return Stream(node, shapes, log)
+
+
+def united(streams: Sequence[Any]) -> Stream:
+    """The rows of several streams as one."""
+    place = caller()
+    streams = list(streams)
+    if not streams or not all(isinstance(stream, Stream) for stream in streams):
+        raise PipelineRefused("concat takes a list of streams")
+    node = n.Concat(place=place, inputs=tuple(stream._node for stream in streams))  # noqa: SLF001
+    shapes: dict[n.Node, Shape] = {}
+    log = None
+    for stream in streams:
+        shapes.update(stream._shapes)  # noqa: SLF001
+        log = log or stream._log  # noqa: SLF001
+    with refusing(node):
+        return extended(node, shapes, log)

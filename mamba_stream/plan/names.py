@@ -1,0 +1,36 @@
+"""What steps are called when the user does not say: after verb, keys and columns, never after their position."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mamba_stream.errors import PipelineRefused
+from mamba_stream.plan.nodes import Node, Window, WindowSpec
+
+
+def window_name(spec: WindowSpec, by: Sequence[str], results: Sequence[str]) -> str:
+    """A window step's name.
+
+    Example:
+        >>> window_name(WindowSpec("tumbling", 1, 1, 0, "tumbling 1h"), ["origin"], ["departures", "p95"])
+        'tumbling 1h by origin: departures, p95'
+    """
+    keys = f" by {', '.join(by)}" if by else ""
+    return f"{spec.words}{keys}: {', '.join(results)}"
+
+
+def check_step_names(nodes: Sequence[Node]) -> None:
+    """Refuses two stateful steps of one name, whose states could not be told apart.
+
+    Raises:
+        PipelineRefused: With the places of both.
+    """
+    seen: dict[str, Window] = {}
+    for node in nodes:
+        if isinstance(node, Window):
+            if other := seen.get(node.name):
+                raise PipelineRefused(
+                    f"two steps are called {node.name!r} (window at {other.place} and at {node.place}): give one of "
+                    "them window(..., name=), or use one stream for both"
+                )
+            seen[node.name] = node

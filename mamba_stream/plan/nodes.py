@@ -1,0 +1,280 @@
+"""A pipeline as data: every verb is a frozen node that points at the nodes before it.
+
+Nodes are compared by identity: the same node used twice is one step, and two equal ones are two. Each knows the
+place in the user's program where it was written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import polars as pl
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in the user's program a verb was called."""
+
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Node:
+    """A step of a pipeline.
+
+    Attributes:
+        place: Where the user wrote it.
+    """
+
+    place: Place
+
+    @property
+    def parents(self) -> tuple[Node, ...]:
+        """The nodes whose rows it takes."""
+        return ()
+
+    @property
+    def verb(self) -> str:
+        """What the user called."""
+        return type(self).__name__.lower()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Source(Node):
+    """Where rows come from, and what is said about their time.
+
+    Attributes:
+        time: The time column; ``None`` takes the topic's.
+        lateness: In microseconds.
+        idle: Seconds of silence after which a partition no longer holds back time.
+        name: Tells it apart from another source that reads the same topic.
+    """
+
+    time: str | None
+    lateness: int
+    idle: float
+    name: str
+
+    @property
+    def verb(self) -> str:
+        return "stream"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TopicSource(Source):
+    """The rows of a topic.
+
+    Attributes:
+        topic: Its name.
+        bound: The open topic, where the user passed one.
+        start: Where a first run begins.
+        ahead: Rows further than this before their append time are rejected; microseconds.
+        declared: The schema that the user says it has.
+    """
+
+    topic: str
+    bound: Any = None
+    start: Any = "earliest"
+    ahead: int | None = None
+    declared: pl.Schema | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FrameSource(Source):
+    """The rows of a frame, which is bounded and has one partition."""
+
+    frame: pl.DataFrame = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Step(Node):
+    """A step with one input."""
+
+    parent: Node
+
+    @property
+    def parents(self) -> tuple[Node, ...]:
+        return (self.parent,)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Filter(Step):
+    """Rows for which all predicates are true."""
+
+    predicates: tuple[pl.Expr, ...]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Select(Step):
+    """Only these columns."""
+
+    exprs: tuple[pl.Expr, ...]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class WithColumns(Step):
+    """Further columns, or others in place of some."""
+
+    exprs: tuple[pl.Expr, ...]
+
+    @property
+    def verb(self) -> str:
+        return "with_columns"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Drop(Step):
+    """Without some columns: names or selectors."""
+
+    columns: tuple[Any, ...]
+    strict: bool = True
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Rename(Step):
+    """Other names for columns: a mapping, or a function of the name."""
+
+    names: Mapping[str, str] | Callable[[str], str]
+    strict: bool = True
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Cast(Step):
+    """Other types for columns: as ``LazyFrame.cast`` takes them."""
+
+    dtypes: Any
+    strict: bool = True
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MapBatches(Step):
+    """A user's function over batches."""
+
+    function: Callable[[pl.DataFrame], pl.DataFrame]
+    schema: pl.Schema | None
+
+    @property
+    def verb(self) -> str:
+        return "map_batches"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Inspect(Step):
+    """Shows batches to a function."""
+
+    function: Callable[[pl.DataFrame], object]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Lookup(Step):
+    """A join with a table that stays as it is."""
+
+    table: pl.DataFrame = field(repr=False)
+    left_on: tuple[str, ...]
+    right_on: tuple[str, ...]
+    how: Literal["inner", "left", "semi", "anti"]
+    suffix: str
+
+    @property
+    def verb(self) -> str:
+        return "join"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Concat(Node):
+    """The rows of several streams."""
+
+    inputs: tuple[Node, ...]
+
+    @property
+    def parents(self) -> tuple[Node, ...]:
+        return self.inputs
+
+
+@dataclass(frozen=True, slots=True)
+class WindowSpec:
+    """Windows as the user describes them; lengths are in microseconds, which a time column may refuse.
+
+    Attributes:
+        kind: ``tumbling`` or ``hopping``.
+        size: How long a window is.
+        every: How far apart windows start.
+        origin: Where one of them starts; weeks start on Mondays.
+        words: The same as the user wrote it, such as ``hopping 10s every 2s``.
+    """
+
+    kind: Literal["tumbling", "hopping"]
+    size: int
+    every: int
+    origin: int
+    words: str
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Window(Step):
+    """Aggregates by key and window."""
+
+    spec: WindowSpec
+    by: tuple[str, ...]
+    aggregates: Mapping[str, pl.Expr]
+    name: str
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LateRows(Step):
+    """The rows that came too late for a window step."""
+
+    parent: Window
+
+    @property
+    def verb(self) -> str:
+        return "late"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RejectedRows(Step):
+    """The rows of a source that have no time, or one too far ahead."""
+
+    parent: Source
+
+    @property
+    def verb(self) -> str:
+        return "rejected"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Output(Step):
+    """Rows that go to a topic; the end of a branch."""
+
+    topic: str
+    key: tuple[str, ...]
+    partitions: int | None
+
+    @property
+    def verb(self) -> str:
+        return "to"
+
+
+RowStep = Filter | Select | WithColumns | Drop | Rename | Cast
+
+
+def walk(roots: Sequence[Node]) -> list[Node]:
+    """All nodes, each once, parents before children, in an order that depends on the plan alone."""
+    order: dict[int, Node] = {}
+    waiting: list[tuple[Node, bool]] = [(root, False) for root in reversed(roots)]
+    while waiting:
+        node, parents_done = waiting.pop()
+        if id(node) in order:
+            continue
+        if parents_done:
+            order[id(node)] = node
+        else:
+            waiting.append((node, True))
+            waiting.extend((parent, False) for parent in reversed(node.parents))
+    return list(order.values())

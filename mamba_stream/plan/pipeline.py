@@ -1,0 +1,70 @@
+"""A pipeline: a name and the outputs that it keeps up to date."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from mamba_stream.core.names import check_name
+from mamba_stream.errors import PipelineRefused
+from mamba_stream.plan import nodes as n
+from mamba_stream.plan.explain import explain
+from mamba_stream.plan.names import check_step_names
+from mamba_stream.plan.shapes import Shape
+
+LONGEST_NAME = 180
+"""The names of a job's topic of state and group of offsets are made from the pipeline's."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pipeline:
+    """Outputs under a name, which is the name of the job that runs them.
+
+    Attributes:
+        name: The name.
+        outputs: Streams that end in topics.
+    """
+
+    name: str
+    outputs: tuple[n.Output, ...]
+    shapes: Mapping[n.Node, Shape] = field(default_factory=dict, repr=False)
+
+    @property
+    def nodes(self) -> list[n.Node]:
+        """All steps, each once, parents first."""
+        return n.walk(self.outputs)
+
+    def explain(self, *, format: Literal["text", "mermaid"] = "text") -> str:  # noqa: A002 - as in Polars
+        """What the pipeline does, in words; or a picture as Mermaid text."""
+        return explain(self.outputs, self.shapes, style=format)
+
+
+def make_pipeline(name: str, outputs: Sequence[object]) -> Pipeline:
+    """A pipeline, checked as far as it can be without a log.
+
+    Raises:
+        InvalidName: The name cannot be one.
+        PipelineRefused: Something is no output, or two steps have one name.
+    """
+    check_name(name, "pipeline")
+    if len(name) > LONGEST_NAME:
+        raise PipelineRefused(f"pipeline name {name[:24]!r}… has {len(name)} characters: at most {LONGEST_NAME}")
+    if not outputs:
+        raise PipelineRefused(f"pipeline {name!r} has no outputs: pass streams that end in .to('topic')")
+    found = []
+    for output in outputs:
+        if not isinstance(output, n.Output):
+            raise PipelineRefused(
+                f"pipeline {name!r}: {output!r:.80} is no output: end the stream with .to('topic')"
+            )
+        found.append(output)
+    pipeline = Pipeline(name, tuple(found))
+    check_step_names(pipeline.nodes)
+    read = {node.topic for node in pipeline.nodes if isinstance(node, n.TopicSource)}
+    for output in found:
+        if output.topic in read:
+            raise PipelineRefused(
+                f"pipeline {name!r} reads topic {output.topic!r} and writes it (to at {output.place}): it would never end"
+            )
+    return pipeline

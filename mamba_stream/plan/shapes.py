@@ -1,0 +1,420 @@
+"""What is known about a stream after each step: its columns, which of them is its time, whether windows are whole.
+
+Types come from Polars itself, which runs the step on an empty frame. What cannot be right is refused here, with
+the place in the user's program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import singledispatch
+
+import polars as pl
+
+from mamba_stream.core.names import did_you_mean
+from mamba_stream.core.schemas import describe_difference
+from mamba_stream.errors import ColumnNotFound, ExpressionRefused, MambaStreamError, PipelineRefused
+from mamba_stream.operators.columns import ORDER, ORDER_TYPES, PREFIX
+from mamba_stream.operators.window import LATE_BY, LATE_REASON, WINDOW_END, WINDOW_START, duration_type
+from mamba_stream.plan import nodes as n
+from mamba_stream.plan.aggregates import AggregatePlan, split
+from mamba_stream.plan.expressions import check_row_wise, columns
+from mamba_stream.plan.trees import Node as Tree, nodes as tree_of
+from mamba_stream.plan.windows import grid_of
+
+REJECTED_REASON = "rejected_reason"
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A stream at one point of a pipeline.
+
+    Attributes:
+        schema: Its columns.
+        time: Its time column, or ``None``.
+        shift: Ticks between that column and the row's time: window rows carry ``window_end`` minus one.
+        lost: Why there is no time, for the message.
+        start: The column with the starts of windows, while every batch holds whole windows.
+    """
+
+    schema: pl.Schema
+    time: str | None = None
+    shift: int = 0
+    lost: str = ""
+    start: str | None = None
+
+    @property
+    def time_type(self) -> pl.DataType:
+        """The type of the time column."""
+        assert self.time is not None
+        return self.schema[self.time]
+
+    @property
+    def declared_time(self) -> str | None:
+        """The column that an output topic declares as its time.
+
+        Of window rows it is ``window_start``: the end belongs to the next window already, so that hours summed up
+        by day over the topic would be put into the wrong day.
+        """
+        return self.start if self.shift else self.time
+
+
+@dataclass(frozen=True, slots=True)
+class TopicFacts:
+    """What a log knows about a topic that a pipeline reads."""
+
+    schema: pl.Schema
+    time: str | None
+
+
+Facts = Mapping[str, TopicFacts]
+
+
+@contextmanager
+def refusing(node: n.Node) -> Iterator[None]:
+    """Adds the verb and the user's line to what is refused, and gives Polars' errors names of ours."""
+    where = f"({node.verb} at {node.place})"
+    try:
+        yield
+    except PipelineRefused as error:
+        if str(error).endswith(where):
+            raise
+        raise type(error)(f"{error} {where}") from error.__cause__
+    except pl.exceptions.ColumnNotFoundError as error:
+        raise ColumnNotFound(f"{_first_line(error)} {where}") from error
+    except (pl.exceptions.PolarsError, TypeError, ValueError) as error:
+        if isinstance(error, MambaStreamError):
+            raise PipelineRefused(f"{error} {where}") from error
+        raise PipelineRefused(f"{node.verb}: {_first_line(error)} {where}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def infer(node: n.Node, parents: Sequence[Shape]) -> Shape:
+    """The shape of a node's rows, from its parents' shapes.
+
+    Raises:
+        PipelineRefused: The step cannot be right; the message names the user's line.
+    """
+    with refusing(node):
+        return _infer(node, parents)
+
+
+def shapes(nodes: Sequence[n.Node], topics: Facts) -> dict[n.Node, Shape]:
+    """The shapes of all nodes, which come parents first.
+
+    Args:
+        nodes: As :func:`mamba_stream.plan.nodes.walk` gives them.
+        topics: What the log knows about the topics that are read.
+    """
+    found: dict[n.Node, Shape] = {}
+    for node in nodes:
+        if isinstance(node, n.TopicSource):
+            found[node] = topic_shape(node, topics[node.topic])
+        else:
+            found[node] = infer(node, [found[parent] for parent in shape_parents(node)])
+    return found
+
+
+def shape_parents(node: n.Node) -> tuple[n.Node, ...]:
+    """The nodes whose shapes decide a node's: of late rows the stream that the window takes."""
+    return node.parent.parents if isinstance(node, n.LateRows) else node.parents
+
+
+def topic_shape(node: n.TopicSource, facts: TopicFacts) -> Shape:
+    """The shape of a topic's rows, once the topic is known."""
+    with refusing(node):
+        if node.declared is not None and dict(node.declared) != dict(facts.schema):
+            difference = describe_difference(
+                pl.DataFrame(schema=facts.schema).to_arrow().schema, pl.DataFrame(schema=node.declared).to_arrow().schema
+            )
+            raise PipelineRefused(f"topic {node.topic!r} is not as schema= says: {difference}")
+        return source_shape(facts.schema, node.time or facts.time, f"topic {node.topic!r} declares no time column")
+
+
+def source_shape(schema: pl.Schema, time: str | None, undeclared: str) -> Shape:
+    """The shape of a source's rows.
+
+    Args:
+        schema: Its columns.
+        time: Its time column.
+        undeclared: What to say where a later step misses it.
+    """
+    for name in schema:
+        if name.startswith(PREFIX):
+            raise PipelineRefused(f"column {name!r}: names that begin with {PREFIX!r} are the engine's own")
+    if time is None:
+        return Shape(schema, lost=f"{undeclared}: name it with mamba.stream(..., time=)")
+    if time not in schema:
+        raise ColumnNotFound(f"no column {time!r} to take the time from{_columns_are(time, schema)}")
+    if not isinstance(schema[time], (pl.Datetime, pl.Date)):
+        raise PipelineRefused(f"time={time!r} is {schema[time]}: a time column is a Datetime or a Date")
+    return Shape(schema, time)
+
+
+def _columns_are(name: str, schema: pl.Schema) -> str:
+    names = schema.names()
+    listed = ", ".join(names[:12]) + (" …" if len(names) > 12 else "")
+    return f"{did_you_mean(name, names)}; there are {listed}"
+
+
+def check_columns(names: Sequence[str], schema: pl.Schema) -> None:
+    """Refuses names that are not columns."""
+    for name in names:
+        if name not in schema:
+            raise ColumnNotFound(f"no column {name!r}{_columns_are(name, schema)}")
+
+
+def need_time(shape: Shape, what: str) -> str:
+    """The time column, where a step cannot do without."""
+    if shape.time is None:
+        raise PipelineRefused(f"{what} needs the stream's time, and {shape.lost}")
+    return shape.time
+
+
+def split_window(node: n.Window, shape: Shape) -> AggregatePlan:
+    """How a window step over rows of this shape aggregates."""
+    return split(node.aggregates, pl.Schema({**shape.schema, **ORDER_TYPES}), ORDER)
+
+
+@singledispatch
+def _infer(node: n.Node, parents: Sequence[Shape]) -> Shape:
+    raise TypeError(f"no shape is known for {type(node).__name__}")
+
+
+@_infer.register
+def _(node: n.FrameSource, parents: Sequence[Shape]) -> Shape:
+    return source_shape(node.frame.schema, node.time, "the frame has no time column yet")
+
+
+@_infer.register
+def _(node: n.TopicSource, parents: Sequence[Shape]) -> Shape:
+    assert node.declared is not None
+    return source_shape(node.declared, node.time, "no time column is known")
+
+
+@_infer.register
+def _(node: n.Filter, parents: Sequence[Shape]) -> Shape:
+    (shape,) = parents
+    _check_exprs(node, node.predicates, shape)
+    empty = pl.DataFrame(schema=shape.schema)
+    for predicate in node.predicates:
+        for name, dtype in empty.select(predicate).schema.items():
+            if dtype not in (pl.Boolean, pl.Null):
+                raise ExpressionRefused(f"filter: {predicate} is {dtype} (column {name!r}), and must be Boolean")
+    return replace(shape, schema=_run(shape.schema, lambda rows: rows.filter(*node.predicates)))
+
+
+@_infer.register
+def _(node: n.Select, parents: Sequence[Shape]) -> Shape:
+    (shape,) = parents
+    _check_exprs(node, node.exprs, shape)
+    if not any(columns(expr, shape.schema) for expr in node.exprs):
+        raise ExpressionRefused("select: none of these reads a column, which would give one row; use with_columns")
+    schema = _run(shape.schema, lambda rows: rows.select(*node.exprs))
+    kept: dict[str, str] = {}
+    for expr in node.exprs:
+        kept.update(_carried(expr, shape.schema))
+    return _follow(node, shape, schema, kept)
+
+
+@_infer.register
+def _(node: n.WithColumns, parents: Sequence[Shape]) -> Shape:
+    (shape,) = parents
+    _check_exprs(node, node.exprs, shape)
+    schema = _run(shape.schema, lambda rows: rows.with_columns(*node.exprs))
+    kept = {name: name for name in shape.schema}
+    for expr in node.exprs:
+        made = pl.DataFrame(schema=shape.schema).select(expr).columns
+        carried = {new: old for old, new in _carried(expr, shape.schema).items()}
+        for name in made:
+            if carried.get(name) != name:
+                kept.pop(name, None)
+    return _follow(node, shape, schema, kept)
+
+
+@_infer.register
+def _(node: n.Drop, parents: Sequence[Shape]) -> Shape:
+    (shape,) = parents
+    if node.strict:
+        check_columns([name for name in node.columns if isinstance(name, str)], shape.schema)
+    schema = _run(shape.schema, lambda rows: rows.drop(*node.columns, strict=node.strict))
+    if not schema:
+        raise PipelineRefused("drop: no column would be left")
+    return _follow(node, shape, schema, {name: name for name in schema})
+
+
+@_infer.register
+def _(node: n.Rename, parents: Sequence[Shape]) -> Shape:
+    (shape,) = parents
+    if isinstance(node.names, Mapping) and node.strict:
+        check_columns(list(node.names), shape.schema)
+    schema = _run(shape.schema, lambda rows: rows.rename(node.names, strict=node.strict))
+    return _follow(node, shape, schema, dict(zip(shape.schema, schema, strict=True)))
+
+
+@_infer.register
+def _(node: n.Cast, parents: Sequence[Shape]) -> Shape:
+    (shape,) = parents
+    if isinstance(node.dtypes, Mapping):
+        check_columns([name for name in node.dtypes if isinstance(name, str)], shape.schema)
+    schema = _run(shape.schema, lambda rows: rows.cast(node.dtypes, strict=node.strict))
+    for name, dtype in schema.items():
+        if isinstance(dtype, pl.Categorical) and shape.schema[name] != dtype:
+            raise PipelineRefused(
+                f"cast: column {name!r} to Categorical, whose codes depend on the order of rows; use String or Enum"
+            )
+    return _follow(node, shape, schema, {k: k for k in schema if schema[k] == shape.schema[k]})
+
+
+@_infer.register
+def _(node: n.MapBatches, parents: Sequence[Shape]) -> Shape:
+    (shape,) = parents
+    schema = node.schema if node.schema is not None else shape.schema
+    _refuse_engine_names(schema)
+    kept = {name: name for name, dtype in schema.items() if shape.schema.get(name) == dtype}
+    return replace(_follow(node, shape, schema, kept), start=None)
+
+
+@_infer.register
+def _(node: n.Inspect, parents: Sequence[Shape]) -> Shape:
+    return parents[0]
+
+
+@_infer.register
+def _(node: n.Lookup, parents: Sequence[Shape]) -> Shape:
+    (shape,) = parents
+    check_columns(node.left_on, shape.schema)
+    for left, right in zip(node.left_on, node.right_on, strict=True):
+        if right not in node.table.schema:
+            raise ColumnNotFound(f"the table on the right has no column {right!r}{_columns_are(right, node.table.schema)}")
+        if shape.schema[left] != node.table.schema[right]:
+            raise PipelineRefused(
+                f"join: {left!r} is {shape.schema[left]} and {right!r} of the table is {node.table.schema[right]}: cast one"
+            )
+    joined = pl.DataFrame(schema=shape.schema).join(
+        node.table.clear(), left_on=list(node.left_on), right_on=list(node.right_on), how=node.how, suffix=node.suffix
+    )
+    _refuse_engine_names(joined.schema)
+    return _follow(node, shape, joined.schema, {name: name for name in shape.schema})
+
+
+@_infer.register
+def _(node: n.Concat, parents: Sequence[Shape]) -> Shape:
+    first, *others = parents
+    for number, other in enumerate(others, 2):
+        if dict(other.schema) != dict(first.schema):
+            raise PipelineRefused(f"concat: stream {number} differs from the first: {_difference(first, other)}")
+    times = {(shape.time, shape.shift) for shape in parents}
+    if len(times) == 1:
+        return replace(first, start=None)
+    named = ", ".join(shape.time or "none" for shape in parents)
+    return Shape(first.schema, lost=f"the streams in the concat at {node.place} have different time columns: {named}")
+
+
+@_infer.register
+def _(node: n.Window, parents: Sequence[Shape]) -> Shape:
+    (shape,) = parents
+    time = need_time(shape, "a window")
+    check_columns(node.by, shape.schema)
+    grid_of(node.spec, shape.schema[time])
+    results = [*node.by, WINDOW_START, WINDOW_END, *node.aggregates]
+    if twice := next((name for name in results if results.count(name) > 1), None):
+        raise PipelineRefused(f"window: the result would have two columns {twice!r}: rename one")
+    _refuse_engine_names(dict.fromkeys(results, pl.Null()))
+    empty = pl.DataFrame(schema={name: shape.schema[name] for name in node.by})
+    if node.by:
+        for dtype in empty.schema.dtypes():
+            if dtype.is_nested() and not isinstance(dtype, pl.Struct) or dtype == pl.Object:
+                raise PipelineRefused(f"window: a column of type {dtype} cannot be a key")
+    outputs = split_window(node, shape).output_schema
+    ends = {WINDOW_START: shape.schema[time], WINDOW_END: shape.schema[time]}
+    schema = pl.Schema({**empty.schema, **ends, **outputs})
+    return Shape(schema, WINDOW_END, shift=-1, start=WINDOW_START)
+
+
+@_infer.register
+def _(node: n.LateRows, parents: Sequence[Shape]) -> Shape:
+    (shape,) = parents  # of the rows that the window takes
+    for name in (LATE_BY, LATE_REASON):
+        if name in shape.schema:
+            raise PipelineRefused(f"late adds a column {name!r}, and the stream has one: rename it before the window")
+    added = {LATE_BY: duration_type(shape.time_type), LATE_REASON: pl.String()}
+    return replace(shape, schema=pl.Schema({**shape.schema, **added}), start=None)
+
+
+@_infer.register
+def _(node: n.RejectedRows, parents: Sequence[Shape]) -> Shape:
+    (shape,) = parents
+    if REJECTED_REASON in shape.schema:
+        raise PipelineRefused(f"rejected adds a column {REJECTED_REASON!r}, and the source has one: rename it")
+    schema = pl.Schema({**shape.schema, REJECTED_REASON: pl.String()})
+    return Shape(schema, lost="rejected rows have no time, or one that cannot be")
+
+
+@_infer.register
+def _(node: n.Output, parents: Sequence[Shape]) -> Shape:
+    check_columns(node.key, parents[0].schema)
+    return parents[0]
+
+
+def _run(schema: pl.Schema, verb: Callable[[pl.LazyFrame], pl.LazyFrame]) -> pl.Schema:
+    """The columns that Polars gives for these; it runs, since some mistakes show only then."""
+    made = verb(pl.LazyFrame(schema=schema)).collect(engine="in-memory").schema
+    _refuse_engine_names(made)
+    return made
+
+
+def _refuse_engine_names(schema: Mapping[str, pl.DataType]) -> None:
+    if name := next((name for name in schema if name.startswith(PREFIX)), None):
+        raise PipelineRefused(f"column {name!r}: names that begin with {PREFIX!r} are the engine's own")
+
+
+def _check_exprs(node: n.Node, exprs: Sequence[pl.Expr], shape: Shape) -> None:
+    for expr in exprs:
+        check_columns(sorted(columns(expr, shape.schema)), shape.schema)
+        check_row_wise(expr, verb=node.verb, over=shape.start, schema=shape.schema)
+
+
+def _carried(expr: pl.Expr, schema: pl.Schema) -> dict[str, str]:
+    """Columns whose values an expression gives on as they are, with the names that they get."""
+    tree, name = tree_of(expr), ""
+    while tree.kind in ("Alias", "TemporalExpr.ConvertTimeZone"):
+        # In another time zone it is the same moment.
+        name = name or (_alias(tree) if tree.kind == "Alias" else "")
+        tree = tree.children[0]
+    if tree.kind == "Column":
+        return {tree.params: name or tree.params}
+    if tree.kind == "Selector":
+        return {column: column for column in pl.DataFrame(schema=schema).select(expr).columns}
+    return {}
+
+
+def _alias(tree: Tree) -> str:
+    return str(tree.params["name"] if isinstance(tree.params, dict) else tree.params)
+
+
+def _follow(node: n.Node, shape: Shape, schema: pl.Schema, kept: Mapping[str, str]) -> Shape:
+    """The shape after a step that gives on ``kept`` columns unchanged, under new names."""
+    start = WINDOW_START if shape.start and kept.get(shape.start) == WINDOW_START else None
+    if shape.time is None:
+        return replace(shape, schema=schema, start=start)
+    if shape.time in kept:
+        return Shape(schema, kept[shape.time], shape.shift, start=start)
+    lost = f"{node.verb} at {node.place} changed or dropped its time column {shape.time!r}"
+    return Shape(schema, lost=lost, start=start)
+
+
+def _difference(first: Shape, other: Shape) -> str:
+    have, want = other.schema, first.schema
+    for name, dtype in want.items():
+        if name not in have:
+            return f"it lacks column {name!r}{did_you_mean(name, set(have) - set(want))}"
+        if have[name] != dtype:
+            return f"column {name!r} is {have[name]}, and {dtype} in the first"
+    extra = next(name for name in have if name not in want)
+    return f"it has a column {extra!r} more"

@@ -1,0 +1,224 @@
+"""The loop of a run without its durability: choose a partition, read, push through the steps, let time advance.
+
+The partition whose time is furthest behind is read first, so that replaying a long history holds little state,
+however unevenly the partitions are filled. One :meth:`Engine.step` does bounded work; the caller owns the loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from mamba_stream.core.clock import Clock
+from mamba_stream.core.durations import duration_in, ticks_per_day
+from mamba_stream.errors import StateTooLarge
+from mamba_stream.plan import nodes as n
+from mamba_stream.plan.analysis import Analysis
+from mamba_stream.plan.shapes import refusing
+from mamba_stream.runtime.feeds import Feed
+from mamba_stream.runtime.flow import Flow, Sink
+from mamba_stream.runtime.intake import Intake, IntakeSettings, joined
+from mamba_stream.runtime.memory import in_words
+from mamba_stream.runtime.watermarks import PartitionTime, combined
+
+_DAY_US = 86_400_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How much a step may take in.
+
+    Attributes:
+        rows: Rows of one step.
+        bytes: Bytes of one step.
+        memory: What the job may use in all.
+    """
+
+    rows: int
+    bytes: int
+    memory: int
+
+    @classmethod
+    def within(cls, memory: int) -> Budget:
+        """What suits a memory limit."""
+        return cls(rows=262_144, bytes=max(1 << 20, min(64 << 20, memory // 16)), memory=memory)
+
+
+class Engine:
+    """A plan, its sources and how far each has come."""
+
+    def __init__(
+        self,
+        analysis: Analysis,
+        sinks: Mapping[n.Node, Sink],
+        feeds: Mapping[n.Node, Sequence[Feed]],
+        names: Mapping[n.Node, str],
+        *,
+        clock: Clock,
+        budget: Budget,
+        follows: bool,
+    ) -> None:
+        """Puts a plan over its sources.
+
+        Args:
+            analysis: The plan.
+            sinks: What takes the rows of its last nodes.
+            feeds: The partitions to read, by source.
+            names: What the sources are called, for progress and messages.
+            clock: Tells how long a partition has been silent.
+            budget: How much a step may take in.
+            follows: Whether the run goes on at the ends of topics; only then does silence count.
+        """
+        self.analysis = analysis
+        self.flow = Flow(analysis, sinks)
+        self.intakes = {
+            node: Intake(
+                settings := _settings(analysis, node, names[node]),
+                feeds[node],
+                {feed.partition: PartitionTime(settings.lateness) for feed in feeds[node]},
+            )
+            for node in analysis.sources
+        }
+        self._clock = clock
+        self._budget = budget
+        self._follows = follows
+        self._partitions = {
+            window: [t for s in analysis.sources_of(window) for t in self.intakes[s].times.values()]
+            for window in analysis.windows
+        }
+
+    @property
+    def done(self) -> bool:
+        """Whether every source is read as far as this run goes."""
+        return all(feed.done for intake in self.intakes.values() for feed in intake.feeds)
+
+    @property
+    def ended(self) -> bool:
+        """Whether every source is over for good."""
+        return all(feed.ended for intake in self.intakes.values() for feed in intake.feeds)
+
+    @property
+    def rows(self) -> int:
+        """How many rows a step reads at most."""
+        return self._budget.rows
+
+    def step(self, most: int | None = None) -> int:
+        """Reads a bounded number of rows, runs them through, lets time advance.
+
+        Args:
+            most: How many rows; what the budget says if left out.
+
+        Returns:
+            How many rows were read; 0 if there are none now.
+
+        Raises:
+            StepFailed: A step raised.
+            StateTooLarge: The state of a step alone exceeds the limit.
+        """
+        allowed = rows = most or self._budget.rows
+        space = self._budget.bytes
+        taken: dict[n.Node, list[pl.DataFrame]] = {}
+        places: list[str] = []
+        for source, feed in self._in_turn():
+            intake = self.intakes[source]
+            portion = feed.read(rows, space)
+            if portion is None:
+                self._nothing_came(intake, feed)
+                continue
+            places.append(f"{intake.settings.what}, partition {feed.partition}, offsets {portion.offset} to {portion.next_offset - 1}")
+            self.flow.reading = places[-1]
+            frame, rejected = intake.take(feed, portion)
+            taken.setdefault(source, []).append(frame)
+            if rejected is not None:
+                self.flow.reject(source, rejected)
+            rows -= portion.frame.height
+            space -= int(portion.frame.estimated_size())
+            if rows <= 0 or space <= 0:
+                break
+        self.flow.reading = "; ".join(places[:4]) + (" …" if len(places) > 4 else "")
+        for source, frames in taken.items():
+            self.flow.push(source, joined(frames))
+        self.advance()
+        return allowed - rows
+
+    def finish(self) -> None:
+        """Closes all windows whose sources are over."""
+        for intake in self.intakes.values():
+            for feed in intake.feeds:
+                intake.times[feed.partition].ended = feed.ended
+        self.advance()
+
+    def advance(self) -> None:
+        """Lets windows close as far as time has come."""
+        self.flow.close(self.watermark)
+        self._check_memory()
+
+    def watermark(self, window: n.Window) -> int:
+        """How far time has come at a window step."""
+        return combined(self._partitions[window])
+
+    def _in_turn(self) -> list[tuple[n.Node, Feed]]:
+        """The partitions to read from, those whose time is furthest behind first."""
+        waiting = [
+            (intake.times[feed.partition].watermark, number, source, feed)
+            for source, intake in self.intakes.items()
+            for number, feed in enumerate(intake.feeds)
+            if not feed.done
+        ]
+        waiting.sort(key=lambda item: item[:1])
+        return [(source, feed) for _, _, source, feed in waiting]
+
+    def _nothing_came(self, intake: Intake, feed: Feed) -> None:
+        time = intake.times[feed.partition]
+        if feed.ended:
+            time.ended = True
+        elif self._follows:
+            time.was_silent(self._clock.monotonic(), intake.settings.patience)
+
+    def seconds_to_idleness(self) -> float | None:
+        """How long until a silent partition may be called idle; ``None`` if none will be."""
+        now = self._clock.monotonic()
+        left = [
+            time.silent_since + intake.settings.patience - now
+            for intake in self.intakes.values()
+            for time in intake.times.values()
+            if time.silent_since is not None and not time.idle and not time.ended
+        ]
+        return max(0.0, min(left)) if left else None
+
+    def _check_memory(self) -> None:
+        # Merging runs needs their size once more.
+        for node, step in self.flow.windows.items():
+            if 2 * step.bytes > self._budget.memory:
+                raise StateTooLarge(
+                    f"the state of step {node.name!r} ({node.verb} at {node.place}) is {in_words(step.bytes)} in "
+                    f"{step.rows:,} rows, and with room to merge it exceeds memory={in_words(self._budget.memory)}: "
+                    "give the job more memory=, fewer keys, a shorter window or lateness, or aggregates that "
+                    "explain() calls partial"
+                )
+
+
+def _settings(analysis: Analysis, node: n.TopicSource | n.FrameSource, name: str) -> IntakeSettings:
+    shape = analysis.shapes[node]
+    lateness, ahead, scale = 0, None, (1, 1)
+    with refusing(node):
+        if shape.time is not None:
+            lateness = duration_in(node.lateness, shape.time_type, what="lateness")
+            per_day = ticks_per_day(shape.time_type)
+            scale = (per_day, _DAY_US)
+            if isinstance(node, n.TopicSource) and node.ahead is not None:
+                ahead = duration_in(node.ahead, shape.time_type, what="ahead")
+    return IntakeSettings(
+        number=analysis.numbers[node],
+        name=name,
+        what=f"topic {node.topic!r}" if isinstance(node, n.TopicSource) else f"frame {name!r}",
+        time=shape.time,
+        lateness=lateness,
+        patience=node.idle,
+        ahead=ahead,
+        append_scale=scale,
+        judged=node in analysis.timed,
+        ordered=node in analysis.ordered,
+    )

@@ -1,0 +1,123 @@
+"""A source at work: rows come in with their time judged, and what cannot be judged is set aside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from mamba_stream.operators.columns import BEHIND, OFFSET, ORDINAL, ORIGIN_TYPES, PARTITION, SOURCE, ticks
+from mamba_stream.operators.lateness import rows_behind
+from mamba_stream.plan.shapes import REJECTED_REASON
+from mamba_stream.runtime.feeds import Feed, Portion
+from mamba_stream.runtime.watermarks import PartitionTime
+
+NO_TIME = "no time"
+AHEAD = "ahead"
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeSettings:
+    """What a source does with its rows.
+
+    Attributes:
+        number: The source's number in the plan.
+        name: Its name in the job's progress.
+        what: Its name in messages.
+        time: Its time column; ``None`` where it has none.
+        lateness: In ticks of the time column.
+        patience: Seconds after which a silent partition no longer holds back time.
+        ahead: How far beyond its append time a row's time may lie, in ticks.
+        append_scale: Ticks per microsecond of append time, as a fraction.
+        judged: Whether a later step has to know which rows lay behind the watermark.
+        ordered: Whether a later step depends on the order of rows.
+    """
+
+    number: int
+    name: str
+    what: str
+    time: str | None
+    lateness: int
+    patience: float
+    ahead: int | None
+    append_scale: tuple[int, int]
+    judged: bool
+    ordered: bool
+
+
+@dataclass(eq=False)
+class Intake:
+    """A source with the partitions it reads and their time."""
+
+    settings: IntakeSettings
+    feeds: Sequence[Feed]
+    times: dict[int, PartitionTime]
+    rows: int = 0
+    rejected: dict[str, int] = field(default_factory=dict)
+
+    def take(self, feed: Feed, portion: Portion) -> tuple[pl.DataFrame, pl.DataFrame | None]:
+        """Judges the rows of a portion.
+
+        Returns:
+            The rows that go on, with the hidden columns that later steps need, and the rejected ones.
+        """
+        clock = self.times[feed.partition]
+        self.rows += portion.frame.height
+        clock.spoke()
+        frame, rejected = portion.frame, None
+        if self.settings.ordered:
+            frame = self._with_origin(frame, feed.partition, portion.offsets)
+        if self.settings.time is not None:
+            frame, rejected = self._without_rejected(frame, portion)
+            frame = self._judged(frame, clock)
+        clock.ended = feed.ended
+        return frame, rejected
+
+    def _with_origin(self, frame: pl.DataFrame, partition: int, offsets: npt.NDArray[np.int64]) -> pl.DataFrame:
+        values = {SOURCE: pl.lit(self.settings.number), PARTITION: pl.lit(partition), ORDINAL: pl.lit(0)}
+        origin = [value.cast(ORIGIN_TYPES[name]).alias(name) for name, value in values.items()]
+        return frame.with_columns(pl.Series(OFFSET, offsets), *origin)
+
+    def _without_rejected(
+        self, frame: pl.DataFrame, portion: Portion
+    ) -> tuple[pl.DataFrame, pl.DataFrame | None]:
+        time = self.settings.time
+        assert time is not None
+        bad = frame.get_column(time).is_null()
+        reasons = pl.lit(NO_TIME)
+        append_times = portion.append_times if self.settings.ahead is not None else None
+        if append_times is not None:
+            numerator, denominator = self.settings.append_scale
+            latest = append_times * numerator // denominator + self.settings.ahead
+            ahead = frame.select(ticks(time)).to_series() > pl.Series(latest)
+            bad |= ahead.fill_null(False)
+            reasons = pl.when(pl.col(time).is_null()).then(reasons).otherwise(pl.lit(AHEAD))
+        if not bad.any():
+            return frame, None
+        rejected = frame.filter(bad).with_columns(reasons.alias(REJECTED_REASON))
+        for reason, count in rejected.get_column(REJECTED_REASON).value_counts().iter_rows():
+            self.rejected[reason] = self.rejected.get(reason, 0) + count
+        return frame.filter(~bad), rejected
+
+    def _judged(self, frame: pl.DataFrame, clock: PartitionTime) -> pl.DataFrame:
+        time = self.settings.time
+        assert time is not None
+        times = frame.select(ticks(time)).to_series().to_numpy()
+        if not self.settings.judged:
+            clock.greatest = max(clock.greatest, int(times.max())) if len(times) else clock.greatest
+            return frame
+        behind, clock.greatest = rows_behind(times, clock.greatest, self.settings.lateness)
+        if behind is None:
+            return frame
+        met = pl.Series(BEHIND, behind.watermark).set(pl.Series(~behind.rows), None)
+        return frame.with_columns(met)
+
+
+def joined(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """Frames of one source below each other; in some no row lay behind, and the column for it is absent."""
+    if len(frames) == 1:
+        return frames[0]
+    return pl.concat(frames, how="diagonal") if any(BEHIND in f.columns for f in frames) else pl.concat(frames)

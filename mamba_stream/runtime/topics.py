@@ -1,0 +1,46 @@
+"""What a plan needs from a log before it runs: the topics it reads, and where in them to begin."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from mamba_stream.errors import TopicNotFound
+from mamba_stream.log import Log, Topic
+from mamba_stream.plan import nodes as n
+from mamba_stream.plan.shapes import TopicFacts
+
+
+def topics_of(nodes: Sequence[n.Node], log: Log | None) -> dict[str, Topic]:
+    """The topics that a plan reads, by name.
+
+    Raises:
+        TopicNotFound: The log has none of that name; the message names the user's line.
+    """
+    found: dict[str, Topic] = {}
+    for node in nodes:
+        if isinstance(node, n.TopicSource):
+            assert log is not None
+            try:
+                found[node.topic] = log[node.topic]
+            except TopicNotFound as error:
+                raise TopicNotFound(f"{error} (stream at {node.place})") from None
+    return found
+
+
+def facts_of(topics: dict[str, Topic]) -> dict[str, TopicFacts]:
+    """What the plan has to know about them."""
+    return {name: TopicFacts(pl.Schema(topic.polars_schema), topic.time) for name, topic in topics.items()}
+
+
+def first_offsets(topic: Topic, start: object) -> dict[int, int]:
+    """Where a first run begins, by partition.
+
+    Raises:
+        InvalidInput: It is not a start, or lies behind an end.
+    """
+    reader = topic.reader(start=start)  # type: ignore[arg-type]  # whatever it is, the topic judges it
+    positions = reader.positions
+    reader.close()
+    return positions

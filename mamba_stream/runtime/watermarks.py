@@ -1,0 +1,52 @@
+"""What is known about the time of each source partition, and how far time has come over several of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from mamba_stream.operators.lateness import FOREVER, NEVER, watermark_of
+
+
+@dataclass(slots=True)
+class PartitionTime:
+    """How far one partition has come.
+
+    Attributes:
+        lateness: In ticks of the time column.
+        greatest: The greatest time of all its rows so far.
+        ended: Whether no row will ever come again.
+        idle: Whether it has been silent for so long that it no longer holds back time.
+        silent_since: When a poll first found nothing after the last row, by the monotonic clock.
+    """
+
+    lateness: int
+    greatest: int = NEVER
+    ended: bool = False
+    idle: bool = False
+    silent_since: float | None = None
+
+    @property
+    def watermark(self) -> int:
+        """No row on time will come with a time before this."""
+        return FOREVER if self.ended else watermark_of(self.greatest, self.lateness)
+
+    def spoke(self) -> None:
+        """Rows came."""
+        self.idle, self.silent_since = False, None
+
+    def was_silent(self, now: float, patience: float) -> None:
+        """A poll found nothing. Only polls count: whoever is not asked is not silent."""
+        if self.silent_since is None:
+            self.silent_since = now
+        elif now - self.silent_since >= patience:
+            self.idle = True
+
+
+def combined(partitions: Iterable[PartitionTime]) -> int:
+    """How far time has come over all of them: the slowest that is not idle decides; over idle ones, the fastest."""
+    times = list(partitions)
+    awake = [time.watermark for time in times if not time.idle]
+    if awake:
+        return min(awake)
+    return max((time.watermark for time in times), default=NEVER)
