@@ -330,10 +330,11 @@ def _between(
 ) -> Iterator[tuple[bytes, bytes]]:
     with transaction.cursor() as cursor:
         if cursor.set_range(start):
-            for number, (key, value) in enumerate(cursor.iternext()):
+            for number, (raw, value) in enumerate(cursor.iternext()):
+                key = bytes(raw)
                 if key >= end or number >= most:
                     return
-                yield bytes(key), bytes(value)
+                yield key, bytes(value)
 
 
 def _entries(env: lmdb.Environment) -> Iterator[tuple[bytes, bytes]]:
