@@ -1,7 +1,8 @@
 """Streams, windows, running: thin verbs that build plan nodes."""
 
+from mamba_stream.dsl.running import pipeline, run, start
 from mamba_stream.dsl.sources import stream
 from mamba_stream.dsl.stream import Stream, united as concat
 from mamba_stream.dsl.windows import hopping, tumbling
 
-__all__ = ["Stream", "concat", "hopping", "stream", "tumbling"]
+__all__ = ["Stream", "concat", "hopping", "pipeline", "run", "start", "stream", "tumbling"]

@@ -2,14 +2,89 @@
 
 from __future__ import annotations
 
-from typing import Any
+from datetime import date, datetime, timedelta
+from typing import Any, Literal
 
 import polars as pl
 
-from mamba_stream.errors import PipelineRefused
+from mamba_stream.errors import InvalidInput, PipelineRefused
 from mamba_stream.log import locate
 from mamba_stream.plan import nodes as n
+from mamba_stream.plan.pipeline import Pipeline, make_pipeline
 from mamba_stream.runtime.collecting import collect
+from mamba_stream.runtime.facts import RunSummary
+from mamba_stream.runtime.job import Job
+from mamba_stream.runtime.options import run_options
+
+
+def pipeline(name: str, *outputs: n.Output, on_error: Literal["fail"] = "fail") -> Pipeline:
+    """Names outputs, to be run together as one job.
+
+    Args:
+        name: The job's name: state and offsets are kept under it.
+        *outputs: Streams that end in ``.to("topic")``.
+        on_error: ``"fail"``: a step that raises ends the run, and nothing of it is committed.
+    """
+    if on_error != "fail":
+        raise InvalidInput(f"on_error={on_error!r}: choose 'fail'")
+    return make_pipeline(name, outputs)
+
+
+def start(
+    pipeline: Pipeline,
+    log: Any = None,
+    until: Literal["stopped", "now"] | datetime | date | None = None,
+    state: Literal["resume", "new"] = "resume",
+    memory: str | int | float | None = None,
+    commit: str | timedelta = "1s",
+    workers: int = 1,
+    on_gap: Literal["fail", "earliest"] = "fail",
+) -> Job:
+    """Sets a pipeline to work in the background; arguments as for :func:`run`."""
+    if not isinstance(pipeline, Pipeline):
+        raise PipelineRefused(f"this is no pipeline: {pipeline!r:.80}; make one with mamba.pipeline(name, *outputs)")
+    options = run_options(until=until, state=state, workers=workers, memory=memory, commit=commit, on_gap=on_gap)
+    return Job(pipeline, locate(log), options)
+
+
+def run(
+    pipeline: Pipeline,
+    log: Any = None,
+    until: Literal["stopped", "now"] | datetime | date | None = None,
+    state: Literal["resume", "new"] = "resume",
+    memory: str | int | float | None = None,
+    commit: str | timedelta = "1s",
+    workers: int = 1,
+    on_gap: Literal["fail", "earliest"] = "fail",
+) -> RunSummary:
+    """Runs a pipeline and waits for its end.
+
+    Whatever was committed stays, and running the pipeline again goes on from there: killed at any moment, it gives
+    the rows of a run that was not.
+
+    Args:
+        pipeline: The pipeline.
+        log: A directory, an open log, or nothing for the default one.
+        until: ``"now"`` reads to where the topics end now, a datetime to where they reach it, and both leave windows
+            open for the next run; ``"stopped"`` goes on for ever. Left out, a run whose sources are all bounded
+            (frames, ended topics) goes to their end and closes all windows; any other until it is stopped.
+        state: ``"new"`` forgets what the job did before, and empties the topics that it made.
+        memory: ``"2GB"``, bytes, or a share of the machine's; 0.6 of what there is if left out.
+        commit: How often to commit.
+        workers: 1.
+        on_gap: ``"earliest"`` goes on behind rows that were trimmed away before they were read.
+
+    Returns:
+        What the run did.
+    """
+    job = start(
+        pipeline, log, until=until, state=state, memory=memory, commit=commit, workers=workers, on_gap=on_gap
+    )
+    try:
+        return job.wait()
+    except KeyboardInterrupt:
+        job.stop()
+        raise
 
 
 def collect_stream(node: n.Node, log: Any, *, limit: int | None) -> pl.DataFrame:

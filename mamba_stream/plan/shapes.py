@@ -15,7 +15,7 @@ import polars as pl
 
 from mamba_stream.core.names import did_you_mean
 from mamba_stream.core.schemas import describe_difference
-from mamba_stream.errors import ColumnNotFound, ExpressionRefused, MambaStreamError, PipelineRefused
+from mamba_stream.errors import ColumnNotFound, ExpressionRefused, InvalidInput, PipelineRefused
 from mamba_stream.operators.columns import ORDER, ORDER_TYPES, PREFIX
 from mamba_stream.operators.window import LATE_BY, LATE_REASON, WINDOW_END, WINDOW_START, duration_type
 from mamba_stream.plan import nodes as n
@@ -85,8 +85,9 @@ def refusing(node: n.Node) -> Iterator[None]:
     except pl.exceptions.ColumnNotFoundError as error:
         raise ColumnNotFound(f"{_first_line(error)} {where}") from error
     except (pl.exceptions.PolarsError, TypeError, ValueError) as error:
-        if isinstance(error, MambaStreamError):
-            raise PipelineRefused(f"{error} {where}") from error
+        if isinstance(error, InvalidInput):
+            kind = PipelineRefused if type(error) is InvalidInput else type(error)
+            raise (error if str(error).endswith(where) else kind(f"{error} {where}")) from error.__cause__
         raise PipelineRefused(f"{node.verb}: {_first_line(error)} {where}") from error
 
 

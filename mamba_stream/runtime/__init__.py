@@ -1,0 +1,6 @@
+"""Pipelines at work: sources and their time, the loop, state, commits, jobs."""
+
+from mamba_stream.runtime.facts import JobStatus, RunSummary
+from mamba_stream.runtime.job import Job
+
+__all__ = ["Job", "JobStatus", "RunSummary"]

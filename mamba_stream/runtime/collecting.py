@@ -49,7 +49,7 @@ def collect(node: n.Node, log: Log | None, *, limit: int | None = None, clock: C
         engine.step(rows)
         rows = min(4 * rows, engine.rows)
     if limit is None or sum(frame.height for frame in gathered) < limit:
-        engine.finish()
+        engine.advance()
     empty = pl.DataFrame(schema=analysis.shapes[node].schema)
     result = pl.concat(gathered) if gathered else empty
     return result if limit is None else result.head(limit)

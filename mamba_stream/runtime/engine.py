@@ -143,15 +143,11 @@ class Engine:
         self.advance()
         return allowed - rows
 
-    def finish(self) -> None:
-        """Closes all windows whose sources are over."""
+    def advance(self) -> None:
+        """Lets windows close as far as time has come; where a source is over, that is all of them."""
         for intake in self.intakes.values():
             for feed in intake.feeds:
                 intake.times[feed.partition].ended = feed.ended
-        self.advance()
-
-    def advance(self) -> None:
-        """Lets windows close as far as time has come."""
         self.flow.close(self.watermark)
         self._check_memory()
 
@@ -171,11 +167,8 @@ class Engine:
         return [(source, feed) for _, _, source, feed in waiting]
 
     def _nothing_came(self, intake: Intake, feed: Feed) -> None:
-        time = intake.times[feed.partition]
-        if feed.ended:
-            time.ended = True
-        elif self._follows:
-            time.was_silent(self._clock.monotonic(), intake.settings.patience)
+        if self._follows and not feed.ended:
+            intake.times[feed.partition].was_silent(self._clock.monotonic(), intake.settings.patience)
 
     def seconds_to_idleness(self) -> float | None:
         """How long until a silent partition may be called idle; ``None`` if none will be."""

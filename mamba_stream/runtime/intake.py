@@ -73,7 +73,6 @@ class Intake:
         if self.settings.time is not None:
             frame, rejected = self._without_rejected(frame, portion)
             frame = self._judged(frame, clock)
-        clock.ended = feed.ended
         return frame, rejected
 
     def _with_origin(self, frame: pl.DataFrame, partition: int, offsets: npt.NDArray[np.int64]) -> pl.DataFrame:

@@ -1,0 +1,185 @@
+"""A job's durable side: one transaction holds what it put out, how far it read, and what its state became.
+
+State goes to an internal topic as Arrow: usually what came since the last commit, now and then everything, after
+which what lies before is trimmed away. The job's record points at the first row that is still needed, and every
+commit requires the record to be as this runner left it: a runner that was taken for dead can commit nothing more.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from mamba_stream.core.clock import Clock
+from mamba_stream.errors import JobFailed, PreconditionFailed
+from mamba_stream.log import Log, Transaction
+from mamba_stream.operators.window import WindowStep
+from mamba_stream.runtime.progress import (
+    JobRecord,
+    Progress,
+    decode_progress,
+    decode_record,
+    encode,
+)
+
+JOBS = "jobs"
+"""The namespace of the records of jobs."""
+OWNED = "jobs.outputs"
+"""The namespace that says which topics a job made: ``job/topic``."""
+
+_SCHEMA = {"step": pl.String, "part": pl.String, "payload": pl.Binary}
+_PROGRESS = "progress"
+_PAYLOAD_BYTES = 32 << 20
+_SLACK = 1 << 20
+
+
+def state_topic(job: str) -> str:
+    """The topic that holds a job's state."""
+    return f"_state.{job}"
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What the last commit of a job left."""
+
+    progress: Progress
+    state: Sequence[tuple[str, str, pl.DataFrame]]
+
+
+class Checkpoints:
+    """The commits of one job by one runner."""
+
+    def __init__(self, log: Log, job: str, clock: Clock) -> None:
+        self._log = log
+        self._job = job
+        self._clock = clock
+        self._topic = state_topic(job)
+        log.create_topic(self._topic, _SCHEMA, exist_ok=True, internal=True)
+        self._bytes = log.record(JOBS, job)
+        self._record = None if self._bytes is None else decode_record(self._bytes)
+        self._end = log[self._topic].offsets()[0][1]
+        self._written = 0
+        self.lsn: int | None = None
+
+    @property
+    def record(self) -> JobRecord | None:
+        """The job's record as of its last commit; ``None`` if it never ran."""
+        return self._record
+
+    def load(self) -> Saved | None:
+        """What the last commit left; ``None`` if the job never ran."""
+        if self._record is None:
+            return None
+        progress, state = Progress(), []
+        for batch in self._log[self._topic].read(start={0: self._record.base}):
+            for step, part, payload in pl.DataFrame(batch.data).iter_rows():
+                if step == "":
+                    progress = decode_progress(payload)
+                else:
+                    state.append((step, part, pl.read_ipc_stream(io.BytesIO(payload))))
+                    self._written += len(payload)
+        return Saved(progress, state)
+
+    def claim(self, progress: Progress, *, anew: bool, owned: Sequence[str], empty: Sequence[str]) -> None:
+        """Takes the job over: from here on no other runner's commit goes through.
+
+        Args:
+            progress: Where this run begins.
+            anew: Forget what the job did before.
+            owned: Output topics that this job made.
+            empty: Output topics to empty, together with the state.
+        """
+        now = self._clock.now()
+        tx = self._begin()
+        before = None if anew else self._record
+        base = self._end if before is None else before.base
+        for name in empty:
+            tx.trim(name, {p: end for p, (_, end) in self._log[name].offsets().items()})
+        for name in owned:
+            tx.put_record(OWNED, f"{self._job}/{name}", b"")
+        tx.append(self._topic, _rows([("", _PROGRESS, encode(progress))]))
+        if before is None:
+            tx.trim(self._topic, {0: base})
+            self._written = 0
+        epoch = self._record.epoch + 1 if self._record is not None else 1
+        started = now if before is None else before.started
+        self._finish(tx, JobRecord(epoch, base, "running", before.commits if before else 0, started, now))
+
+    def commit(
+        self,
+        *,
+        outputs: Mapping[str, pl.DataFrame],
+        offsets: Mapping[str, Mapping[tuple[str, int], int]],
+        progress: Progress,
+        steps: Mapping[str, WindowStep],
+        status: str,
+    ) -> None:
+        """Commits what happened since the last commit.
+
+        Args:
+            outputs: Rows by topic.
+            offsets: What to read next, by group.
+            progress: How far the job has come.
+            steps: The steps with state, by name.
+            status: ``running``, or how the run ends.
+
+        Raises:
+            JobFailed: Another runner has taken the job over.
+        """
+        assert self._record is not None
+        tx = self._begin()
+        for name, frame in outputs.items():
+            tx.append(name, frame)
+        for group, positions in offsets.items():
+            tx.commit_offsets(group, positions)
+        base = self._record.base
+        whole = self._written > 2 * sum(step.bytes for step in steps.values()) + _SLACK
+        rows = [("", _PROGRESS, encode(progress))]
+        for name, step in steps.items():
+            parts = step.snapshot() if whole else step.delta()
+            rows += [(name, part, payload) for part, frame in parts.items() for payload in _payloads(frame)]
+        if whole:
+            base, self._written = self._end, 0
+            tx.trim(self._topic, {0: base})
+        self._written += sum(len(payload) for _, _, payload in rows)
+        tx.append(self._topic, _rows(rows))
+        commits = self._record.commits + 1
+        record = JobRecord(self._record.epoch, base, status, commits, self._record.started, self._clock.now())
+        self._finish(tx, record)
+
+    def _begin(self) -> Transaction:
+        tx = self._log.transaction()
+        tx.require_record(JOBS, self._job, self._bytes)
+        return tx
+
+    def _finish(self, tx: Transaction, record: JobRecord) -> None:
+        data = encode(record)
+        tx.put_record(JOBS, self._job, data)
+        try:
+            tx.commit()
+        except PreconditionFailed as error:
+            raise JobFailed(
+                f"another runner has taken over job {self._job!r}: this one stops; what it had committed stays"
+            ) from error
+        self._record, self._bytes = record, data
+        self._end = tx.offsets[self._topic, 0][1]
+        self.lsn = tx.lsn
+
+
+def _rows(rows: Sequence[tuple[str, str, bytes]]) -> pl.DataFrame:
+    return pl.DataFrame(rows, schema=_SCHEMA, orient="row")
+
+
+def _payloads(frame: pl.DataFrame) -> list[bytes]:
+    """A frame as Arrow IPC streams of bounded size."""
+    pieces = max(1, -(-int(frame.estimated_size()) // _PAYLOAD_BYTES))
+    rows = max(1, -(-frame.height // pieces))
+    payloads = []
+    for first in range(0, frame.height, rows):
+        buffer = io.BytesIO()
+        frame.slice(first, rows).write_ipc_stream(buffer)
+        payloads.append(buffer.getvalue())
+    return payloads

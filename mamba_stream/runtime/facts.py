@@ -1,0 +1,105 @@
+"""What a job says about itself while it runs, and when it is over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+State = Literal["starting", "running", "finished", "stopped", "cancelled", "failed"]
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """A job at one moment; the counts are those since the job first began, commits of earlier runs included.
+
+    Attributes:
+        name: The job's name.
+        state: What it is doing, or how it ended.
+        rows_in: Rows read.
+        rows_out: Rows given to topics; those of the last moment are not committed yet.
+        late: Rows that came too late for a window step.
+        rejected: Rows without a time, or with one too far ahead.
+        watermarks: How far time has come, by source; ``None`` before the first row and after the last.
+        positions: The next offset to read, by source and partition.
+        state_bytes: The size of the state, by step.
+        commits: How many there were.
+        lsn: The number of the last commit.
+    """
+
+    name: str
+    state: State
+    rows_in: int
+    rows_out: int
+    late: int
+    rejected: int
+    watermarks: Mapping[str, datetime | None]
+    positions: Mapping[str, Mapping[int, int]]
+    state_bytes: Mapping[str, int]
+    commits: int
+    lsn: int | None
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """How a run ended, and what it did; ``str()`` says it in words.
+
+    Attributes:
+        name: The job's name.
+        state: ``finished`` (all sources are over), ``stopped`` (asked to, or ``until`` was reached).
+        rows_in: Rows read in this run.
+        rows_out: Rows written in this run.
+        late: Rows of this run that came too late for a window step.
+        rejected: Rows of this run without a time, or with one too far ahead.
+        seconds: How long it took.
+        lateness_for_999: By window step, the lateness that would have kept 99.9% of all rows since the job began.
+        lateness: By window step, the lateness that there was.
+    """
+
+    name: str
+    state: State
+    rows_in: int
+    rows_out: int
+    late: int
+    rejected: int
+    seconds: float
+    lateness_for_999: Mapping[str, timedelta]
+    lateness: Mapping[str, timedelta]
+
+    def __str__(self) -> str:
+        rate = self.rows_in / self.seconds if self.seconds > 0 else 0.0
+        words = (
+            f"{self.name} {self.state}: {self.rows_in:,} rows in, {self.rows_out:,} out, {self.late:,} late"
+            + (f", {self.rejected:,} rejected" if self.rejected else "")
+            + f", {self.seconds:.1f} s ({rate:,.0f} rows/s)"
+        )
+        for step, enough in self.lateness_for_999.items():
+            if enough > self.lateness[step]:
+                words += f"; lateness={in_units(enough)!r} would have kept 99.9%"
+                words += f" of the rows of {step!r}" if len(self.lateness_for_999) > 1 else ""
+        return words
+
+
+def in_units(length: timedelta) -> str:
+    """A duration as ``lateness=`` takes it, in whole seconds where it is longer than a few.
+
+    Example:
+        >>> in_units(timedelta(hours=5, minutes=3, seconds=0.2))
+        '5h4m'
+    """
+    step = timedelta(minutes=1) if length >= timedelta(hours=1) else timedelta(seconds=1)
+    if length < timedelta(seconds=10):
+        step = timedelta(milliseconds=1)
+    whole = -(-length // step) * step
+    text = ""
+    for unit, size in (
+        ("d", timedelta(days=1)),
+        ("h", timedelta(hours=1)),
+        ("m", timedelta(minutes=1)),
+        ("s", timedelta(seconds=1)),
+        ("ms", timedelta(milliseconds=1)),
+    ):
+        count, whole = divmod(whole, size)
+        text += f"{count}{unit}" if count else ""
+    return text or "0s"

@@ -1,0 +1,183 @@
+"""A job: a pipeline at work under its name, in a thread of its own."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from mamba_stream.core.clock import Clock, SystemClock
+from mamba_stream.core.durations import ticks_per_day
+from mamba_stream.errors import JobFailed, MambaStreamError
+from mamba_stream.log import Log
+from mamba_stream.operators.lateness import FOREVER, NEVER
+from mamba_stream.plan.pipeline import Pipeline
+from mamba_stream.runtime.facts import JobStatus, RunSummary, State
+from mamba_stream.runtime.lock import JobLock
+from mamba_stream.runtime.options import RunOptions
+from mamba_stream.runtime.run import Run
+from mamba_stream.runtime.watermarks import combined
+
+_SOON = 0.1
+"""How long a job may wait for rows before it looks whether it should stop."""
+
+
+class Job:
+    """A pipeline at work.
+
+    Made by ``mamba.start``. What is committed stays whatever happens to the job; running it again goes on there.
+    """
+
+    def __init__(self, pipeline: Pipeline, log: Log, options: RunOptions, clock: Clock | None = None) -> None:
+        """Checks the pipeline against the log, takes the job's name and begins.
+
+        Raises:
+            JobRunning: A live job has this name.
+            PipelineRefused: The pipeline cannot be right, or not go on from the state there is.
+        """
+        self._clock = clock or SystemClock()
+        self._log = log
+        self._options = options
+        self._lock = JobLock(log.path, pipeline.name)
+        try:
+            self._run = Run(pipeline, log, options, self._clock)
+        except BaseException:
+            self._lock.release()
+            raise
+        self._state: State = "running"
+        self._error: BaseException | None = None
+        self._summary: RunSummary | None = None
+        self._leave = threading.Event()
+        self._drop = threading.Event()
+        self._asked: list[threading.Event] = []
+        self._thread = threading.Thread(target=self._work, name=f"mamba-stream {pipeline.name}", daemon=True)
+        self._thread.start()
+
+    def __repr__(self) -> str:
+        return f"Job({self.name!r}, {self._state})"
+
+    @property
+    def name(self) -> str:
+        """The job's name, which is the pipeline's."""
+        return self._run.pipeline.name
+
+    @property
+    def status(self) -> JobStatus:
+        """What the job is doing, and what it did since it first began."""
+        engine = self._run.engine
+        watermarks: dict[str, datetime | None] = {}
+        positions = {}
+        for node, intake in engine.intakes.items():
+            name = intake.settings.name
+            positions[name] = {feed.partition: feed.position for feed in intake.feeds}
+            mark = combined(intake.times.values())
+            shape = self._run.analysis.shapes[node]
+            known = shape.time is not None and NEVER < mark < FOREVER
+            watermarks[name] = _moment(mark, ticks_per_day(shape.time_type)) if known else None
+        return JobStatus(
+            name=self.name,
+            state=self._state,
+            rows_in=self._run.rows_in,
+            rows_out=self._run.rows_out,
+            late=self._run.late,
+            rejected=self._run.rejected,
+            watermarks=watermarks,
+            positions=positions,
+            state_bytes={node.name: step.bytes for node, step in engine.flow.windows.items()},
+            commits=self._run.commits,
+            lsn=self._run.lsn,
+        )
+
+    def wait(self, timeout: float | None = None) -> RunSummary:
+        """Waits until the job is over.
+
+        Args:
+            timeout: Seconds to wait at most.
+
+        Returns:
+            What the run did.
+
+        Raises:
+            TimeoutError: It is still running.
+            JobFailed: It failed; ``__cause__`` says why.
+        """
+        self._thread.join(timeout)
+        if self._thread.is_alive():
+            raise TimeoutError(f"job {self.name!r} is still running after {timeout} s")
+        if self._error is not None:
+            raise self._error
+        assert self._summary is not None
+        return self._summary
+
+    def stop(self, timeout: float | None = None) -> RunSummary:
+        """Lets the job finish what it has in hand, commit, and end; windows stay open for the next run."""
+        self._leave.set()
+        return self.wait(timeout)
+
+    def cancel(self) -> None:
+        """Ends the job at once, without a commit: the next run does again what was not committed."""
+        self._drop.set()
+        self._thread.join()
+
+    def checkpoint(self, timeout: float | None = None) -> int:
+        """Commits now; returns the number of the commit.
+
+        Raises:
+            TimeoutError: It did not come to it in time.
+            JobFailed: The job is over.
+        """
+        done = threading.Event()
+        self._asked.append(done)
+        if not self._thread.is_alive():
+            raise JobFailed(f"job {self.name!r} is over ({self._state}): there is nothing to commit")
+        if not done.wait(timeout):
+            raise TimeoutError(f"job {self.name!r} did not commit within {timeout} s")
+        assert self._run.lsn is not None
+        return self._run.lsn
+
+    def _work(self) -> None:
+        try:
+            self._loop()
+            self._summary = self._run.summary(self._state)
+        except BaseException as error:  # noqa: BLE001 - kept for whoever waits
+            self._state, self._error = "failed", self._named(error)
+        finally:
+            self._lock.release()
+            for done in self._asked:
+                done.set()
+
+    def _loop(self) -> None:
+        run = self._run
+        while not self._drop.is_set():
+            lsn = self._log.lsn()
+            rows = run.step()
+            if self._leave.is_set() or (rows == 0 and run.over):
+                self._state = "finished" if run.ended else "stopped"
+                run.commit("finished" if run.ended else "stopped")
+                return
+            if self._asked:
+                asked, self._asked = self._asked, []
+                run.commit("running")
+                for done in asked:
+                    done.set()
+            elif run.commit_due:
+                run.commit("running")
+            if rows == 0:
+                self._log.wait(lsn, min(_SOON, run.seconds_to_next()))
+        self._state = "cancelled"
+        self._summary = replace(run.summary("cancelled"))
+
+    def _named(self, error: BaseException) -> BaseException:
+        if isinstance(error, MambaStreamError):
+            error.add_note(f"in job {self.name!r}; what it committed stays, and running it again goes on there")
+            return error
+        failed = JobFailed(f"job {self.name!r} failed: {type(error).__name__}: {error}")
+        failed.__cause__ = error
+        return failed
+
+
+def _moment(ticks: int, per_day: int) -> datetime | None:
+    try:
+        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=ticks * 86_400_000_000 // per_day)
+    except OverflowError:
+        return None

@@ -1,0 +1,61 @@
+"""How a pipeline is to be run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import Any, Literal
+
+from mamba_stream.core.durations import duration_us
+from mamba_stream.errors import InvalidInput
+from mamba_stream.runtime.memory import memory_limit
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What ``mamba.run`` was told, checked.
+
+    Attributes:
+        until: ``None``, ``"stopped"``, ``"now"`` or a moment.
+        anew: Start over instead of resuming.
+        memory: In bytes.
+        commit: Seconds between commits.
+        skip_gaps: Go on behind rows that were trimmed away before they were read.
+    """
+
+    until: Literal["stopped", "now"] | datetime | date | None
+    anew: bool
+    memory: int
+    commit: float
+    skip_gaps: bool
+
+
+def run_options(
+    *,
+    until: Any = None,
+    state: str = "resume",
+    workers: int = 1,
+    memory: str | int | float | None = None,
+    commit: str | timedelta = "1s",
+    on_gap: str = "fail",
+) -> RunOptions:
+    """The options, if they can be.
+
+    Raises:
+        InvalidInput: One cannot be; the message says what can.
+    """
+    if not (until is None or until in ("stopped", "now") or isinstance(until, datetime | date)):
+        raise InvalidInput(f"until={until!r}: choose 'stopped', 'now' or a datetime, or leave it out")
+    if state not in ("resume", "new"):
+        raise InvalidInput(f"state={state!r}: choose 'resume' or 'new'")
+    if workers != 1:
+        raise InvalidInput(f"workers={workers!r}: this version runs one worker, in this process")
+    if on_gap not in ("fail", "earliest"):
+        raise InvalidInput(f"on_gap={on_gap!r}: choose 'fail' or 'earliest'")
+    return RunOptions(
+        until=until,
+        anew=state == "new",
+        memory=memory_limit(memory),
+        commit=duration_us(commit, what="commit") / 1_000_000,
+        skip_gaps=on_gap == "earliest",
+    )

@@ -1,0 +1,90 @@
+"""The topics that a pipeline writes: made from the plan, checked against what is there, filled at each commit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from mamba_stream.core.schemas import canonical_schema, describe_difference
+from mamba_stream.errors import PipelineRefused, SchemaMismatch
+from mamba_stream.log import Log
+from mamba_stream.plan import nodes as n
+from mamba_stream.plan.shapes import Shape, refusing
+
+
+class Outputs:
+    """Rows on their way to topics, between two commits."""
+
+    def __init__(self) -> None:
+        self._pending: dict[str, list[pl.DataFrame]] = {}
+        self.bytes = 0
+        self.rows: dict[str, int] = {}
+
+    def put(self, topic: str, frame: pl.DataFrame) -> None:
+        """Takes rows for a topic."""
+        self._pending.setdefault(topic, []).append(frame)
+        self.bytes += int(frame.estimated_size())
+        self.rows[topic] = self.rows.get(topic, 0) + frame.height
+
+    def drain(self) -> dict[str, pl.DataFrame]:
+        """What has come since the last time."""
+        drained = {topic: pl.concat(frames) for topic, frames in self._pending.items()}
+        self._pending, self.bytes = {}, 0
+        return drained
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there are rows to write."""
+        return bool(self._pending)
+
+
+def make_topics(log: Log, outputs: Sequence[n.Output], shapes: dict[n.Node, Shape], *, replace: set[str]) -> list[str]:
+    """Creates the topics that are not there, and checks those that are.
+
+    Args:
+        log: The log.
+        outputs: The pipeline's outputs.
+        shapes: What goes into them.
+        replace: Topics to make anew where they have other columns.
+
+    Returns:
+        The topics that were created, or were there without ever having held a row.
+
+    Raises:
+        SchemaMismatch: A topic has other columns; the message names the user's line.
+    """
+    made = []
+    for output in outputs:
+        with refusing(output):
+            if output.topic in log and not _fits(log, output, shapes[output], replace):
+                log.delete_topic(output.topic)
+            if output.topic not in log:
+                log.create_topic(
+                    output.topic,
+                    shapes[output].schema,
+                    partitions=output.partitions or 1,
+                    key=list(output.key) or None,
+                    time=shapes[output].declared_time,
+                    exist_ok=True,
+                )
+        if not any(end for _, end in log[output.topic].offsets().values()):
+            made.append(output.topic)
+    return list(dict.fromkeys(made))
+
+
+def _fits(log: Log, output: n.Output, shape: Shape, replace: set[str]) -> bool:
+    """Whether rows can go into a topic that is there; ``False`` where it may be made anew instead."""
+    topic = log[output.topic]
+    difference = describe_difference(canonical_schema(shape.schema), topic.schema)
+    where = f"(to at {output.place})"
+    if difference:
+        if output.topic in replace:
+            return False
+        raise SchemaMismatch(f"topic {output.topic!r} exists and has other columns: {difference} {where}")
+    if topic.ended:
+        raise PipelineRefused(f"topic {output.topic!r} was ended and takes no more rows {where}")
+    for what, asked, there in (("key", output.key or None, topic.key), ("partitions", output.partitions, topic.partitions)):
+        if asked is not None and asked != there:
+            raise PipelineRefused(f"topic {output.topic!r} exists with {what}={there!r}, not {asked!r} {where}")
+    return True

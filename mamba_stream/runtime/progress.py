@@ -1,0 +1,81 @@
+"""How far a job has come, as plain values that are stored with its state."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class PartitionProgress(msgspec.Struct, frozen=True, array_like=True):
+    """A partition: the next offset to read, and its time."""
+
+    position: int
+    greatest: int
+    ended: bool
+    idle: bool
+
+
+class SourceProgress(msgspec.Struct, frozen=True, array_like=True):
+    """A source. ``content`` identifies the rows of a frame, which is empty for a topic."""
+
+    partitions: dict[int, PartitionProgress]
+    rows: int
+    rejected: dict[str, int]
+    content: str
+
+
+class StepProgress(msgspec.Struct, frozen=True, array_like=True):
+    """A window step. ``layout`` identifies the form of its state."""
+
+    closed: int
+    rows: int
+    by_watermark: int
+    by_idleness: int
+    short: dict[int, int]
+    layout: str
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """A job as of one commit."""
+
+    sources: dict[str, SourceProgress] = {}
+    steps: dict[str, StepProgress] = {}
+    rows_out: dict[str, int] = {}
+
+
+class JobRecord(msgspec.Struct, frozen=True):
+    """The record of a job: what a second runner would have to see unchanged to commit.
+
+    Attributes:
+        epoch: Counts the runs that took the job over.
+        base: The first offset of its topic of state that is still needed.
+        status: ``running``, ``stopped``, ``finished``; a run that died says ``running`` still.
+        commits: How many there were.
+        started: When the job first ran, in microseconds since the epoch.
+        updated: When it committed last.
+    """
+
+    epoch: int
+    base: int
+    status: str
+    commits: int
+    started: int
+    updated: int
+
+
+_progress = msgspec.msgpack.Decoder(Progress)
+_record = msgspec.msgpack.Decoder(JobRecord)
+
+
+def encode(value: Progress | JobRecord) -> bytes:
+    """The value as msgpack."""
+    return msgspec.msgpack.encode(value)
+
+
+def decode_progress(data: bytes) -> Progress:
+    """The progress in these bytes."""
+    return _progress.decode(data)
+
+
+def decode_record(data: bytes) -> JobRecord:
+    """The record in these bytes."""
+    return _record.decode(data)

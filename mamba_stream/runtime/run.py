@@ -1,0 +1,322 @@
+"""One run of a job: it begins where the last commit was, and commits what it does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime, timedelta
+from functools import partial
+
+import polars as pl
+
+from mamba_stream.core.clock import Clock
+from mamba_stream.core.durations import ticks_per_day, to_time
+from mamba_stream.errors import OffsetTrimmed, PipelineRefused
+from mamba_stream.log import Log, Topic
+from mamba_stream.operators.columns import ticks
+from mamba_stream.operators.tally import Tally
+from mamba_stream.plan import nodes as n
+from mamba_stream.plan.analysis import analyse
+from mamba_stream.plan.layouts import layout_of
+from mamba_stream.plan.pipeline import Pipeline
+from mamba_stream.runtime.checkpoint import OWNED, Checkpoints, Saved
+from mamba_stream.runtime.collecting import source_names
+from mamba_stream.runtime.engine import Budget, Engine
+from mamba_stream.runtime.facts import RunSummary, State
+from mamba_stream.runtime.feeds import Feed, FrameFeed, TopicFeed
+from mamba_stream.runtime.fingerprints import content_of
+from mamba_stream.runtime.options import RunOptions
+from mamba_stream.runtime.outputs import Outputs, make_topics
+from mamba_stream.runtime.progress import PartitionProgress, Progress, SourceProgress, StepProgress
+from mamba_stream.runtime.topics import facts_of, first_offsets, topics_of
+
+_PENDING_BYTES = 64 << 20
+
+
+class Run:
+    """A pipeline over a log, from its last commit on."""
+
+    def __init__(self, pipeline: Pipeline, log: Log, options: RunOptions, clock: Clock) -> None:
+        """Checks everything that can be checked, takes the job over, and puts its state back.
+
+        Raises:
+            PipelineRefused: The pipeline cannot be right, or not go on from the state there is.
+            OffsetTrimmed: Rows that were to be read next are gone.
+        """
+        self.pipeline = pipeline
+        self._options = options
+        self._clock = clock
+        self._topics = topics_of(pipeline.nodes, log)
+        self.analysis = analyse(pipeline.outputs, facts_of(self._topics))
+        self._names = source_names(self.analysis.sources)
+        _check_distinct(self.analysis.sources, self._names)
+        self._contents = {
+            node: content_of(node.frame) for node in self.analysis.sources if isinstance(node, n.FrameSource)
+        }
+        self._layouts = {node.name: layout_of(node, self.analysis) for node in self.analysis.windows}
+        self._checkpoints = Checkpoints(log, pipeline.name, clock)
+        saved = None if options.anew else self._checkpoints.load()
+        self._saved = saved.progress if saved is not None else Progress()
+        if saved is not None:
+            self._check_resumable(saved)
+        self._outputs = Outputs()
+        feeds = {node: self._feeds(node) for node in self.analysis.sources}
+        bounded = all(isinstance(node, n.FrameSource) or self._topics[node.topic].ended for node in feeds)
+        self.engine = Engine(
+            self.analysis,
+            {output: partial(self._outputs.put, output.topic) for output in pipeline.outputs},
+            feeds,
+            self._names,
+            clock=clock,
+            budget=Budget.within(options.memory),
+            follows=options.until == "stopped" or (options.until is None and not bounded),
+        )
+        self._restore(saved)
+        self._take_over(log)
+        self._begun = clock.monotonic()
+        self._committed = self._begun
+        self._dirty = False
+        self._at_begin = (self.rows_in, self.rows_out, self.late, self.rejected)
+
+    # -- what it did -----------------------------------------------------------------------------------------------
+
+    @property
+    def rows_in(self) -> int:
+        return sum(intake.rows for intake in self.engine.intakes.values())
+
+    @property
+    def rows_out(self) -> int:
+        return sum(self._outputs.rows.values())
+
+    @property
+    def late(self) -> int:
+        return sum(late.by_watermark + late.by_idleness for late in self.engine.flow.late.values())
+
+    @property
+    def rejected(self) -> int:
+        return sum(sum(intake.rejected.values()) for intake in self.engine.intakes.values())
+
+    @property
+    def commits(self) -> int:
+        record = self._checkpoints.record
+        return 0 if record is None else record.commits
+
+    @property
+    def lsn(self) -> int | None:
+        return self._checkpoints.lsn
+
+    def summary(self, state: State) -> RunSummary:
+        """What this run did."""
+        counts = (self.rows_in, self.rows_out, self.late, self.rejected)
+        rows_in, rows_out, late, rejected = (now - then for now, then in zip(counts, self._at_begin, strict=True))
+        return RunSummary(
+            name=self.pipeline.name,
+            state=state,
+            rows_in=rows_in,
+            rows_out=rows_out,
+            late=late,
+            rejected=rejected,
+            seconds=self._clock.monotonic() - self._begun,
+            lateness_for_999={window.name: self._enough_lateness(window) for window in self.analysis.windows},
+            lateness={window.name: self._lateness(window) for window in self.analysis.windows},
+        )
+
+    def _lateness(self, window: n.Window) -> timedelta:
+        sources = [node for node in self.analysis.sources_of(window) if isinstance(node, n.Source)]
+        return timedelta(microseconds=max(source.lateness for source in sources))
+
+    def _enough_lateness(self, window: n.Window) -> timedelta:
+        counts = self.engine.flow.late[window]
+        more = counts.short.covering(counts.rows / 1000)
+        per_day = ticks_per_day(self.analysis.shapes[window.parent].time_type)
+        return self._lateness(window) + timedelta(microseconds=-(-more * 86_400_000_000 // per_day))
+
+    # -- the loop --------------------------------------------------------------------------------------------------
+
+    @property
+    def over(self) -> bool:
+        """Whether everything is read as far as this run goes."""
+        return self.engine.done
+
+    @property
+    def ended(self) -> bool:
+        """Whether every source is over for good, and so all windows are closed."""
+        return self.engine.ended
+
+    def step(self) -> int:
+        """Reads and works a little; the number of rows read."""
+        rows = self.engine.step()
+        self._dirty = self._dirty or rows > 0 or self._outputs.waiting
+        return rows
+
+    @property
+    def commit_due(self) -> bool:
+        """Whether it is time to commit."""
+        if not self._dirty:
+            return False
+        waited = self._clock.monotonic() - self._committed
+        return waited >= self._options.commit or self._outputs.bytes > _PENDING_BYTES
+
+    def seconds_to_next(self) -> float:
+        """How long there is nothing to do unless rows come."""
+        idle = self.engine.seconds_to_idleness()
+        due = self._committed + self._options.commit - self._clock.monotonic() if self._dirty else None
+        return max(0.0, min(seconds for seconds in (idle, due, 60.0) if seconds is not None))
+
+    def commit(self, status: str) -> None:
+        """Makes durable what was done since the last commit."""
+        self._checkpoints.commit(
+            outputs=self._outputs.drain(),
+            offsets=self._offsets(),
+            progress=self._progress(),
+            steps={window.name: step for window, step in self.engine.flow.windows.items()},
+            status=status,
+        )
+        self._committed = self._clock.monotonic()
+        self._dirty = False
+
+    # -- beginning -------------------------------------------------------------------------------------------------
+
+    def _feeds(self, node: n.TopicSource | n.FrameSource) -> Sequence[Feed]:
+        known = self._saved.sources.get(self._names[node])
+        if isinstance(node, n.FrameSource):
+            position = known.partitions[0].position if known is not None else 0
+            return [FrameFeed(node.frame.select(self.analysis.needed[node]), position, self._frame_stop(node))]
+        topic = self._topics[node.topic]
+        positions = first_offsets(topic, node.start) if known is None else self._resumed(node, topic, known)
+        stops = self._stops(topic)
+        columns = self.analysis.needed[node]
+        return [TopicFeed(topic, p, offset, columns, stop=stops.get(p)) for p, offset in sorted(positions.items())]
+
+    def _resumed(self, node: n.TopicSource, topic: Topic, known: SourceProgress) -> dict[int, int]:
+        positions = {}
+        for partition, (begin, end) in topic.offsets().items():
+            saved = known.partitions.get(partition)
+            position = begin if saved is None else saved.position
+            if position > end:
+                raise PipelineRefused(
+                    f"topic {topic.name!r}, partition {partition} ends at {end}, and the job has read to {position}: it is "
+                    f"another topic now. Run with state='new' (stream at {node.place})"
+                )
+            if position < begin and not self._options.skip_gaps:
+                raise OffsetTrimmed(
+                    f"topic {topic.name!r}, partition {partition}: the job has to go on at {position}, and rows before {begin} "
+                    "were trimmed away: on_gap='earliest' goes on there, state='new' starts over"
+                )
+            positions[partition] = max(position, begin)
+        return positions
+
+    def _stops(self, topic: Topic) -> Mapping[int, int]:
+        until = self._options.until
+        if until == "now":
+            return {partition: end for partition, (_, end) in topic.offsets().items()}
+        return topic.offset_at(until) if isinstance(until, datetime | date) else {}
+
+    def _frame_stop(self, node: n.FrameSource) -> int | None:
+        until, time = self._options.until, self.analysis.shapes[node].time
+        if not isinstance(until, datetime | date) or time is None:
+            return None
+        moment = to_time(until, self.analysis.shapes[node].time_type, what="until")
+        reached = node.frame.select(ticks(time).fill_null(strategy="min").cum_max() >= moment).to_series().arg_max()
+        passed = node.frame.select((ticks(time) >= moment).any()).item()
+        return reached if passed else None
+
+    def _check_resumable(self, saved: Saved) -> None:
+        progress, problems = saved.progress, []
+        for name, step in progress.steps.items():
+            if name not in self._layouts:
+                problems.append(f"step {name!r} is gone")
+            elif self._layouts[name] != step.layout:
+                problems.append(f"step {name!r} has other keys, windows or aggregates")
+        problems += [f"step {name!r} is new" for name in self._layouts if name not in progress.steps]
+        contents = {self._names[node]: content for node, content in self._contents.items()}
+        for name, source in progress.sources.items():
+            if source.content and contents.get(name) != source.content:
+                problems.append(f"{name!r} holds other rows")
+        if problems:
+            raise PipelineRefused(
+                f"pipeline {self.pipeline.name!r} does not fit the state of its job: {'; '.join(problems)}. Run it with "
+                "state='new' to start over, or give it another name"
+            )
+
+    def _restore(self, saved: Saved | None) -> None:
+        if saved is None:
+            return
+        for name, part, frame in saved.state:
+            self._step(name).restore(part, frame)
+        for window, step in self.engine.flow.windows.items():
+            known = saved.progress.steps[window.name]
+            step.restore_closed(known.closed)
+            counts = self.engine.flow.late[window]
+            counts.rows, counts.by_watermark, counts.by_idleness = known.rows, known.by_watermark, known.by_idleness
+            counts.short = Tally(known.short)
+        for intake in self.engine.intakes.values():
+            source = saved.progress.sources.get(intake.settings.name)
+            if source is None:
+                continue
+            intake.rows, intake.rejected = source.rows, dict(source.rejected)
+            for partition, was in source.partitions.items():
+                if partition in intake.times:
+                    intake.times[partition].greatest = was.greatest
+                    intake.times[partition].idle = was.idle
+        self._outputs.rows = dict(saved.progress.rows_out)
+
+    def _step(self, name: str):  # type: ignore[no-untyped-def]
+        return next(step for window, step in self.engine.flow.windows.items() if window.name == name)
+
+    def _take_over(self, log: Log) -> None:
+        job = self.pipeline.name
+        owned = {key.partition("/")[2] for key in log.records(OWNED) if key.startswith(f"{job}/")}
+        anew = self._checkpoints.record is None or self._options.anew
+        shapes = {output: self.analysis.shapes[output] for output in self.pipeline.outputs}
+        made = make_topics(log, self.pipeline.outputs, shapes, replace=owned if self._options.anew else set())
+        empty = [name for name in owned if name in log] if self._options.anew else []
+        self._checkpoints.claim(
+            self._progress(), anew=anew, owned=[name for name in made if name not in owned], empty=empty
+        )
+
+    # -- progress --------------------------------------------------------------------------------------------------
+
+    def _progress(self) -> Progress:
+        sources = {}
+        for node, intake in self.engine.intakes.items():
+            partitions = {
+                feed.partition: PartitionProgress(
+                    feed.position,
+                    intake.times[feed.partition].greatest,
+                    intake.times[feed.partition].ended,
+                    intake.times[feed.partition].idle,
+                )
+                for feed in intake.feeds
+            }
+            content = self._contents.get(node, "")
+            sources[intake.settings.name] = SourceProgress(partitions, intake.rows, intake.rejected, content)
+        steps = {}
+        for window, step in self.engine.flow.windows.items():
+            late = self.engine.flow.late[window]
+            steps[window.name] = StepProgress(
+                step.closed, late.rows, late.by_watermark, late.by_idleness, late.short.counts, self._layouts[window.name]
+            )
+        return Progress(sources, steps, dict(self._outputs.rows))
+
+    def _offsets(self) -> dict[str, dict[tuple[str, int], int]]:
+        """What a consumer group of the job's name has read, for whoever looks at lag."""
+        groups = {}
+        for node, intake in self.engine.intakes.items():
+            if isinstance(node, n.TopicSource):
+                group = f"job.{self.pipeline.name}" + (f".{node.name}" if node.name else "")
+                groups[group] = {(node.topic, feed.partition): feed.position for feed in intake.feeds}
+        return groups
+
+
+def _check_distinct(sources: Sequence[n.TopicSource | n.FrameSource], names: Mapping[n.Node, str]) -> None:
+    seen: dict[str, n.Node] = {}
+    for source in sources:
+        if other := seen.get(names[source]):
+            raise PipelineRefused(
+                f"two sources are called {names[source]!r} (stream at {other.place} and at {source.place}): use one stream "
+                "for both, or give one of them mamba.stream(..., name=)"
+            )
+        seen[names[source]] = source
+
+
+__all__ = ["Run", "pl"]
