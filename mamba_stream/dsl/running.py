@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 from typing import Any, Literal
 
 import polars as pl
 
 from mamba_stream.errors import InvalidInput, PipelineRefused
-from mamba_stream.log import locate
+from mamba_stream.log import Log, locate
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.pipeline import Pipeline, make_pipeline
 from mamba_stream.runtime.collecting import collect
@@ -44,7 +45,7 @@ def start(
     if not isinstance(pipeline, Pipeline):
         raise PipelineRefused(f"this is no pipeline: {pipeline!r:.80}; make one with mamba.pipeline(name, *outputs)")
     options = run_options(until=until, state=state, workers=workers, memory=memory, commit=commit, on_gap=on_gap)
-    return Job(pipeline, locate(log), options)
+    return Job(pipeline, _log_of(pipeline.nodes, log), options)
 
 
 def run(
@@ -91,5 +92,12 @@ def collect_stream(node: n.Node, log: Any, *, limit: int | None) -> pl.DataFrame
     """What ``Stream.collect`` and ``Stream.head`` do."""
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
         raise PipelineRefused(f"head takes a number of rows, not {limit!r}")
-    topics = any(isinstance(found, n.TopicSource) for found in n.walk([node]))
-    return collect(node, locate(log) if topics else None, limit=limit)
+    nodes = n.walk([node])
+    topics = any(isinstance(found, n.TopicSource) for found in nodes)
+    return collect(node, _log_of(nodes, log) if topics else None, limit=limit)
+
+
+def _log_of(nodes: Sequence[n.Node], log: Any) -> Log:
+    """The log that was named; else that of the first bound topic; else the default one."""
+    bound = [node.bound for node in nodes if isinstance(node, n.TopicSource) and node.bound is not None]
+    return bound[0].log if log is None and bound else locate(log)

@@ -14,9 +14,9 @@ from mamba_stream.dsl.places import caller
 from mamba_stream.dsl.stream import Stream
 from mamba_stream.dsl.tables import as_table
 from mamba_stream.errors import PipelineRefused
-from mamba_stream.log import Log, Topic
+from mamba_stream.log import Topic
 from mamba_stream.plan import nodes as n
-from mamba_stream.plan.shapes import Shape, TopicFacts, infer, refusing, topic_shape
+from mamba_stream.plan.shapes import known_shapes
 
 
 def stream(
@@ -67,7 +67,7 @@ def stream(
         raise PipelineRefused("ahead=, start= and schema= are for topics: a frame has a schema, and no append times")
     frame = as_table(source, what="stream")
     node = n.FrameSource(**common, frame=frame)
-    return Stream(node, {node: infer(node, [])}, None)
+    return Stream(node, known_shapes([node]))
 
 
 def _declared(schema: Any, place: n.Place) -> pl.Schema:
@@ -78,12 +78,4 @@ def _declared(schema: Any, place: n.Place) -> pl.Schema:
 
 
 def _topic_stream(node: n.TopicSource) -> Stream:
-    shapes: dict[n.Node, Shape] = {}
-    log: Log | None = None
-    if node.bound is not None:
-        shapes[node] = topic_shape(node, TopicFacts(node.bound.polars_schema, node.bound.time))
-        log = node.bound.log
-    elif node.declared is not None:
-        with refusing(node):
-            shapes[node] = infer(node, [])
-    return Stream(node, shapes, log)
+    return Stream(node, known_shapes([node]))

@@ -15,11 +15,10 @@ from mamba_stream.dsl.arguments import expressions, names, predicates
 from mamba_stream.dsl.places import caller
 from mamba_stream.dsl.tables import as_table
 from mamba_stream.errors import PipelineRefused
-from mamba_stream.log import Log
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.explain import explain
 from mamba_stream.plan.names import window_name
-from mamba_stream.plan.shapes import Shape, infer, refusing, shape_parents
+from mamba_stream.plan.shapes import Shape, infer, shape_parents
 
 
 class Stream:
@@ -28,12 +27,11 @@ class Stream:
     A stream is immutable and holds no rows: the same one may go into several others.
     """
 
-    __slots__ = ("_log", "_node", "_shapes")
+    __slots__ = ("_node", "_shapes")
 
-    def __init__(self, node: n.Node, shapes: Mapping[n.Node, Shape], log: Log | None) -> None:
+    def __init__(self, node: n.Node, shapes: Mapping[n.Node, Shape]) -> None:
         self._node = node
         self._shapes = dict(shapes)
-        self._log = log
 
     def __repr__(self) -> str:
         shape = self._shapes.get(self._node)
@@ -224,20 +222,20 @@ class Stream:
         """
         from mamba_stream.dsl.running import collect_stream
 
-        return collect_stream(self._node, log if log is not None else self._log, limit=None)
+        return collect_stream(self._node, log, limit=None)
 
     def head(self, n: int = 5, log: Any = None) -> pl.DataFrame:
         """The first rows that come out; reads no further than it must, and always returns."""
         from mamba_stream.dsl.running import collect_stream
 
-        return collect_stream(self._node, log if log is not None else self._log, limit=n)
+        return collect_stream(self._node, log, limit=n)
 
     def explain(self, *, format: Literal["text", "mermaid"] = "text") -> str:  # noqa: A002 - as in Polars
         """What the stream does, in words; or a picture as Mermaid text."""
-        return explain([self._node], self._shapes, style=format)
+        return explain([self._node], style=format)
 
     def _then(self, node: n.Node) -> Stream:
-        return extended(node, self._shapes, self._log)
+        return extended(node, self._shapes)
 
 
 class Windowed:
@@ -285,14 +283,14 @@ class Windowed:
         return self._stream._then(step)  # noqa: SLF001
 
 
-def extended(node: n.Node, shapes: Mapping[n.Node, Shape], log: Log | None) -> Stream:
+def extended(node: n.Node, shapes: Mapping[n.Node, Shape]) -> Stream:
     """The stream of a node, whose shape is found at once where its inputs' are known."""
     before = shape_parents(node)
     if before and all(parent in shapes for parent in before):
         shapes = {**shapes, node: infer(node, [shapes[parent] for parent in before])}
     elif not before:
         raise TypeError("a source brings its own shape")
-    return Stream(node, shapes, log)
+    return Stream(node, shapes)
 
 
 def united(streams: Sequence[Any]) -> Stream:
@@ -303,9 +301,6 @@ def united(streams: Sequence[Any]) -> Stream:
         raise PipelineRefused("concat takes a list of streams")
     node = n.Concat(place=place, inputs=tuple(stream._node for stream in streams))  # noqa: SLF001
     shapes: dict[n.Node, Shape] = {}
-    log = None
     for stream in streams:
         shapes.update(stream._shapes)  # noqa: SLF001
-        log = log or stream._log  # noqa: SLF001
-    with refusing(node):
-        return extended(node, shapes, log)
+    return extended(node, shapes)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from mamba_stream.core.names import check_name
@@ -11,7 +11,6 @@ from mamba_stream.errors import PipelineRefused
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.explain import explain
 from mamba_stream.plan.names import check_step_names
-from mamba_stream.plan.shapes import Shape
 
 LONGEST_NAME = 180
 """The names of a job's topic of state and group of offsets are made from the pipeline's."""
@@ -28,7 +27,6 @@ class Pipeline:
 
     name: str
     outputs: tuple[n.Output, ...]
-    shapes: Mapping[n.Node, Shape] = field(default_factory=dict, repr=False)
 
     @property
     def nodes(self) -> list[n.Node]:
@@ -37,7 +35,7 @@ class Pipeline:
 
     def explain(self, *, format: Literal["text", "mermaid"] = "text") -> str:  # noqa: A002 - as in Polars
         """What the pipeline does, in words; or a picture as Mermaid text."""
-        return explain(self.outputs, self.shapes, style=format)
+        return explain(self.outputs, style=format)
 
 
 def make_pipeline(name: str, outputs: Sequence[object]) -> Pipeline:

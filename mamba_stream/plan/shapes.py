@@ -126,6 +126,21 @@ def shape_parents(node: n.Node) -> tuple[n.Node, ...]:
     return node.parent.parents if isinstance(node, n.LateRows) else node.parents
 
 
+def known_shapes(nodes: Sequence[n.Node]) -> dict[n.Node, Shape]:
+    """The shapes that are known without a log: of frames, of bound topics, where a schema was given."""
+    found: dict[n.Node, Shape] = {}
+    for node in nodes:
+        before = shape_parents(node)
+        if isinstance(node, n.TopicSource):
+            if node.bound is not None:
+                found[node] = topic_shape(node, TopicFacts(node.bound.polars_schema, node.bound.time))
+            elif node.declared is not None:
+                found[node] = infer(node, [])
+        elif all(parent in found for parent in before):
+            found[node] = infer(node, [found[parent] for parent in before])
+    return found
+
+
 def topic_shape(node: n.TopicSource, facts: TopicFacts) -> Shape:
     """The shape of a topic's rows, once the topic is known."""
     with refusing(node):

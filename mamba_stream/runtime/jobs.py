@@ -1,0 +1,94 @@
+"""What a log knows of the jobs that ran over it, and how to make one start over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from mamba_stream.core.names import did_you_mean
+from mamba_stream.errors import JobNotFound
+from mamba_stream.log import Log
+from mamba_stream.runtime.checkpoint import JOBS, OWNED, state_topic
+from mamba_stream.runtime.lock import JobLock, holder_of
+from mamba_stream.runtime.progress import decode_record
+
+
+@dataclass(frozen=True)
+class JobFacts:
+    """A job as its last commit left it.
+
+    Attributes:
+        name: Its name.
+        state: ``running``, ``stopped``, ``finished``, or ``interrupted``: it died, or was cancelled, and its next run
+            goes on from its last commit.
+        where: The process that runs it, or nothing.
+        commits: How many there were.
+        updated: When the last was.
+        outputs: The topics that it made.
+    """
+
+    name: str
+    state: str
+    where: str
+    commits: int
+    updated: datetime
+    outputs: tuple[str, ...]
+
+
+def list_jobs(log: Log) -> list[JobFacts]:
+    """The jobs of a log, by name."""
+    return [_facts(log, name, data) for name, data in sorted(log.records(JOBS).items())]
+
+
+def find_job(log: Log, name: str) -> JobFacts:
+    """One job.
+
+    Raises:
+        JobNotFound: The log knows none of this name.
+    """
+    data = log.record(JOBS, name)
+    if data is None:
+        names = list(log.records(JOBS))
+        raise JobNotFound(
+            f"no job {name!r} in {log.path}{did_you_mean(name, names)}; "
+            + (f"it has {', '.join(sorted(names)[:8])}" if names else "it has none")
+        )
+    return _facts(log, name, data)
+
+
+def reset_job(log: Log, name: str) -> None:
+    """Forgets a job's offsets and state, and empties the topics that it made: its next run starts over.
+
+    Raises:
+        JobNotFound: The log knows none of this name.
+        JobRunning: It is running.
+    """
+    find_job(log, name)
+    lock = JobLock(log.path, name)
+    try:
+        with log.transaction() as tx:
+            tx.require_record(JOBS, name, log.record(JOBS, name))
+            tx.delete_record(JOBS, name)
+            for topic in (*owned_topics(log, name), state_topic(name)):
+                if topic in log:
+                    tx.trim(topic, {p: end for p, (_, end) in log[topic].offsets().items()})
+    finally:
+        lock.release()
+
+
+def owned_topics(log: Log, name: str) -> list[str]:
+    """The topics that a job made."""
+    return sorted(key.partition("/")[2] for key in log.records(OWNED) if key.startswith(f"{name}/"))
+
+
+def _facts(log: Log, name: str, data: bytes) -> JobFacts:
+    record, where = decode_record(data), holder_of(log.path, name)
+    state = "running" if where else "interrupted" if record.status == "running" else record.status
+    return JobFacts(
+        name=name,
+        state=state,
+        where=where or "",
+        commits=record.commits,
+        updated=datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=record.updated),
+        outputs=tuple(owned_topics(log, name)),
+    )
