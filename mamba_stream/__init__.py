@@ -31,9 +31,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mamba_stream.dsl import (
+        Log,
         Stream,
+        Topic,
         concat,
         hopping,
+        open_log as open,  # noqa: A004 - mamba.open is the name users type
         pipeline,
         run,
         start,
@@ -77,12 +80,9 @@ if TYPE_CHECKING:
         UnsupportedType,
     )
     from mamba_stream.log import (
-        Log,
         LogBatch,
         Reader,
-        Topic,
         Transaction,
-        locate as open,  # noqa: A004 - mamba.open is the name users type
     )
     from mamba_stream.plan import (
         Pipeline,
@@ -156,12 +156,12 @@ _HOME = {
     "start": "mamba_stream.dsl",
     "stream": "mamba_stream.dsl",
     "tumbling": "mamba_stream.dsl",
-    "Log": "mamba_stream.log",
+    "Log": "mamba_stream.dsl",
     "LogBatch": "mamba_stream.log",
     "Reader": "mamba_stream.log",
-    "Topic": "mamba_stream.log",
+    "Topic": "mamba_stream.dsl",
     "Transaction": "mamba_stream.log",
-    "open": "mamba_stream.log",
+    "open": "mamba_stream.dsl",
     "Pipeline": "mamba_stream.plan",
     "Job": "mamba_stream.runtime",
 }
@@ -171,7 +171,7 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     home = import_module(_HOME.get(name, "mamba_stream.errors"))
-    value = getattr(home, "locate" if name == "open" else name)
+    value = getattr(home, "open_log" if name == "open" else name)
     globals()[name] = value
     return value
 

@@ -1,8 +1,21 @@
 """Streams, windows, running: thin verbs that build plan nodes."""
 
+from mamba_stream.dsl.opening import Log, Topic, open_log
 from mamba_stream.dsl.running import pipeline, run, start
 from mamba_stream.dsl.sources import stream
 from mamba_stream.dsl.stream import Stream, united as concat
 from mamba_stream.dsl.windows import hopping, tumbling
 
-__all__ = ["Stream", "concat", "hopping", "pipeline", "run", "start", "stream", "tumbling"]
+__all__ = [
+    "Log",
+    "Stream",
+    "Topic",
+    "concat",
+    "hopping",
+    "open_log",
+    "pipeline",
+    "run",
+    "start",
+    "stream",
+    "tumbling",
+]

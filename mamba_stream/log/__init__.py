@@ -5,9 +5,9 @@ synced, then the index is told, durably; a row exists when the index says so. Se
 """
 
 from mamba_stream.log.log import Log, LogStatistics
-from mamba_stream.log.opening import locate, open_log
+from mamba_stream.log.opening import directory_of, locate, open_log
 from mamba_stream.log.reader import LogBatch, Reader
-from mamba_stream.log.topic import Topic
+from mamba_stream.log.topic import Start, Topic
 from mamba_stream.log.transaction import Transaction
 
 __all__ = [
@@ -15,8 +15,10 @@ __all__ = [
     "LogBatch",
     "LogStatistics",
     "Reader",
+    "Start",
     "Topic",
     "Transaction",
+    "directory_of",
     "locate",
     "open_log",
 ]

@@ -278,7 +278,7 @@ class Log:
         return self._store.topic(name)
 
     def _bind(self, row: TopicRow) -> Topic:
-        return Topic(self._store, row)
+        return Topic(self, self._store, row)
 
 
 def _key(key: str | Sequence[str] | None, names: list[str]) -> tuple[str, ...]:

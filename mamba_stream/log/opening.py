@@ -38,10 +38,13 @@ def locate(place: Place = None, environment: Mapping[str, str] | None = None) ->
     Nothing means ``$MAMBA_STREAM_LOG``, else ``log`` in ``mamba-stream.toml`` of the working directory,
     else the user's data directory, which is named on standard error when it is created.
     """
-    if isinstance(place, Log):
-        return place
+    return place if isinstance(place, Log) else open_log(directory_of(place, environment))
+
+
+def directory_of(place: str | os.PathLike[str] | None, environment: Mapping[str, str] | None = None) -> Path:
+    """The directory that ``place`` means, by the one rule; nothing is created."""
     if place is None:
-        place = _default(os.environ if environment is None else environment)
+        return Path(_default(os.environ if environment is None else environment))
     if not isinstance(place, str | os.PathLike):
         raise InvalidInput(f"log={place!r}: give a directory, an address, an open log, or nothing")
     if isinstance(place, str) and _ADDRESS.fullmatch(place) and not os.path.exists(place):
@@ -51,7 +54,7 @@ def locate(place: Place = None, environment: Mapping[str, str] | None = None) ->
         )
     if not os.fspath(place):
         raise InvalidInput("log='' names no directory: give one, or leave log out for the default")
-    return open_log(place)
+    return Path(place)
 
 
 def _default(environment: Mapping[str, str]) -> str | Path:

@@ -23,6 +23,7 @@ from mamba_stream.log.store import Store
 
 if TYPE_CHECKING:
     from mamba_stream.log.description import TopicDescription
+    from mamba_stream.log.log import Log
 
 Start = str | int | datetime | date | Mapping[int, int]
 """Where to begin: ``"earliest"``, ``"latest"``, an offset, ``{partition: offset}`` or a time."""
@@ -36,7 +37,8 @@ class Topic:
     Topics come from ``log.create_topic(...)`` and ``log["name"]``.
     """
 
-    def __init__(self, store: Store, row: TopicRow) -> None:
+    def __init__(self, log: Log, store: Store, row: TopicRow) -> None:
+        self._log = log
         self._store = store
         self._row = row
         self._layout = store.shelf.layout(row.schema)
@@ -45,6 +47,11 @@ class Topic:
 
     def __repr__(self) -> str:
         return f"Topic({self.name!r}, partitions={self.partitions}, log={str(self._store.path)!r})"
+
+    @property
+    def log(self) -> Log:
+        """The log that it was opened from."""
+        return self._log
 
     @property
     def name(self) -> str:
