@@ -13,9 +13,9 @@ from typing import Any, Final
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 from pyarrow import types as pat
 
+from mamba_stream.core.casting import cast, first_misfit
 from mamba_stream.core.rows import batch_from_rows, column_from_values
 from mamba_stream.core.schemas import canonical_schema, describe_difference, is_pandas
 from mamba_stream.core.types import fits, type_name
@@ -27,9 +27,8 @@ _FEW_ROWS: Final = 16_384
 _MANY_ROWS: Final = 8_192
 """From here on Arrow makes a batch's strings views, which Polars does five times more slowly."""
 _OLDEST: Final = pl.CompatLevel.oldest()
-_CAST: Final = pc.get_function("cast")
 _MOST_INTAKES: Final = 256
-_Plan = tuple[tuple[int, pc.CastOptions | None], ...]
+_Plan = tuple[int, ...]
 _FORMS = "pass a Polars or pandas frame, an Arrow table, batch or reader, or a list of dicts"
 
 
@@ -116,7 +115,7 @@ class Intake:
         if is_pandas(data):
             return [self._from_pandas(data)]
         if isinstance(data, Mapping):
-            return [self._from_columns(data, trusted=trusted)]
+            return [self._from_columns(data)]
         if isinstance(data, Sequence) and all(isinstance(row, Mapping) for row in data):
             return [batch_from_rows(data, self.schema, to=self.to)] if data else []
         if hasattr(data, "__arrow_c_stream__") or hasattr(data, "__arrow_c_array__"):
@@ -128,7 +127,7 @@ class Intake:
             raise InvalidInput(f"a list of rows holds dicts, not {type(odd).__name__}: {odd!r:.80}")
         raise InvalidInput(f"{type(data).__name__} holds no rows that can be appended: {_FORMS}")
 
-    def _from_columns(self, columns: Mapping[str, Any], *, trusted: bool) -> pa.RecordBatch:
+    def _from_columns(self, columns: Mapping[str, Any]) -> pa.RecordBatch:
         for name, values in columns.items():
             if not isinstance(name, str):
                 raise InvalidInput(f"a column name is a str, not {name!r:.80}")
@@ -143,10 +142,7 @@ class Intake:
             name: values if isinstance(values, (list, tuple)) else _as_arrow(values)
             for name, values in columns.items()
         }
-        batch = self._from_mixed(offered, lenient=False)
-        if not trusted:
-            _check_buffers(batch)
-        return batch
+        return self._from_mixed(offered, lenient=False)
 
     def _from_pandas(self, frame: Any) -> pa.RecordBatch:
         names = [str(name) for name in frame.columns]
@@ -188,7 +184,7 @@ class Intake:
         for field in self.schema:
             values = offered[field.name]
             if isinstance(values, pa.Array):
-                arrays.append(self._cast(values, pc.CastOptions.safe(field.type), field))
+                arrays.append(self._cast(values, field))
             else:
                 arrays.append(column_from_values(values, field.type, column=field.name, to=self.to))
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
@@ -198,47 +194,27 @@ class Intake:
             raise SchemaMismatch(f"cannot append to {self.to}: {difference}")
 
     def _plan(self, have: pa.Schema) -> _Plan:
-        """Which column becomes which, and by which cast; nothing, where everything is as it should be."""
+        """Which column becomes which; nothing, where everything is as it should be."""
         self._check(have)
         if have.equals(self.schema, check_metadata=True):
             return ()
-        plan: list[tuple[int, pc.CastOptions | None]] = []
-        for field in self.schema:
-            at = have.get_field_index(field.name)
-            same = have.field(at).type.equals(field.type, check_metadata=True)
-            plan.append((at, None if same else pc.CastOptions.safe(field.type)))
-        return tuple(plan)
+        return tuple(have.get_field_index(name) for name in self.schema.names)
 
     def _apply(self, batch: pa.RecordBatch, plan: _Plan) -> pa.RecordBatch:
         if not plan:
             return batch
-        columns = [
-            batch.column(at) if options is None else self._cast(batch.column(at), options, field)
-            for (at, options), field in zip(plan, self.schema, strict=True)
-        ]
+        columns = [self._cast(batch.column(at), field) for at, field in zip(plan, self.schema, strict=True)]
         return pa.RecordBatch.from_arrays(columns, schema=self.schema)
 
-    def _cast(self, array: pa.Array, options: pc.CastOptions, field: pa.Field) -> pa.Array:
+    def _cast(self, array: pa.Array, field: pa.Field) -> pa.Array:
         try:
-            return _CAST.call([array], options)
+            return cast(array, field.type)
         except pa.ArrowInvalid:
-            row = _first_misfit(array, options)
+            row = first_misfit(array, field.type)
             raise SchemaMismatch(
                 f"cannot append to {self.to}: row {row}, column {field.name!r} ({type_name(field.type)}): "
                 f"{array[row]!s:.80} of {type_name(array.type)} does not fit"
             ) from None
-
-
-def _first_misfit(array: pa.Array, options: pc.CastOptions) -> int:
-    low, high = 0, len(array)
-    while high - low > 1:
-        middle = (low + high) // 2
-        try:
-            _CAST.call([array[low:middle]], options)
-            low = middle
-        except pa.ArrowInvalid:
-            high = middle
-    return low
 
 
 def _same_family(have: pa.DataType, want: pa.DataType) -> bool:
@@ -255,13 +231,12 @@ def _same_family(have: pa.DataType, want: pa.DataType) -> bool:
 def _as_arrow(values: Any) -> pa.Array:
     try:
         if isinstance(values, pl.Series):
-            (array,) = batch_from_frame(values.to_frame("x")).columns
-        elif isinstance(values, (pa.Array, pa.ChunkedArray)):
-            array = values
-        else:
-            array = pa.array(values)  # NaN is null in what comes from pandas, and in nothing else
+            return batch_from_frame(values.to_frame("x")).column(0)
+        # NaN becomes null in what comes from pandas, and in nothing else.
+        array = values if isinstance(values, (pa.Array, pa.ChunkedArray)) else pa.array(values)
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise InvalidInput(f"a column of {type(values).__name__} has no Arrow type: {error}") from error
+    _check_buffers(array)
     return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
 
 
@@ -275,9 +250,9 @@ def _open(data: Any) -> pa.RecordBatchReader:
         raise InvalidInput(f"{type(data).__name__} does not hold rows: {error}; {_FORMS}") from error
 
 
-def _check_buffers(batch: pa.RecordBatch) -> None:
+def _check_buffers(data: pa.RecordBatch | pa.Array | pa.ChunkedArray) -> None:
     try:
-        batch.validate(full=True)
+        data.validate(full=True)
     except (pa.ArrowException, OSError) as error:
         raise InvalidInput(f"the Arrow buffers are unsound: {error}") from error
 
@@ -293,12 +268,17 @@ def _runs(batches: list[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
     run: list[pa.RecordBatch] = []
     rows = 0
     for batch in batches:
-        if run and (rows >= 4 * _FEW_ROWS or batch.num_rows >= _FEW_ROWS):
+        large = batch.num_rows >= _FEW_ROWS
+        if run and (large or rows >= 4 * _FEW_ROWS):
             yield run
             run, rows = [], 0
-        run.append(batch)
-        rows += batch.num_rows
-    yield run
+        if large:
+            yield [batch]
+        else:
+            run.append(batch)
+            rows += batch.num_rows
+    if run:
+        yield run
 
 
 def _split(batch: pa.RecordBatch, max_rows: int) -> Iterator[pa.RecordBatch]:
@@ -320,9 +300,8 @@ def batch_from_frame(frame: pl.DataFrame) -> pa.RecordBatch:
     batch = _exported(frame)
     if batch.schema.equals(schema, check_metadata=True):
         return batch
-    return pa.RecordBatch.from_arrays(
-        [a.cast(t) for a, t in zip(batch.columns, schema.types, strict=True)], schema=schema
-    )
+    columns = [cast(column, dtype) for column, dtype in zip(batch.columns, schema.types, strict=True)]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 @lru_cache(maxsize=256)

@@ -41,6 +41,8 @@ def canonical_schema(schema: Any) -> pa.Schema:
     for name, dtype in _fields_of(schema):
         if not isinstance(name, str) or not name:
             raise InvalidInput(f"a column name is a str that is not empty, not {name!r:.80}")
+        if "\0" in name:  # names travel between libraries as C strings
+            raise InvalidInput(f"column name {name!r:.80} contains a NUL")
         if name in seen:
             raise InvalidInput(f"column {name!r} occurs twice: give every column a name of its own")
         seen.add(name)

@@ -120,6 +120,8 @@ def _canonical_nested(dtype: Any, column: str, depth: int) -> pa.DataType:
         fields = [dtype.field(i) for i in range(dtype.num_fields)]
         if len({field.name for field in fields}) < len(fields):
             raise unsupported(column, dtype, "two of its fields have the same name")
+        if any("\0" in field.name for field in fields):  # names travel between libraries as C strings
+            raise unsupported(column, dtype, "the name of a field contains a NUL")
         return pa.struct([(f.name, canonical_type(f.type, column, depth + 1)) for f in fields])
     if pat.is_map(dtype):
         key = canonical_type(dtype.key_type, column, depth + 1)

@@ -46,7 +46,14 @@ def test_a_timedelta_is_taken_to_the_microsecond(value: timedelta) -> None:
 @given(st.timedeltas(timedelta(days=-9999), timedelta(days=9999)))
 def test_a_duration_that_polars_writes_reads_back(value: timedelta) -> None:
     written = pl.Series([value]).dt.to_string("polars").item().replace(" ", "").replace("µs", "us")
-    units = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds", "ms": "milliseconds", "us": "microseconds"}
+    units = {
+        "d": "days",
+        "h": "hours",
+        "m": "minutes",
+        "s": "seconds",
+        "ms": "milliseconds",
+        "us": "microseconds",
+    }
     if value < timedelta(0):
         written = "-" + written.replace("-", "")
     assert set(written) <= set("-0123456789") | set("".join(units))
@@ -149,7 +156,9 @@ def test_a_window_finer_than_its_time_is_refused_in_words() -> None:
     st.sampled_from(list(TICKS)),
     st.sampled_from(["up", "down", "exact"]),
 )
-def test_a_moment_lands_on_its_tick_or_the_one_asked_for(moment: datetime, dtype: pa.DataType, how: str) -> None:
+def test_a_moment_lands_on_its_tick_or_the_one_asked_for(
+    moment: datetime, dtype: pa.DataType, how: str
+) -> None:
     us = (moment.replace(tzinfo=UTC) - EPOCH) // timedelta(microseconds=1)
     exact = Fraction(us, 10**6) * TICKS[dtype]
     if how == "exact" and exact.denominator != 1:
@@ -161,7 +170,9 @@ def test_a_moment_lands_on_its_tick_or_the_one_asked_for(moment: datetime, dtype
         assert (found >= exact) if how == "up" else (found <= exact)
 
 
-@given(st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30), timezones=st.just(timezone(timedelta(hours=5.5)))))
+@given(
+    st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30), timezones=st.just(timezone(timedelta(hours=5.5))))
+)
 def test_text_and_zone_make_no_difference(moment: datetime) -> None:
     dtype = pa.timestamp("us")
     assert to_time(moment.isoformat(), dtype) == to_time(moment, dtype)
