@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
-from mamba_stream.errors import MambaStreamError, OffsetTrimmed
+from mamba_stream.core.numbers import is_whole
+from mamba_stream.errors import InvalidInput, MambaStreamError, OffsetTrimmed, PartitionNotFound
 from mamba_stream.log.rows import Head, TopicRow
 from mamba_stream.log.shelf import Placed, Shelf
 
@@ -90,8 +91,9 @@ class Reader:
     def exhausted(self) -> bool:
         """Whether nothing can come any more: the topic was ended, or this reader's end reached."""
         return all(
-            self._positions[p] >= self._end(p, head) and (head.ended or p in self._ends)
+            position >= self._ends.get(p, 1 << 63) or (head.ended and position >= head.end)
             for p, head in self._heads().items()
+            for position in (self._positions[p],)
         )
 
     def poll(self, *, max_rows: int = 65_536, max_bytes: int | None = None) -> list[LogBatch]:
@@ -108,10 +110,10 @@ class Reader:
         for _ in range(len(self._turn)):
             partition = self._turn[0]
             while room > 0 and space > 0:
-                placed = self._next(partition)
-                if placed is None:
-                    break
                 try:
+                    placed = self._next(partition)
+                    if placed is None:
+                        break
                     batch = self._cut(partition, placed)
                 except MambaStreamError:
                     self._ahead.pop(partition, None)
@@ -134,7 +136,14 @@ class Reader:
         """Goes on from these offsets; partitions that are not named stay where they are."""
         for partition, offset in positions.items():
             if partition not in self._positions:
-                raise KeyError(f"this reader does not read partition {partition} of {self._topic.name!r}")
+                raise PartitionNotFound(
+                    f"this reader of topic {self._topic.name!r} does not read partition {partition}; "
+                    f"it reads {', '.join(map(str, sorted(self._positions)))}"
+                )
+            if not is_whole(offset):
+                raise InvalidInput(
+                    f"topic {self._topic.name!r}, partition {partition}: {offset!r} is not an offset"
+                )
             self._positions[partition] = offset
             self._ahead.pop(partition, None)
 
@@ -151,8 +160,8 @@ class Reader:
             limit = self._look_up[partition]
             self._look_up[partition] = min(limit * 4, _LOOKED_UP)
             found = self._shelf.entries(self._topic, partition, position, limit)
-            if not found or found[0].offset > position:
-                self._check_trimmed(partition, position)
+            # Even where an entry holds the position: its first rows may be the ones that were trimmed away.
+            self._check_trimmed(partition, position)
             if not found:
                 return None
             ahead = self._ahead[partition] = deque(found)
