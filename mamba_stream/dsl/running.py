@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta
-from typing import Any, Literal
+from typing import Any
 
 import polars as pl
 
@@ -18,7 +18,7 @@ from mamba_stream.runtime.job import Job
 from mamba_stream.runtime.options import run_options
 
 
-def pipeline(name: str, *outputs: n.Output, on_error: Literal["fail"] = "fail") -> Pipeline:
+def pipeline(name: str, *outputs: n.Output, on_error: str = "fail") -> Pipeline:
     """Names outputs, to be run together as one job.
 
     Args:
@@ -34,29 +34,33 @@ def pipeline(name: str, *outputs: n.Output, on_error: Literal["fail"] = "fail") 
 def start(
     pipeline: Pipeline,
     log: Any = None,
-    until: Literal["stopped", "now"] | datetime | date | None = None,
-    state: Literal["resume", "new"] = "resume",
-    memory: str | int | float | None = None,
+    until: str | datetime | date | None = None,
+    state: str = "resume",
+    memory: str | float | None = None,
     commit: str | timedelta = "1s",
     workers: int = 1,
-    on_gap: Literal["fail", "earliest"] = "fail",
+    on_gap: str = "fail",
 ) -> Job:
     """Sets a pipeline to work in the background; arguments as for :func:`run`."""
     if not isinstance(pipeline, Pipeline):
-        raise PipelineRefused(f"this is no pipeline: {pipeline!r:.80}; make one with mamba.pipeline(name, *outputs)")
-    options = run_options(until=until, state=state, workers=workers, memory=memory, commit=commit, on_gap=on_gap)
+        raise PipelineRefused(
+            f"this is no pipeline: {pipeline!r:.80}; make one with mamba.pipeline(name, *outputs)"
+        )
+    options = run_options(
+        until=until, state=state, workers=workers, memory=memory, commit=commit, on_gap=on_gap
+    )
     return Job(pipeline, _log_of(pipeline.nodes, log), options)
 
 
 def run(
     pipeline: Pipeline,
     log: Any = None,
-    until: Literal["stopped", "now"] | datetime | date | None = None,
-    state: Literal["resume", "new"] = "resume",
-    memory: str | int | float | None = None,
+    until: str | datetime | date | None = None,
+    state: str = "resume",
+    memory: str | float | None = None,
     commit: str | timedelta = "1s",
     workers: int = 1,
-    on_gap: Literal["fail", "earliest"] = "fail",
+    on_gap: str = "fail",
 ) -> RunSummary:
     """Runs a pipeline and waits for its end.
 
@@ -88,7 +92,7 @@ def run(
         raise
 
 
-def collect_stream(node: n.Node, log: Any, *, limit: int | None) -> pl.DataFrame:
+def collect_stream(node: n.Node, log: Any, *, limit: Any) -> pl.DataFrame:
     """What ``Stream.collect`` and ``Stream.head`` do."""
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
         raise PipelineRefused(f"head takes a number of rows, not {limit!r}")

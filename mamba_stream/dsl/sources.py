@@ -64,7 +64,9 @@ def stream(
     if isinstance(source, Stream):
         raise PipelineRefused("this is a stream already: use its verbs")
     if ahead is not None or start != "earliest" or schema is not None:
-        raise PipelineRefused("ahead=, start= and schema= are for topics: a frame has a schema, and no append times")
+        raise PipelineRefused(
+            "ahead=, start= and schema= are for topics: a frame has a schema, and no append times"
+        )
     frame = as_table(source, what="stream")
     node = n.FrameSource(**common, frame=frame)
     return Stream(node, known_shapes([node]))

@@ -74,7 +74,9 @@ class Stream:
             *columns: Names or selectors.
             strict: Refuse a name that is not there.
         """
-        flat = tuple(c for column in columns for c in (column if isinstance(column, list | tuple) else [column]))
+        flat = tuple(
+            c for column in columns for c in (column if isinstance(column, list | tuple) else [column])
+        )
         return self._then(n.Drop(place=caller(), parent=self._node, columns=flat, strict=strict))
 
     def rename(self, mapping: Mapping[str, str] | Callable[[str], str], *, strict: bool = True) -> Stream:
@@ -90,9 +92,7 @@ class Stream:
         """
         return self._then(n.Cast(place=caller(), parent=self._node, dtypes=dtypes, strict=strict))
 
-    def map_batches(
-        self, function: Callable[[pl.DataFrame], pl.DataFrame], *, schema: Any = None
-    ) -> Stream:
+    def map_batches(self, function: Callable[[pl.DataFrame], pl.DataFrame], *, schema: Any = None) -> Stream:
         """Calls a function with batches of rows; what it gives goes on.
 
         The function must not care where batches are cut. It must leave the time column alone, or windows after it
@@ -191,7 +191,9 @@ class Stream:
         while isinstance(node, n.Step):
             node = node.parent
         if not isinstance(node, n.Source):
-            raise PipelineRefused("rejected belongs to one source: take it from the stream that mamba.stream() gave")
+            raise PipelineRefused(
+                "rejected belongs to one source: take it from the stream that mamba.stream() gave"
+            )
         return self._then(n.RejectedRows(place=place, parent=node))
 
     # -- ends ------------------------------------------------------------------------------------------------------
@@ -268,7 +270,7 @@ class Windowed:
         for expr in expressions(aggregates, named, verb="agg"):
             result = expr.meta.output_name(raise_if_undetermined=False)
             if result is None or expr.meta.has_multiple_outputs():
-                raise PipelineRefused(f"agg: {str(expr):.80} has no single name: write agg(name=...)")
+                raise PipelineRefused(f"agg: {expr!s:.80} has no single name: write agg(name=...)")
             if result in found:
                 raise PipelineRefused(f"agg: two results are called {result!r}: name one with .alias(...)")
             found[result] = expr

@@ -68,7 +68,9 @@ class MapBatches:
             if name not in have:
                 raise SchemaMismatch(f"the function's frame lacks column {name!r}, which schema= has")
             if have[name] not in (dtype, pl.Null()):
-                raise SchemaMismatch(f"the function gave {have[name]} in column {name!r}: schema= says {dtype}")
+                raise SchemaMismatch(
+                    f"the function gave {have[name]} in column {name!r}: schema= says {dtype}"
+                )
         if extra := [name for name in have if name not in want]:
             raise SchemaMismatch(f"the function gave column {extra[0]!r}, which schema= does not have")
         return result.select(pl.col(name).cast(dtype) for name, dtype in want.items())

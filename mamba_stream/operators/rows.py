@@ -87,7 +87,7 @@ class Converted:
     strict: bool
 
     def __call__(self, rows: pl.LazyFrame, hidden: list[str]) -> pl.LazyFrame:
-        return rows.cast(dict(self.types), strict=self.strict)
+        return rows.cast(pl.Schema(self.types), strict=self.strict)
 
 
 class RowSteps:

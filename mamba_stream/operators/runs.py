@@ -96,7 +96,9 @@ class Runs:
     def _settle(self, run: pl.DataFrame) -> None:
         """As in a log-structured merge tree, a run is merged with those before it that are no longer than it."""
         self._settled.append(run)
-        while len(self._settled) > 1 and self._settled[-2].height <= max(2 * self._settled[-1].height, _SMALL):
+        while len(self._settled) > 1 and self._settled[-2].height <= max(
+            2 * self._settled[-1].height, _SMALL
+        ):
             last, before = self._settled.pop(), self._settled.pop()
             self._settled.append(self.merged([before, last]))
 

@@ -48,13 +48,20 @@ _NO_LATER = FOREVER // 2
 class Aggregation(Protocol):
     """How aggregates are split; see ``mamba_stream.plan.aggregates``."""
 
-    partial_exprs: Sequence[pl.Expr]
-    merge_exprs: Sequence[pl.Expr]
-    final_exprs: Mapping[str, pl.Expr]
-    kept: Mapping[str, pl.Expr]
-    kept_columns: Sequence[str]
-    output_schema: Mapping[str, pl.DataType]
-    needs_order: bool
+    @property
+    def partial_exprs(self) -> Sequence[pl.Expr]: ...
+    @property
+    def merge_exprs(self) -> Sequence[pl.Expr]: ...
+    @property
+    def final_exprs(self) -> Mapping[str, pl.Expr]: ...
+    @property
+    def kept(self) -> Mapping[str, pl.Expr]: ...
+    @property
+    def kept_columns(self) -> Sequence[str]: ...
+    @property
+    def output_schema(self) -> Mapping[str, pl.DataType]: ...
+    @property
+    def needs_order(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,9 +213,7 @@ class WindowStep:
             run.lazy()
             .with_columns(windows.alias("__mamba_window"))
             .explode("__mamba_window")
-            .filter(
-                end > pl.col(SLOT), end > earlier, end > pl.col(AFTER), end <= watermark
-            )
+            .filter(end > pl.col(SLOT), end > earlier, end > pl.col(AFTER), end <= watermark)
             .drop(SLOT, AFTER)
             .rename({"__mamba_window": SLOT})
             .collect(engine="in-memory")
@@ -217,7 +222,9 @@ class WindowStep:
     def _drop_where_last_end_passed(self, watermark: int) -> None:
         """Panes leave together with the last window that holds them: those before the next open window's start."""
         grid = self._grid
-        first_open = (watermark - grid.size - grid.origin) // grid.every * grid.every + grid.every + grid.origin
+        first_open = (
+            (watermark - grid.size - grid.origin) // grid.every * grid.every + grid.every + grid.origin
+        )
         self._drop(first_open)
 
     def _drop(self, before: int) -> None:

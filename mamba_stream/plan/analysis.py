@@ -34,18 +34,18 @@ class Analysis:
     numbers: Mapping[n.Node, int]
 
     @property
-    def sources(self) -> list[n.TopicSource | n.FrameSource]:
+    def sources(self) -> list[n.AnySource]:
         """The sources, in the order of their numbers."""
-        return [node for node in self.nodes if isinstance(node, n.TopicSource | n.FrameSource)]
+        return [node for node in self.nodes if isinstance(node, n.AnySource)]
 
     @property
     def windows(self) -> list[n.Window]:
         """The window steps, in the order of their numbers."""
         return [node for node in self.nodes if isinstance(node, n.Window)]
 
-    def sources_of(self, node: n.Node) -> list[n.Node]:
+    def sources_of(self, node: n.Node) -> list[n.AnySource]:
         """The sources that a node's rows come from, directly or through other steps."""
-        return [found for found in n.walk([node]) if isinstance(found, n.Source)]
+        return [found for found in n.walk([node]) if isinstance(found, n.AnySource)]
 
 
 def analyse(roots: Sequence[n.Node], topics: Facts) -> Analysis:

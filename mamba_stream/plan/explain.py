@@ -54,14 +54,23 @@ def _words(node: n.Node) -> str:
             return ", ".join(map(str, node.columns))
         case n.Rename():
             names = node.names
-            return ", ".join(f"{a} to {b}" for a, b in names.items()) if isinstance(names, Mapping) else "by a function"
+            return (
+                ", ".join(f"{a} to {b}" for a, b in names.items())
+                if isinstance(names, Mapping)
+                else "by a function"
+            )
         case n.Cast():
             dtypes = node.dtypes
-            return ", ".join(f"{a} to {b}" for a, b in dtypes.items()) if isinstance(dtypes, Mapping) else str(dtypes)
+            return (
+                ", ".join(f"{a} to {b}" for a, b in dtypes.items())
+                if isinstance(dtypes, Mapping)
+                else str(dtypes)
+            )
         case n.MapBatches() | n.Inspect():
             return _function_name(node.function)
         case n.Lookup():
-            pairs = (l if l == r else f"{l} = {r}" for l, r in zip(node.left_on, node.right_on, strict=True))
+            on = zip(node.left_on, node.right_on, strict=True)
+            pairs = (left if left == right else f"{left} = {right}" for left, right in on)
             return f"{node.how}, with a table of {node.table.height:,} rows on {', '.join(pairs)}"
         case n.Window():
             return f"{node.spec.words}{' by ' + ', '.join(node.by) if node.by else ''}"
@@ -80,7 +89,13 @@ def _function_name(function: Any) -> str:
 
 
 def _time_words(node: n.Source) -> str:
-    time = f"time {node.time}" if node.time else "the topic's own time" if isinstance(node, n.TopicSource) else ""
+    time = (
+        f"time {node.time}"
+        if node.time
+        else "the topic's own time"
+        if isinstance(node, n.TopicSource)
+        else ""
+    )
     return f", {time}, lateness {timedelta(microseconds=node.lateness)}" if time else ""
 
 
@@ -95,7 +110,9 @@ def _remarks(node: n.Node, shapes: Mapping[n.Node, Shape]) -> list[str]:
         case n.MapBatches():
             return ["the same whatever the batching only if the function is row-wise and deterministic"]
         case n.TopicSource():
-            return [f"goes on without a partition that was silent for {node.idle:g} s: what it brings after may be late"]
+            return [
+                f"goes on without a partition that was silent for {node.idle:g} s: what it brings after may be late"
+            ]
         case _:
             return []
 

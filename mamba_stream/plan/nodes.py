@@ -261,6 +261,7 @@ class Output(Step):
         return "to"
 
 
+AnySource = TopicSource | FrameSource
 RowStep = Filter | Select | WithColumns | Drop | Rename | Cast
 
 

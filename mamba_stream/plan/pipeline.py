@@ -47,7 +47,9 @@ def make_pipeline(name: str, outputs: Sequence[object]) -> Pipeline:
     """
     check_name(name, "pipeline")
     if len(name) > LONGEST_NAME:
-        raise PipelineRefused(f"pipeline name {name[:24]!r}… has {len(name)} characters: at most {LONGEST_NAME}")
+        raise PipelineRefused(
+            f"pipeline name {name[:24]!r}… has {len(name)} characters: at most {LONGEST_NAME}"
+        )
     if not outputs:
         raise PipelineRefused(f"pipeline {name!r} has no outputs: pass streams that end in .to('topic')")
     found = []
@@ -63,6 +65,7 @@ def make_pipeline(name: str, outputs: Sequence[object]) -> Pipeline:
     for output in found:
         if output.topic in read:
             raise PipelineRefused(
-                f"pipeline {name!r} reads topic {output.topic!r} and writes it (to at {output.place}): it would never end"
+                f"pipeline {name!r} reads topic {output.topic!r} and writes it: it would never end "
+                f"(to at {output.place})"
             )
     return pipeline

@@ -146,10 +146,13 @@ def topic_shape(node: n.TopicSource, facts: TopicFacts) -> Shape:
     with refusing(node):
         if node.declared is not None and dict(node.declared) != dict(facts.schema):
             difference = describe_difference(
-                pl.DataFrame(schema=facts.schema).to_arrow().schema, pl.DataFrame(schema=node.declared).to_arrow().schema
+                pl.DataFrame(schema=facts.schema).to_arrow().schema,
+                pl.DataFrame(schema=node.declared).to_arrow().schema,
             )
             raise PipelineRefused(f"topic {node.topic!r} is not as schema= says: {difference}")
-        return source_shape(facts.schema, node.time or facts.time, f"topic {node.topic!r} declares no time column")
+        return source_shape(
+            facts.schema, node.time or facts.time, f"topic {node.topic!r} declares no time column"
+        )
 
 
 def source_shape(schema: pl.Schema, time: str | None, undeclared: str) -> Shape:
@@ -221,7 +224,9 @@ def _(node: n.Filter, parents: Sequence[Shape]) -> Shape:
     for predicate in node.predicates:
         for name, dtype in empty.select(predicate).schema.items():
             if dtype not in (pl.Boolean, pl.Null):
-                raise ExpressionRefused(f"filter: {predicate} is {dtype} (column {name!r}), and must be Boolean")
+                raise ExpressionRefused(
+                    f"filter: {predicate} is {dtype} (column {name!r}), and must be Boolean"
+                )
     return replace(shape, schema=_run(shape.schema, lambda rows: rows.filter(*node.predicates)))
 
 
@@ -230,7 +235,9 @@ def _(node: n.Select, parents: Sequence[Shape]) -> Shape:
     (shape,) = parents
     _check_exprs(node, node.exprs, shape)
     if not any(columns(expr, shape.schema) for expr in node.exprs):
-        raise ExpressionRefused("select: none of these reads a column, which would give one row; use with_columns")
+        raise ExpressionRefused(
+            "select: none of these reads a column, which would give one row; use with_columns"
+        )
     schema = _run(shape.schema, lambda rows: rows.select(*node.exprs))
     kept: dict[str, str] = {}
     for expr in node.exprs:
@@ -307,13 +314,20 @@ def _(node: n.Lookup, parents: Sequence[Shape]) -> Shape:
     check_columns(node.left_on, shape.schema)
     for left, right in zip(node.left_on, node.right_on, strict=True):
         if right not in node.table.schema:
-            raise ColumnNotFound(f"the table on the right has no column {right!r}{_columns_are(right, node.table.schema)}")
+            raise ColumnNotFound(
+                f"the table on the right has no column {right!r}{_columns_are(right, node.table.schema)}"
+            )
         if shape.schema[left] != node.table.schema[right]:
             raise PipelineRefused(
-                f"join: {left!r} is {shape.schema[left]} and {right!r} of the table is {node.table.schema[right]}: cast one"
+                f"join: {left!r} is {shape.schema[left]}, and {right!r} of the table is "
+                f"{node.table.schema[right]}: cast one"
             )
     joined = pl.DataFrame(schema=shape.schema).join(
-        node.table.clear(), left_on=list(node.left_on), right_on=list(node.right_on), how=node.how, suffix=node.suffix
+        node.table.clear(),
+        left_on=list(node.left_on),
+        right_on=list(node.right_on),
+        how=node.how,
+        suffix=node.suffix,
     )
     _refuse_engine_names(joined.schema)
     return _follow(node, shape, joined.schema, {name: name for name in shape.schema})
@@ -324,12 +338,16 @@ def _(node: n.Concat, parents: Sequence[Shape]) -> Shape:
     first, *others = parents
     for number, other in enumerate(others, 2):
         if dict(other.schema) != dict(first.schema):
-            raise PipelineRefused(f"concat: stream {number} differs from the first: {_difference(first, other)}")
+            raise PipelineRefused(
+                f"concat: stream {number} differs from the first: {_difference(first, other)}"
+            )
     times = {(shape.time, shape.shift) for shape in parents}
     if len(times) == 1:
         return replace(first, start=None)
     named = ", ".join(shape.time or "none" for shape in parents)
-    return Shape(first.schema, lost=f"the streams in the concat at {node.place} have different time columns: {named}")
+    return Shape(
+        first.schema, lost=f"the streams in the concat at {node.place} have different time columns: {named}"
+    )
 
 
 @_infer.register
@@ -345,7 +363,7 @@ def _(node: n.Window, parents: Sequence[Shape]) -> Shape:
     empty = pl.DataFrame(schema={name: shape.schema[name] for name in node.by})
     if node.by:
         for dtype in empty.schema.dtypes():
-            if dtype.is_nested() and not isinstance(dtype, pl.Struct) or dtype == pl.Object:
+            if (dtype.is_nested() and not isinstance(dtype, pl.Struct)) or dtype == pl.Object:
                 raise PipelineRefused(f"window: a column of type {dtype} cannot be a key")
     outputs = split_window(node, shape).output_schema
     ends = {WINDOW_START: shape.schema[time], WINDOW_END: shape.schema[time]}
@@ -358,7 +376,9 @@ def _(node: n.LateRows, parents: Sequence[Shape]) -> Shape:
     (shape,) = parents  # of the rows that the window takes
     for name in (LATE_BY, LATE_REASON):
         if name in shape.schema:
-            raise PipelineRefused(f"late adds a column {name!r}, and the stream has one: rename it before the window")
+            raise PipelineRefused(
+                f"late adds a column {name!r}, and the stream has one: rename it before the window"
+            )
     added = {LATE_BY: duration_type(shape.time_type), LATE_REASON: pl.String()}
     return replace(shape, schema=pl.Schema({**shape.schema, **added}), start=None)
 
@@ -367,7 +387,9 @@ def _(node: n.LateRows, parents: Sequence[Shape]) -> Shape:
 def _(node: n.RejectedRows, parents: Sequence[Shape]) -> Shape:
     (shape,) = parents
     if REJECTED_REASON in shape.schema:
-        raise PipelineRefused(f"rejected adds a column {REJECTED_REASON!r}, and the source has one: rename it")
+        raise PipelineRefused(
+            f"rejected adds a column {REJECTED_REASON!r}, and the source has one: rename it"
+        )
     schema = pl.Schema({**shape.schema, REJECTED_REASON: pl.String()})
     return Shape(schema, lost="rejected rows have no time, or one that cannot be")
 

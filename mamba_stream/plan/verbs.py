@@ -28,7 +28,9 @@ def row_verb(node: n.RowStep, before: Shape, after: Shape, present: Collection[s
             return Renamed({old: new for old, new in pairs if old != new and old in present})
         case n.Cast():
             types = after.schema.items()
-            changed = {name: dtype for name, dtype in types if name in present and dtype != before.schema[name]}
+            changed = {
+                name: dtype for name, dtype in types if name in present and dtype != before.schema[name]
+            }
             return Converted(changed, node.strict)
 
 

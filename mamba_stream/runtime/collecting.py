@@ -18,7 +18,9 @@ from mamba_stream.runtime.topics import facts_of, first_offsets, topics_of
 _FIRST_LOOK = 4_096
 
 
-def collect(node: n.Node, log: Log | None, *, limit: int | None = None, clock: Clock | None = None) -> pl.DataFrame:
+def collect(
+    node: n.Node, log: Log | None, *, limit: int | None = None, clock: Clock | None = None
+) -> pl.DataFrame:
     """The rows that a stream gives when its sources end where they end now.
 
     Args:
@@ -70,10 +72,11 @@ def _feeds(analysis: Analysis, node: n.Node, topics: dict[str, Topic]) -> Sequen
     ]
 
 
-def source_names(sources: Sequence[n.TopicSource | n.FrameSource]) -> dict[n.Node, str]:
+def source_names(sources: Sequence[n.AnySource]) -> dict[n.Node, str]:
     """What to call the sources: by their given names, else by topic, else by what a frame holds."""
     return {
-        source: source.name or (source.topic if isinstance(source, n.TopicSource) else _frame_name(source.frame))
+        source: source.name
+        or (source.topic if isinstance(source, n.TopicSource) else _frame_name(source.frame))
         for source in sources
     }
 

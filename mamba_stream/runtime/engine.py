@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import polars as pl
 
@@ -53,7 +54,7 @@ class Engine:
         self,
         analysis: Analysis,
         sinks: Mapping[n.Node, Sink],
-        feeds: Mapping[n.Node, Sequence[Feed]],
+        feeds: Mapping[n.AnySource, Sequence[Feed]],
         names: Mapping[n.Node, str],
         *,
         clock: Clock,
@@ -85,7 +86,9 @@ class Engine:
         self._budget = budget
         self._follows = follows
         self._partitions = {
-            window: [t for s in analysis.sources_of(window) for t in self.intakes[s].times.values()]
+            window: [
+                time for source in analysis.sources_of(window) for time in self.intakes[source].times.values()
+            ]
             for window in analysis.windows
         }
 
@@ -119,7 +122,7 @@ class Engine:
         """
         allowed = rows = most or self._budget.rows
         space = self._budget.bytes
-        taken: dict[n.Node, list[pl.DataFrame]] = {}
+        taken: dict[n.AnySource, list[pl.DataFrame]] = {}
         places: list[str] = []
         for source, feed in self._in_turn():
             intake = self.intakes[source]
@@ -127,7 +130,10 @@ class Engine:
             if portion is None:
                 self._nothing_came(intake, feed)
                 continue
-            places.append(f"{intake.settings.what}, partition {feed.partition}, offsets {portion.offset} to {portion.next_offset - 1}")
+            places.append(
+                f"{intake.settings.what}, partition {feed.partition}, "
+                f"offsets {portion.offset} to {portion.next_offset - 1}"
+            )
             self.flow.reading = places[-1]
             frame, rejected = intake.take(feed, portion)
             taken.setdefault(source, []).append(frame)
@@ -155,7 +161,7 @@ class Engine:
         """How far time has come at a window step."""
         return combined(self._partitions[window])
 
-    def _in_turn(self) -> list[tuple[n.Node, Feed]]:
+    def _in_turn(self) -> list[tuple[n.AnySource, Feed]]:
         """The partitions to read from, those whose time is furthest behind first."""
         waiting = [
             (intake.times[feed.partition].watermark, number, source, feed)
@@ -193,14 +199,13 @@ class Engine:
                 )
 
 
-def _settings(analysis: Analysis, node: n.TopicSource | n.FrameSource, name: str) -> IntakeSettings:
+def _settings(analysis: Analysis, node: n.AnySource, name: str) -> IntakeSettings:
     shape = analysis.shapes[node]
     lateness, ahead, scale = 0, None, (1, 1)
     with refusing(node):
         if shape.time is not None:
             lateness = duration_in(node.lateness, shape.time_type, what="lateness")
-            per_day = ticks_per_day(shape.time_type)
-            scale = (per_day, _DAY_US)
+            scale = Fraction(ticks_per_day(shape.time_type), _DAY_US).as_integer_ratio()
             if isinstance(node, n.TopicSource) and node.ahead is not None:
                 ahead = duration_in(node.ahead, shape.time_type, what="ahead")
     return IntakeSettings(

@@ -127,7 +127,9 @@ class TopicFeed:
         self.partition = partition
         self._topic = topic
         end = None if stop is None else {partition: max(stop, position)}
-        self._reader = topic.reader(start={partition: position}, partitions=[partition], columns=columns, end=end)
+        self._reader = topic.reader(
+            start={partition: position}, partitions=[partition], columns=columns, end=end
+        )
         self._stop = stop
         self._bounded = bounded
         self._position = position

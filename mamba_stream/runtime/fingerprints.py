@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import xxhash
@@ -23,8 +23,8 @@ class _Hashing(io.RawIOBase):
     def writable(self) -> bool:
         return True
 
-    def write(self, data: object) -> int:  # type: ignore[override]  # Arrow gives buffers
-        view = memoryview(data)  # type: ignore[arg-type]
+    def write(self, data: Any) -> int:
+        view = memoryview(data)
         self.hash.update(view)
         return view.nbytes
 

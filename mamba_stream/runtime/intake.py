@@ -75,7 +75,9 @@ class Intake:
             frame = self._judged(frame, clock)
         return frame, rejected
 
-    def _with_origin(self, frame: pl.DataFrame, partition: int, offsets: npt.NDArray[np.int64]) -> pl.DataFrame:
+    def _with_origin(
+        self, frame: pl.DataFrame, partition: int, offsets: npt.NDArray[np.int64]
+    ) -> pl.DataFrame:
         values = {SOURCE: pl.lit(self.settings.number), PARTITION: pl.lit(partition), ORDINAL: pl.lit(0)}
         origin = [value.cast(ORIGIN_TYPES[name]).alias(name) for name, value in values.items()]
         return frame.with_columns(pl.Series(OFFSET, offsets), *origin)
@@ -87,12 +89,12 @@ class Intake:
         assert time is not None
         bad = frame.get_column(time).is_null()
         reasons = pl.lit(NO_TIME)
-        append_times = portion.append_times if self.settings.ahead is not None else None
-        if append_times is not None:
+        append_times, ahead = portion.append_times, self.settings.ahead
+        if append_times is not None and ahead is not None:
             numerator, denominator = self.settings.append_scale
-            latest = append_times * numerator // denominator + self.settings.ahead
-            ahead = frame.select(ticks(time)).to_series() > pl.Series(latest)
-            bad |= ahead.fill_null(False)
+            latest = append_times * numerator // denominator + ahead
+            beyond = frame.select(ticks(time)).to_series() > pl.Series(latest)
+            bad |= beyond.fill_null(value=False)
             reasons = pl.when(pl.col(time).is_null()).then(reasons).otherwise(pl.lit(AHEAD))
         if not bad.any():
             return frame, None
@@ -119,4 +121,6 @@ def joined(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
     """Frames of one source below each other; in some no row lay behind, and the column for it is absent."""
     if len(frames) == 1:
         return frames[0]
-    return pl.concat(frames, how="diagonal") if any(BEHIND in f.columns for f in frames) else pl.concat(frames)
+    return (
+        pl.concat(frames, how="diagonal") if any(BEHIND in f.columns for f in frames) else pl.concat(frames)
+    )

@@ -169,7 +169,9 @@ class Job:
 
     def _named(self, error: BaseException) -> BaseException:
         if isinstance(error, MambaStreamError):
-            error.add_note(f"in job {self.name!r}; what it committed stays, and running it again goes on there")
+            error.add_note(
+                f"in job {self.name!r}; what it committed stays, and running it again goes on there"
+            )
             return error
         failed = JobFailed(f"job {self.name!r} failed: {type(error).__name__}: {error}")
         failed.__cause__ = error

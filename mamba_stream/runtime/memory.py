@@ -15,7 +15,7 @@ _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
 _CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
-def memory_limit(memory: str | int | float | None) -> int:
+def memory_limit(memory: str | float | None) -> int:
     """The limit in bytes.
 
     Args:

@@ -35,7 +35,7 @@ def run_options(
     until: Any = None,
     state: str = "resume",
     workers: int = 1,
-    memory: str | int | float | None = None,
+    memory: str | float | None = None,
     commit: str | timedelta = "1s",
     on_gap: str = "fail",
 ) -> RunOptions:

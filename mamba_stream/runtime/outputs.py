@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import polars as pl
 
@@ -39,7 +39,9 @@ class Outputs:
         return bool(self._pending)
 
 
-def make_topics(log: Log, outputs: Sequence[n.Output], shapes: dict[n.Node, Shape], *, replace: set[str]) -> list[str]:
+def make_topics(
+    log: Log, outputs: Sequence[n.Output], shapes: Mapping[n.Output, Shape], *, replace: set[str]
+) -> list[str]:
     """Creates the topics that are not there, and checks those that are.
 
     Args:
@@ -84,7 +86,12 @@ def _fits(log: Log, output: n.Output, shape: Shape, replace: set[str]) -> bool:
         raise SchemaMismatch(f"topic {output.topic!r} exists and has other columns: {difference} {where}")
     if topic.ended:
         raise PipelineRefused(f"topic {output.topic!r} was ended and takes no more rows {where}")
-    for what, asked, there in (("key", output.key or None, topic.key), ("partitions", output.partitions, topic.partitions)):
+    for what, asked, there in (
+        ("key", output.key or None, topic.key),
+        ("partitions", output.partitions, topic.partitions),
+    ):
         if asked is not None and asked != there:
-            raise PipelineRefused(f"topic {output.topic!r} exists with {what}={there!r}, not {asked!r} {where}")
+            raise PipelineRefused(
+                f"topic {output.topic!r} exists with {what}={there!r}, not {asked!r} {where}"
+            )
     return True

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from datetime import date, datetime, timedelta
 from functools import partial
 
-import polars as pl
-
 from mamba_stream.core.clock import Clock
 from mamba_stream.core.durations import ticks_per_day, to_time
 from mamba_stream.errors import OffsetTrimmed, PipelineRefused
@@ -49,7 +47,7 @@ class Run:
         self.analysis = analyse(pipeline.outputs, facts_of(self._topics))
         self._names = source_names(self.analysis.sources)
         _check_distinct(self.analysis.sources, self._names)
-        self._contents = {
+        self._contents: dict[n.AnySource, str] = {
             node: content_of(node.frame) for node in self.analysis.sources if isinstance(node, n.FrameSource)
         }
         self._layouts = {node.name: layout_of(node, self.analysis) for node in self.analysis.windows}
@@ -107,7 +105,9 @@ class Run:
     def summary(self, state: State) -> RunSummary:
         """What this run did."""
         counts = (self.rows_in, self.rows_out, self.late, self.rejected)
-        rows_in, rows_out, late, rejected = (now - then for now, then in zip(counts, self._at_begin, strict=True))
+        rows_in, rows_out, late, rejected = (
+            now - then for now, then in zip(counts, self._at_begin, strict=True)
+        )
         return RunSummary(
             name=self.pipeline.name,
             state=state,
@@ -121,8 +121,7 @@ class Run:
         )
 
     def _lateness(self, window: n.Window) -> timedelta:
-        sources = [node for node in self.analysis.sources_of(window) if isinstance(node, n.Source)]
-        return timedelta(microseconds=max(source.lateness for source in sources))
+        return timedelta(microseconds=max(node.lateness for node in self.analysis.sources_of(window)))
 
     def _enough_lateness(self, window: n.Window) -> timedelta:
         counts = self.engine.flow.late[window]
@@ -176,16 +175,20 @@ class Run:
 
     # -- beginning -------------------------------------------------------------------------------------------------
 
-    def _feeds(self, node: n.TopicSource | n.FrameSource) -> Sequence[Feed]:
+    def _feeds(self, node: n.AnySource) -> Sequence[Feed]:
         known = self._saved.sources.get(self._names[node])
         if isinstance(node, n.FrameSource):
             position = known.partitions[0].position if known is not None else 0
-            return [FrameFeed(node.frame.select(self.analysis.needed[node]), position, self._frame_stop(node))]
+            return [
+                FrameFeed(node.frame.select(self.analysis.needed[node]), position, self._frame_stop(node))
+            ]
         topic = self._topics[node.topic]
         positions = first_offsets(topic, node.start) if known is None else self._resumed(node, topic, known)
         stops = self._stops(topic)
         columns = self.analysis.needed[node]
-        return [TopicFeed(topic, p, offset, columns, stop=stops.get(p)) for p, offset in sorted(positions.items())]
+        return [
+            TopicFeed(topic, p, offset, columns, stop=stops.get(p)) for p, offset in sorted(positions.items())
+        ]
 
     def _resumed(self, node: n.TopicSource, topic: Topic, known: SourceProgress) -> dict[int, int]:
         positions = {}
@@ -194,13 +197,13 @@ class Run:
             position = begin if saved is None else saved.position
             if position > end:
                 raise PipelineRefused(
-                    f"topic {topic.name!r}, partition {partition} ends at {end}, and the job has read to {position}: it is "
-                    f"another topic now. Run with state='new' (stream at {node.place})"
+                    f"topic {topic.name!r}, partition {partition} ends at {end}, and the job has read to {position}: "
+                    f"it is another topic now. Run with state='new' (stream at {node.place})"
                 )
             if position < begin and not self._options.skip_gaps:
                 raise OffsetTrimmed(
-                    f"topic {topic.name!r}, partition {partition}: the job has to go on at {position}, and rows before {begin} "
-                    "were trimmed away: on_gap='earliest' goes on there, state='new' starts over"
+                    f"topic {topic.name!r}, partition {partition}: the job has to go on at {position}, and rows before "
+                    f"{begin} were trimmed away: on_gap='earliest' goes on there, state='new' starts over"
                 )
             positions[partition] = max(position, begin)
         return positions
@@ -216,7 +219,9 @@ class Run:
         if not isinstance(until, datetime | date) or time is None:
             return None
         moment = to_time(until, self.analysis.shapes[node].time_type, what="until")
-        reached = node.frame.select(ticks(time).fill_null(strategy="min").cum_max() >= moment).to_series().arg_max()
+        reached = (
+            node.frame.select(ticks(time).fill_null(strategy="min").cum_max() >= moment).to_series().arg_max()
+        )
         passed = node.frame.select((ticks(time) >= moment).any()).item()
         return reached if passed else None
 
@@ -234,20 +239,25 @@ class Run:
                 problems.append(f"{name!r} holds other rows")
         if problems:
             raise PipelineRefused(
-                f"pipeline {self.pipeline.name!r} does not fit the state of its job: {'; '.join(problems)}. Run it with "
-                "state='new' to start over, or give it another name"
+                f"pipeline {self.pipeline.name!r} does not fit the state of its job: {'; '.join(problems)}. "
+                "Run it with state='new' to start over, or give it another name"
             )
 
     def _restore(self, saved: Saved | None) -> None:
         if saved is None:
             return
+        steps = {window.name: step for window, step in self.engine.flow.windows.items()}
         for name, part, frame in saved.state:
-            self._step(name).restore(part, frame)
+            steps[name].restore(part, frame)
         for window, step in self.engine.flow.windows.items():
             known = saved.progress.steps[window.name]
             step.restore_closed(known.closed)
             counts = self.engine.flow.late[window]
-            counts.rows, counts.by_watermark, counts.by_idleness = known.rows, known.by_watermark, known.by_idleness
+            counts.rows, counts.by_watermark, counts.by_idleness = (
+                known.rows,
+                known.by_watermark,
+                known.by_idleness,
+            )
             counts.short = Tally(known.short)
         for intake in self.engine.intakes.values():
             source = saved.progress.sources.get(intake.settings.name)
@@ -259,9 +269,6 @@ class Run:
                     intake.times[partition].greatest = was.greatest
                     intake.times[partition].idle = was.idle
         self._outputs.rows = dict(saved.progress.rows_out)
-
-    def _step(self, name: str):  # type: ignore[no-untyped-def]
-        return next(step for window, step in self.engine.flow.windows.items() if window.name == name)
 
     def _take_over(self, log: Log) -> None:
         job = self.pipeline.name
@@ -294,7 +301,12 @@ class Run:
         for window, step in self.engine.flow.windows.items():
             late = self.engine.flow.late[window]
             steps[window.name] = StepProgress(
-                step.closed, late.rows, late.by_watermark, late.by_idleness, late.short.counts, self._layouts[window.name]
+                step.closed,
+                late.rows,
+                late.by_watermark,
+                late.by_idleness,
+                late.short.counts,
+                self._layouts[window.name],
             )
         return Progress(sources, steps, dict(self._outputs.rows))
 
@@ -308,15 +320,12 @@ class Run:
         return groups
 
 
-def _check_distinct(sources: Sequence[n.TopicSource | n.FrameSource], names: Mapping[n.Node, str]) -> None:
+def _check_distinct(sources: Sequence[n.AnySource], names: Mapping[n.Node, str]) -> None:
     seen: dict[str, n.Node] = {}
     for source in sources:
         if other := seen.get(names[source]):
             raise PipelineRefused(
-                f"two sources are called {names[source]!r} (stream at {other.place} and at {source.place}): use one stream "
-                "for both, or give one of them mamba.stream(..., name=)"
+                f"two sources are called {names[source]!r} (stream at {other.place} and at {source.place}): "
+                "use one stream for both, or give one of them mamba.stream(..., name=)"
             )
         seen[names[source]] = source
-
-
-__all__ = ["Run", "pl"]
