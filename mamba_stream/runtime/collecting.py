@@ -10,7 +10,8 @@ from mamba_stream.core.clock import Clock, SystemClock
 from mamba_stream.log import Log, Topic
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.analysis import Analysis, analyse
-from mamba_stream.runtime.engine import Budget, Engine
+from mamba_stream.runtime.budget import Budget
+from mamba_stream.runtime.engine import Engine
 from mamba_stream.runtime.feeds import Feed, FrameFeed, TopicFeed
 from mamba_stream.runtime.memory import memory_limit
 from mamba_stream.runtime.topics import facts_of, first_offsets, topics_of

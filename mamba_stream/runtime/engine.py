@@ -7,7 +7,6 @@ however unevenly the partitions are filled. One :meth:`Engine.step` does bounded
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 
 import polars as pl
@@ -18,6 +17,7 @@ from mamba_stream.errors import StateTooLarge
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.analysis import Analysis
 from mamba_stream.plan.shapes import refusing
+from mamba_stream.runtime.budget import Budget
 from mamba_stream.runtime.feeds import Feed
 from mamba_stream.runtime.flow import Flow, Sink
 from mamba_stream.runtime.intake import Intake, IntakeSettings, joined
@@ -25,26 +25,6 @@ from mamba_stream.runtime.memory import in_words
 from mamba_stream.runtime.watermarks import PartitionTime, combined
 
 _DAY_US = 86_400_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """How much a step may take in.
-
-    Attributes:
-        rows: Rows of one step.
-        bytes: Bytes of one step.
-        memory: What the job may use in all.
-    """
-
-    rows: int
-    bytes: int
-    memory: int
-
-    @classmethod
-    def within(cls, memory: int) -> Budget:
-        """What suits a memory limit."""
-        return cls(rows=262_144, bytes=max(1 << 20, min(64 << 20, memory // 16)), memory=memory)
 
 
 class Engine:

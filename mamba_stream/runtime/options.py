@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from mamba_stream.core.durations import duration_us
 from mamba_stream.errors import InvalidInput
+from mamba_stream.runtime.budget import MOST_ROWS
 from mamba_stream.runtime.memory import memory_limit
 
 
@@ -21,6 +22,7 @@ class RunOptions:
         memory: In bytes.
         commit: Seconds between commits.
         skip_gaps: Go on behind rows that were trimmed away before they were read.
+        rows: How many rows to read at once at most.
     """
 
     until: Literal["stopped", "now"] | datetime | date | None
@@ -28,6 +30,7 @@ class RunOptions:
     memory: int
     commit: float
     skip_gaps: bool
+    rows: int = MOST_ROWS
 
 
 def run_options(

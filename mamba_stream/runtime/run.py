@@ -18,7 +18,8 @@ from mamba_stream.plan.layouts import layout_of
 from mamba_stream.plan.pipeline import Pipeline
 from mamba_stream.runtime.checkpoint import OWNED, Checkpoints, Saved
 from mamba_stream.runtime.collecting import source_names
-from mamba_stream.runtime.engine import Budget, Engine
+from mamba_stream.runtime.budget import Budget
+from mamba_stream.runtime.engine import Engine
 from mamba_stream.runtime.facts import RunSummary, State
 from mamba_stream.runtime.feeds import Feed, FrameFeed, TopicFeed
 from mamba_stream.runtime.fingerprints import content_of
@@ -65,7 +66,7 @@ class Run:
             feeds,
             self._names,
             clock=clock,
-            budget=Budget.within(options.memory),
+            budget=Budget.within(options.memory, options.rows),
             follows=options.until == "stopped" or (options.until is None and not bounded),
         )
         self._restore(saved)

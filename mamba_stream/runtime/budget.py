@@ -1,0 +1,29 @@
+"""How much a job takes in at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+MOST_ROWS: Final = 262_144
+"""Few enough to stay in a processor's caches while they are grouped, enough to make a call's own cost vanish."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How much a step may take in.
+
+    Attributes:
+        rows: Rows of one step.
+        bytes: Bytes of one step.
+        memory: What the job may use in all.
+    """
+
+    rows: int
+    bytes: int
+    memory: int
+
+    @classmethod
+    def within(cls, memory: int, rows: int = MOST_ROWS) -> Budget:
+        """What suits a memory limit."""
+        return cls(rows=rows, bytes=max(1 << 20, min(64 << 20, memory // 16)), memory=memory)
