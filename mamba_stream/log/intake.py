@@ -78,10 +78,16 @@ class Intake:
                     f"topic {self._topic.name!r} has no partition {number}: it has "
                     f"{self._topic.partitions}, counted from 0"
                 )
+        for number, offset in (expect or {}).items():
+            if not is_whole(offset):
+                raise InvalidInput(
+                    f"topic {self._topic.name!r}: expect= says that partition {number} ends at {offset!r}, "
+                    "which is not an offset"
+                )
 
     def _route(self, batch: pa.RecordBatch, partition: int | None) -> list[tuple[int, pa.RecordBatch]]:
         if partition is not None:
-            return [(partition, batch)]
+            return [(int(partition), batch)]
         if self._topic.partitions == 1:
             return [(0, batch)]
         if self._topic.key:

@@ -189,22 +189,10 @@ def _check(ledger: Ledger, change: ChangeSet) -> None:
     for create in change.creates:
         if ledger.get(rows.name_key(create.name)) is not None:
             raise AlreadyExists(f"a topic {create.name!r}, or one that differs only in case, exists")
-    ends: dict[tuple[int, int], int] = {}
-    for append in change.appends:
-        head = _existing(ledger, append.topic, append.partition)
-        if head.ended:
-            raise TopicEnded(f"topic {_name(ledger, append.topic)!r} was ended and takes no more rows")
-        place = (append.topic, append.partition)
-        end = ends.setdefault(place, head.end)
-        if append.expect is not None and append.expect != end:
-            raise PreconditionFailed(
-                f"topic {_name(ledger, append.topic)!r}, partition {append.partition}: expected to end at "
-                f"{append.expect}, but it ends at {end}: read what came in between and append again"
-            )
-        ends[place] = end + append.rows
-        file = ledger.file(append.file)
-        if file is None or file.state != "open":
-            raise NotCommitted("the file of this append is gone: append again")
+    for topic in (*change.drops, *change.ends):
+        if ledger.topic(topic) is None:
+            raise TopicNotFound(f"topic #{topic} was deleted")
+    ends = _check_appends(ledger, change)
     for trim in change.trims:
         head = _existing(ledger, trim.topic, trim.partition)
         if trim.begin > ends.get((trim.topic, trim.partition), head.end):
@@ -228,12 +216,33 @@ def _check(ledger: Ledger, change: ChangeSet) -> None:
             )
 
 
+def _check_appends(ledger: Ledger, change: ChangeSet) -> dict[tuple[int, int], int]:
+    """Where each partition will end."""
+    ends: dict[tuple[int, int], int] = {}
+    for append in change.appends:
+        head = _existing(ledger, append.topic, append.partition)
+        if head.ended:
+            raise TopicEnded(f"topic {_name(ledger, append.topic)!r} was ended and takes no more rows")
+        place = (append.topic, append.partition)
+        end = ends.setdefault(place, head.end)
+        if append.expect is not None and append.expect != end:
+            raise PreconditionFailed(
+                f"topic {_name(ledger, append.topic)!r}, partition {append.partition}: expected to end at "
+                f"{append.expect}, but it ends at {end}: read what came in between and append again"
+            )
+        ends[place] = end + append.rows
+        file = ledger.file(append.file)
+        if file is None or file.state != "open":
+            raise NotCommitted("the file of this append is gone: append again")
+    return ends
+
+
 def _existing(ledger: Ledger, topic: int, partition: int) -> Head:
     head = ledger.head(topic, partition)
     if head is None:
         row = ledger.topic(topic)
         if row is None:
-            raise TopicNotFound("the topic was deleted")
+            raise TopicNotFound(f"topic #{topic} was deleted")
         raise PartitionNotFound(
             f"topic {row.name!r} has no partition {partition}: it has {row.partitions}, counted from 0"
         )
@@ -268,8 +277,7 @@ def _create(ledger: Ledger, create: CreateTopic) -> int:
 
 def _drop(ledger: Ledger, topic: int) -> None:
     row = ledger.topic(topic)
-    if row is None:
-        raise TopicNotFound("the topic was deleted")
+    assert row is not None  # _check saw it in this transaction
     for partition in range(row.partitions):
         head = ledger.head(topic, partition)
         if head is not None:

@@ -133,7 +133,7 @@ class Log:
         if existing is None:
             change = CreateTopic(
                 name=name,
-                partitions=partitions,
+                partitions=int(partitions),
                 key=columns,
                 time=time,
                 compression=compression,

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pyarrow as pa
 
-from mamba_stream.core.changes import ChangeSet, Sequence as ProducerSequence, Trim
+from mamba_stream.core.changes import Applied, ChangeSet, Sequence as ProducerSequence, Trim
 from mamba_stream.core.durations import to_time
 from mamba_stream.core.names import did_you_mean
 from mamba_stream.core.numbers import is_whole
 from mamba_stream.core.schemas import polars_schema
-from mamba_stream.errors import InvalidInput, PartitionNotFound, SchemaMismatch
+from mamba_stream.errors import InvalidInput, PartitionNotFound, SchemaMismatch, TopicNotFound
 from mamba_stream.log import description, scanning
+from mamba_stream.log.committer import Batch
 from mamba_stream.log.intake import Intake, running_time
 from mamba_stream.log.reader import LogBatch, Reader
 from mamba_stream.log.rows import NO_TIME, Head, TopicRow
@@ -130,7 +131,7 @@ class Topic:
         batches = self._intake.batches(data, partition, expect)
         if not batches and not sequences:
             return {}
-        answer = self._store.commit(ChangeSet(sequences=sequences), batches)
+        answer = self._commit(ChangeSet(sequences=sequences), batches)
         return merged_ranges(answer.ranges)
 
     def read(
@@ -155,6 +156,8 @@ class Topic:
             partitions: Only these partitions.
             end: ``{partition: offset}`` to stop before.
         """
+        if max_rows is not None and not is_whole(max_rows):
+            raise InvalidInput(f"max_rows={max_rows!r}: give a number from 0 on, or leave it out for all")
         reader = self.reader(start=start, partitions=partitions, columns=columns, end=end)
         return self._read(reader, follow, max_rows)
 
@@ -168,10 +171,10 @@ class Topic:
     ) -> Reader:
         """A reader to be polled; arguments as for :meth:`read`."""
         numbers = self._numbers(partitions)
-        for partition in end or {}:
-            self._numbers([partition])
+        self._numbers(list(end or {}))
+        ends = {int(p): _offset(self.name, p, offset) for p, offset in (end or {}).items()}
         return Reader(
-            self._store.shelf, self._row, self._positions(start, numbers), self._wanted(columns), end
+            self._store.shelf, self._row, self._positions(start, numbers), self._wanted(columns), ends
         )
 
     def scan(self) -> pl.LazyFrame:
@@ -207,7 +210,7 @@ class Topic:
 
     def end(self) -> None:
         """Marks the topic finished: it takes no more rows, and from now on it is bounded."""
-        self._store.commit(ChangeSet(ends=(self._row.id,)))
+        self._commit(ChangeSet(ends=(self._row.id,)))
 
     def trim(self, before: Mapping[int, int] | int | datetime | date) -> None:
         """Removes the rows before ``{partition: offset}``, an offset in every partition, or a time."""
@@ -218,8 +221,8 @@ class Topic:
             self._numbers(list(bounds))
         else:
             bounds = dict.fromkeys(range(self.partitions), before)
-        trims = tuple(Trim(self._row.id, p, _offset(self.name, p, o)) for p, o in sorted(bounds.items()))
-        self._store.commit(ChangeSet(trims=trims))
+        trims = tuple(Trim(self._row.id, int(p), _offset(self.name, p, o)) for p, o in sorted(bounds.items()))
+        self._commit(ChangeSet(trims=trims))
 
     def describe(self) -> TopicDescription:
         """What is in the topic: rows, bytes, time range, key skew and disorder. Reads its recent rows."""
@@ -239,6 +242,12 @@ class Topic:
                     return
                 self._store.wait(lsn, _WAIT)
 
+    def _commit(self, change: ChangeSet, batches: list[Batch] | None = None) -> Applied:
+        try:
+            return self._store.commit(change, batches)
+        except TopicNotFound as error:
+            raise TopicNotFound(f"topic {self.name!r} was deleted; nothing was committed") from error
+
     def _heads(self) -> dict[int, Head]:
         return self._store.shelf.heads(self._row)
 
@@ -252,7 +261,7 @@ class Topic:
                 raise PartitionNotFound(
                     f"topic {self.name!r} has no partition {number}: it has {self.partitions}, counted from 0"
                 )
-        return sorted(set(partitions))
+        return sorted({int(number) for number in partitions})
 
     def _positions(self, start: Start, partitions: list[int]) -> dict[int, int]:
         heads = self._store.shelf.heads(self._row, partitions)
@@ -338,7 +347,7 @@ def producer_sequences(
         raise InvalidInput(f"producer={producer!r}: give a name of 1 to 200 bytes, together with sequence=")
     if not is_whole(sequence):
         raise InvalidInput(f"sequence={sequence!r}: give a number from 0 on, together with producer=")
-    return (ProducerSequence(topic, producer, sequence),)
+    return (ProducerSequence(topic, producer, int(sequence)),)
 
 
 def merged_ranges(ranges: Sequence[tuple[int, int, int, int]]) -> dict[int, tuple[int, int]]:
@@ -355,4 +364,4 @@ def _offset(topic: str, partition: int, value: object) -> int:
         raise InvalidInput(
             f"topic {topic!r}, partition {partition}: an offset is a number from 0 on, not {value!r}"
         )
-    return value
+    return int(value)

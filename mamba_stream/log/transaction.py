@@ -16,7 +16,7 @@ from mamba_stream.core.changes import (
 )
 from mamba_stream.core.names import check_name
 from mamba_stream.core.numbers import is_whole
-from mamba_stream.errors import InvalidInput, MambaStreamError
+from mamba_stream.errors import InvalidInput, MambaStreamError, TopicNotFound
 from mamba_stream.log.committer import Batch
 from mamba_stream.log.store import Store
 from mamba_stream.log.topic import Topic, producer_sequences
@@ -60,9 +60,16 @@ class Transaction:
         """Appends rows to a topic when the transaction commits; arguments as for ``Topic.append``."""
         self._check_open()
         into = self._topic(topic)
+        sequences = producer_sequences(into._row.id, producer, sequence)
+        if any((s.topic, s.producer) == (into._row.id, producer) for s in self._sequences if sequences):
+            raise InvalidInput(
+                f"topic {topic!r}, producer {producer!r}: a transaction takes one sequence of a producer "
+                "for each topic: append all its rows at once"
+            )
+        batches = into._intake.batches(data, partition, expect)
         self._names[into._row.id] = into.name
-        self._sequences.extend(producer_sequences(into._row.id, producer, sequence))
-        self._batches.extend(into._intake.batches(data, partition, expect))
+        self._sequences.extend(sequences)
+        self._batches.extend(batches)
 
     def commit_offsets(self, group: str, offsets: Mapping[tuple[str, int], int]) -> None:
         """Sets the next offset that a group reads, by (topic, partition)."""
@@ -73,7 +80,8 @@ class Transaction:
             topic._numbers([partition])
             if not is_whole(offset):
                 raise InvalidInput(f"group {group!r}: {offset!r} is not an offset of {name!r}")
-            self._offsets.append(GroupOffset(group, topic._row.id, partition, offset))
+            self._names[topic._row.id] = name
+            self._offsets.append(GroupOffset(group, topic._row.id, int(partition), int(offset)))
 
     def put_record(self, namespace: str, key: str, value: bytes) -> None:
         """Stores a small value (at most 2 KB) under (namespace, key)."""
@@ -93,6 +101,10 @@ class Transaction:
     def require_record(self, namespace: str, key: str, value: bytes | None) -> None:
         """Commits only if the record has exactly this value then (``None``: does not exist)."""
         self._check_open()
+        if value is not None and not isinstance(value, bytes):
+            raise InvalidInput(
+                f"the record {namespace}/{key} is bytes, or None where there is none, not {value!r}"
+            )
         self._requires.append(Record(_part(namespace), _part(key), value))
 
     def trim(self, topic: str, before: Mapping[int, int]) -> None:
@@ -100,7 +112,11 @@ class Transaction:
         self._check_open()
         of = self._topic(topic)
         of._numbers(list(before))
-        self._trims.extend(Trim(of._row.id, partition, offset) for partition, offset in before.items())
+        self._names[of._row.id] = of.name
+        for partition, offset in before.items():
+            if not is_whole(offset):
+                raise InvalidInput(f"topic {topic!r}, partition {partition}: {offset!r} is not an offset")
+            self._trims.append(Trim(of._row.id, int(partition), int(offset)))
 
     def commit(self) -> None:
         """Makes everything visible, durably.
@@ -119,7 +135,12 @@ class Transaction:
             records=tuple(self._records.values()),
             requires=tuple(self._requires),
         )
-        answer = self._store.commit(change, self._batches)
+        try:
+            answer = self._store.commit(change, self._batches)
+        except TopicNotFound as error:
+            there = {row.id for row in self._store.topics()}
+            gone = ", ".join(repr(name) for number, name in self._names.items() if number not in there)
+            raise TopicNotFound(f"topic {gone} was deleted; nothing was committed") from error
         self._batches = []
         self.lsn = answer.lsn
         for topic, partition, first, following in answer.ranges:
