@@ -11,8 +11,10 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 from pyarrow import types as pat
 
+_Bounds = NDArray[np.int64]
 _CAST: Final = pc.get_function("cast")
 
 
@@ -72,9 +74,9 @@ def _cast_list(array: Any, want: Any) -> pa.Array:
     if pat.is_fixed_size_list(array.type):
         bounds = np.arange(len(array) + 1, dtype=np.int64) * array.type.list_size
         values = _children(array)
+    elif pat.is_list_view(array.type) or pat.is_large_list_view(array.type):
+        bounds, values = _gathered(array)
     else:
-        if pat.is_list_view(array.type) or pat.is_large_list_view(array.type):
-            array = array.cast(pa.large_list(array.type.value_type))
         bounds, values = _bounded(array, array.values)
     inner = cast(values, want.value_type)
     return pa.LargeListArray.from_arrays(pa.array(bounds), inner, type=want, mask=_nulls(array))
@@ -88,7 +90,16 @@ def _cast_map(array: Any, want: Any) -> pa.Array:
     return pa.MapArray.from_arrays(offsets, keys, items, type=want, mask=_nulls(array))
 
 
-def _bounded(array: Any, values: pa.Array) -> tuple[np.ndarray[Any, np.dtype[np.int64]], pa.Array]:
+def _gathered(array: Any) -> tuple[_Bounds, pa.Array]:
+    """The same of list views, whose lists may lie in any order and share elements."""
+    sizes = array.sizes.to_numpy().astype(np.int64)
+    sizes[array.is_null().to_numpy(zero_copy_only=False)] = 0
+    bounds = np.concatenate([[0], np.cumsum(sizes)])
+    at = np.arange(bounds[-1]) + np.repeat(array.offsets.to_numpy() - bounds[:-1], sizes)
+    return bounds, array.values.take(pa.array(at))
+
+
+def _bounded(array: Any, values: pa.Array) -> tuple[_Bounds, pa.Array]:
     """Where each list begins among its elements, with the end, and the elements of these rows only."""
     offsets = array.offsets.to_numpy().astype(np.int64)
     return offsets - offsets[0], values[int(offsets[0]) : int(offsets[-1])]

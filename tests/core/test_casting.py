@@ -50,6 +50,9 @@ def test_a_list_view_may_repeat_and_turn_back() -> None:
         pa.array([1, 0, 0], pa.int32()), pa.array([2, 3, 0], pa.int32()), values
     )
     assert cast(array, pa.large_list(pa.int64())).to_pylist() == [[2, 3], [1, 2, 3], []]
+    assert cast(array[1:], pa.large_list(pa.int64())).to_pylist() == [[1, 2, 3], []]
+    gaps = pa.array([["1"], None, [], ["2", "3"]], pa.large_list_view(pa.string()))
+    assert cast(gaps[1:], pa.large_list(pa.large_string())).to_pylist() == [None, [], ["2", "3"]]
 
 
 def test_lists_of_a_fixed_size_become_lists() -> None:
