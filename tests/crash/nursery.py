@@ -1,0 +1,121 @@
+"""Writers in milliseconds instead of the second that importing takes: a process that imports, and forks.
+
+It never opens a log and computes nothing. What threads importing has started (the allocators' own, which
+survive a fork, and an idle one of Polars) hold no lock that a writer needs. Requests and answers are lines of
+JSON; a child is reaped only when asked for, so that its number cannot pass to another process before.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any, NoReturn
+
+_PR_SET_PTRACER = 0x59616D61
+_ANY = ctypes.c_ulong(-1)
+
+
+class Nursery:
+    """The parent's end."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self._popen = subprocess.Popen(
+            [sys.executable, "-m", "tests.crash.nursery"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+        )
+
+    def begin(self, arguments: list[str], *, errors: Path, plant: str = "", stopped: bool = False) -> int:
+        """Starts a writer with these arguments, and returns its process number.
+
+        With ``stopped`` it stops itself before it does anything, to be traced.
+        """
+        return self._ask({"begin": arguments, "errors": str(errors), "plant": plant, "stopped": stopped})
+
+    def poll(self, pid: int) -> int | None:
+        """The writer's exit code (negative: the signal that ended it), or ``None`` while it lives."""
+        return self._ask({"poll": pid})
+
+    def wait(self, pid: int) -> int:
+        """The same, once it has ended."""
+        return self._ask({"wait": pid})
+
+    def close(self) -> None:
+        assert self._popen.stdin is not None
+        assert self._popen.stdout is not None
+        self._popen.stdin.close()
+        self._popen.wait()
+        self._popen.stdout.close()
+
+    def _ask(self, question: dict[str, Any]) -> Any:
+        assert self._popen.stdin is not None
+        assert self._popen.stdout is not None
+        self._popen.stdin.write(json.dumps(question).encode() + b"\n")
+        self._popen.stdin.flush()
+        return json.loads(self._popen.stdout.readline())
+
+
+def main() -> None:
+    """The nursery's end."""
+    from tests.crash import writer  # imported once, for all children
+
+    # Later Pythons warn of any fork beside threads.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    alive: set[int] = set()
+    try:
+        for line in sys.stdin.buffer:
+            question = json.loads(line)
+            if "begin" in question:
+                pid = os.fork()
+                if pid == 0:
+                    _live(writer.main, question)
+                alive.add(pid)
+                answer: int | None = pid
+            else:
+                pid = question.get("wait") or question["poll"]
+                found, status = os.waitpid(pid, 0 if "wait" in question else os.WNOHANG)
+                answer = os.waitstatus_to_exitcode(status) if found else None
+                if found:
+                    alive.discard(pid)
+            sys.stdout.write(json.dumps(answer) + "\n")
+            sys.stdout.flush()
+    finally:
+        for pid in alive:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
+def _live(run: Any, question: dict[str, Any]) -> NoReturn:
+    code = 1
+    try:
+        for target, path, flags in (
+            (0, "/dev/null", os.O_RDONLY),
+            (1, "/dev/null", os.O_WRONLY),
+            (2, question["errors"], os.O_WRONLY | os.O_CREAT | os.O_APPEND),
+        ):
+            fd = os.open(path, flags, 0o644)
+            os.dup2(fd, target)
+            os.close(fd)
+        if question["stopped"]:
+            # Where the system lets only parents trace, let anybody.
+            ctypes.CDLL(None).prctl(_PR_SET_PTRACER, _ANY, 0, 0, 0)
+            os.kill(os.getpid(), signal.SIGSTOP)
+        run(question["begin"], question["plant"])
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

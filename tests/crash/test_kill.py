@@ -1,0 +1,126 @@
+"""A writing process is killed or stopped at random moments; every acknowledged row is there once, in order."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mamba_stream.log import open_log
+from tests.crash.checker import History, check, check_live, settle
+from tests.crash.processes import Crew, Process
+
+COUNTS = [pytest.param(20, id="20"), pytest.param(200, id="200", marks=pytest.mark.slow)]
+_SOON = 0.004
+_LIVES = 40
+"""After so many a new log is begun: checking reads all of it."""
+
+
+def _strike(rng: random.Random, process: Process) -> None:
+    """Waits until the process is at a random point of its work, which may be before it opened the log."""
+    lines = rng.choice((0, 1, 2, *range(3, 18)))
+    before = len(process.events())
+    process.wait_for(lambda: len(process.events()) >= before + lines)
+    # Not to wait for anything: the moment is what is random.
+    time.sleep(rng.uniform(0, _SOON if lines else 30 * _SOON))
+
+
+@pytest.mark.parametrize("kills", COUNTS)
+def test_a_log_keeps_what_it_acknowledged_when_its_writer_is_killed(
+    kills: int, seed: int, tmp_path: Path, crew: Callable[..., Crew]
+) -> None:
+    rng = random.Random(seed)
+    for turn in range(0, kills, _LIVES):
+        writers = crew(tmp_path / f"log-{turn}")
+        history = History(seed + turn)
+        landed = 0
+        lives = min(kills - turn, _LIVES)
+        for life in range(lives):
+            process = writers.begin(history.seed, 0, *history.resumption(0))
+            _strike(rng, process)
+            process.kill()
+            history.take(0, process.events())
+            sight = check(writers.log, history, thorough=life % 10 == 9)
+            landed += settle(sight, history)
+        process = writers.begin(history.seed, 0, *history.resumption(0), "--operations", "30")
+        process.finish()
+        history.take(0, process.events())
+        check(writers.log, history, thorough=True)
+        print(f"{lives} kills, {len(history.fates)} operations, {landed} landed without an answer")
+        writers.disband()
+
+
+@pytest.mark.parametrize("kills", COUNTS)
+def test_a_writer_goes_on_when_the_one_beside_it_is_killed(
+    kills: int, seed: int, tmp_path: Path, crew: Callable[..., Crew]
+) -> None:
+    """Both append to the same partitions; the survivor is not blocked, and nothing of it is touched."""
+    rng = random.Random(seed)
+    for turn in range(0, kills, _LIVES):
+        writers = crew(tmp_path / f"log-{turn}")
+        lives: list[tuple[int, Process]] = []
+
+        def load(number: int = seed + turn, lives: list[tuple[int, Process]] = lives) -> History:
+            known = History(number)
+            for writer, process in lives:
+                known.take(writer, process.events())
+            return known
+
+        pair = []
+        for writer in range(2):
+            pair.append(writers.begin(seed + turn, writer))
+            lives.append((writer, pair[writer]))
+        for life in range(min(kills - turn, _LIVES)):
+            victim = rng.randrange(2)
+            _strike(rng, pair[victim])
+            pair[victim].kill()
+            pair[1 - victim].wait_for_acks(2)
+            if life % 5 == 4:
+                with open_log(writers.log) as log:
+                    check_live(log, load)
+            pair[victim] = writers.begin(seed + turn, victim, *load().resumption(victim))
+            lives.append((victim, pair[victim]))
+        for process in pair:
+            process.kill()
+        check(writers.log, load(), thorough=True)
+        writers.disband()
+
+
+@pytest.mark.parametrize("stops", [6, pytest.param(100, marks=pytest.mark.slow)])
+def test_a_writer_that_stands_still_blocks_no_reader_and_goes_on_where_it_was(
+    stops: int, seed: int, tmp_path: Path, crew: Callable[..., Crew]
+) -> None:
+    """It may stand still in the middle of a commit: other writers wait until it goes on, or is killed."""
+    rng = random.Random(seed)
+    writers = crew(tmp_path / "log")
+    crowd = [writers.begin(seed, number) for number in range(2)]
+    for each in crowd:
+        each.wait_for_acks(1)
+
+    def load() -> History:
+        known = History(seed)
+        for number, each in enumerate(crowd):
+            known.take(number, each.events())
+        return known
+
+    with open_log(tmp_path / "log") as log:
+        for _ in range(stops):
+            stopped = rng.choice(crowd)
+            _strike(rng, stopped)
+            stopped.signal(signal.SIGSTOP)
+            check_live(log, load)
+            stopped.signal(signal.SIGCONT)
+            for each in crowd:
+                each.wait_for_acks(1)
+    stopped = rng.choice(crowd)
+    stopped.signal(signal.SIGSTOP)
+    stopped.kill()
+    next(each for each in crowd if each is not stopped).wait_for_acks(3)
+    for each in crowd:
+        if each is not stopped:
+            each.kill()
+    check(tmp_path / "log", load(), thorough=True)
