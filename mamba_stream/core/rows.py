@@ -71,7 +71,11 @@ def column_from_values(values: Sequence[Any], dtype: pa.DataType, *, column: str
 
 def _array(values: Sequence[Any], dtype: Any) -> pa.Array:
     accepted, forms = _accepted(dtype)
-    for kind in set(map(type, values)):
+    kinds = set(map(type, values))
+    if any(kind.__name__ in _MISSING for kind in kinds):
+        values = [None if type(value).__name__ in _MISSING else value for value in values]
+        kinds = set(map(type, values))
+    for kind in kinds:
         if kind is not type(None) and not accepted(kind):
             index = next(i for i, value in enumerate(values) if type(value) is kind)
             raise _Misfit(index, f"{values[index]!r:.80} is {_article(kind)}, not {forms}")
@@ -82,6 +86,10 @@ def _array(values: Sequence[Any], dtype: Any) -> pa.Array:
     if pat.is_nested(dtype):
         return _lists(values, dtype)
     return _plain(values, dtype)
+
+
+_MISSING: Final = ("NaTType", "NAType")
+"""What pandas has in the place of a missing value, in rows that came from its frames."""
 
 
 def _article(kind: type) -> str:
@@ -138,8 +146,6 @@ def _moment(value: Any, unit: str) -> Any:
         return value
     if kind is date:
         return datetime.combine(value, time())
-    if value != value:  # noqa: PLR0124  # pandas' NaT is a datetime that is no moment
-        return None
     if unit != "ns" and (any(getattr(value, name, 0) for name in ("nanosecond", "nanoseconds"))):
         raise ValueError("it has nanoseconds")
     return value
