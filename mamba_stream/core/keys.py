@@ -76,6 +76,8 @@ def hash_keys(columns: Sequence[pa.Array]) -> Hashes:
     if len(columns) == 1:
         return _hash_one(columns[0])
     plain = [_decoded(column) for column in columns]
+    if not len(plain[0]):
+        return np.empty(0, np.uint64)
     if any(column.null_count or _is_bytes(column.type) for column in plain):
         return _hash_rows(_joined(plain))
     lanes: list[U64] = []
@@ -226,9 +228,9 @@ def _lanes(column: pa.Array) -> list[U64]:
         pairs = _buffer(column, 1, np.uint64, 2)[: 2 * rows]
         return list(_times_128(pairs[0::2], pairs[1::2], 10 ** (38 - dtype.scale)))
     if pat.is_floating(dtype):
-        doubles = (
-            _buffer(column, 1, dtype.to_pandas_dtype())[:rows].astype(np.float64) + 0.0
-        )  # -0.0 + 0.0 is 0.0
+        floats = _buffer(column, 1, dtype.to_pandas_dtype())[:rows]
+        with np.errstate(invalid="ignore"):  # signalling NaNs
+            doubles = floats.astype(np.float64) + 0.0  # -0.0 + 0.0 is 0.0
         bits = doubles.view(np.uint64)
         bits[np.isnan(doubles)] = _NAN
         return [bits]
