@@ -148,20 +148,20 @@ __all__ = [
 ]
 
 _HOME = {
+    "Log": "mamba_stream.dsl",
     "Stream": "mamba_stream.dsl",
+    "Topic": "mamba_stream.dsl",
     "concat": "mamba_stream.dsl",
     "hopping": "mamba_stream.dsl",
+    "open": "mamba_stream.dsl",
     "pipeline": "mamba_stream.dsl",
     "run": "mamba_stream.dsl",
     "start": "mamba_stream.dsl",
     "stream": "mamba_stream.dsl",
     "tumbling": "mamba_stream.dsl",
-    "Log": "mamba_stream.dsl",
     "LogBatch": "mamba_stream.log",
     "Reader": "mamba_stream.log",
-    "Topic": "mamba_stream.dsl",
     "Transaction": "mamba_stream.log",
-    "open": "mamba_stream.dsl",
     "Pipeline": "mamba_stream.plan",
     "Job": "mamba_stream.runtime",
 }

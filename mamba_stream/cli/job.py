@@ -21,7 +21,18 @@ def list_jobs(output: str, place: str | None) -> None:
     from mamba_stream.runtime import jobs
 
     with open_place(place) as log:
-        print_list(jobs.list_jobs(log), output, empty=f"no jobs in {log.path}")
+        rows = [
+            {
+                "job": found.name,
+                "state": found.state,
+                "where": found.where,
+                "commits": found.commits,
+                "last commit": found.updated,
+                "topics": list(found.outputs),
+            }
+            for found in jobs.list_jobs(log)
+        ]
+        print_list(rows, output, empty=f"no jobs in {log.path}")
 
 
 @job.command()

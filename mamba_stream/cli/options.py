@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -77,12 +75,12 @@ def open_place(place: str | None, *, create: bool = False) -> Log:
         create: Whether the log may come into being here. A command that looks must not leave a directory.
     """
     from mamba_stream.errors import NotALog
-    from mamba_stream.log import locate
+    from mamba_stream.log import directory_of, open_log
 
-    named = place or os.environ.get("MAMBA_STREAM_LOG")
-    if not create and named and ":" not in named and not (Path(named) / "index").is_dir():
-        raise NotALog(f"there is no log in {named}: name another with --log; produce --create begins one")
-    return locate(place)
+    directory = directory_of(place)
+    if not create and not (directory / "index").is_dir():
+        raise NotALog(f"there is no log in {directory}: name another with --log; produce --create begins one")
+    return open_log(directory)
 
 
 def _topics(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:

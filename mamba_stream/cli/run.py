@@ -29,9 +29,9 @@ def _until(_context: click.Context, _parameter: click.Parameter, value: str | No
 )
 @click.option(
     "--state",
+    type=click.Choice(["resume", "new"]),
     default="resume",
     show_default=True,
-    metavar="resume|new",
     help="Go on where the job was, or start over and empty its output topics.",
 )
 @click.option("--commit", default="1s", show_default=True, metavar="DURATION", help="How often to commit.")
@@ -45,4 +45,4 @@ def run(pipeline: str, until: str | datetime | None, state: str, commit: str, pl
     import mamba_stream as mamba
     from mamba_stream.cli.loading import load_pipeline
 
-    mamba.run(load_pipeline(pipeline), log=place, until=until, state=state, commit=commit)
+    click.echo(mamba.run(load_pipeline(pipeline), log=place, until=until, state=state, commit=commit))

@@ -16,7 +16,7 @@ from mamba_pipelines.flights import airlines, flights
 JOB = "demo"
 FLIGHTS, DELAYS, LATE = "flights", "hourly_delays", "late_flights"
 LATENESS = "3h"
-BATCH = 4_096
+BATCH = 2_048
 
 _KEYS = ("origin", "carrier")
 
@@ -44,7 +44,7 @@ def feed(log: mamba.Log, progress: Callable[[int], None]) -> int:
         How many rows this call appended.
     """
     rows = flights()
-    topic = log.create_topic(FLIGHTS, rows, time="scheduled_at", exist_ok=True)
+    topic = _topic(log)
     before = topic.offsets()[0][1]
     if not topic.ended:
         for number, batch in enumerate(rows.iter_slices(BATCH)):
@@ -85,6 +85,10 @@ def expected() -> tuple[pl.DataFrame, pl.DataFrame]:
     return delays, judged.filter(pl.col("late")).drop("window_start", "window_end", "watermark", "late")
 
 
+def _topic(log: mamba.Log) -> mamba.Topic:
+    return log.create_topic(FLIGHTS, flights(), time="scheduled_at", exist_ok=True)
+
+
 def _aggregates() -> dict[str, pl.Expr]:
     return {
         "departures": pl.len(),
@@ -93,27 +97,36 @@ def _aggregates() -> dict[str, pl.Expr]:
     }
 
 
-def work(log: mamba.Log, commit: str = "1s") -> None:
-    """All that the demo does to a log, from wherever it was left: what the killed worker processes run."""
-    feed(log, lambda _rows: None)
-    mamba.run(build(), log=log, commit=commit)
+def work(log: mamba.Log) -> None:
+    """All that the demo does to a log, from wherever it was left: what the killed worker processes run.
+
+    The pipeline follows the topic while it is fed, and commits more often than a job does unless told otherwise,
+    so that a kill at any moment meets both at work.
+    """
+    _topic(log)
+    job = mamba.start(build(), log=log, commit="20ms")
+    feed(log, lambda rows: None)
+    job.wait()
 
 
 def forget(log: mamba.Log) -> None:
-    """Start over: delete the demo's topics, and the state of its job.
+    """Start over: delete the flights, and have the job forget what it did and empty the topics that it made.
 
     Raises:
-        mamba.InvalidInput: A topic of such a name is not the demo's.
+        mamba.AlreadyExists: A topic of such a name is not the demo's.
     """
     if FLIGHTS in log and log[FLIGHTS].polars_schema != flights().schema:
-        raise mamba.InvalidInput(
+        raise mamba.AlreadyExists(
             f"topic {FLIGHTS!r} in {log.path} is not the demo's: choose another place with --log"
         )
-    ...
+    if FLIGHTS in log:
+        log.delete_topic(FLIGHTS)
+    _topic(log)
+    mamba.run(build(), log=log, until="now", state="new")
 
 
 def show(place: str | None, *, fresh: bool, kills: int | None, seed: int | None) -> int:
     """What ``mamba-stream demo`` does; the exit code."""
-    from mamba_pipelines.demo_show import show as show_it
+    from mamba_pipelines import demo_show
 
-    return show_it(place, fresh=fresh, kills=kills, seed=seed)
+    return demo_show.show(place, fresh=fresh, kills=kills, seed=seed)

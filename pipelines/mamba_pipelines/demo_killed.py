@@ -10,20 +10,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
-import polars as pl
 from polars.testing import assert_frame_equal
 
 import mamba_stream as mamba
 from mamba_pipelines import demo
 from mamba_pipelines.flights import flights
-
-# More often than a job commits unless told otherwise, so that kills fall between commits and not before the first.
-COMMIT = "50ms"
 
 
 @dataclass(frozen=True)
@@ -34,11 +31,13 @@ class Kill:
         after: Seconds of work before it.
         flights: Rows that the topic of flights held then.
         results: Rows that the topic of results held then.
+        too_late: The worker had finished before.
     """
 
     after: float
     flights: int
     results: int
+    too_late: bool
 
 
 def measure() -> float:
@@ -60,20 +59,20 @@ def killed(place: Path, kills: int, whole: float, seed: int) -> Iterator[Kill]:
         seed: Makes them the same again.
     """
     generator = random.Random(seed)
-    # What a killed worker had not committed is done again: in all, the work takes longer than the undisturbed.
-    moments = sorted(generator.uniform(0, 0.9 * whole) for _ in range(kills))
-    before = 0.0
-    for moment in moments:
+    # One in each part of the work. What was not committed is done again: so the last ones do not come too late.
+    moments = [0.9 * whole * (part + generator.random()) / kills for part in range(kills)]
+    for before, moment in pairwise([0.0, *moments]):
         with _worker(place) as worker:
             try:
                 worker.wait(moment - before)
             except subprocess.TimeoutExpired:
                 worker.kill()
                 worker.wait()
+                too_late = False
             else:
                 _check(worker)
-        yield _kill(place, moment - before)
-        before = moment
+                too_late = True
+        yield _kill(place, moment - before, too_late)
     with _worker(place) as worker:
         worker.wait()
         _check(worker)
@@ -121,16 +120,18 @@ def _check(worker: subprocess.Popen[str]) -> None:
         raise mamba.JobFailed(f"the worker process failed: {worker.stderr.read().strip()[-2000:]}")
 
 
-def _kill(place: Path, after: float) -> Kill:
+def _kill(place: Path, after: float, too_late: bool) -> Kill:
     with mamba.open(place) as log:
         rows = {
             name: sum(end - begin for begin, end in log[name].offsets().values()) if name in log else 0
             for name in (demo.FLIGHTS, demo.DELAYS)
         }
-    return Kill(after, rows[demo.FLIGHTS], rows[demo.DELAYS])
+    return Kill(after, rows[demo.FLIGHTS], rows[demo.DELAYS], too_late)
 
 
 if __name__ == "__main__":
     with mamba.open(sys.argv[1]) as opened:
+        # What takes its time on the way here is loading, not work.
+        flights()
         print("ready", flush=True)
-        demo.work(opened, COMMIT)
+        demo.work(opened)

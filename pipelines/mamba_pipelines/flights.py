@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.resources import files
 
 import polars as pl
 
 
+@cache
 def flights() -> pl.DataFrame:
     """The 336,776 scheduled departures, in the order in which they left.
 
