@@ -201,14 +201,14 @@ class LogBesideModel(RuleBasedStateMachine):
         name = self.some_topic(data)
         partition, rows = self.some_partition(data, name), self.fresh(values)
         topic = self.model.topics[name]
-        expect = topic.partitions[partition].end + off
+        expect = max(0, topic.partitions[partition].end + off)
         answer = self.do(
             side, do="append", topic=name, rows=rows, form="table", partition=partition,
             expect={partition: expect},
         )  # fmt: skip
         if topic.ended:
             assert answer["error"] == "TopicEnded", answer
-        elif off:
+        elif expect != topic.partitions[partition].end:
             assert answer["error"] == "PreconditionFailed", answer
         else:
             self.landed(name, rows, answer["ok"], partition)

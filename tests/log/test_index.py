@@ -1,0 +1,124 @@
+"""The index: what is committed together is there together, however large it gets, whoever writes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import lmdb
+import pytest
+
+from mamba_stream.errors import DataCorrupted, LogClosed, LogFailed, MambaStreamError
+from mamba_stream.log.index import Index
+from tests.log.neighbour import finished, script
+
+SMALL = 1 << 16
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[Index]:
+    opened = Index(tmp_path, SMALL)
+    yield opened
+    opened.close()
+
+
+def keys(index: Index) -> set[bytes]:
+    with index.view() as view:
+        return {key for key, _ in view.transaction.cursor()} if hasattr(view, "transaction") else _keys(view)
+
+
+def _keys(transaction: lmdb.Transaction) -> set[bytes]:
+    with transaction.cursor() as cursor:
+        return {bytes(key) for key, _ in cursor}
+
+
+def test_what_a_change_raises_undoes_it(index: Index) -> None:
+    def change(transaction: lmdb.Transaction) -> None:
+        transaction.put(b"a", b"1")
+        raise KeyError("no")
+
+    with pytest.raises(KeyError):
+        index.update(change)
+    index.update(lambda transaction: transaction.put(b"b", b"2"))
+    assert keys(index) == {b"b"}
+
+
+def test_the_map_grows_by_itself_under_large_changes(index: Index) -> None:
+    for number in range(20):
+        index.update(lambda t, n=number: t.put(b"%04d" % n, bytes(SMALL // 4)))
+    assert len(keys(index)) == 20
+    assert index.info()["map_size"] > SMALL
+
+
+def test_threads_grow_the_map_together(index: Index) -> None:
+    def write(writer: int) -> None:
+        for number in range(10):
+            index.update(lambda t, n=number: t.put(b"%d-%d" % (writer, n), bytes(SMALL // 8)))
+            assert b"%d-%d" % (writer, number) in keys(index)
+
+    threads = [threading.Thread(target=write, args=(writer,)) for writer in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(keys(index)) == 40
+
+
+def test_a_map_that_another_process_grew_is_adopted(index: Index, tmp_path: Path) -> None:
+    index.update(lambda transaction: transaction.put(b"mine", b""))
+    grow = """
+import sys
+from pathlib import Path
+from mamba_stream.log.index import Index
+index = Index(Path(sys.argv[1]), 1 << 16)
+for number in range(20):
+    index.update(lambda t: t.put(b"%04d" % number, bytes(1 << 14)))
+index.close()
+"""
+    finished(script(grow, tmp_path))
+    assert len(keys(index)) == 21
+    index.update(lambda transaction: transaction.put(b"again", b""))
+    assert len(keys(index)) == 22
+
+
+def test_a_closed_index_says_so(tmp_path: Path) -> None:
+    index = Index(tmp_path, SMALL)
+    index.close()
+    index.close()
+    with pytest.raises(LogClosed, match="open it again"), index.view():
+        pass
+    with pytest.raises(LogClosed):
+        index.update(lambda transaction: None)
+
+
+def test_a_failed_index_refuses_everything_from_then_on(index: Index) -> None:
+    index.fail(LogFailed("the disk is gone; reopen the log"))
+    with pytest.raises(LogFailed, match="reopen"):
+        index.update(lambda transaction: None)
+    with pytest.raises(LogFailed), index.view():
+        pass
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "data.mdb").write_bytes(b"no database" * 2_000)
+    with pytest.raises(DataCorrupted, match="doctor"):
+        Index(tmp_path, SMALL)
+
+
+def test_places_of_readers_that_died_are_freed(index: Index, tmp_path: Path) -> None:
+    die = """
+import os, sys
+import lmdb
+env = lmdb.open(sys.argv[1], max_readers=1024)
+reading = env.begin()
+reading.get(b"x")
+os._exit(0)
+"""
+    finished(script(die, tmp_path))
+    assert index.reclaim() == 1
+
+
+def test_errors_of_the_database_are_of_our_tree(index: Index) -> None:
+    with pytest.raises(MambaStreamError):
+        index.update(lambda transaction: transaction.put(b"k" * 600, b""))
