@@ -89,7 +89,8 @@ class Intake:
         assert time is not None
         bad = frame.get_column(time).is_null()
         reasons = pl.lit(NO_TIME)
-        append_times, ahead = portion.append_times, self.settings.ahead
+        ahead = self.settings.ahead
+        append_times = None if ahead is None else portion.append_times
         if append_times is not None and ahead is not None:
             numerator, denominator = self.settings.append_scale
             latest = append_times * numerator // denominator + ahead
