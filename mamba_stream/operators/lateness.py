@@ -59,7 +59,10 @@ def rows_behind(times: Ticks, greatest: int, lateness: int) -> tuple[Behind | No
     before[0] = greatest
     np.maximum.accumulate(times[:-1], out=before[1:])
     np.maximum(before, greatest, out=before)
-    # Below NEVER + lateness there is no room to subtract; a row there met no watermark to speak of.
-    watermark = np.where(before < NEVER + lateness + 1, NEVER, before - lateness)
+    if before[0] > NEVER + lateness:
+        watermark = np.subtract(before, lateness, out=before)
+    else:
+        # There is no room to subtract; a row there met no watermark to speak of.
+        watermark = np.where(before < NEVER + lateness + 1, NEVER, before - lateness)
     rows = times < watermark
     return (Behind(rows, watermark), last) if rows.any() else (None, last)
