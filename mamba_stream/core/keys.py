@@ -29,6 +29,7 @@ change.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -48,6 +49,8 @@ KEY_GROUPS: Final = 256
 _NULL_BYTES: Final = b"\x00null"
 _NULL: Final = np.uint64(xxhash.xxh64_intdigest(_NULL_BYTES))
 _NULL_LENGTH: Final = (1 << 64) - 1
+_NO_LENGTH: Final = b"\xff" * 8
+_FEW_ROWS: Final = 64
 _NAN: Final = np.uint64(0x7FF8_0000_0000_0000)
 _NANOSECONDS: Final = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "ns": 1}
 _DAY_NS: Final = 86_400_000_000_000
@@ -79,7 +82,7 @@ def hash_keys(columns: Sequence[pa.Array]) -> Hashes:
     if not len(plain[0]):
         return np.empty(0, np.uint64)
     if any(column.null_count or _is_bytes(column.type) for column in plain):
-        return _hash_rows(_joined(plain))
+        return _hash_few(plain) if len(plain[0]) < _FEW_ROWS else _hash_rows(_joined(plain))
     lanes: list[U64] = []
     for column in plain:
         values = _lanes(column)
@@ -104,8 +107,12 @@ def partitions_of(hashes: Hashes, partitions: int) -> Small:
     """
     if not 1 <= partitions <= KEY_GROUPS:
         raise InvalidInput(f"a keyed topic has 1 to {KEY_GROUPS} partitions, not {partitions}")
-    table = (np.arange(KEY_GROUPS) * partitions // KEY_GROUPS).astype(np.uint8)
-    return np.asarray(table[key_groups(hashes)], np.uint8)
+    return np.asarray(_partition_of_groups(partitions)[key_groups(hashes)], np.uint8)
+
+
+@lru_cache(maxsize=KEY_GROUPS)
+def _partition_of_groups(partitions: int) -> Small:
+    return (np.arange(KEY_GROUPS) * partitions // KEY_GROUPS).astype(np.uint8)
 
 
 def split_by_partition(
@@ -255,6 +262,24 @@ def _times_128(low: U64, high: U64, factor: int) -> tuple[U64, U64]:
     cross = a * d + (middle & _LOW_HALF)
     carried = b * d + (middle >> _32) + (cross >> _32)
     return low * factor_low, carried + low * factor_high + high * factor_low
+
+
+def _hash_few(columns: Sequence[pa.Array]) -> Hashes:
+    """The hashes of keys of several columns, row by row: what :func:`_joined` does costs as much as 64 rows."""
+    parts = [_texts(column) for column in columns]
+    return np.array([xxhash.xxh64_intdigest(b"".join(row)) for row in zip(*parts, strict=True)], np.uint64)
+
+
+def _texts(column: pa.Array) -> list[bytes]:
+    if _is_bytes(column.type):
+        values = column.cast(pa.large_binary()).to_pylist()
+    else:
+        lanes = [] if pat.is_null(column.type) else _lanes(column)
+        rows = zip(*(lane.tolist() for lane in lanes), strict=True)
+        values = [b"".join(lane.to_bytes(8, "little") for lane in row) for row in rows] or [b""] * len(column)
+        if column.null_count:
+            values = [None if null else value for null, value in zip(_nulls(column), values, strict=True)]
+    return [_NO_LENGTH if v is None else len(v).to_bytes(8, "little") + v for v in values]
 
 
 def _joined(columns: Sequence[pa.Array]) -> pa.Array:
