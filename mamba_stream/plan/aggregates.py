@@ -1,22 +1,24 @@
 """Aggregations split into partial results, their merge, and what is read off them in the end.
 
-``split`` takes each aggregation apart at its aggregates: below one, everything must be row-wise, but for filters
-right under it; above, only row-wise functions of aggregates and plain literals. Such aggregations are computed
-from partial results, which are merged in any order and grouping. The others keep the rows of their group.
+``split`` takes each aggregation apart at its aggregates. Below one, everything must be row-wise, but for filters
+right under it; above, there may be row-wise functions of aggregates and plain values. Such aggregations are
+computed from partial results, merged in any order and grouping; the others keep the rows of their group.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
+from mamba_stream.core.names import did_you_mean
 from mamba_stream.errors import ColumnNotFound, ExpressionRefused
 from mamba_stream.plan.expressions import check_aggregate, check_row_wise, columns, has_selector
-from mamba_stream.plan.partials import AGGREGATES, Child, KeepsRows, Partials, count_rows, split_aggregate
+from mamba_stream.plan.partials import Partials
 from mamba_stream.plan.rebuild import NotRebuildable, inputs, rebuild
+from mamba_stream.plan.splits import AGGREGATES, Aggregate, KeepsRows, count_rows, split_aggregate
 from mamba_stream.plan.trees import Node, nodes, short
 
 _KEY = "_key"
@@ -26,23 +28,23 @@ _KEY = "_key"
 class AggregatePlan:
     """What to compute for a set of aggregations, and when.
 
-    Over the rows of one batch, ``group_by(keys).agg(partial_exprs)``. Over any number of such frames below each
-    other, ``group_by(keys).agg(merge_exprs)``, as often and in whatever grouping; a single frame needs no merge.
-    In the end ``select(keys, **final_exprs)``. The expressions in ``kept`` are for a group's rows as they are:
-    sorted by the order columns, then ``group_by(keys, maintain_order=True).agg(**kept)``, over a frame that has
-    the keys and ``kept_columns`` and nothing else besides the order columns' absence: selectors among them would
-    see any further column.
+    Over the rows of one batch: ``group_by(keys).agg(partial_exprs)``. Over any number of such frames, one below
+    the other: ``group_by(keys).agg(merge_exprs)``, as often and in whatever grouping; a single frame needs no
+    merge. In the end: ``select(keys, **final_exprs)``. The expressions in ``kept`` are for the rows themselves:
+    sorted by the order columns, then ``group_by(keys, maintain_order=True).agg(**kept)``, over a frame of the keys
+    and ``kept_columns`` only, since selectors in them would see any other column.
 
     Attributes:
         partial_exprs: Aggregates over rows, named after the private columns that they make.
         merge_exprs: Aggregates over those columns, with the same names and types.
         final_exprs: For each aggregation that splits, a row-wise expression over merged columns.
         kept: The aggregations that need the rows.
-        kept_columns: The columns that those read, without the keys unless they read them.
-        output_schema: Names and types of all results, as given by Polars, in the order asked for.
+        kept_columns: The columns that those read.
+        output_schema: Names and types of all results, as Polars gives them, in the order asked for.
         partial_schema: Names and types of the private columns.
         needs_order: Whether ``partial_exprs`` read the order columns.
-        layout: What identifies the columns of the state: equal layouts fit, others do not.
+        layout: What identifies the state's columns, for msgpack: equal layouts fit, others do not.
+        kinds: For each aggregation "partial", "partial holding values" or "keeps rows".
     """
 
     partial_exprs: list[pl.Expr]
@@ -54,25 +56,26 @@ class AggregatePlan:
     partial_schema: pl.Schema
     needs_order: bool
     layout: dict[str, Any]
-    _described: dict[str, str]
+    kinds: dict[str, str]
 
     def describe(self) -> dict[str, str]:
         """For each aggregation "partial", "partial holding values" or "keeps rows"."""
-        return dict(self._described)
+        return dict(self.kinds)
 
 
 def split(
     aggregations: Mapping[str, pl.Expr], input_schema: pl.Schema, order: tuple[str, ...]
 ) -> AggregatePlan:
-    """Splits aggregations into partial results where that gives exactly what Polars gives over all rows.
+    """Splits aggregations into partial results where that gives what Polars gives over all rows at once.
 
     Args:
         aggregations: Expressions by the name of their result, as for ``group_by().agg()``.
-        input_schema: The columns of the rows. The order columns may be among them; expressions do not see them.
+        input_schema: The columns of the rows. The order columns may be among them, and then their types are
+            right in ``partial_schema``; expressions do not see them.
         order: Columns whose values, compared one after the other, order the rows: no two rows are equal in all.
 
     Raises:
-        ExpressionRefused: An expression cannot be used, or Polars refuses it for this schema.
+        ExpressionRefused: An expression cannot be used here, or Polars refuses it for this schema.
         ColumnNotFound: An expression reads a column that is not there.
     """
     visible = pl.Schema({name: dtype for name, dtype in input_schema.items() if name not in order})
@@ -82,41 +85,41 @@ def split(
     partials = Partials(order)
     count_rows(partials)
     finals: dict[str, pl.Expr] = {}
-    described: dict[str, str] = {}
+    kinds: dict[str, str] = {}
     for name, expr in aggregations.items():
         own = Partials(order)
         try:
             final = _Split(visible, own).value(expr)
             _check_types(final, outputs[name], own, typed)
         except (KeepsRows, NotRebuildable, ExpressionRefused, RecursionError):
-            described[name] = "keeps rows"
+            kinds[name] = "keeps rows"
             continue
         finals[name] = final
-        partials.columns.update(own.columns)
-        holds = any(partial.holds_values for partial in own.columns.values())
-        described[name] = "partial holding values" if holds else "partial"
+        partials.update(own)
+        holds = any(partial.holds_values for partial in own.columns())
+        kinds[name] = "partial holding values" if holds else "partial"
 
     kept = {name: expr for name, expr in aggregations.items() if name not in finals}
-    read = set().union(*(columns(expr, visible) for expr in kept.values())) if kept else set()
+    read = frozenset[str]().union(*(columns(expr, visible) for expr in kept.values()))
     kept_columns = tuple(name for name in visible if name in read)
-    over_rows = [partial.over_rows for partial in partials.columns.values()]
-    schema = _aggregated(over_rows, typed)
+    held = partials.columns()
+    schema = _aggregated([partial.over_rows for partial in held], typed)
     return AggregatePlan(
-        partial_exprs=over_rows,
-        merge_exprs=[partial.merged for partial in partials.columns.values()],
+        partial_exprs=[partial.over_rows for partial in held],
+        merge_exprs=[partial.merged for partial in held],
         final_exprs=finals,
         kept=kept,
         kept_columns=kept_columns,
         output_schema=pl.Schema(outputs),
         partial_schema=schema,
-        needs_order=any(partial.kind in ("first", "last") for partial in partials.columns.values()),
+        needs_order=any(partial.kind in ("first", "last") for partial in held),
         layout={
             "format": 1,
             "partials": {name: str(dtype) for name, dtype in sorted(schema.items())},
             "kept": {name: str(visible[name]) for name in sorted(kept_columns)},
             "keeps_rows": bool(kept),
         },
-        _described=described,
+        kinds=kinds,
     )
 
 
@@ -124,30 +127,51 @@ def _checked(name: str, expr: pl.Expr, schema: pl.Schema) -> pl.DataType:
     """The type of an aggregation's result, after everything that can be said against it."""
     verb = f"agg({name}=...)"
     check_aggregate(expr, verb=verb)
-    if name == _KEY:
-        raise ExpressionRefused(f"{verb}: this name is used inside: choose another")
+    missing = sorted(columns(expr) - set(schema))
+    if missing:
+        raise ColumnNotFound(
+            f"{verb}: {short(expr)} reads {missing[0]!r}, which is not a column here"
+            f"{did_you_mean(missing[0], schema.names())} (columns: {', '.join(schema.names())})"
+        )
     try:
         result = _aggregated([expr.alias(name)], schema)
-        # Some of what Polars refuses it refuses only when run.
-        empty = pl.DataFrame(schema={_KEY: pl.Int8, **schema})
-        empty.group_by(_KEY).agg(expr.alias(name))
-    except pl.exceptions.ColumnNotFoundError as error:
-        raise ColumnNotFound(
-            f"{verb}: {short(expr)} reads a column that is not there: {_first_line(error)};"
-            f" there are {', '.join(schema.names())}"
-        ) from error
     except pl.exceptions.PolarsError as error:
         raise ExpressionRefused(f"{verb}: {short(expr)}: {_first_line(error)}") from error
     if list(result) != [name]:
-        raise ExpressionRefused(f"{verb}: {short(expr)} gives {len(result)} columns: give each its own name")
+        raise ExpressionRefused(f"{verb}: {short(expr)} gives {len(result)} columns: name each of its own")
+    _try(expr, schema, verb)
     return result[name]
+
+
+def _try(expr: pl.Expr, schema: pl.Schema, verb: str) -> None:
+    """Refuses what Polars refuses for a type only when it runs, such as the truth of texts.
+
+    Other errors are left for rows that really give them: these values are made up.
+    """
+    rows = pl.DataFrame([pl.Series(name, [None, _example(dtype)], dtype) for name, dtype in schema.items()])
+    try:
+        rows.with_columns(pl.lit(0).alias(_KEY)).group_by(_KEY).agg(expr.alias("result"))
+    except pl.exceptions.InvalidOperationError as error:
+        if "not supported" in str(error):
+            raise ExpressionRefused(f"{verb}: {short(expr)}: {_first_line(error)}") from error
+    except pl.exceptions.PolarsError:
+        return
+
+
+def _example(dtype: pl.DataType) -> Any:
+    """Some value of a type; null of types that hold others."""
+    if dtype.is_numeric():
+        return 1
+    if dtype.is_temporal():
+        return pl.Series([1]).cast(dtype).item()
+    return {pl.String: "a", pl.Binary: b"a", pl.Boolean: True}.get(type(dtype))
 
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-def _aggregated(exprs: list[pl.Expr], schema: pl.Schema) -> pl.Schema:
+def _aggregated(exprs: Sequence[pl.Expr], schema: Mapping[str, pl.DataType]) -> pl.Schema:
     """Names and types of aggregations over rows of a schema."""
     frame = pl.LazyFrame(schema={_KEY: pl.Int8, **schema})
     found = frame.group_by(_KEY).agg(exprs).collect_schema()
@@ -156,7 +180,7 @@ def _aggregated(exprs: list[pl.Expr], schema: pl.Schema) -> pl.Schema:
 
 def _check_types(final: pl.Expr, output: pl.DataType, partials: Partials, schema: pl.Schema) -> None:
     """Raises KeepsRows unless partials, merged ones and result have the types that they must have."""
-    held = partials.columns.values()
+    held = partials.columns()
     try:
         first = _aggregated([partial.over_rows for partial in held], schema)
         merged = _aggregated([partial.merged for partial in held], first)
@@ -184,9 +208,11 @@ class _Split:
         """
         node = nodes(expr)
         if node.kind in AGGREGATES:
-            child = self._child(inputs(expr, node)[0], node.children[0]) if node.children else None
-            return split_aggregate(node, expr, child, self.partials)
-        if node.kind == "Alias":
+            return split_aggregate(self._aggregate(expr, node), self.partials)
+        if node.kind == "Len":
+            return count_rows(self.partials)
+        if node.kind in ("Alias", "RenameAlias", "KeepName"):
+            # The result is named by the keyword.
             return self.value(inputs(expr, node)[0])
         if node.kind == "Literal":
             if "Series" in node.params or "List" in node.params.get("Scalar", {}):
@@ -197,25 +223,25 @@ class _Split:
         own = inputs(expr, node)
         return rebuild(node, own, [self.value(one) for one in own])
 
-    def _child(self, expr: pl.Expr, node: Node) -> Child:
-        value, below = expr, node
+    def _aggregate(self, expr: pl.Expr, node: Node) -> Aggregate:
+        value = below = inputs(expr, node)[0]
+        at = node.children[0]
         keep: list[pl.Expr] = []
         drops: list[str] = []
-        while below.kind in ("Filter", "DropNulls", "DropNans", "Alias"):
-            if below.kind == "Filter":
-                value, condition = inputs(value, below)
-                self._check_row(condition, below.children[1])
-                keep.append(condition)
-                below = below.children[0]
-                # Under a filter nothing else may drop rows: the condition would not fit them.
-                break
-            if below.kind != "Alias":
-                drops.append(below.kind)
-            value, below = inputs(value, below)[0], below.children[0]
-        self._check_row(value, below)
-        keep.extend(value.is_not_null() if kind == "DropNulls" else value.is_not_nan() for kind in drops)
+        while at.kind in ("DropNulls", "DropNans", "Alias"):
+            drops.append(at.kind)
+            value, at = inputs(value, at)[0], at.children[0]
+        if at.kind == "Filter":
+            # Under it nothing else may drop rows: the condition would not fit what is left.
+            value, condition = inputs(value, at)
+            self._check_row(condition, at.children[1])
+            keep.append(condition)
+            at = at.children[0]
+        self._check_row(value, at)
+        conditions = {"DropNulls": value.is_not_null(), "DropNans": value.is_not_nan()}
+        keep.extend(conditions[kind] for kind in drops if kind in conditions)
         dtype = pl.LazyFrame(schema=self.schema).select(value.alias("value")).collect_schema()["value"]
-        return Child(expr, value, tuple(keep), dtype)
+        return Aggregate(node, expr, below, value, tuple(keep), dtype)
 
     def _check_row(self, expr: pl.Expr, node: Node) -> None:
         if has_selector(expr) or not any(part.kind == "Column" for part in node.walk()):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import polars as pl
 
+from mamba_stream.errors import ExpressionRefused
 from mamba_stream.plan.rowwise import check_repeatable, check_row_wise
 from mamba_stream.plan.timebounds import time_bounds
-from mamba_stream.plan.trees import columns, fingerprint, has_selector, nodes, output_name, tree
+from mamba_stream.plan.trees import columns, fingerprint, has_selector, nodes, output_name, short, tree
 
 __all__ = [
     "check_aggregate",
@@ -33,4 +34,11 @@ def check_aggregate(expr: pl.Expr, *, verb: str) -> None:
     Raises:
         ExpressionRefused: With the piece that is not allowed and what to use instead.
     """
-    check_repeatable(nodes(expr), expr, verb=verb)
+    root = nodes(expr)
+    check_repeatable(root, expr, verb=verb)
+    for part in root.walk():
+        if part.kind == "Selector" and "ByIndex" in str(part.params):
+            raise ExpressionRefused(
+                f"{verb}: {short(expr)} picks a column by its position, which depends on what else is kept:"
+                " name the column"
+            )

@@ -51,7 +51,7 @@ def rebuild(node: Node, own: Sequence[pl.Expr], replaced: Sequence[pl.Expr]) -> 
     write = _WRITERS.get(node.kind) or _same_name(node)
     try:
         again = write(node.params, *own)
-        if isinstance(again, pl.Expr) and nodes(again) == node:
+        if nodes(again) == node:
             return write(node.params, *replaced)
     except (AttributeError, KeyError, TypeError, ValueError, IndexError, pl.exceptions.PolarsError) as error:
         raise NotRebuildable(node.kind) from error

@@ -15,8 +15,8 @@ def _reasons(**kinds: str) -> dict[str, str]:
 #: Why a kind is refused: a key of the sentences in ``cure``.
 REASONS: dict[str, str] = _reasons(
     aggregate=(
-        "Len Quantile NullCount Product ArgMin ArgMax MinBy MaxBy Mode ApproxNUnique ApproxQuantile Skew Kurtosis"
-        " Entropy Correlation Hist ValueCounts UniqueCounts IndexOf SearchSorted LowerBound UpperBound"
+        "Len Quantile NullCount Product ArgMin ArgMax MinBy MaxBy ApproxNUnique ApproxQuantile Skew Kurtosis"
+        " Entropy Correlation Hist UniqueCounts IndexOf SearchSorted LowerBound UpperBound"
         " Boolean.Any Boolean.All Boolean.HasNulls Boolean.IsEmpty Boolean.IsSorted"
         " Bitwise.And Bitwise.Or Bitwise.Xor StringExpr.ConcatVertical"
     ),
@@ -31,6 +31,7 @@ REASONS: dict[str, str] = _reasons(
         "Filter DropNulls DropNans Explode ArrayExpr.Explode ListExpr.Explode Append ExtendConstant Repeat Reshape"
         " Range.DateRange Range.DatetimeRange Range.TimeRange Range.LinearSpace"
     ),
+    unordered="Mode ValueCounts",
     random="Random ListExpr.Sample",
     python="AnonymousFunction AnonymousAgg FoldHorizontal ReduceHorizontal CumFoldHorizontal CumReduceHorizontal"
     " StructExpr.MapFieldNames",
@@ -38,6 +39,10 @@ REASONS: dict[str, str] = _reasons(
 )
 
 _SENTENCES = {
+    "unordered": (
+        "it looks at all rows, and those of a batch are chance: use .window(...).agg(...)"
+        " or .group_by(...).agg(...)"
+    ),
     "aggregate": (
         "it looks at all rows, and those of a batch are chance: use .window(...).agg(...)"
         " or .group_by(...).agg(...)"
@@ -82,6 +87,6 @@ def cure(node: Node, *, over: str | None) -> str:
         )
     reason = "aggregate" if node.kind.startswith("Agg.") else REASONS.get(node.kind, "unknown")
     sentence = _SENTENCES[reason]
-    if over is not None and reason in ("aggregate", "ordered", "compared", "distinct"):
+    if over is not None and reason in ("aggregate", "unordered", "ordered", "compared", "distinct"):
         sentence += _WINDOWED.format(over=over)
     return sentence

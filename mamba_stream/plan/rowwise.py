@@ -197,6 +197,12 @@ def check_repeatable(node: Node, expr: pl.Expr, *, verb: str) -> None:
     for part in node.walk():
         if part.kind == "Rank" and part.params["options"]["method"] == "Random":
             raise ExpressionRefused(f'{verb}: rank("random") in {short(expr)}: {_SEEDLESS}')
+        if part.kind in _UNORDERED and not part.params[_UNORDERED[part.kind]]:
+            option = _UNORDERED[part.kind]
+            raise ExpressionRefused(
+                f"{verb}: {_piece(part)} in {short(expr)}: the order of its values is another one each time:"
+                f" add {option}=True"
+            )
         if REASONS.get(part.kind) in ("python", "random"):
             raise ExpressionRefused(f"{verb}: {_piece(part)} in {short(expr)}: {cure(part, over=None)}")
         if part.kind not in ALLOWED and part.kind not in _HOLDS_BYTES and _holds_pickle(part.params):
@@ -205,6 +211,9 @@ def check_repeatable(node: Node, expr: pl.Expr, *, verb: str) -> None:
 
 _PYTHON = cure(Node("AnonymousFunction", None, ()), over=None)
 _SEEDLESS = 'it gives another result each time: use another method, such as "ordinal"'
+
+#: What makes the order of their values the same each time.
+_UNORDERED = {"Mode": "maintain_order", "ValueCounts": "sort"}
 
 #: Literals and the categories of an Enum are written as bytes too.
 _HOLDS_BYTES = frozenset({"Literal", "Cast", "Bin"})

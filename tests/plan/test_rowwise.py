@@ -868,7 +868,7 @@ def test_over_something_else_or_something_unrepeatable_is_refused(expr, word):
 
 
 @pytest.mark.parametrize(
-    "expr", [pl.len(), a.mean(), a.sort().head(3), a, a.rank(), a.unique().len(), a.sort_by("t").first(), a.mode()]
+    "expr", [pl.len(), a.mean(), a.sort().head(3), a, a.rank(), a.unique().len(), a.sort_by("t").first(), a.mode(maintain_order=True)]
 )
 def test_an_aggregate_may_be_anything_that_can_be_repeated(expr):
     check_aggregate(expr, verb="agg(x=...)")
