@@ -45,6 +45,9 @@ def prepare(path: Path, mounts: Path = _MOUNTS) -> None:
     try:
         for name in (INDEX, FILES, WAKE, JOBS):
             (path / name).mkdir(parents=True, exist_ok=True)
+        for place in path.parents:
+            if existing == place or existing in place.parents:
+                sync(place)
     except (PermissionError, OSError) as error:
         if isinstance(error, PermissionError) or error.errno == 30:
             raise ReadOnlyLog(f"{path} cannot be written to: {error.strerror}") from error

@@ -7,7 +7,10 @@ every page freed after it from being reused. The map grows by itself.
 from __future__ import annotations
 
 import errno
+import fcntl
+import mmap
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -33,6 +36,10 @@ T = TypeVar("T")
 
 MAP_SIZE = 64 << 30
 _MAX_READERS = 1024
+_STILLBORN_PAGES = 3
+_MAGIC = (0xBEEFC0DE).to_bytes(4, sys.byteorder)
+_MAGIC_END = 20
+"""Where LMDB's mark ends in each of the first two pages."""
 _opened: weakref.WeakSet[Index] = weakref.WeakSet()
 
 
@@ -47,16 +54,7 @@ class Index:
         self._resizing = False
         self._unusable: Exception | None = None
         try:
-            self._env = lmdb.open(
-                str(path),
-                map_size=map_size,
-                subdir=True,
-                sync=True,
-                metasync=True,
-                writemap=False,
-                max_readers=_MAX_READERS,
-                max_spare_txns=16,
-            )
+            self._env = _environment(path, map_size)
         except lmdb.ReadonlyError as error:
             raise ReadOnlyLog(f"{path} cannot be written to") from error
         except lmdb.Error as error:
@@ -184,6 +182,47 @@ class Index:
             finally:
                 self._resizing = False
                 self._gate.notify_all()
+
+
+def _environment(path: Path, map_size: int) -> lmdb.Environment:
+    def opened() -> lmdb.Environment:
+        return lmdb.open(
+            str(path),
+            map_size=map_size,
+            subdir=True,
+            sync=True,
+            metasync=True,
+            writemap=False,
+            max_readers=_MAX_READERS,
+            max_spare_txns=16,
+        )
+
+    try:
+        return opened()
+    except lmdb.InvalidError:
+        if not _clear_stillborn(path):
+            raise
+        return opened()
+
+
+def _clear_stillborn(path: Path) -> bool:
+    """Empties an index whose creation was cut short, by a loss of power or of room; whether to try again.
+
+    LMDB writes the first two pages of a new file without syncing them. A file that holds no more than those
+    and the first commit, which only says that this is a log, has never known of a topic.
+    """
+    fd = os.open(path / "data.mdb", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        if os.fstat(fd).st_size > _STILLBORN_PAGES * mmap.PAGESIZE:
+            return False
+        first = [os.pread(fd, _MAGIC_END, page * mmap.PAGESIZE)[-len(_MAGIC) :] for page in range(2)]
+        if first != [_MAGIC, _MAGIC]:
+            os.ftruncate(fd, 0)
+        # Otherwise another process has just made it anew.
+        return True
+    finally:
+        os.close(fd)
 
 
 def _translated(error: lmdb.Error | Damaged, path: Path) -> Exception:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from pathlib import Path
@@ -108,10 +109,14 @@ class Store:
     def _meta(self) -> Meta:
         value = self.get(rows.META)
         if value is None:
+            # The index is durable once the names that lead to it are. Before the first commit, so that whoever
+            # finds that one need not ask.
+            directory.sync(self.path / directory.INDEX)
+            directory.sync(self.path)
+            with contextlib.suppress(PermissionError):
+                # Where we may not look into it, somebody else has made the log's directory before.
+                directory.sync(self.path.parent)
             value = self.index.update(self._found)
-            # The index is durable once the names that lead to it are.
-            for place in (self.path / directory.INDEX, self.path, self.path.parent):
-                directory.sync(place)
         meta: Meta = rows.unpack(Meta, value)
         if meta.format > directory.FORMAT:
             raise NewerFormat(
