@@ -43,11 +43,11 @@ def prepare(path: Path, mounts: Path = _MOUNTS) -> None:
                 f"{' …' if len(foreign) > 3 else ''}; name an empty or a new directory"
             )
     try:
+        missing = [place for place in (path, *path.parents) if not place.exists()]
         for name in (INDEX, FILES, WAKE, JOBS):
             (path / name).mkdir(parents=True, exist_ok=True)
-        for place in path.parents:
-            if existing == place or existing in place.parents:
-                sync(place)
+        for place in missing:
+            sync(place.parent)
     except (PermissionError, OSError) as error:
         if isinstance(error, PermissionError) or error.errno == 30:
             raise ReadOnlyLog(f"{path} cannot be written to: {error.strerror}") from error
