@@ -21,7 +21,7 @@ from mamba_stream.core.clock import Clock
 from mamba_stream.errors import CommitUnknown, LogClosed, LogUnavailable, MambaStreamError, NotCommitted
 from mamba_stream.log import files, ledger
 from mamba_stream.log.format import Message
-from mamba_stream.log.index import Index
+from mamba_stream.log.index import CLOSED, Index
 
 if TYPE_CHECKING:
     from mamba_stream.log.views import Draft
@@ -106,6 +106,8 @@ class Committer:
 
     def commit(self, change: ChangeSet, batches: Sequence[Batch] = ()) -> Applied:
         """Commits the change set with these batches appended, durably; raises if it did not happen."""
+        # Before any lock: over a fork a thread that holds one is not inherited, but its lock is.
+        self._index.check()
         pending = _Pending(change, batches)
         with self._door:
             self._arrived.append(pending)
@@ -139,6 +141,12 @@ class Committer:
                 file.close()
             self._open.clear()
 
+    def abandon(self) -> None:
+        """Closes the files without a word, in a process that was forked: their locks are its parent's."""
+        for file in self._open.values():
+            file.close()
+        self._open.clear()
+
     def _wait(self, pending: _Pending) -> None:
         """Returns with an answer, or as the leader."""
         try:
@@ -168,7 +176,7 @@ class Committer:
         started = self._clock.monotonic()
         try:
             if self._closed:
-                raise LogClosed("the log was closed: open it again with mamba.open(...)")
+                raise LogClosed(CLOSED)
             self._index.check()
             places = self._write(group)
             self._apply(group, places)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
-from mamba_stream.errors import NetworkFileSystem, NotALog, ReadOnlyLog
+from mamba_stream.errors import DiskFull, LogUnavailable, NetworkFileSystem, NotALog, ReadOnlyLog
 
 FORMAT = 1
 """The version of everything on disk: the index's rows, commit files, segments and their contents."""
@@ -24,6 +25,29 @@ _MOUNTS = Path("/proc/self/mountinfo")
 
 def prepare(path: Path, mounts: Path = _MOUNTS) -> None:
     """Makes the directory ready to hold a log; refuses one that holds something else."""
+    try:
+        _check(path, mounts)
+        missing = [place for place in (path, *path.parents) if not place.exists()]
+        for name in (INDEX, FILES, WAKE, JOBS):
+            (path / name).mkdir(parents=True, exist_ok=True)
+        for place in missing:
+            sync(place.parent)
+    except NotADirectoryError as error:
+        raise NotALog(f"{path} cannot be a directory: something above it is a file") from error
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise ReadOnlyLog(
+                f"{path} cannot be written to ({error.strerror}): give write permission, or open a copy"
+            ) from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(f"{path}: {error.strerror}; no log was made. Free some space") from error
+        raise LogUnavailable(f"{path} cannot hold a log: {error.strerror}") from error
+    for place in (path, path / INDEX, path / FILES):
+        if not os.access(place, os.W_OK):
+            raise ReadOnlyLog(f"{place} cannot be written to: give write permission, or open a copy")
+
+
+def _check(path: Path, mounts: Path) -> None:
     if path.exists() and not path.is_dir():
         raise NotALog(f"{path} is a file; a log is a directory")
     existing = path
@@ -42,19 +66,6 @@ def prepare(path: Path, mounts: Path = _MOUNTS) -> None:
                 f"{path} is not a log: it holds {', '.join(foreign[:3])}"
                 f"{' …' if len(foreign) > 3 else ''}; name an empty or a new directory"
             )
-    try:
-        missing = [place for place in (path, *path.parents) if not place.exists()]
-        for name in (INDEX, FILES, WAKE, JOBS):
-            (path / name).mkdir(parents=True, exist_ok=True)
-        for place in missing:
-            sync(place.parent)
-    except (PermissionError, OSError) as error:
-        if isinstance(error, PermissionError) or error.errno == 30:
-            raise ReadOnlyLog(f"{path} cannot be written to: {error.strerror}") from error
-        raise
-    for place in (path, path / INDEX, path / FILES):
-        if not os.access(place, os.W_OK):
-            raise ReadOnlyLog(f"{place} cannot be written to: give write permission, or open a copy")
 
 
 def sync(directory: Path) -> None:

@@ -294,9 +294,10 @@ def _files(where: Path, found: _Found) -> Iterator[Finding]:
             "damage", f"index: {found.live[number]} batches lie in file #{number}, which it does not know"
         )
     for item in sorted(os.listdir(where)):
-        stem = item.partition(".")[0]
-        known = not item.startswith("new-") and int(stem, 16) in found.files
-        if not known:
+        named = files.number_of(item)
+        if named is None and not item.startswith("new-"):
+            yield Finding("note", f"{item} is not the log's")
+        elif named not in found.files:
             yield Finding("note", f"{item} belongs to nobody; it is removed when the log is opened next")
 
 

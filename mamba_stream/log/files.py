@@ -11,6 +11,7 @@ import errno
 import fcntl
 import mmap
 import os
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -33,6 +34,7 @@ FULL = 256 << 20
 INTERNAL_FULL = 32 << 20
 """The same for internal topics, whose rows are trimmed soon: a file goes when all its rows are gone."""
 
+_NUMBERED = re.compile(r"([0-9a-f]{8,})\.(?:commit|arrows|toc)")
 _VECTORS = 1024
 _OPEN_MAPS = 128
 _COPIED_BYTES = 1 << 20
@@ -42,6 +44,12 @@ _GROWN_BYTES = 8 << 20
 def path_of(files: Path, number: int, kind: str) -> Path:
     """Where a file of this number lies. Names of files never come from names of topics."""
     return files / f"{number:08x}.{'commit' if kind == 'commit' else 'arrows'}"
+
+
+def number_of(name: str) -> int | None:
+    """The number of a file of this name; ``None`` where it is not a name that a log gives."""
+    match = _NUMBERED.fullmatch(name)
+    return None if match is None else int(match[1], 16)
 
 
 def contents_path(segment: Path) -> Path:

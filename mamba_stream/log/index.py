@@ -35,6 +35,11 @@ from mamba_stream.log.views import Draft, View
 T = TypeVar("T")
 
 MAP_SIZE = 64 << 30
+CLOSED = "the log was closed: open it again with mamba.open(...)"
+FORKED = (
+    "this process was forked from one that had this log open, and cannot use it: the index would be damaged. "
+    "Start processes with multiprocessing's 'spawn' method, or open the log after the fork only"
+)
 _MAX_READERS = 1024
 _STILLBORN_PAGES = 3
 _MAGIC = (0xBEEFC0DE).to_bytes(4, sys.byteorder)
@@ -128,7 +133,7 @@ class Index:
             return
         forked = isinstance(self._unusable, ForkedProcess)
         with self._gate:
-            self._unusable = LogClosed("the log was closed: open it again with mamba.open(...)")
+            self._unusable = LogClosed(CLOSED)
             self._gate.wait_for(lambda: forked or self._active == 0)
         if not forked:
             self._env.close()
@@ -242,10 +247,7 @@ def _poison() -> None:
     for index in list(_opened):
         # The child shares locks and reader slots with its parent: using them would corrupt the index.
         index._gate = threading.Condition(threading.Lock())
-        index._unusable = ForkedProcess(
-            "this log was opened before the process forked; open it again in the child, "
-            "or start processes with multiprocessing's 'spawn' method"
-        )
+        index._unusable = ForkedProcess(FORKED)
 
 
 os.register_at_fork(after_in_child=_poison)

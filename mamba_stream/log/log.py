@@ -8,12 +8,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import pyarrow as pa
+
 from mamba_stream.core.changes import ChangeSet, CreateTopic
+from mamba_stream.core.keys import hash_keys
 from mamba_stream.core.names import check_name, did_you_mean
 from mamba_stream.core.numbers import is_whole
 from mamba_stream.core.schemas import canonical_schema, describe_difference, schema_bytes, time_type_of
-from mamba_stream.errors import AlreadyExists, InvalidInput, SchemaMismatch, TopicNotFound
+from mamba_stream.errors import AlreadyExists, InvalidInput, LogClosed, SchemaMismatch, TopicNotFound
 from mamba_stream.log import rows, sealing
+from mamba_stream.log.index import CLOSED
 from mamba_stream.log.rows import FileRow, TopicRow
 from mamba_stream.log.store import Store, release
 from mamba_stream.log.topic import Topic
@@ -73,7 +77,7 @@ class Log:
     """
 
     def __init__(self, store: Store) -> None:
-        self._store = store
+        self._shared = store
         self._open = True
         self._topics: dict[str, Topic] = {}
 
@@ -83,7 +87,7 @@ class Log:
     @property
     def path(self) -> Path:
         """The directory."""
-        return self._store.path
+        return self._shared.path
 
     def create_topic(
         self,
@@ -116,6 +120,9 @@ class Log:
         check_name(name, "topic", internal=internal)
         arrow = canonical_schema(schema)
         columns = _key(key, arrow.names)
+        if columns:
+            # Refuses, before the first row does, what has no hash.
+            hash_keys([pa.array([], arrow.field(column).type) for column in columns])
         if time is not None:
             _known(name, "time", time, arrow.names)
             time_type_of(arrow, time)
@@ -162,7 +169,7 @@ class Log:
             self._topics.pop(name, None)
             names = self.topics(internal=True)
             raise TopicNotFound(
-                f"no topic {name!r} in {self.path}{did_you_mean(str(name), names)}; "
+                f"no topic {name!r:.80} in {self.path}{did_you_mean(str(name), names)}; "
                 + (
                     f"it has {', '.join(names[:8])}{' …' if len(names) > 8 else ''}"
                     if names
@@ -187,7 +194,7 @@ class Log:
 
     def transaction(self) -> Transaction:
         """Begins a transaction: ``with log.transaction() as tx: ...``."""
-        return Transaction(self._store, self.__getitem__)
+        return Transaction(self)
 
     def lsn(self) -> int:
         """The number of the last commit."""
@@ -207,6 +214,9 @@ class Log:
         found = {}
         for key, value in self._store.items(rows.OFFSET + group.encode() + b"\0"):
             _, topic, partition = rows.offset_place(key)
+            if topic not in names:
+                # Created since the names were read.
+                continue
             found[names[topic], partition] = int.from_bytes(value, "big")
         return found
 
@@ -261,7 +271,7 @@ class Log:
         """Closes this handle; what is committed stays."""
         if self._open:
             self._open = False
-            release(self._store)
+            release(self._shared)
 
     def __enter__(self) -> Self:
         return self
@@ -273,6 +283,13 @@ class Log:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    @property
+    def _store(self) -> Store:
+        # Another handle may keep the store open; this one is over.
+        if not self._open:
+            raise LogClosed(CLOSED)
+        return self._shared
 
     def _row(self, name: str) -> TopicRow | None:
         return self._store.topic(name)

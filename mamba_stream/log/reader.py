@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -57,7 +57,7 @@ class Reader:
 
     def __init__(
         self,
-        shelf: Shelf,
+        shelf: Callable[[], Shelf],
         topic: TopicRow,
         positions: Mapping[int, int],
         wanted: tuple[int, ...] | None,
@@ -159,7 +159,7 @@ class Reader:
         if not ahead:
             limit = self._look_up[partition]
             self._look_up[partition] = min(limit * 4, _LOOKED_UP)
-            found = self._shelf.entries(self._topic, partition, position, limit)
+            found = self._shelf().entries(self._topic, partition, position, limit)
             # Even where an entry holds the position: its first rows may be the ones that were trimmed away.
             self._check_trimmed(partition, position)
             if not found:
@@ -168,7 +168,7 @@ class Reader:
         return ahead.popleft()
 
     def _check_trimmed(self, partition: int, position: int) -> None:
-        begin = self._shelf.heads(self._topic, [partition])[partition].begin
+        begin = self._shelf().heads(self._topic, [partition])[partition].begin
         if position < begin:
             raise OffsetTrimmed(
                 f"topic {self._topic.name!r}, partition {partition}: offset {position} was trimmed away; "
@@ -176,7 +176,7 @@ class Reader:
             )
 
     def _cut(self, partition: int, placed: Placed) -> LogBatch:
-        data = self._shelf.batch(self._topic, partition, placed, self._wanted)
+        data = self._shelf().batch(self._topic, partition, placed, self._wanted)
         first = max(placed.offset, self._positions[partition])
         following = min(placed.next_offset, self._ends.get(partition, placed.next_offset))
         if first != placed.offset or following != placed.next_offset:
@@ -184,7 +184,7 @@ class Reader:
         return LogBatch(self._topic.name, partition, first, following, data, placed.entry.append_time)
 
     def _heads(self) -> dict[int, Head]:
-        return self._shelf.heads(self._topic, sorted(self._positions))
+        return self._shelf().heads(self._topic, sorted(self._positions))
 
     def _end(self, partition: int, head: Head) -> int:
         return min(head.end, self._ends.get(partition, head.end))

@@ -53,7 +53,7 @@ def recover(index: Index, directory: Path, clock: Clock) -> int:
             draft.delete(rows.number_key(rows.FILE, number))
             removed += 1
         for path in strays:
-            stray = _number(path)
+            stray = files.number_of(path.name)
             owner = None if stray is None else ledger.file(stray)
             if stray is None or owner is None or not _belongs(path, directory, stray, owner):
                 removed += _unlink_unlocked(path)
@@ -65,7 +65,7 @@ def recover(index: Index, directory: Path, clock: Clock) -> int:
 def _strays(directory: Path, known: dict[int, rows.FileRow], now: int) -> list[Path]:
     strays = []
     for item in os.scandir(directory):
-        number = _number(Path(item.name))
+        number = files.number_of(item.name)
         if number is not None:
             # Numbers are given again when a commit fails: only file and row together are known.
             row = known.get(number)
@@ -88,13 +88,6 @@ def _age(item: os.DirEntry[str], now: int) -> int:
 def _belongs(path: Path, directory: Path, number: int, row: rows.FileRow) -> bool:
     expected = files.path_of(directory, number, row.kind)
     return path in (expected, files.contents_path(expected))
-
-
-def _number(path: Path) -> int | None:
-    try:
-        return int(path.name.partition(".")[0], 16)
-    except ValueError:
-        return None
 
 
 def _unlink_unlocked(path: Path) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import cast
 
 import polars as pl
@@ -11,6 +11,7 @@ from polars.io.plugins import register_io_source
 
 from mamba_stream.core.durations import ticks_per_day
 from mamba_stream.core.schemas import polars_schema
+from mamba_stream.errors import ExpressionRefused
 from mamba_stream.log.rows import TopicRow
 from mamba_stream.log.shelf import Placed, Shelf
 from mamba_stream.plan.timebounds import time_bounds
@@ -21,7 +22,7 @@ _FRAME_ROWS = 1 << 20
 """Batches are handed over in frames of about so many rows: every hand-over costs a fixed time."""
 
 
-def scan(shelf: Shelf, topic: TopicRow, schema: pa.Schema) -> pl.LazyFrame:
+def scan(shelf: Callable[[], Shelf], topic: TopicRow, schema: pa.Schema) -> pl.LazyFrame:
     """The topic as a lazy frame; its ends are taken when it is collected."""
 
     def frames(
@@ -31,7 +32,7 @@ def scan(shelf: Shelf, topic: TopicRow, schema: pa.Schema) -> pl.LazyFrame:
         batch_size: int | None,
     ) -> Iterator[pl.DataFrame]:
         # batch_size is a hint, and a small one: frames that only point into files may be larger.
-        return _frames(shelf, topic, schema, with_columns, predicate, n_rows)
+        return _frames(shelf(), topic, schema, with_columns, predicate, n_rows)
 
     return register_io_source(frames, schema=polars_schema(schema), validate_schema=False)
 
@@ -89,7 +90,11 @@ def _tick_bounds(
     """What the filter says about the time column, in its ticks, rounded outwards."""
     if predicate is None or topic.time is None:
         return None, None
-    low, high = time_bounds(predicate, topic.time)
+    try:
+        low, high = time_bounds(predicate, topic.time)
+    except ExpressionRefused:
+        # A Python function in it, which nobody can look into: every batch is read.
+        return None, None
     per_day = ticks_per_day(schema.field(topic.time).type)
     return (
         None if low is None else low * per_day // _DAY_US,

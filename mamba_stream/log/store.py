@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 from mamba_stream.core.changes import Applied, ChangeSet
 from mamba_stream.core.clock import Clock, SystemClock
-from mamba_stream.errors import NewerFormat, NotALog
+from mamba_stream.core.names import LONGEST_NAME
+from mamba_stream.errors import ForkedProcess, NewerFormat, NotALog
 from mamba_stream.log import directory, rows
 from mamba_stream.log.committer import Batch, Committer
 from mamba_stream.log.files import Maps
-from mamba_stream.log.index import MAP_SIZE, Index
+from mamba_stream.log.index import FORKED, MAP_SIZE, Index
 from mamba_stream.log.recovery import recover
 from mamba_stream.log.rows import Meta, TopicRow
 from mamba_stream.log.shelf import Shelf
@@ -47,6 +48,8 @@ class Store:
         self.shelf = Shelf(self.index, self.maps)
         self.committer = Committer(self.index, self.files, clock, self._waker.announce)
         self._waiters: list[Waiter] = []
+        self._ears = threading.Lock()
+        self._closed = False
         self._pid = os.getpid()
         self.handles = 0
 
@@ -68,8 +71,10 @@ class Store:
         value = self.get(rows.TICKS)
         return 0 if value is None else rows.unpack_ticks(value).lsn
 
-    def topic(self, name: str) -> TopicRow | None:
+    def topic(self, name: object) -> TopicRow | None:
         """The topic of exactly this name."""
+        if not isinstance(name, str) or len(name) > LONGEST_NAME:
+            return None
         number = self.get(rows.name_key(name))
         row = None if number is None else self.get(rows.TOPIC + number)
         topic: TopicRow | None = None if row is None else rows.unpack(TopicRow, row)
@@ -84,7 +89,10 @@ class Store:
         if now > lsn:
             return now
         deadline = self.clock.monotonic() + timeout
-        waiter = self._waiters.pop() if self._waiters else Waiter(self.path / directory.WAKE)
+        try:
+            waiter = self._waiters.pop()
+        except IndexError:
+            waiter = Waiter(self.path / directory.WAKE)
         try:
             # Only what is committed before the ear was there could be missed: look again.
             while (now := self.lsn()) <= lsn:
@@ -93,18 +101,31 @@ class Store:
                     break
                 waiter.wait(min(left, _SLOW_POLL))
         finally:
-            self._waiters.append(waiter)
+            with self._ears:
+                if self._closed:
+                    waiter.close()
+                else:
+                    self._waiters.append(waiter)
         return now
 
     def close(self) -> None:
-        """Closes everything; what is committed stays."""
+        """Closes everything; what is committed stays. Whoever waits is woken, and hears of it."""
+        if os.getpid() != self._pid:
+            return
         self.committer.close()
-        for waiter in self._waiters:
-            waiter.close()
-        self._waiters.clear()
-        self._waker.close()
+        with self._ears:
+            self._closed = True
+            for waiter in self._waiters:
+                waiter.close()
+            self._waiters.clear()
         self.maps.clear()
         self.index.close()
+        self._waker.announce()
+        self._waker.close()
+
+    def abandon(self) -> None:
+        """In a process that was forked: lets go of what would make its parent look alive."""
+        self.committer.abandon()
 
     def _meta(self) -> Meta:
         value = self.get(rows.META)
@@ -144,8 +165,8 @@ def acquire(path: Path, clock: Clock | None = None, map_size: int = MAP_SIZE) ->
         place = (status.st_dev, status.st_ino)
         store = _stores.get(place)
         if store is not None and store._pid != os.getpid():
-            # Inherited over a fork: it is poisoned, and this process opens its own.
-            store = None
+            # LMDB permits a process one opening of a path, and this one inherited its parent's.
+            raise ForkedProcess(FORKED)
         if store is None:
             store = Store(path, clock or SystemClock(), map_size)
             _stores[place] = store
@@ -162,3 +183,14 @@ def release(store: Store) -> None:
                 if known is store:
                     del _stores[place]
             store.close()
+
+
+def _forked() -> None:
+    # The lock may be held by a thread that the child does not have.
+    global _opening  # noqa: PLW0603
+    _opening = threading.RLock()
+    for store in _stores.values():
+        store.abandon()
+
+
+os.register_at_fork(after_in_child=_forked)

@@ -20,6 +20,7 @@ from mamba_stream.log.committer import Batch
 from mamba_stream.log.intake import Intake, running_time
 from mamba_stream.log.reader import LogBatch, Reader
 from mamba_stream.log.rows import NO_TIME, Head, TopicRow
+from mamba_stream.log.shelf import Shelf
 from mamba_stream.log.store import Store
 
 if TYPE_CHECKING:
@@ -40,14 +41,13 @@ class Topic:
 
     def __init__(self, log: Log, store: Store, row: TopicRow) -> None:
         self._log = log
-        self._store = store
         self._row = row
         self._layout = store.shelf.layout(row.schema)
         # Producers that come and go start at different partitions.
         self._intake = Intake(row, self._layout, store.lsn())
 
     def __repr__(self) -> str:
-        return f"Topic({self.name!r}, partitions={self.partitions}, log={str(self._store.path)!r})"
+        return f"Topic({self.name!r}, partitions={self.partitions}, log={str(self._log.path)!r})"
 
     @property
     def log(self) -> Log:
@@ -173,9 +173,7 @@ class Topic:
         numbers = self._numbers(partitions)
         self._numbers(list(end or {}))
         ends = {int(p): _offset(self.name, p, offset) for p, offset in (end or {}).items()}
-        return Reader(
-            self._store.shelf, self._row, self._positions(start, numbers), self._wanted(columns), ends
-        )
+        return Reader(self._shelf, self._row, self._positions(start, numbers), self._wanted(columns), ends)
 
     def scan(self) -> pl.LazyFrame:
         """The topic's rows as a lazy frame: projections, filters and limits reach into the log.
@@ -183,7 +181,7 @@ class Topic:
         Batches that a filter on the time column rules out are not read. Partitions come one after the
         other. The ends are taken when the frame is collected.
         """
-        return scanning.scan(self._store.shelf, self._row, self._layout.schema)
+        return scanning.scan(self._shelf, self._row, self._layout.schema)
 
     def offsets(self) -> dict[int, tuple[int, int]]:
         """``{partition: (begin, end)}``: the first offset there is, and the next one to be given."""
@@ -241,6 +239,14 @@ class Topic:
                 if not follow or reader.exhausted:
                     return
                 self._store.wait(lsn, _WAIT)
+
+    @property
+    def _store(self) -> Store:
+        return self._log._store
+
+    def _shelf(self) -> Shelf:
+        """Where readers get batches, as long as the log is open."""
+        return self._log._store.shelf
 
     def _commit(self, change: ChangeSet, batches: list[Batch] | None = None) -> Applied:
         try:

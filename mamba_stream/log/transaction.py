@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from mamba_stream.core.changes import (
     MAX_RECORD_BYTES,
@@ -18,8 +18,10 @@ from mamba_stream.core.names import check_name
 from mamba_stream.core.numbers import is_whole
 from mamba_stream.errors import InvalidInput, MambaStreamError, TopicNotFound
 from mamba_stream.log.committer import Batch
-from mamba_stream.log.store import Store
-from mamba_stream.log.topic import Topic, producer_sequences
+from mamba_stream.log.topic import producer_sequences
+
+if TYPE_CHECKING:
+    from mamba_stream.log.log import Log
 
 
 class Transaction:
@@ -33,9 +35,9 @@ class Transaction:
         offsets: ``{(topic, partition): (first, next)}`` of the appended rows, once it happened.
     """
 
-    def __init__(self, store: Store, topic: Callable[[str], Topic]) -> None:
-        self._store = store
-        self._topic = topic
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._topic = log.__getitem__
         self._batches: list[Batch] = []
         self._sequences: list[ProducerSequence] = []
         self._offsets: list[GroupOffset] = []
@@ -136,9 +138,9 @@ class Transaction:
             requires=tuple(self._requires),
         )
         try:
-            answer = self._store.commit(change, self._batches)
+            answer = self._log._store.commit(change, self._batches)
         except TopicNotFound as error:
-            there = {row.id for row in self._store.topics()}
+            there = {row.id for row in self._log._store.topics()}
             gone = ", ".join(repr(name) for number, name in self._names.items() if number not in there)
             raise TopicNotFound(f"topic {gone} was deleted; nothing was committed") from error
         self._batches = []

@@ -6,11 +6,11 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import lmdb
 import pytest
 
 from mamba_stream.errors import DataCorrupted, LogClosed, LogFailed, MambaStreamError
 from mamba_stream.log.index import Index
+from mamba_stream.log.views import Draft
 from tests.log.neighbour import finished, script
 
 SMALL = 1 << 16
@@ -25,36 +25,31 @@ def index(tmp_path: Path) -> Iterator[Index]:
 
 def keys(index: Index) -> set[bytes]:
     with index.view() as view:
-        return {key for key, _ in view.transaction.cursor()} if hasattr(view, "transaction") else _keys(view)
-
-
-def _keys(transaction: lmdb.Transaction) -> set[bytes]:
-    with transaction.cursor() as cursor:
-        return {bytes(key) for key, _ in cursor}
+        return {key for key, _ in view.items(b"")}
 
 
 def test_what_a_change_raises_undoes_it(index: Index) -> None:
-    def change(transaction: lmdb.Transaction) -> None:
-        transaction.put(b"a", b"1")
+    def change(draft: Draft) -> None:
+        draft.put(b"a", b"1")
         raise KeyError("no")
 
     with pytest.raises(KeyError):
         index.update(change)
-    index.update(lambda transaction: transaction.put(b"b", b"2"))
+    index.update(lambda draft: draft.put(b"b", b"2"))
     assert keys(index) == {b"b"}
 
 
 def test_the_map_grows_by_itself_under_large_changes(index: Index) -> None:
     for number in range(20):
-        index.update(lambda t, n=number: t.put(b"%04d" % n, bytes(SMALL // 4)))
+        index.update(lambda draft, n=number: draft.put(b"%04d" % n, bytes(SMALL // 4)))
     assert len(keys(index)) == 20
-    assert index.info()["map_size"] > SMALL
+    assert index.size() > SMALL
 
 
 def test_threads_grow_the_map_together(index: Index) -> None:
     def write(writer: int) -> None:
         for number in range(10):
-            index.update(lambda t, n=number: t.put(b"%d-%d" % (writer, n), bytes(SMALL // 8)))
+            index.update(lambda draft, n=number: draft.put(b"%d-%d" % (writer, n), bytes(SMALL // 8)))
             assert b"%d-%d" % (writer, number) in keys(index)
 
     threads = [threading.Thread(target=write, args=(writer,)) for writer in range(4)]
@@ -66,19 +61,19 @@ def test_threads_grow_the_map_together(index: Index) -> None:
 
 
 def test_a_map_that_another_process_grew_is_adopted(index: Index, tmp_path: Path) -> None:
-    index.update(lambda transaction: transaction.put(b"mine", b""))
+    index.update(lambda draft: draft.put(b"mine", b""))
     grow = """
 import sys
 from pathlib import Path
 from mamba_stream.log.index import Index
 index = Index(Path(sys.argv[1]), 1 << 16)
 for number in range(20):
-    index.update(lambda t: t.put(b"%04d" % number, bytes(1 << 14)))
+    index.update(lambda draft: draft.put(b"%04d" % number, bytes(1 << 14)))
 index.close()
 """
     finished(script(grow, tmp_path))
     assert len(keys(index)) == 21
-    index.update(lambda transaction: transaction.put(b"again", b""))
+    index.update(lambda draft: draft.put(b"again", b""))
     assert len(keys(index)) == 22
 
 
@@ -89,13 +84,13 @@ def test_a_closed_index_says_so(tmp_path: Path) -> None:
     with pytest.raises(LogClosed, match="open it again"), index.view():
         pass
     with pytest.raises(LogClosed):
-        index.update(lambda transaction: None)
+        index.update(lambda draft: None)
 
 
 def test_a_failed_index_refuses_everything_from_then_on(index: Index) -> None:
     index.fail(LogFailed("the disk is gone; reopen the log"))
     with pytest.raises(LogFailed, match="reopen"):
-        index.update(lambda transaction: None)
+        index.update(lambda draft: None)
     with pytest.raises(LogFailed), index.view():
         pass
 
@@ -121,4 +116,4 @@ os._exit(0)
 
 def test_errors_of_the_database_are_of_our_tree(index: Index) -> None:
     with pytest.raises(MambaStreamError):
-        index.update(lambda transaction: transaction.put(b"k" * 600, b""))
+        index.update(lambda draft: draft.put(b"k" * 600, b""))
