@@ -6,6 +6,7 @@ what Arrow makes of them depends on its version: fields of structs by position o
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -24,7 +25,7 @@ def cast(array: pa.Array, want: pa.DataType) -> pa.Array:
     Raises:
         pyarrow.ArrowInvalid: A value is beyond the type.
     """
-    if array.type.equals(want, check_metadata=True):
+    if array.type.equals(want, check_metadata=True) and not holds_arrays(want):
         return array
     if not pat.is_nested(want):
         return _CAST.call([array], pc.CastOptions.safe(want))
@@ -45,6 +46,18 @@ def cast(array: pa.Array, want: pa.DataType) -> pa.Array:
             cast(_children(array), want.value_type), type=want, mask=_nulls(array)
         )
     return _cast_list(array, want)
+
+
+@lru_cache(maxsize=1024)
+def holds_arrays(dtype: Any) -> bool:
+    """Whether fixed-size lists occur in a type.
+
+    Polars 2.1 panics on slices of them that have nulls, so :func:`cast` puts even those of the right type
+    together anew, from their own rows alone.
+    """
+    if pat.is_fixed_size_list(dtype):
+        return True
+    return pat.is_nested(dtype) and any(holds_arrays(dtype.field(i).type) for i in range(dtype.num_fields))
 
 
 def first_misfit(array: pa.Array, want: pa.DataType) -> int:

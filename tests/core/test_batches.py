@@ -46,7 +46,8 @@ def tables(depth: int = 3) -> st.SearchStrategy[pa.Table]:
     def rows_of(kinds: dict[str, pa.DataType]) -> st.SearchStrategy[pa.Table]:
         schema = pa.schema(list(kinds.items()))
         row = st.tuples(*(values_of(kind) for kind in kinds.values()))
-        chunk = st.lists(row, max_size=6).map(lambda rows: chunk_of(rows, schema))
+        whole = st.lists(row, max_size=6).map(lambda rows: chunk_of(rows, schema))
+        chunk = st.builds(pa.RecordBatch.slice, whole, st.integers(0, 3), st.integers(0, 6))
         return st.lists(chunk, min_size=1, max_size=3).map(
             lambda chunks: pa.Table.from_batches(chunks, schema)
         )
@@ -89,7 +90,7 @@ def test_batches_go_to_polars_and_through_a_file_unchanged(table: pa.Table) -> N
         assert written_and_read(batch).equals(batch, check_metadata=True)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None)
 @given(
     dataframes(max_cols=4, max_size=6, allowed_dtypes=POLARS_TYPES),
     st.integers(0, 5),
@@ -213,6 +214,15 @@ def test_large_and_small_batches_are_the_same_frames(rows: int) -> None:
     frame = frame_from_batch(batch[3:])
     assert frame["s"].to_list() == texts[3:]
     assert frame["b"].to_list() == raw[3:]
+
+
+@pytest.mark.parametrize(("start", "rows"), [(0, 2), (1, 3), (2, 2), (3, 0)])
+def test_a_slice_of_arrays_with_nulls_reaches_polars(start: int, rows: int) -> None:
+    pairs = pa.array([[1, 2], None, [3, None], None], pa.list_(pa.int64(), 2))
+    nested = pa.LargeListArray.from_arrays(pa.array([0, 1, 1, 2, 4], pa.int64()), pairs)
+    struct = pa.StructArray.from_arrays([pairs], names=["p"])
+    batch = pa.record_batch({"pairs": pairs, "nested": nested, "struct": struct})[start : start + rows]
+    assert frame_from_batch(batch).to_dicts() == batch.to_pylist()
 
 
 def test_no_batch_has_more_rows_than_asked_for() -> None:
