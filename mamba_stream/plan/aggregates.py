@@ -1,8 +1,9 @@
 """Aggregations split into partial results, their merge, and what is read off them in the end.
 
-``split`` takes each aggregation apart at its aggregates. Below one, everything must be row-wise, but for filters
-right under it; above, there may be row-wise functions of aggregates and plain values. Such aggregations are
-computed from partial results, merged in any order and grouping; the others keep the rows of their group.
+``split`` takes each aggregation apart at its aggregates. Below one, everything must be row-wise, but for
+filters right under it; above, there may be row-wise functions of aggregates and plain values. Such
+aggregations are computed from partial results, merged in any order and grouping; the others keep the rows of
+their group.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ _KEY = "_key"
 class AggregatePlan:
     """What to compute for a set of aggregations, and when.
 
-    Over the rows of one batch: ``group_by(keys).agg(partial_exprs)``. Over any number of such frames, one below
-    the other: ``group_by(keys).agg(merge_exprs)``, as often and in whatever grouping; a single frame needs no
-    merge. In the end: ``select(keys, **final_exprs)``. The expressions in ``kept`` are for the rows themselves:
-    sorted by the order columns, then ``group_by(keys, maintain_order=True).agg(**kept)``, over a frame of the keys
-    and ``kept_columns`` only, since selectors in them would see any other column.
+    Over the rows of one batch: ``group_by(keys).agg(partial_exprs)``. Over any number of such frames, one
+    below the other: ``group_by(keys).agg(merge_exprs)``, as often and in whatever grouping; a single frame
+    needs no merge. In the end: ``select(keys, **final_exprs)``. The expressions in ``kept`` are for the rows
+    themselves: sorted by the order columns, then ``group_by(keys, maintain_order=True).agg(**kept)``, over a
+    frame of the keys and ``kept_columns`` only, since selectors in them would see any other column.
 
     Attributes:
         partial_exprs: Aggregates over rows, named after the private columns that they make.
@@ -72,7 +73,7 @@ def split(
         aggregations: Expressions by the name of their result, as for ``group_by().agg()``.
         input_schema: The columns of the rows. The order columns may be among them, and then their types are
             right in ``partial_schema``; expressions do not see them.
-        order: Columns whose values, compared one after the other, order the rows: no two rows are equal in all.
+        order: Columns whose values, compared one after the other, order the rows; no two rows have the same.
 
     Raises:
         ExpressionRefused: An expression cannot be used here, or Polars refuses it for this schema.

@@ -24,8 +24,8 @@ __all__ = [
 def check_aggregate(expr: pl.Expr, *, verb: str) -> None:
     """Refuses an expression that cannot be evaluated over the rows of a window, or not the same way twice.
 
-    Whatever Polars allows in ``group_by().agg()`` is allowed, except Python functions and randomness. What does
-    not reduce its rows to one value (``pl.col("x")``, ``.unique()``) gives a list, as in Polars.
+    Whatever Polars allows in ``group_by().agg()`` is allowed, except Python functions and randomness. What
+    does not reduce its rows to one value (``pl.col("x")``, ``.unique()``) gives a list, as in Polars.
 
     Args:
         expr: The expression.

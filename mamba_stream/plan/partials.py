@@ -1,7 +1,7 @@
-"""Columns of partial results: what to compute over a batch's rows of a group, and how two such results make one.
+"""Columns of partial results: what to compute over a batch's rows, and how two such results make one.
 
-Equal columns are shared between aggregations: a mean and a sum of the same values need one sum. A column is named
-after what it holds, so that a name never stands for something else in stored state.
+Equal columns are shared between aggregations: a mean and a sum of the same values need one sum. A column is
+named after what it holds, so that a name never stands for something else in stored state.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """An expression taken apart into its inputs, and put together again over others.
 
-Polars hands out a node's inputs (``Expr.meta.pop``) but not the node without them, so the node is written anew
-from what its tree says. That it was understood is not assumed: over its own inputs the new node must serialise
-to the very tree it was made from, or it counts as not rebuildable. A new version of Polars can therefore cost
-speed here (more aggregates keep rows), never a wrong result.
+Polars hands out a node's inputs (``Expr.meta.pop``) but not the node without them, so the node is written
+anew from what its tree says. That it was understood is not assumed: over its own inputs the new node must
+serialise to the very tree it was made from, or it counts as not rebuildable. A new version of Polars can
+therefore cost speed here (more aggregates keep rows), never a wrong result.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ _NAMESPACES = {"TemporalExpr": "dt", "StringExpr": "str", "BinaryExpr": "bin", "
 
 
 def _same_name(node: Node) -> Writer:
-    """For functions without parameters, whose method is named as the node: "TemporalExpr.Hour" is dt.hour()."""
+    """For functions without parameters whose method has the node's name: "TemporalExpr.Hour" is dt.hour()."""
     if node.kind not in ALLOWED or node.params is not None:
         raise NotRebuildable(node.kind)
     family, _, member = node.kind.rpartition(".")

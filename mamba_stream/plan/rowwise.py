@@ -1,16 +1,16 @@
 """Whether an expression looks at nothing but its own row, decided node by node by an allow-list.
 
 What is not on the list is refused, whatever Polars says of it: ``Expr.meta.is_row_separable()`` answers True
-for ``x > x.mean()``. A function that is new in Polars is therefore refused until it is added here, with a line
-in the tests' table, which compares the whole frame's result with that of random cuts of it.
+for ``x > x.mean()``. A function that is new in Polars is therefore refused until it is added here, with a
+line in the tests' table, which compares the whole frame's result with that of random cuts of it.
 
 Allowed by kind alone is what can only ever see its row. Some kinds depend on their parameters or inputs (a
 date's format, the values to replace); those have a function in ``_JUDGED`` that says what is wrong, or None.
 
-A frame of one row is not like others: Polars 2 divides a column by a literal through the literal's reciprocal,
-but a column of one row exactly, so that ``(pl.col("x") / 49).floor()`` of 49 is 1.0 in a frame of one row and 0.0
-in any longer one, and ``//`` and ``%`` by a fraction differ likewise. An expression that passes here gives the
-same for all batches only if a single row is evaluated as two equal ones:
+A frame of one row is not like others: Polars 2 divides a column by a literal through the literal's
+reciprocal, but a column of one row exactly, so that ``(pl.col("x") / 49).floor()`` of 49 is 1.0 in a frame of
+one row and 0.0 in any longer one, and ``//`` and ``%`` by a fraction differ likewise. An expression that
+passes here gives the same for all batches only if a single row is evaluated as two equal ones:
 ``pl.DataFrame([column.new_from_index(0, 2) for column in frame.get_columns()])``, then ``head(1)``. (Not by
 ``pl.concat`` or by gathering: a column of equal values made that way stays what Polars calls a scalar, which
 divides exactly.) The same goes for a group_by that finds a single group.
@@ -42,8 +42,8 @@ ALLOWED: frozenset[str] = frozenset().union(
         " FloorDivide TruncDivide Modulus And Or Xor",
     ),
     # Numbers and anything.
-    "Abs Atan2 Ceil Clip Coalesce Cut Erf Erfc Exp FillNull Floor Hash Log Log1p Negate"
-    " MaxHorizontal MinHorizontal SumHorizontal MeanHorizontal Reinterpret RepeatBy Round RoundSF Sign Truncate"
+    "Abs Atan2 Ceil Clip Coalesce Cut Erf Erfc Exp FillNull Floor Hash Log Log1p Negate MaxHorizontal"
+    " MinHorizontal SumHorizontal MeanHorizontal Reinterpret RepeatBy Round RoundSF Sign Truncate"
     " AsStruct".split(),
     _family("Pow", "Generic Sqrt Cbrt"),
     _family(
@@ -53,15 +53,17 @@ ALLOWED: frozenset[str] = frozenset().union(
     _family("Bitwise", "CountOnes CountZeros LeadingOnes LeadingZeros TrailingOnes TrailingZeros"),
     _family(
         "Boolean",
-        "IsNull IsNotNull IsFinite IsInfinite IsNan IsNotNan IsBetween IsClose AllHorizontal AnyHorizontal Not",
+        "IsNull IsNotNull IsFinite IsInfinite IsNan IsNotNan IsBetween IsClose AllHorizontal"
+        " AnyHorizontal Not",
     ),
     _family(
         "StringExpr",
-        "ConcatHorizontal Contains ContainsAny CountMatches EndsWith EscapeRegex Extract ExtractAll ExtractGroups"
-        " ExtractMany Find FindMany Format Head HexEncode HexDecode Base64Encode Base64Decode JsonDecode"
-        " JsonPathMatch LenBytes LenChars Lowercase Normalize PadEnd PadStart Replace ReplaceMany Reverse Slice"
-        " Split SplitRegex SplitExact SplitN StartsWith StripChars StripCharsStart StripCharsEnd StripPrefix"
-        " StripSuffix Tail Titlecase ToDecimal ToInteger Uppercase ZFill",
+        "ConcatHorizontal Contains ContainsAny CountMatches EndsWith EscapeRegex Extract ExtractAll"
+        " ExtractGroups ExtractMany Find FindMany Format Head HexEncode HexDecode Base64Encode"
+        " Base64Decode JsonDecode JsonPathMatch LenBytes LenChars Lowercase Normalize PadEnd PadStart"
+        " Replace ReplaceMany Reverse Slice Split SplitRegex SplitExact SplitN StartsWith StripChars"
+        " StripCharsStart StripCharsEnd StripPrefix StripSuffix Tail Titlecase ToDecimal ToInteger"
+        " Uppercase ZFill",
     ),
     _family(
         "BinaryExpr",
@@ -71,21 +73,21 @@ ALLOWED: frozenset[str] = frozenset().union(
     _family(
         "TemporalExpr",
         "BaseUtcOffset CastTimeUnit Century Combine ConvertTimeZone Date DatetimeFunction Day DaysInMonth"
-        " DSTOffset Duration Hour IsLeapYear IsoYear Microsecond Millennium Millisecond Minute Month MonthEnd"
-        " MonthStart Nanosecond OffsetBy OrdinalDay Quarter Replace ReplaceTimeZone Round Second Time TimeStamp"
-        " ToString TotalDays TotalHours TotalMicroseconds TotalMilliseconds TotalMinutes TotalNanoseconds"
-        " TotalSeconds Truncate Week WeekDay Year",
+        " DSTOffset Duration Hour IsLeapYear IsoYear Microsecond Millennium Millisecond Minute Month"
+        " MonthEnd MonthStart Nanosecond OffsetBy OrdinalDay Quarter Replace ReplaceTimeZone Round Second"
+        " Time TimeStamp ToString TotalDays TotalHours TotalMicroseconds TotalMilliseconds TotalMinutes"
+        " TotalNanoseconds TotalSeconds Truncate Week WeekDay Year",
     ),
     # Within a row's own list one may look at neighbours.
     _family(
         "ListExpr",
-        "ArgMax ArgMin Concat Contains CountMatches Diff DropNulls Gather GatherEvery Get Join Length Max Mean"
-        " Median Min SetOperation Shift Slice Sort Std Sum ToArray ToMap ToStruct Var",
+        "ArgMax ArgMin Concat Contains CountMatches Diff DropNulls Gather GatherEvery Get Join Length Max"
+        " Mean Median Min SetOperation Shift Slice Sort Std Sum ToArray ToMap ToStruct Var",
     ),
     _family(
         "ArrayExpr",
-        "ArgMax ArgMin Concat Contains CountMatches Dot Get Join Length Max Mean Median Min Shift Sort Std Sum"
-        " ToList ToStruct Var",
+        "ArgMax ArgMin Concat Contains CountMatches Dot Get Join Length Max Mean Median Min Shift Sort"
+        " Std Sum ToList ToStruct Var",
     ),
     _family("MapExpr", "Get Keys Values Length Entries ContainsKey"),
     _family("StructExpr", "Drop FieldByName JsonEncode PrefixFields RenameFields SelectFields SuffixFields"),
@@ -328,20 +330,20 @@ def _is_in(node: Node, schema: pl.Schema | None) -> str | None:
         if isinstance(schema[values.params], (pl.List, pl.Array)):
             return None
         return (
-            f'"{values.params}" is not a column of lists, so all of its rows would be searched: compare with ==,'
-            " or use a lookup join with a frame"
+            f'"{values.params}" is not a column of lists, so all of its rows would be searched:'
+            " compare with ==, or use a lookup join with a frame"
         )
     if values.kind.startswith(("ListExpr.", "ArrayExpr.", "StringExpr.Split")) or values.kind == "RepeatBy":
         return None
-    return "what to search must be a list of values or a column of lists: add the column with with_columns before"
+    return "it must search a list of values or a column of lists: add the column with with_columns before"
 
 
 def _replace(node: Node) -> str | None:
     if all(_is_fixed_values(values) for values in node.children[1:3]):
         return None
     return (
-        "what is replaced by what must be written out, since a column would be read over all rows: use a dict,"
-        " or a lookup join with a frame"
+        "what is replaced by what must be written out, since a column would be read over all rows: use a"
+        " dict, or a lookup join with a frame"
     )
 
 

@@ -1,25 +1,26 @@
 """How each aggregate splits into partial results that can be merged in any order.
 
-For every aggregate here it is known what to compute over one batch's rows of a group, how two or more such results
-make one, and how the aggregate's value is read off the merged ones. The types are those that Polars gives the
-aggregate itself; ``plan/aggregates.py`` checks that they come out, and keeps the rows where they do not.
+For every aggregate here it is known what to compute over one batch's rows of a group, how two or more such
+results make one, and how the aggregate's value is read off the merged ones. The types are those that Polars
+gives the aggregate itself; ``plan/aggregates.py`` checks that they come out, and keeps the rows where they do
+not.
 
 What surprises:
 
 - Float sums are kept in 64 bits, of 32-bit floats too, so that batching shows as little as possible.
 - A mean of integers is the sum of them as 64-bit floats, as in Polars: an integer sum would wrap around.
-- A mean of durations sums them exactly (as decimals). Polars sums them as floats, and may be a tick off where the
-  sum exceeds 2**53 ticks. Dates and times of day keep rows: their sums always exceed it.
-- The variance is merged from counts, sums and variances (Chan, Golub, LeVeque 1979), which stays stable where the
-  sum of squares does not.
-- First and last hold their row's order beside the value, so that the order of merging does not matter. Polars'
-  ``min`` of a struct gives nulls instead of an error; ``min_by`` compares structs rightly. It costs twice what
-  ``first`` costs over rows that are sorted already, and less than sorting them.
-- Quantiles hold a list of all values, n_unique of the distinct ones. Against keeping rows (16 batches of 65,536
-  rows, 100 and 5,000 keys; Polars 2.1, two cores), making the lists costs what any group_by costs (0.9 and 1.8 ms
-  a batch), the last merge and the quantile 3 and 12 ms against 15 and 20 ms for concatenating and grouping rows,
-  n_unique of integers 2 and 19 ms against 17 and 25 ms. Exploding the frame and grouping again costs as much as
-  keeping rows: the lists are joined inside of the group_by.
+- A mean of durations sums them exactly (as decimals). Polars sums them as floats, and may be a tick off where
+  the sum exceeds 2**53 ticks. Dates and times of day keep rows: their sums always exceed it.
+- The variance is merged from counts, sums and variances (Chan, Golub, LeVeque 1979), which stays stable where
+  the sum of squares does not.
+- First and last hold their row's order beside the value, so that the order of merging does not matter.
+  Polars' ``min`` of a struct gives nulls instead of an error; ``min_by`` compares structs rightly. It costs
+  twice what ``first`` costs over rows that are sorted already, and less than sorting them.
+- Quantiles hold a list of all values, n_unique of the distinct ones. Against keeping rows (16 batches of
+  65,536 rows, 100 and 5,000 keys; Polars 2.1, two cores), making the lists costs what any group_by costs (0.9
+  and 1.8 ms a batch), the last merge and the quantile 3 and 12 ms against 15 and 20 ms for concatenating and
+  grouping rows, n_unique of integers 2 and 19 ms against 17 and 25 ms. Exploding the frame and grouping again
+  costs as much as keeping rows: the lists are joined inside of the group_by.
 """
 
 from __future__ import annotations
@@ -193,11 +194,12 @@ def _quantile(one: Aggregate, partials: Partials) -> pl.Expr:
     held = partials.add("values", one.below.implode(), lambda column: column.explode(), holds_values=True)
     if one.node.kind == "Agg.Median":
         return held.list.agg(pl.element().median())
-    fraction = one.node.children[1].params
-    if "Dyn" not in fraction or "Float" not in fraction["Dyn"]:
+    given = one.node.children[1]
+    plain = given.params.get("Dyn") if given.kind == "Literal" else None
+    fraction = next(iter(plain.values()), None) if isinstance(plain, dict) else None
+    if fraction is None:
         raise KeepsRows("quantile of a computed fraction")
-    method = one.node.params["method"].lower()
-    return held.list.agg(pl.element().quantile(fraction["Dyn"]["Float"], interpolation=method))
+    return held.list.agg(pl.element().quantile(fraction, interpolation=one.node.params["method"].lower()))
 
 
 def _distinct(one: Aggregate, partials: Partials) -> pl.Expr:

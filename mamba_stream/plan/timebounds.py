@@ -1,9 +1,9 @@
 """Bounds on a time column that follow from a predicate, so that batches outside them need not be read.
 
 Bounds are microseconds since the epoch and inclusive: a row whose time lies outside cannot satisfy the
-predicate. They are up to a millisecond wider than the literals, since Polars compares times of different units
-in the coarser one, after truncating the other (12:00:00.0009 equals the literal 12:00:00 in milliseconds). A Date
-counts as its midnight, a naive time as UTC. None means: no bound known.
+predicate. They are up to a millisecond wider than the literals, since Polars compares times of different
+units in the coarser one, after truncating the other (12:00:00.0009 equals the literal 12:00:00 in
+milliseconds). A Date counts as its midnight, a naive time as UTC. None means: no bound known.
 """
 
 from __future__ import annotations

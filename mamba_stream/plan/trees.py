@@ -68,8 +68,8 @@ def _serialised(expr: pl.Expr) -> str:
         # Polars serialises Python functions by cloudpickle: without it they fail here, with it they become
         # AnonymousFunction nodes, which no allow-list has.
         raise ExpressionRefused(
-            f"{short(expr)}: Polars cannot say what this is made of, most likely because it holds a Python function"
-            " (map_elements, map_batches, fold, rolling_map, name.map ...): use expressions,"
+            f"{short(expr)}: Polars cannot say what this is made of, most likely because it holds a Python"
+            " function (map_elements, map_batches, fold, rolling_map, name.map ...): use expressions,"
             " or the stream's .map_batches(fn, schema=...)"
         ) from error
 

@@ -6,9 +6,10 @@ import datetime as dt
 import warnings
 from collections.abc import Callable
 from decimal import Decimal
+from itertools import pairwise
 
 import polars as pl
-import polars.selectors as cs
+import polars.selectors as cs  # noqa: F401 - the sources in the tables use it
 import pytest
 from hypothesis import given, settings, strategies as st
 from polars.testing import assert_frame_equal
@@ -56,9 +57,12 @@ def frame() -> pl.DataFrame:
             "clock": pl.Series([f"{i % 24:02}:{i * 2:02}" for i in n], dtype=pl.String),
             "js": pl.Series([f'{{"n": {i}, "w": "v{i}"}}' for i in n], dtype=pl.String),
             "hex": pl.Series([f"{i * 7:04x}" for i in n], dtype=pl.String),
-            "d": pl.Series(holes([dt.date(2024, 1, 29) + dt.timedelta(days=i) for i in n], 10), dtype=pl.Date),
+            "d": pl.Series(
+                holes([dt.date(2024, 1, 29) + dt.timedelta(days=i) for i in n], 10), dtype=pl.Date
+            ),
             "t": pl.Series(
-                holes([NOON + dt.timedelta(hours=7 * i, microseconds=i) for i in n], 12), dtype=pl.Datetime("us")
+                holes([NOON + dt.timedelta(hours=7 * i, microseconds=i) for i in n], 12),
+                dtype=pl.Datetime("us"),
             ),
             "tz": pl.Series([NOON + dt.timedelta(days=9 * i) for i in n], dtype=pl.Datetime("us", "UTC")),
             "du": pl.Series(holes([dt.timedelta(minutes=i * 41) for i in n], 6), dtype=pl.Duration("us")),
@@ -73,7 +77,9 @@ def frame() -> pl.DataFrame:
             "ar": pl.Series([[i, i % 3, 4] for i in n], dtype=pl.Array(pl.Int64, 3)),
             "rec": pl.Series([{"m": i, "w": str(i)} for i in n]),
             "raw": pl.Series(holes([bytes([i, 98, i % 3, 1, 2]) for i in n], 9), dtype=pl.Binary),
-            "en": pl.Series(holes([["lo", "mid", "hi"][i % 3] for i in n], 8), dtype=pl.Enum(["lo", "mid", "hi"])),
+            "en": pl.Series(
+                holes([["lo", "mid", "hi"][i % 3] for i in n], 8), dtype=pl.Enum(["lo", "mid", "hi"])
+            ),
         }
     )
 
@@ -709,7 +715,7 @@ def made(make: Callable[[], pl.Expr]) -> pl.Expr:
 def evaluated(expr: pl.Expr, cuts: list[int], rows: pl.DataFrame = FRAME) -> pl.DataFrame:
     """The expression beside a column of its frame, over the rows between cuts, one below the other."""
     ends = [0, *sorted(cuts), rows.height]
-    pieces = [rows[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+    pieces = [rows[start:end] for start, end in pairwise(ends)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         return pl.concat([row_wise(piece, expr) for piece in pieces if piece.height])
@@ -785,7 +791,7 @@ def shows_a_difference(expr: pl.Expr, cuts: list[int]) -> bool:
 
     def alone(bounds: list[int]) -> pl.DataFrame:
         ends = [0, *bounds, ROWS]
-        pieces = [FRAME[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+        pieces = [FRAME[start:end] for start, end in pairwise(ends)]
         return pl.concat([piece.select(expr.alias("result")) for piece in pieces])
 
     with warnings.catch_warnings():
@@ -868,7 +874,17 @@ def test_over_something_else_or_something_unrepeatable_is_refused(expr, word):
 
 
 @pytest.mark.parametrize(
-    "expr", [pl.len(), a.mean(), a.sort().head(3), a, a.rank(), a.unique().len(), a.sort_by("t").first(), a.mode(maintain_order=True)]
+    "expr",
+    [
+        pl.len(),
+        a.mean(),
+        a.sort().head(3),
+        a,
+        a.rank(),
+        a.unique().len(),
+        a.sort_by("t").first(),
+        a.mode(maintain_order=True),
+    ],
 )
 def test_an_aggregate_may_be_anything_that_can_be_repeated(expr):
     check_aggregate(expr, verb="agg(x=...)")
@@ -882,7 +898,10 @@ def test_an_aggregate_may_be_anything_that_can_be_repeated(expr):
         (a.rank("random"), "ordinal"),
         (a.rolling_map(sum, 3), "map_batches"),
         (a.map_elements(lambda value: value, return_dtype=pl.Int64).sum(), "map_batches"),
-        (pl.map_groups(["a"], lambda columns: columns[0], return_dtype=pl.Int64, returns_scalar=True), "map_batches"),
+        (
+            pl.map_groups(["a"], lambda columns: columns[0], return_dtype=pl.Int64, returns_scalar=True),
+            "map_batches",
+        ),
     ],
 )
 def test_an_aggregate_that_cannot_be_repeated_is_refused(expr, word):
