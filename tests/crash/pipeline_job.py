@@ -1,0 +1,52 @@
+"""A job that follows a topic until it ends; run as a process of its own, and killed at any moment.
+
+    python -m tests.crash.pipeline_job LOG JOB
+
+prints ``running`` when it has begun, and ``done`` when the topic is over and everything committed.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import polars as pl
+
+import mamba_stream as mamba
+
+
+def build(job: str) -> mamba.Pipeline:
+    """Partial results, values that are held, rows that are kept, overlapping windows, late rows and plain ones."""
+    events = mamba.stream("events", lateness="20s")
+    priced = events.filter(pl.col("value") >= 0).with_columns(double=pl.col("value") * 2)
+    totals = priced.window(mamba.tumbling("1m"), by="key").agg(
+        rows=pl.len(),
+        total=pl.col("double").sum(),
+        last=pl.col("value").last(),
+        middle=pl.col("value").median(),
+        longest_run=pl.col("value").rle().struct.field("len").max(),
+    )
+    moving = priced.window(mamba.hopping("1m", "20s")).agg(rows=pl.len(), most=pl.col("value").max())
+    best = totals.filter(pl.col("total") == pl.col("total").max().over("window_start"))
+    return mamba.pipeline(
+        job,
+        totals.to(f"{job}.totals"),
+        totals.late.to(f"{job}.late"),
+        moving.to(f"{job}.moving"),
+        best.to(f"{job}.best"),
+        events.filter(pl.col("value") < 0).to(f"{job}.plain"),
+    )
+
+
+OUTPUTS = ("totals", "late", "moving", "best", "plain")
+
+
+def main(log: str, job: str) -> None:
+    """Runs the job to the end of its topic."""
+    running = mamba.start(build(job), log=log, commit="5ms")
+    print("running", flush=True)
+    running.wait()
+    print("done", flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
