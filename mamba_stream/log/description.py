@@ -135,7 +135,12 @@ def _skew(keys: list[pl.DataFrame], topic: TopicRow) -> tuple[float, Any] | None
     every = pl.concat(keys)
     if not every.height:
         return None
-    top = every.group_by(topic.key).len("__rows").sort("__rows", descending=True).row(0)
+    top = (
+        every.group_by(topic.key)
+        .len("__rows")
+        .sort("__rows", *topic.key, descending=[True, *(False for _ in topic.key)])
+        .row(0)
+    )
     key = top[:-1] if len(topic.key) > 1 else top[0]
     return top[-1] / every.height, key
 

@@ -105,31 +105,35 @@ class CommitFile:
 
 def open_commit_file(index: Index, files: Path, now: int, internal: bool) -> CommitFile:
     """A commit file for this process alone: one that was left behind, or a new one."""
-    fresh = create_locked(files)
+    held: list[int] = []
 
     def register(draft: Draft) -> tuple[int, int, int]:
+        # The index may run this again, when it had to grow. A file of the first time is nobody's then, and its
+        # name may be another's: recovery removes it.
+        while held:
+            os.close(held.pop())
         ledger = Ledger(draft, now)
-        adopted = _adopt(ledger, files, internal)
-        if adopted is not None:
-            return adopted
+        left = _adopt(ledger, files, internal)
+        if left is not None:
+            held.append(left[1])
+            return left
+        fd, fresh = create_locked(files)
+        held.append(fd)
         number = ledger.tick(file=1).file
         # Renamed under the index's write lock and with the file locked: whoever recovers meanwhile
         # sees either no file of this number, or one that has a living writer.
-        os.rename(fresh[1], path_of(files, number, "commit"))
+        os.rename(fresh, path_of(files, number, "commit"))
         directory.sync(files)
         ledger.set_file(number, FileRow("commit", "open", 0, 0, internal, now, now))
         ledger.flush()
-        return number, fresh[0], 0
+        return number, fd, 0
 
     try:
         number, fd, end = index.update(register)
     except BaseException:
-        os.close(fresh[0])
-        fresh[1].unlink(missing_ok=True)
+        while held:
+            os.close(held.pop())
         raise
-    if fd != fresh[0]:
-        os.close(fresh[0])
-        fresh[1].unlink()
     return CommitFile(number, path_of(files, number, "commit"), fd, end, internal)
 
 

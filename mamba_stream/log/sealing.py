@@ -7,6 +7,8 @@ their batches there, and those that come later look up the new ones.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,7 @@ import msgspec
 import xxhash
 
 from mamba_stream.core.schemas import schema_bytes
-from mamba_stream.errors import TopicNotFound
+from mamba_stream.errors import DiskFull, NotCommitted, TopicNotFound
 from mamba_stream.log import contents, directory, files, format, recovery, rows
 from mamba_stream.log.ledger import Ledger
 from mamba_stream.log.rows import Entry, FileRow, TopicRow
@@ -41,6 +43,16 @@ class _Segment:
 
 def seal(store: Store) -> int:
     """Repacks every commit file that no living process writes to; says how many."""
+    try:
+        return _seal(store)
+    except OSError as error:
+        failed = DiskFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else NotCommitted
+        raise failed(
+            f"{store.path}: {error.strerror}; what was not sealed stays as it is. Seal again later"
+        ) from error
+
+
+def _seal(store: Store) -> int:
     recovery.recover(store.index, store.files, store.clock)
     held: dict[int, int] = {}
     try:
@@ -142,12 +154,14 @@ def _repack(store: Store, segment: _Segment, sources: dict[int, int]) -> None:
             size=size,
             opening=opening,
         )
-        _write_synced(files.contents_path(fresh), contents.encode(toc))
-        _publish(store, segment, moved, size, fresh)
+        beside = _write_synced(files.contents_path(fresh), contents.encode(toc))
+        try:
+            _publish(store, segment, moved, size, fresh)
+        finally:
+            os.close(beside)
     except BaseException as error:
         # Half a copy is only in the way, above all on a full disk. What was published has another name.
-        files.contents_path(fresh).unlink(missing_ok=True)
-        fresh.unlink(missing_ok=True)
+        _remove(fresh)
         if not isinstance(error, TopicNotFound):
             raise
     finally:
@@ -191,16 +205,19 @@ def _publish(store: Store, segment: _Segment, moved: dict[int, Entry], size: int
     """Gives the segment its number and name, and moves its entries there; or removes it."""
     now = store.clock.now()
     old = {placed.offset: placed.entry for placed in segment.batches}
-    place = fresh
+    # Its number is its own before it has a name: one that was taken back could be given to another file.
+    number = store.index.update(lambda draft: _taken(draft, now))
+    path = files.path_of(store.files, number, "segment")
+    os.rename(files.contents_path(fresh), files.contents_path(path))
+    os.rename(fresh, path)
+    directory.sync(store.files)
 
     def publish(draft: Draft) -> bool:
-        nonlocal place
         ledger = Ledger(draft, now)
         head = ledger.head(segment.topic.id, segment.partition)
         if head is None:
             # The topic was deleted meanwhile.
             return False
-        number = ledger.tick(file=1).file
         chain, live = head.chain, 0
         for offset, entry in moved.items():
             key = rows.entry_key(segment.topic.id, segment.partition, offset)
@@ -219,12 +236,6 @@ def _publish(store: Store, segment: _Segment, moved: dict[int, Entry], size: int
         ledger.set_head(
             segment.topic.id, segment.partition, msgspec.structs.replace(head, chain=chain & _MASK)
         )
-        path = files.path_of(store.files, number, "segment")
-        # The index may run this again with another number.
-        os.rename(files.contents_path(place), files.contents_path(path))
-        os.rename(place, path)
-        place = path
-        directory.sync(store.files)
         ledger.set_file(number, FileRow("segment", "closed", size, live, segment.topic.internal, now, now))
         ledger.flush()
         return True
@@ -232,10 +243,24 @@ def _publish(store: Store, segment: _Segment, moved: dict[int, Entry], size: int
     published = False
     try:
         published = store.index.update(publish)
-    finally:
-        if not published:
-            files.contents_path(place).unlink(missing_ok=True)
-            place.unlink(missing_ok=True)
+    except NotCommitted:
+        _remove(path)
+        raise
+    # Whatever else is raised, the commit may have happened: rows may lie there.
+    if not published:
+        _remove(path)
+
+
+def _taken(draft: Draft, now: int) -> int:
+    ledger = Ledger(draft, now)
+    number = ledger.tick(file=1).file
+    ledger.flush()
+    return number
+
+
+def _remove(segment: Path) -> None:
+    files.contents_path(segment).unlink(missing_ok=True)
+    segment.unlink(missing_ok=True)
 
 
 def _listed(offset: int, entry: Entry) -> contents.Batch:
@@ -254,12 +279,16 @@ def _listed(offset: int, entry: Entry) -> contents.Batch:
     )
 
 
-def _write_synced(path: Path, data: bytes) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+def _write_synced(path: Path, data: bytes) -> int:
+    """A new file of these bytes, synced; its descriptor holds its lock, so that nobody takes it for a stray."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
         view = memoryview(data)
         while view:
             view = view[os.write(fd, view) :]
         os.fsync(fd)
-    finally:
+    except BaseException:
         os.close(fd)
+        raise
+    return fd
