@@ -63,14 +63,14 @@ class History:
     errors: list[dict[str, Any]] = field(default_factory=list)
     contradictions: list[str] = field(default_factory=list)
 
-    def take(self, writer: int, events: Iterable[dict[str, Any]]) -> None:
+    def take(self, events: Iterable[dict[str, Any]]) -> None:
         """Takes in one life of a writer."""
         for event in events:
-            self.feed(writer, event)
+            self.feed(event)
 
-    def feed(self, writer: int, event: dict[str, Any]) -> None:
+    def feed(self, event: dict[str, Any]) -> None:
         """Takes in one line of a journal."""
-        kind = event["k"]
+        kind, writer = event["k"], event["w"]
         if kind in ("error", "ask", "open"):
             self.errors.append(event)
         if "n" not in event or kind == "ask":

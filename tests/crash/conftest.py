@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,13 +13,16 @@ import pytest
 from tests.crash.nursery import Nursery
 from tests.crash.processes import Crew, child_environment
 
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # logs come and go by the thousand
+
 
 @pytest.fixture
 def seed(request: pytest.FixtureRequest) -> int:
-    """Where all randomness of a test comes from; what is printed is shown when it fails."""
+    """Where all randomness of a test comes from; how to give it again is shown when it fails."""
     given = os.environ.get("CRASH_SEED")
     value = int(given) if given else zlib.crc32(request.node.nodeid.encode())
-    print(f"reproduce: CRASH_SEED={value} python -m pytest -m '' '{request.node.nodeid}'")
+    again = f"CRASH_SEED={value} python -m pytest -m '' '{request.node.nodeid}'"
+    request.node.add_report_section("call", "reproduce", again)
     return value
 
 
@@ -44,3 +48,16 @@ def crew(tmp_path: Path, nursery: Nursery) -> Iterator[Callable[..., Crew]]:
     yield make
     for each in crews:
         each.disband()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Path]:
+    """A directory for logs that come and go by the thousand: in memory, where there is room."""
+    if not _SHARED_MEMORY.is_dir() or shutil.disk_usage(_SHARED_MEMORY).free < 1 << 30:
+        yield tmp_path
+        return
+    made = _SHARED_MEMORY / f"crash-{tmp_path.parent.name}-{tmp_path.name}"
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir()
+    yield made
+    shutil.rmtree(made)

@@ -19,7 +19,8 @@ ROOM = 4 << 20
 class Journal:
     """The side file of one life of one writer."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, writer: int) -> None:
+        self._writer = writer
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         os.ftruncate(fd, ROOM)
         self._map = mmap.mmap(fd, ROOM)
@@ -29,7 +30,7 @@ class Journal:
 
     def write(self, **event: Any) -> None:
         """Appends a line; it counts once its end is there."""
-        line = json.dumps(event).encode()
+        line = json.dumps({"w": self._writer, **event}).encode()
         self._map[self._end : self._end + len(line)] = line
         self._map[self._end + len(line) : self._end + len(line) + 1] = b"\n"
         self._end += len(line) + 1

@@ -7,7 +7,9 @@ JSON; a child is reaped only when asked for, so that its number cannot pass to a
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import importlib
 import json
 import os
 import signal
@@ -15,6 +17,7 @@ import subprocess
 import sys
 import traceback
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -36,7 +39,7 @@ class Nursery:
     def begin(self, arguments: list[str], *, errors: Path, plant: str = "", stopped: bool = False) -> int:
         """Starts a writer with these arguments, and returns its process number.
 
-        With ``stopped`` it stops itself before it does anything, to be traced.
+        With ``stopped`` it stops itself before it touches the log, to be traced.
         """
         return self._ask({"begin": arguments, "errors": str(errors), "plant": plant, "stopped": stopped})
 
@@ -69,6 +72,7 @@ def main() -> None:
 
     # Later Pythons warn of any fork beside threads.
     warnings.simplefilter("ignore", DeprecationWarning)
+    _import_what_is_used(writer.warm)
     alive: set[int] = set()
     try:
         for line in sys.stdin.buffer:
@@ -93,6 +97,22 @@ def main() -> None:
             os.waitpid(pid, 0)
 
 
+def _import_what_is_used(use: Callable[[], None]) -> None:
+    """Imports what a child imports once it writes, and what would be taken for the log's own system calls."""
+    source, target = os.pipe()
+    child = os.fork()
+    if child == 0:
+        use()
+        os.write(target, "\n".join(sys.modules).encode())
+        os._exit(0)
+    os.close(target)
+    with os.fdopen(source) as names:
+        for name in names.read().split("\n"):
+            with contextlib.suppress(ImportError):
+                importlib.import_module(name)
+    os.waitpid(child, 0)
+
+
 def _live(run: Any, question: dict[str, Any]) -> NoReturn:
     code = 1
     try:
@@ -104,17 +124,18 @@ def _live(run: Any, question: dict[str, Any]) -> NoReturn:
             fd = os.open(path, flags, 0o644)
             os.dup2(fd, target)
             os.close(fd)
-        if question["stopped"]:
-            # Where the system lets only parents trace, let anybody.
-            ctypes.CDLL(None).prctl(_PR_SET_PTRACER, _ANY, 0, 0, 0)
-            os.kill(os.getpid(), signal.SIGSTOP)
-        run(question["begin"], question["plant"])
-        code = 0
-    except BaseException:
+        code = run(question["begin"], question["plant"], _stop if question["stopped"] else None)
+    except BaseException:  # noqa: BLE001  # whatever it is, the child must end here
         traceback.print_exc()
     finally:
         sys.stderr.flush()
         os._exit(code)
+
+
+def _stop() -> None:
+    # Where the system lets only parents trace, let anybody.
+    ctypes.CDLL(None).prctl(_PR_SET_PTRACER, _ANY, 0, 0, 0)
+    os.kill(os.getpid(), signal.SIGSTOP)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ The power loss tests must fail on each of the bugs; one they miss would show tha
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,23 @@ def tune() -> None:
 
 
 def plant(bug: str) -> None:
-    """Plants a bug: ``""``, ``index-first``, ``no-data-sync``, ``no-directory-sync``, ``no-index-sync``, ``no-meta-sync``."""
+    """Plants one of ``BUGS``; none for ``""``."""
     if bug:
         _BUGS[bug]()
+
+
+def die_in(number: int) -> None:
+    """Kills this process in its commit of this number, when the data is written and the index knows nothing."""
+    real, seen = committer.Committer._apply, 0
+
+    def apply(self: Any, *arguments: Any) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(self, *arguments)
+
+    committer.Committer._apply = apply  # type: ignore[method-assign]
 
 
 def _index_first() -> None:

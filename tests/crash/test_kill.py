@@ -37,20 +37,17 @@ def test_a_log_keeps_what_it_acknowledged_when_its_writer_is_killed(
     for turn in range(0, kills, _LIVES):
         writers = crew(tmp_path / f"log-{turn}")
         history = History(seed + turn)
-        landed = 0
         lives = min(kills - turn, _LIVES)
         for life in range(lives):
             process = writers.begin(history.seed, 0, *history.resumption(0))
             _strike(rng, process)
             process.kill()
-            history.take(0, process.events())
-            sight = check(writers.log, history, thorough=life % 10 == 9)
-            landed += settle(sight, history)
+            history.take(process.events())
+            settle(check(writers.log, history, thorough=life % 10 == 9), history)
         process = writers.begin(history.seed, 0, *history.resumption(0), "--operations", "30")
         process.finish()
-        history.take(0, process.events())
+        history.take(process.events())
         check(writers.log, history, thorough=True)
-        print(f"{lives} kills, {len(history.fates)} operations, {landed} landed without an answer")
         writers.disband()
 
 
@@ -62,18 +59,16 @@ def test_a_writer_goes_on_when_the_one_beside_it_is_killed(
     rng = random.Random(seed)
     for turn in range(0, kills, _LIVES):
         writers = crew(tmp_path / f"log-{turn}")
-        lives: list[tuple[int, Process]] = []
+        lives: list[Process] = []
 
-        def load(number: int = seed + turn, lives: list[tuple[int, Process]] = lives) -> History:
+        def load(number: int = seed + turn, lives: list[Process] = lives) -> History:
             known = History(number)
-            for writer, process in lives:
-                known.take(writer, process.events())
+            for process in lives:
+                known.take(process.events())
             return known
 
-        pair = []
-        for writer in range(2):
-            pair.append(writers.begin(seed + turn, writer))
-            lives.append((writer, pair[writer]))
+        pair = [writers.begin(seed + turn, writer) for writer in range(2)]
+        lives += pair
         for life in range(min(kills - turn, _LIVES)):
             victim = rng.randrange(2)
             _strike(rng, pair[victim])
@@ -83,7 +78,7 @@ def test_a_writer_goes_on_when_the_one_beside_it_is_killed(
                 with open_log(writers.log) as log:
                     check_live(log, load)
             pair[victim] = writers.begin(seed + turn, victim, *load().resumption(victim))
-            lives.append((victim, pair[victim]))
+            lives.append(pair[victim])
         for process in pair:
             process.kill()
         check(writers.log, load(), thorough=True)
@@ -103,8 +98,8 @@ def test_a_writer_that_stands_still_blocks_no_reader_and_goes_on_where_it_was(
 
     def load() -> History:
         known = History(seed)
-        for number, each in enumerate(crowd):
-            known.take(number, each.events())
+        for each in crowd:
+            known.take(each.events())
         return known
 
     with open_log(tmp_path / "log") as log:

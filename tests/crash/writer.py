@@ -11,6 +11,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +37,7 @@ from tests.crash.workload import (
     table_of,
 )
 
+CLEAR = 3
 _REOPENINGS = 4
 
 
@@ -41,7 +46,7 @@ class Writer:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._path = Path(arguments.directory)
-        self._journal = Journal(Path(arguments.journal))
+        self._journal = Journal(Path(arguments.journal), arguments.writer)
         self._seed = arguments.seed
         self._writer = arguments.writer
         self._number = arguments.first
@@ -198,8 +203,12 @@ class Writer:
         return {"ranges": ranges, "lsn": log.lsn()}
 
 
-def main(given: list[str] | None = None, plant: str = "") -> None:
-    """Writes as the arguments say, with a planted bug if one is named."""
+def main(given: list[str] | None = None, plant: str = "", pause: Callable[[], None] | None = None) -> int:
+    """Writes as the arguments say, with a planted bug if one is named.
+
+    ``pause`` is called when everything is imported and the journal is open, before the log is touched.
+    Returns an exit code: ``CLEAR`` where an error of the log's own tree came again and again.
+    """
     parser = argparse.ArgumentParser()
     parser.add_argument("directory")
     parser.add_argument("journal")
@@ -212,11 +221,35 @@ def main(given: list[str] | None = None, plant: str = "") -> None:
     parser.add_argument("--kinds")
     parser.add_argument("--script")
     parser.add_argument("--map-size", type=int)
+    parser.add_argument("--die-in-commit", type=int)
     arguments = parser.parse_args(given)
     planting.tune()
     planting.plant(plant or os.environ.get("CRASH_PLANT", ""))
-    Writer(arguments).run(arguments.operations)
+    if arguments.die_in_commit is not None:
+        planting.die_in(arguments.die_in_commit)
+    writer = Writer(arguments)
+    if pause is not None:
+        pause()
+    try:
+        writer.run(arguments.operations)
+    except MambaStreamError:
+        traceback.print_exc()
+        return CLEAR
+    return 0
+
+
+def warm() -> None:
+    """Goes once over everything, in another place: whatever is imported late is imported then."""
+    with tempfile.TemporaryDirectory() as place:
+        arguments = argparse.Namespace(
+            directory=f"{place}/log",
+            journal=f"{place}/journal",
+            **{"seed": 0, "writer": 0, "first": 0, "sequence": 0, "retry": None, "map_size": None},
+            kinds=None,
+            script=",".join(KINDS),
+        )
+        Writer(arguments).run(len(KINDS))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
