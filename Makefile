@@ -35,7 +35,7 @@ bench: $(VENV)/.installed-dev  ## Measure the log and a pipeline against the mac
 	@$(BIN)/python -m pytest -q benchmarks --benchmark-enable -m "" $(PYTEST)
 
 notebooks: $(VENV)/.installed-dev  ## Write the notebooks from their sources, executed
-	@cd notebooks && ../$(BIN)/jupytext --to ipynb --execute *.py
+	@$(BIN)/python notebooks/write.py
 
 clean:  ## Remove what was built and installed here
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks

@@ -68,7 +68,7 @@ day = pl.datetime(2013, 7, 4, time_zone="UTC")
 # allowed. Building runs nothing.
 
 # %%
-departures = mamba.stream("flights", lateness="3h")
+departures = topic.stream(lateness="3h")
 hourly = (
     departures.filter(pl.col("dep_delay").is_not_null())
     .window(mamba.tumbling("1h"), by=["origin", "carrier"])
@@ -79,7 +79,7 @@ hourly = (
     )
     .join(airlines(), on="carrier", how="left")
 )
-hourly.head(5, log=log)
+hourly.head(5)
 
 # %% [markdown]
 # What looks beyond its row would depend on where batches are cut. It is refused, and the refusal says what to do:
