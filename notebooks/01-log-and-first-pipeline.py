@@ -88,7 +88,7 @@ hourly.head(5)
 try:
     departures.filter(pl.col("dep_delay") > pl.col("dep_delay").mean())
 except mamba.ExpressionRefused as refused:
-    print(refused)
+    print(str(refused).rpartition(" (")[0])
 
 # %% [markdown]
 # ## Running it
