@@ -3,7 +3,7 @@
 from mamba_stream.dsl.opening import Log, Topic, open_log
 from mamba_stream.dsl.running import pipeline, run, start
 from mamba_stream.dsl.sources import stream
-from mamba_stream.dsl.stream import Stream, united as concat
+from mamba_stream.dsl.streams import Stream, united as concat
 from mamba_stream.dsl.windows import hopping, tumbling
 
 __all__ = [

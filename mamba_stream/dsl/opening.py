@@ -9,7 +9,7 @@ from typing import Any
 
 from mamba_stream import log as logs
 from mamba_stream.dsl.sources import stream
-from mamba_stream.dsl.stream import Stream
+from mamba_stream.dsl.streams import Stream
 from mamba_stream.log.rows import TopicRow
 from mamba_stream.log.store import acquire
 

@@ -11,7 +11,7 @@ from mamba_stream.core.durations import duration_us
 from mamba_stream.core.names import check_name
 from mamba_stream.core.schemas import canonical_schema, polars_schema
 from mamba_stream.dsl.places import caller
-from mamba_stream.dsl.stream import Stream
+from mamba_stream.dsl.streams import Stream
 from mamba_stream.dsl.tables import as_table
 from mamba_stream.errors import PipelineRefused
 from mamba_stream.log import Topic
