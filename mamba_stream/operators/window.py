@@ -28,6 +28,7 @@ from mamba_stream.operators.columns import (
     ticks,
 )
 from mamba_stream.operators.grid import Grid
+from mamba_stream.operators.grouping import grouped, ordered
 from mamba_stream.operators.lateness import FOREVER, NEVER
 from mamba_stream.operators.runs import SLOT, Runs
 
@@ -144,8 +145,7 @@ class WindowStep:
 
     def _take(self, frame: pl.DataFrame) -> None:
         split = self._set.aggregation
-        partials = frame.lazy().group_by(self._groups).agg(split.partial_exprs).sort(SLOT)
-        self._partials.add(partials.collect(engine="in-memory"))
+        self._partials.add(grouped(frame, self._groups, split.partial_exprs).sort(SLOT))
         if split.kept:
             self._rows.add(frame.select(*self._slots, *self._kept).sort(SLOT, maintain_order=True))
 
@@ -232,18 +232,15 @@ class WindowStep:
         self._rows.drop(before)
 
     def _merge(self, frame: pl.DataFrame) -> pl.DataFrame:
-        merged = frame.lazy().group_by(self._groups).agg(self._set.aggregation.merge_exprs).sort(SLOT)
-        return merged.collect(engine="in-memory")
+        return grouped(frame, self._groups, self._set.aggregation.merge_exprs).sort(SLOT)
 
     def _merge_windows(self, frame: pl.DataFrame) -> pl.DataFrame:
-        groups = [*self._set.keys, SLOT]
-        merged = frame.lazy().group_by(groups).agg(self._set.aggregation.merge_exprs)
-        return merged.collect(engine="in-memory")
+        return grouped(frame, [*self._set.keys, SLOT], self._set.aggregation.merge_exprs)
 
     def _finished(self, partials: pl.DataFrame, rows: pl.DataFrame | None) -> pl.DataFrame:
         split, keys = self._set.aggregation, self._set.keys
         by = [SLOT, *keys]
-        partials = partials.sort(by)
+        partials = ordered(partials, by)
         if rows is not None:
             # Every group of rows has a group of partials and the other way round: sorted alike, they line up.
             kept = (

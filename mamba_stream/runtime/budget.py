@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-MOST_ROWS: Final = 262_144
+MOST_ROWS: Final = 524_288
 """Few enough to stay in a processor's caches while they are grouped, enough to make a call's own cost vanish."""
 
 

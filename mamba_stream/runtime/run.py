@@ -16,9 +16,9 @@ from mamba_stream.plan import nodes as n
 from mamba_stream.plan.analysis import analyse
 from mamba_stream.plan.layouts import layout_of
 from mamba_stream.plan.pipeline import Pipeline
+from mamba_stream.runtime.budget import Budget
 from mamba_stream.runtime.checkpoint import OWNED, Checkpoints, Saved
 from mamba_stream.runtime.collecting import source_names
-from mamba_stream.runtime.budget import Budget
 from mamba_stream.runtime.engine import Engine
 from mamba_stream.runtime.facts import RunSummary, State
 from mamba_stream.runtime.feeds import Feed, FrameFeed, TopicFeed

@@ -1,0 +1,116 @@
+"""Grouping and sorting by several keys at the price of one, where the keys are whole numbers underneath.
+
+Polars groups by one integer column about twice as fast as by two, which it first encodes row by row. Integers, dates,
+times and booleans of a batch lie within ranges; if the product of those fits into 63 bits, one number stands for all
+keys of a row, and the keys are read off it again afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import polars as pl
+
+_CODE: Final = "__mamba_code"
+_ROOM: Final = 1 << 62
+_MANY: Final = 65_536
+"""Rows from which the streaming engine, which starts slowly and keeps no order, is faster."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Digit:
+    """One key as a digit of a number in mixed radix; a null is the digit 0."""
+
+    name: str
+    dtype: pl.DataType
+    least: int
+    nulls: bool
+    radix: int
+
+    def encoded(self) -> pl.Expr:
+        number = _physical(self.name) - self.least
+        return (number + 1).fill_null(0) if self.nulls else number
+
+    def decoded(self, code: pl.Expr) -> pl.Expr:
+        digit = code % self.radix
+        number = digit + (self.least - 1 if self.nulls else self.least)
+        if self.nulls:
+            number = pl.when(digit > 0).then(number)
+        if isinstance(self.dtype, pl.Boolean):
+            return (number == 1).alias(self.name)
+        return (number.cast(pl.Int32) if self.dtype == pl.Date else number).cast(self.dtype).alias(self.name)
+
+
+def _physical(name: str) -> pl.Expr:
+    return pl.col(name).to_physical().cast(pl.Int64)
+
+
+def grouped(frame: pl.DataFrame, keys: Sequence[str], exprs: Sequence[pl.Expr]) -> pl.DataFrame:
+    """``frame.group_by(keys).agg(exprs)``, with the groups in any order.
+
+    Args:
+        frame: The rows.
+        keys: The columns to group by.
+        exprs: Aggregates whose value does not depend on the order of rows.
+    """
+    engine: Literal["streaming", "in-memory"] = "streaming" if frame.height >= _MANY else "in-memory"
+    digits = _digits(frame, keys) if len(keys) > 1 else None
+    if digits is None:
+        return frame.lazy().group_by(keys).agg(exprs).collect(engine=engine)
+    packed = frame.lazy().group_by(_packed(digits)).agg(exprs)
+    # Exponents grow from the last key to the first.
+    code, decoded = pl.col(_CODE), []
+    for digit in reversed(digits):
+        decoded.append(digit.decoded(code))
+        code = code // digit.radix
+    made = [pl.col(expr.meta.output_name()) for expr in exprs]
+    return packed.select(*reversed(decoded), *made).collect(engine=engine)
+
+
+def ordered(frame: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
+    """``frame.sort(keys)``: nulls first."""
+    digits = _digits(frame, keys) if len(keys) > 1 else None
+    return frame.sort(keys if digits is None else _packed(digits))
+
+
+def _packed(digits: Sequence[_Digit]) -> pl.Expr:
+    first, *others = digits
+    code = first.encoded()
+    for digit in others:
+        code = code * digit.radix + digit.encoded()
+    return code.alias(_CODE)
+
+
+def _digits(frame: pl.DataFrame, keys: Sequence[str]) -> list[_Digit] | None:
+    """The keys as digits; ``None`` where they are no whole numbers, or too far apart."""
+    dtypes = [frame.schema[name] for name in keys]
+    if not all(_is_whole(dtype) for dtype in dtypes):
+        return None
+    ranges = frame.lazy().select(
+        expr
+        for place, name in enumerate(keys)
+        for expr in (
+            pl.col(name).to_physical().min().alias(f"{place}min"),
+            pl.col(name).to_physical().max().alias(f"{place}max"),
+            pl.col(name).null_count().alias(f"{place}nulls"),
+        )
+    )
+    found = ranges.collect(engine="in-memory").row(0)
+    digits, room = [], 1
+    for place, (name, dtype) in enumerate(zip(keys, dtypes, strict=True)):
+        least, most, nulls = found[3 * place : 3 * place + 3]
+        least, most = (0, 0) if least is None else (int(least), int(most))
+        if most >= _ROOM:
+            return None
+        digit = _Digit(name, dtype, least, bool(nulls), most - least + 1 + bool(nulls))
+        room *= digit.radix
+        digits.append(digit)
+        if room > _ROOM:
+            return None
+    return digits
+
+
+def _is_whole(dtype: pl.DataType) -> bool:
+    return dtype.is_integer() or isinstance(dtype, pl.Date | pl.Datetime | pl.Duration | pl.Time | pl.Boolean)
