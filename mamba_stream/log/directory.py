@@ -35,16 +35,21 @@ def prepare(path: Path, mounts: Path = _MOUNTS) -> None:
     except NotADirectoryError as error:
         raise NotALog(f"{path} cannot be a directory: something above it is a file") from error
     except OSError as error:
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise ReadOnlyLog(
-                f"{path} cannot be written to ({error.strerror}): give write permission, or open a copy"
-            ) from error
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(f"{path}: {error.strerror}; no log was made. Free some space") from error
-        raise LogUnavailable(f"{path} cannot hold a log: {error.strerror}") from error
+        raise unopened(path, error) from error
     for place in (path, path / INDEX, path / FILES):
         if not os.access(place, os.W_OK):
             raise ReadOnlyLog(f"{place} cannot be written to: give write permission, or open a copy")
+
+
+def unopened(path: Path, error: OSError) -> LogUnavailable | DiskFull:
+    """What an error of the operating system means to whoever opens the log there."""
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return ReadOnlyLog(
+            f"{path} cannot be written to ({error.strerror}): give write permission, or open a copy"
+        )
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull(f"{path}: {error.strerror}; the log was not opened. Free some space")
+    return LogUnavailable(f"{path} cannot be opened: {error.strerror}")
 
 
 def _check(path: Path, mounts: Path) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from mamba_stream.errors import DiskFull, LogFailed
+from mamba_stream.errors import DiskFull, LogFailed, NotCommitted
 from mamba_stream.log import directory, rows
 from mamba_stream.log.index import Index
 from mamba_stream.log.ledger import Ledger
@@ -79,14 +79,7 @@ class CommitFile:
             os.fdatasync(self._fd)
         except OSError as error:
             self._take_back(position)
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise DiskFull(
-                    f"{self.path.parent.parent}: {error.strerror}; nothing was committed. "
-                    "Free some space and append again"
-                ) from error
-            raise LogFailed(
-                f"{self.path}: {error.strerror}; nothing of this append was committed. Reopen the log"
-            ) from error
+            raise _failure(error, self.path.parent) from error
         self.end = position + length
 
     def rewind(self, position: int) -> None:
@@ -130,9 +123,11 @@ def open_commit_file(index: Index, files: Path, now: int, internal: bool) -> Com
 
     try:
         number, fd, end = index.update(register)
-    except BaseException:
+    except BaseException as error:
         while held:
             os.close(held.pop())
+        if isinstance(error, OSError):
+            raise _failure(error, files) from error
         raise
     return CommitFile(number, path_of(files, number, "commit"), fd, end, internal)
 
@@ -194,6 +189,16 @@ class Maps:
     def clear(self) -> None:
         with self._lock:
             self._maps.clear()
+
+
+def _failure(error: OSError, files: Path) -> NotCommitted | LogFailed:
+    where = f"{files.parent}: {error.strerror}; nothing was committed."
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return DiskFull(f"{where} Free some space and append again")
+    if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+        return NotCommitted(f"{where} Close some files and append again")
+    # What the disk could not take once may be lost although it takes it the next time.
+    return LogFailed(f"{where} Reopen the log")
 
 
 def _room(internal: bool) -> int:

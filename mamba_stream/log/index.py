@@ -27,6 +27,7 @@ from mamba_stream.errors import (
     ForkedProcess,
     LogClosed,
     LogFailed,
+    LogUnavailable,
     ReadOnlyLog,
 )
 from mamba_stream.log.format import Damaged
@@ -65,7 +66,7 @@ class Index:
         except lmdb.Error as error:
             if "ermission denied" in str(error) or "Read-only" in str(error):
                 raise ReadOnlyLog(f"{path} cannot be written to: {error}") from error
-            raise _translated(error, path) from error
+            raise _translated(error, path, reading=True) from error
         self._env.reader_check()
         _opened.add(self)
 
@@ -77,7 +78,7 @@ class Index:
             with self._begin() as transaction:
                 yield View(transaction)
         except (lmdb.Error, Damaged) as error:
-            raise _translated(error, self._path) from error
+            raise _translated(error, self._path, reading=True) from error
         finally:
             self._leave()
 
@@ -230,7 +231,7 @@ def _clear_stillborn(path: Path) -> bool:
         os.close(fd)
 
 
-def _translated(error: lmdb.Error | Damaged, path: Path) -> Exception:
+def _translated(error: lmdb.Error | Damaged, path: Path, *, reading: bool = False) -> Exception:
     text = str(error)
     if os.strerror(errno.ENOSPC) in text:
         return DiskFull(
@@ -240,6 +241,8 @@ def _translated(error: lmdb.Error | Damaged, path: Path) -> Exception:
         return DataCorrupted(f"{path}: the index is damaged ({text}); run: mamba-stream doctor {path.parent}")
     if isinstance(error, lmdb.PanicError):
         return LogFailed(f"{path}: an earlier commit failed; reopen the log")
+    if reading:
+        return LogUnavailable(f"{path}: the index cannot be read now: {text}")
     return CommitUnknown(f"{path}: {text}; the commit may or may not have happened: reopen the log and look")
 
 

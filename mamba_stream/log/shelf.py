@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from mamba_stream.core.schemas import fingerprint, schema_from_bytes
-from mamba_stream.errors import DataCorrupted, OffsetTrimmed, TopicNotFound
+from mamba_stream.errors import DataCorrupted, LogUnavailable, OffsetTrimmed, TopicNotFound
 from mamba_stream.log import format, rows
 from mamba_stream.log.files import Maps
 from mamba_stream.log.index import Index
@@ -97,6 +98,10 @@ class Shelf:
                     raise self._damaged(topic, partition, placed, "its file is missing") from None
                 placed = again
                 continue
+            except OSError as error:
+                if error.errno == errno.EIO:
+                    raise self._damaged(topic, partition, placed, str(error.strerror)) from error
+                raise LogUnavailable(f"topic {topic.name!r} cannot be read now: {error.strerror}") from error
             if message is None:
                 raise self._damaged(topic, partition, placed, "its file is cut off")
             try:

@@ -168,7 +168,10 @@ def acquire(path: Path, clock: Clock | None = None, map_size: int = MAP_SIZE) ->
             # LMDB permits a process one opening of a path, and this one inherited its parent's.
             raise ForkedProcess(FORKED)
         if store is None:
-            store = Store(path, clock or SystemClock(), map_size)
+            try:
+                store = Store(path, clock or SystemClock(), map_size)
+            except OSError as error:
+                raise directory.unopened(path, error) from error
             _stores[place] = store
         store.handles += 1
         return store
