@@ -1,0 +1,187 @@
+"""Waking: who waits is told of a commit by any process, and the dead leave nothing in the way."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mamba_stream.core.clock import SystemClock
+from mamba_stream.errors import LogClosed
+from mamba_stream.log import Log, Topic, open_log, store
+from mamba_stream.log.waking import Waiter, Waker
+from tests.log.neighbour import Neighbour, script
+
+FOREVER = 3_600.0
+"""The slow poll of these tests, and every wait: who is not woken hangs, and the test with it."""
+SOON = 60.0
+
+
+@pytest.fixture(autouse=True)
+def no_slow_poll(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "_SLOW_POLL", FOREVER)
+
+
+@pytest.fixture
+def waker(tmp_path: Path) -> Iterator[Waker]:
+    made = Waker(tmp_path, SystemClock())
+    yield made
+    made.close()
+
+
+def ears(path: Path) -> list[str]:
+    return os.listdir(path / "wake")
+
+
+def in_background(work: object) -> threading.Thread:
+    thread = threading.Thread(target=work, daemon=True)  # type: ignore[arg-type]
+    thread.start()
+    return thread
+
+
+def until_waiting(log: Log, waiters: int = 1) -> None:
+    """Returns when so many ears lie in the directory."""
+    while len(ears(log.path)) < waiters:
+        threading.Event().wait(0.001)
+
+
+def test_whoever_waits_is_woken(waker: Waker, tmp_path: Path) -> None:
+    waiters = [Waiter(tmp_path) for _ in range(3)]
+    threads = [in_background(lambda w=waiter: w.wait(FOREVER)) for waiter in waiters]
+    waker.announce()
+    for thread, waiter in zip(threads, waiters, strict=True):
+        thread.join(SOON)
+        assert not thread.is_alive()
+        waiter.close()
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_was_announced_before_the_wait_ends_it_at_once_and_once(waker: Waker, tmp_path: Path) -> None:
+    waiter = Waiter(tmp_path)
+    for _ in range(500):
+        waker.announce()
+    waiter.wait(FOREVER)
+    ended = threading.Event()
+    thread = in_background(lambda: (waiter.wait(FOREVER), ended.set()))
+    assert not ended.is_set()
+    while not ended.is_set():
+        waker.announce()
+    thread.join(SOON)
+    waiter.close()
+
+
+def test_a_waiter_that_comes_later_is_seen(waker: Waker, tmp_path: Path) -> None:
+    for _ in range(5):
+        waker.announce()
+        waiter = Waiter(tmp_path)
+        waker.announce()
+        waiter.wait(FOREVER)
+        waiter.close()
+
+
+def test_a_path_of_any_length_has_room_for_a_socket(tmp_path: Path) -> None:
+    deep = tmp_path / ("d" * 100) / ("e" * 100)
+    deep.mkdir(parents=True)
+    waker, waiter = Waker(deep, SystemClock()), Waiter(deep)
+    waker.announce()
+    waiter.wait(FOREVER)
+    waiter.close()
+    waker.close()
+
+
+def test_the_socket_of_a_dead_process_is_removed_with_the_next_commit(log: Log, plain: Topic) -> None:
+    with Neighbour() as other:
+        other.do({"do": "open", "path": str(log.path)})
+        other.send({"do": "read", "topic": "plain", "follow": True})
+        until_waiting(log)
+        other.process.send_signal(signal.SIGKILL)
+        other.process.wait()
+    assert len(ears(log.path)) == 1
+    while ears(log.path):
+        plain.append([{"n": 1}])
+
+
+def test_what_lies_in_the_way_hinders_no_commit(log: Log, plain: Topic) -> None:
+    (log.path / "wake" / "a-file").write_text("not a socket")
+    (log.path / "wake" / "a-directory").mkdir()
+    assert plain.append([{"n": 1}]) == {0: (0, 1)}
+
+
+def test_a_wait_returns_with_a_commit_of_another_process(log: Log, plain: Topic) -> None:
+    with Neighbour() as other:
+        other.do({"do": "open", "path": str(log.path)})
+        for _ in range(5):
+            lsn, result = log.lsn(), []
+            thread = in_background(lambda lsn=lsn, result=result: result.append(log.wait(lsn, FOREVER)))
+            until_waiting(log)
+            other.do({"do": "append", "topic": "plain", "rows": [], "form": "dicts", "producer": "p", "sequence": lsn})
+            other.do({"do": "end", "topic": "plain"})
+            thread.join(SOON)
+            assert not thread.is_alive(), "the commit woke nobody"
+            assert result[0] > lsn
+        other.do({"do": "close"})
+
+
+def test_a_wait_for_what_has_happened_returns_at_once(log: Log, plain: Topic) -> None:
+    assert log.wait(0, FOREVER) == log.lsn()
+    assert ears(log.path) == []
+
+
+def test_a_wait_that_times_out_says_where_the_log_is(log: Log, plain: Topic) -> None:
+    assert log.wait(log.lsn(), 0.01) == log.lsn()
+    assert log.wait(log.lsn(), 0) == log.lsn()
+
+
+def test_a_follower_in_another_process_sees_each_row_as_it_comes(log: Log, plain: Topic) -> None:
+    code = """
+import sys
+from mamba_stream.log import open_log, store
+store._SLOW_POLL = 3600.0
+with open_log(sys.argv[1]) as log:
+    for batch in log["plain"].read(follow=True):
+        print(batch.data["n"][0], flush=True)
+"""
+    with script(code, log.path) as process:
+        assert process.stdout is not None
+        for n in range(20):
+            plain.append([{"n": n}])
+            # The next row is appended when this one was seen: nothing else can wake the follower.
+            assert process.stdout.readline() == f"{n}\n"
+        plain.end()
+        assert process.stdout.read() == ""
+        assert process.wait(60) == 0
+
+
+def test_closing_a_log_ends_the_waits_of_its_threads(tmp_path: Path) -> None:
+    log = open_log(tmp_path)
+    topic = log.create_topic("plain", {"n": int})
+    seen: list[type[BaseException]] = []
+
+    def follow() -> None:
+        try:
+            list(topic.read(follow=True))
+        except LogClosed as error:
+            seen.append(type(error))
+
+    threads = [in_background(follow) for _ in range(3)]
+    until_waiting(log, 3)
+    log.close()
+    for thread in threads:
+        thread.join(SOON)
+        assert not thread.is_alive()
+    assert seen == [LogClosed] * 3
+    assert ears(tmp_path) == []
+
+
+def test_threads_that_wait_in_turns_share_their_ears(log: Log, plain: Topic) -> None:
+    for _ in range(20):
+        threads = [in_background(lambda lsn=log.lsn(): log.wait(lsn, FOREVER)) for _ in range(2)]
+        plain.append([{"n": 1}])
+        for thread in threads:
+            thread.join(SOON)
+            assert not thread.is_alive()
+    assert len(ears(log.path)) <= 2
