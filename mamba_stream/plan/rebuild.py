@@ -1,4 +1,4 @@
-"""An expression taken apart into its inputs, and put together again over others.
+"""A node of an expression written anew over other inputs.
 
 Polars hands out a node's inputs (``Expr.meta.pop``) but not the node without them, so the node is written
 anew from what its tree says. That it was understood is not assumed: over its own inputs the new node must
@@ -14,27 +14,7 @@ from typing import Any
 import polars as pl
 
 from mamba_stream.plan.rowwise import ALLOWED
-from mamba_stream.plan.trees import Node, nodes
-
-
-class NotRebuildable(Exception):
-    """The node is one that this module cannot write anew."""
-
-
-def inputs(expr: pl.Expr, node: Node) -> list[pl.Expr]:
-    """The inputs of an expression's outermost node, in the order of the node's children.
-
-    Raises:
-        NotRebuildable: Polars' order of this node's inputs is not known.
-    """
-    # From the last to the first; of when/then/otherwise it gives the condition first.
-    found = expr.meta.pop()
-    if node.kind == "Ternary" and len(found) == 3:
-        found = [found[1], found[2], found[0]]
-    found.reverse()
-    if [nodes(one) for one in found] != list(node.children):
-        raise NotRebuildable(node.kind)
-    return found
+from mamba_stream.plan.trees import Node, NotUnderstood, nodes
 
 
 def rebuild(node: Node, own: Sequence[pl.Expr], replaced: Sequence[pl.Expr]) -> pl.Expr:
@@ -46,7 +26,7 @@ def rebuild(node: Node, own: Sequence[pl.Expr], replaced: Sequence[pl.Expr]) -> 
         replaced: What to put in their places.
 
     Raises:
-        NotRebuildable: The node is not known, or comes out differently.
+        NotUnderstood: The node is not known, or comes out differently.
     """
     write = _WRITERS.get(node.kind) or _same_name(node)
     try:
@@ -54,8 +34,8 @@ def rebuild(node: Node, own: Sequence[pl.Expr], replaced: Sequence[pl.Expr]) -> 
         if nodes(again) == node:
             return write(node.params, *replaced)
     except (AttributeError, KeyError, TypeError, ValueError, IndexError, pl.exceptions.PolarsError) as error:
-        raise NotRebuildable(node.kind) from error
-    raise NotRebuildable(node.kind)
+        raise NotUnderstood(node.kind) from error
+    raise NotUnderstood(node.kind)
 
 
 Writer = Callable[..., pl.Expr]
@@ -66,7 +46,7 @@ _NAMESPACES = {"TemporalExpr": "dt", "StringExpr": "str", "BinaryExpr": "bin", "
 def _same_name(node: Node) -> Writer:
     """For functions without parameters whose method has the node's name: "TemporalExpr.Hour" is dt.hour()."""
     if node.kind not in ALLOWED or node.params is not None:
-        raise NotRebuildable(node.kind)
+        raise NotUnderstood(node.kind)
     family, _, member = node.kind.rpartition(".")
     method = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in member).lstrip("_")
 
@@ -110,7 +90,7 @@ def _dtype(written: Any) -> pl.DataType:
     if name == "Datetime":
         unit, zone = params
         return pl.Datetime(_UNITS[unit], zone["inner"] if zone else None)
-    raise NotRebuildable(name)
+    raise NotUnderstood(name)
 
 
 _UNITS: dict[str, Any] = {"Nanoseconds": "ns", "Microseconds": "us", "Milliseconds": "ms"}

@@ -26,7 +26,7 @@ import polars as pl
 
 from mamba_stream.errors import ExpressionRefused
 from mamba_stream.plan.refusals import REASONS, cure
-from mamba_stream.plan.trees import Node, nodes, short
+from mamba_stream.plan.trees import Node, NotUnderstood, inputs, nodes, short
 
 
 def _family(name: str, members: str) -> frozenset[str]:
@@ -58,10 +58,10 @@ ALLOWED: frozenset[str] = frozenset().union(
     ),
     _family(
         "StringExpr",
-        "ConcatHorizontal Contains ContainsAny CountMatches EndsWith EscapeRegex Extract ExtractAll"
+        "ConcatHorizontal Contains CountMatches EndsWith EscapeRegex Extract ExtractAll"
         " ExtractGroups ExtractMany Find FindMany Format Head HexEncode HexDecode Base64Encode"
         " Base64Decode JsonDecode JsonPathMatch LenBytes LenChars Lowercase Normalize PadEnd PadStart"
-        " Replace ReplaceMany Reverse Slice Split SplitRegex SplitExact SplitN StartsWith StripChars"
+        " Reverse Slice Split SplitRegex SplitExact SplitN StartsWith StripChars"
         " StripCharsStart StripCharsEnd StripPrefix StripSuffix Tail Titlecase ToDecimal ToInteger"
         " Uppercase ZFill",
     ),
@@ -81,12 +81,12 @@ ALLOWED: frozenset[str] = frozenset().union(
     # Within a row's own list one may look at neighbours.
     _family(
         "ListExpr",
-        "ArgMax ArgMin Concat Contains CountMatches Diff DropNulls Gather GatherEvery Get Join Length Max"
+        "ArgMax ArgMin Concat Contains Diff DropNulls Gather GatherEvery Get Join Length Max"
         " Mean Median Min SetOperation Shift Slice Sort Std Sum ToArray ToMap ToStruct Var",
     ),
     _family(
         "ArrayExpr",
-        "ArgMax ArgMin Concat Contains CountMatches Dot Get Join Length Max Mean Median Min Shift Sort"
+        "ArgMax ArgMin Concat Contains Dot Get Join Length Max Mean Median Min Shift Sort"
         " Std Sum ToList ToStruct Var",
     ),
     _family("MapExpr", "Get Keys Values Length Entries ContainsKey"),
@@ -136,8 +136,11 @@ def check_row_wise(
         ExpressionRefused: With the piece that is not allowed and what to use instead.
     """
     root = nodes(expr)
+    where = _Where(expr, verb, over, schema)
     try:
-        _check(root, _Where(expr, verb, over, schema))
+        _check(root, where)
+        if schema is not None and any(node.kind in _SEARCHES for node in root.walk()):
+            _check_searches(expr, root, where)
     except RecursionError as error:
         raise ExpressionRefused(f"{verb}: {short(expr)}: nested too deeply") from error
 
@@ -149,9 +152,7 @@ def _check(node: Node, where: _Where) -> None:
     if node.kind == "Eval":
         _check_list_eval(node, where)
         return
-    if node.kind.endswith(".IsIn"):
-        wrong = _is_in(node, where.schema)
-    elif node.kind in _JUDGED:
+    if node.kind in _JUDGED:
         wrong = _JUDGED[node.kind](node)
     else:
         wrong = None if node.kind in ALLOWED else cure(node, over=where.over)
@@ -176,9 +177,21 @@ def _check_over(node: Node, where: _Where) -> None:
         raise where.refuse(
             "over(..., mapping_strategy='explode')", "it changes the order of rows: leave it out"
         )
+    if node.params["mapping"] == "GroupsToRows" and (
+        function.kind in _OTHER_LENGTH or REASONS.get(function.kind) == "count"
+    ):
+        raise where.refuse(
+            f"{_piece(function)}.over(...)",
+            "it gives another number of rows than the window has: reduce it to one value, or collect lists with"
+            ' mapping_strategy="join"',
+        )
     for key in rest:
         _check(key, where)
     check_repeatable(function, where.expr, verb=where.verb)
+
+
+#: What gives more or fewer values than there are rows, beside what is refused for that everywhere.
+_OTHER_LENGTH = frozenset("Slice Unique TopK TopKBy GatherEvery Mode ArgUnique ArgWhere".split())
 
 
 def _check_list_eval(node: Node, where: _Where) -> None:
@@ -318,24 +331,53 @@ def _bin(node: Node) -> str | None:
     return None
 
 
-def _is_in(node: Node, schema: pl.Schema | None) -> str | None:
+def _is_in(node: Node) -> str | None:
+    """What can be said without types; ``_check_searches`` says the rest."""
     values = node.children[1]
     while values.kind == "Alias":
         values = values.children[0]
-    if _is_fixed_values(values):
+    if values.kind in ALLOWED or values.kind in _JUDGED or values.kind == "Eval":
         return None
-    if values.kind == "Column":
-        if schema is None or values.params not in schema:
-            return None
-        if isinstance(schema[values.params], (pl.List, pl.Array)):
-            return None
-        return (
-            f'"{values.params}" is not a column of lists, so all of its rows would be searched:'
-            " compare with ==, or use a lookup join with a frame"
-        )
-    if values.kind.startswith(("ListExpr.", "ArrayExpr.", "StringExpr.Split")) or values.kind == "RepeatBy":
-        return None
-    return "it must search a list of values or a column of lists: add the column with with_columns before"
+    return _SEARCHED
+
+
+_SEARCHED = (
+    "it must search a list of values or a column of lists: what is not a list is searched in all rows;"
+    " compare with ==, or use a lookup join with a frame"
+)
+_SEARCHES = frozenset({"Boolean.IsIn", "Sql.IsIn"})
+
+
+def _check_searches(expr: pl.Expr, node: Node, where: _Where) -> None:
+    """Refuses ``is_in`` of what is not one list per row, which types alone can tell."""
+    if node.kind in _SEARCHES and not _is_fixed_values(node.children[1]):
+        try:
+            needle, haystack = inputs(expr, node)
+            lists = _nesting(haystack, where.schema) - _nesting(needle, where.schema)
+        except (NotUnderstood, pl.exceptions.PolarsError):
+            lists = 0
+        if lists != 1:
+            raise where.refuse("is_in()", _SEARCHED)
+    if node.kind in ("Over", "Eval"):
+        # Inside of these, whatever can be repeated is allowed.
+        return
+    if any(part.kind in _SEARCHES for child in node.children for part in child.walk()):
+        try:
+            parts = inputs(expr, node)
+        except NotUnderstood:
+            raise where.refuse("is_in()", "it stands where its types cannot be told") from None
+        for part, child in zip(parts, node.children, strict=True):
+            _check_searches(part, child, where)
+
+
+def _nesting(expr: pl.Expr, schema: pl.Schema | None) -> int:
+    """How many lists lie around the values of an expression."""
+    dtype: Any = pl.LazyFrame(schema=schema).select(expr.alias("value")).collect_schema()["value"]
+    depth = 0
+    while isinstance(dtype, (pl.List, pl.Array)):
+        dtype = dtype.inner
+        depth += 1
+    return depth
 
 
 def _replace(node: Node) -> str | None:
@@ -345,6 +387,12 @@ def _replace(node: Node) -> str | None:
         "what is replaced by what must be written out, since a column would be read over all rows: use a"
         " dict, or a lookup join with a frame"
     )
+
+
+def _fixed_argument(node: Node) -> str | None:
+    if all(_is_fixed_values(argument) for argument in node.children[1:2]):
+        return None
+    return "what it looks for must be written out: Polars takes one for all rows"
 
 
 def _business(node: Node) -> str | None:
@@ -360,6 +408,13 @@ _JUDGED: dict[str, Callable[[Node], str | None]] = {
     "FillNullWithStrategy": _fill_strategy,
     "StringExpr.Strptime": _strptime,
     "Bin": _bin,
+    "Boolean.IsIn": _is_in,
+    "Sql.IsIn": _is_in,
+    "StringExpr.ContainsAny": _fixed_argument,
+    "StringExpr.Replace": _fixed_argument,
+    "StringExpr.ReplaceMany": _replace,
+    "ListExpr.CountMatches": _fixed_argument,
+    "ArrayExpr.CountMatches": _fixed_argument,
     "Replace": _replace,
     "ReplaceStrict": _replace,
     "Business.AddBusinessDay": _business,

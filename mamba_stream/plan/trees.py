@@ -99,6 +99,26 @@ def nodes(expr: pl.Expr) -> Node:
         raise ExpressionRefused(f"{short(expr)}: {_TOO_DEEP}") from error
 
 
+class NotUnderstood(Exception):
+    """A node whose inputs, or whose way of being written, is not known here."""
+
+
+def inputs(expr: pl.Expr, node: Node) -> list[pl.Expr]:
+    """The inputs of an expression's outermost node, as expressions, in the order of the node's children.
+
+    Raises:
+        NotUnderstood: Polars' order of this node's inputs is not known.
+    """
+    # From the last to the first; of when/then/otherwise it gives the condition first.
+    found = expr.meta.pop()
+    if node.kind == "Ternary" and len(found) == 3:
+        found = [found[1], found[2], found[0]]
+    found.reverse()
+    if [nodes(one) for one in found] != list(node.children):
+        raise NotUnderstood(node.kind)
+    return found
+
+
 def fingerprint(expr: pl.Expr) -> str:
     """32 hex digits that are equal for equal expressions, in every process with the same Polars."""
     text = _serialised(expr)

@@ -26,6 +26,9 @@ EPOCH = dt.datetime(2024, 3, 1)
 INF, NAN = float("inf"), float("nan")
 
 
+c = pl.col
+
+
 def maybe(values):
     return st.none() | values
 
@@ -143,6 +146,10 @@ single_values = st.one_of(
         for name in ("first", "last", "count", "len", "null_count", "n_unique", "min", "max", "has_nulls")
     ),
     filtered(anything).map(lambda one: one.first(ignore_nulls=True)),
+    st.sampled_from([c("f32"), c("f64")]).map(lambda one: one.drop_nans().first()),
+    st.sampled_from([c("f32"), c("f64")]).map(
+        lambda one: one.filter(c("flag")).drop_nulls().drop_nans().last()
+    ),
     filtered(anything).map(lambda one: one.last(ignore_nulls=True)),
     st.builds(lambda one, ignore: one.any(ignore_nulls=ignore), filtered(conditions), st.booleans()),
     st.builds(lambda one, ignore: one.all(ignore_nulls=ignore), filtered(conditions), st.booleans()),
@@ -320,7 +327,6 @@ def kind(expr: pl.Expr) -> str:
     return split({"out": expr}, SCHEMA, ORDER).describe()["out"]
 
 
-c = pl.col
 WIDTHS = ["i8", "i16", "i32", "i64", "u8", "u32", "u64", "f32", "f64", "dec"]
 
 
@@ -403,6 +409,7 @@ def test_quantiles_and_distinct_counts_hold_values(expr):
         pl.struct(c("i8").sum()),
         pl.sum_horizontal(pl.col("i8", "i16")).sum(),
         pl.lit([1, 2]),
+        c("text").hash().max(),
         pl.lit(1).sum(),
         (c("i8").filter(c("flag")) + c("i16").filter(c("flag"))).sum(),
         c("f64").quantile(c("f64").min() - c("f64").min()),
