@@ -34,6 +34,7 @@ class Intake:
         self._layout = layout
         self._time = None if topic.time is None else layout.schema.get_field_index(topic.time)
         self._turn = turn
+        self._to = f"topic {topic.name!r}"
 
     def batches(
         self, data: Any, partition: int | None = None, expect: Mapping[int, int] | None = None
@@ -42,7 +43,7 @@ class Intake:
         self._check(partition, expect)
         expected = dict(expect or {})
         prepared = []
-        for batch in to_batches(data, self._layout.schema, max_rows=MAX_ROWS):
+        for batch in to_batches(data, self._layout.schema, max_rows=MAX_ROWS, to=self._to):
             for number, routed in self._route(batch, partition):
                 for rows, message in self._messages(routed):
                     low, high = self._times(rows)
