@@ -13,8 +13,9 @@ help:  ## Say what there is
 demo: $(VENV)/.installed  ## Run the demo: a year of flights through the log and a pipeline (DEMO="--kill 5" adds options)
 	@$(BIN)/mamba-stream demo $(DEMO)
 
+# The processes must agree on the names of tests, some of which show sets: hence the seed.
 test: $(VENV)/.installed-dev  ## Run the tests, in parallel (PYTEST="..." adds options)
-	@$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(PYTEST)
+	@PYTHONHASHSEED=0 $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(PYTEST)
 
 test-slow: $(VENV)/.installed-dev  ## Run the slow tests: hundreds of crashes, long property tests
 	@$(BIN)/python -m pytest -q -m slow --timeout 3600 $(PYTEST)
