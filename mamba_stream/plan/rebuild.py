@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from mamba_stream.plan.rowwise import ALLOWED
+from mamba_stream.plan.allowlist import ALLOWED
 from mamba_stream.plan.trees import Node, NotUnderstood, nodes
 
 
@@ -149,6 +149,8 @@ _WRITERS: dict[str, Writer] = {
     "MinHorizontal": lambda params, *parts: pl.min_horizontal(parts),
     "SumHorizontal": lambda params, *parts: pl.sum_horizontal(parts, ignore_nulls=params["ignore_nulls"]),
     "MeanHorizontal": lambda params, *parts: pl.mean_horizontal(parts, ignore_nulls=params["ignore_nulls"]),
+    "StringExpr.Lowercase": lambda params, value: value.str.to_lowercase(),
+    "StringExpr.Uppercase": lambda params, value: value.str.to_uppercase(),
     "TemporalExpr.TotalDays": _total("total_days"),
     "TemporalExpr.TotalHours": _total("total_hours"),
     "TemporalExpr.TotalMinutes": _total("total_minutes"),

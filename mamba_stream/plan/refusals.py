@@ -99,3 +99,7 @@ def cure(node: Node, *, over: str | None) -> str:
     if over is not None and reason in ("aggregate", "unordered", "ordered", "compared", "distinct"):
         sentence += _WINDOWED.format(over=over)
     return sentence
+
+
+#: Why a Python function is refused.
+PYTHON = cure(Node("AnonymousFunction", None, ()), over=None)

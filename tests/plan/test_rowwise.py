@@ -15,8 +15,8 @@ from hypothesis import given, settings, strategies as st
 from polars.testing import assert_frame_equal
 
 from mamba_stream.errors import ExpressionRefused
+from mamba_stream.plan.allowlist import ALLOWED
 from mamba_stream.plan.expressions import check_aggregate, check_row_wise
-from mamba_stream.plan.rowwise import ALLOWED
 from mamba_stream.plan.trees import nodes
 
 ROWS = 24
