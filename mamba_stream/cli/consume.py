@@ -44,6 +44,7 @@ def consume(
     import polars as pl
 
     from mamba_stream.cli.printing import RowPrinter
+    from mamba_stream.core.batches import frame_from_batch
 
     with open_place(place) as log:
         source = log[topic]
@@ -59,7 +60,7 @@ def consume(
             max_rows=left if predicate is None else None,
         )
         while left != 0 and (batch := next(batches, None)) is not None:
-            frame = pl.DataFrame(batch.data)
+            frame = frame_from_batch(batch.data)
             if offsets:
                 frame = frame.with_columns(
                     _partition=pl.lit(batch.partition), _offset=pl.Series(batch.offsets)

@@ -162,6 +162,7 @@ def tail(topic: str, rows: int, follow: bool, output: str, place: str | None) ->
     import polars as pl
 
     from mamba_stream.cli.printing import RowPrinter
+    from mamba_stream.core.batches import frame_from_batch
 
     with open_place(place) as log:
         found = log[topic]
@@ -174,10 +175,10 @@ def tail(topic: str, rows: int, follow: bool, output: str, place: str | None) ->
             found.read(start=start, end=ends), key=lambda b: (b.append_time, b.partition, b.offset)
         )
         if batches:
-            printer.write(pl.concat([pl.DataFrame(batch.data) for batch in batches]).tail(rows))
+            printer.write(pl.concat([frame_from_batch(batch.data) for batch in batches]).tail(rows))
         if follow:
             for batch in found.read(start=ends, follow=True):
-                printer.write(pl.DataFrame(batch.data))
+                printer.write(frame_from_batch(batch.data))
 
 
 @topic.command()

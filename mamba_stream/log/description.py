@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from mamba_stream.core.batches import frame_from_batch
 from mamba_stream.core.durations import ticks_per_day
 from mamba_stream.log.intake import running_time, ticks_of
 from mamba_stream.log.rows import NO_TIME, Head, TopicRow
@@ -114,7 +115,7 @@ def _sample(
                     behind.append((running - ticks_of(column))[valid])
                     before = int(running[-1]) if len(running) else before
                 if topic.key:
-                    keys.append(pl.DataFrame(batch.select(list(topic.key))))
+                    keys.append(frame_from_batch(batch.select(list(topic.key))))
                 start = placed.next_offset
     return behind, keys, sampled
 

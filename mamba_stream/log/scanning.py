@@ -9,6 +9,8 @@ import polars as pl
 import pyarrow as pa
 from polars.io.plugins import register_io_source
 
+from mamba_stream.core.batches import frame_from_batch
+from mamba_stream.core.casting import holds_arrays
 from mamba_stream.core.durations import ticks_per_day
 from mamba_stream.core.schemas import polars_schema
 from mamba_stream.errors import ExpressionRefused
@@ -138,5 +140,9 @@ def _first_reaching(shelf: Shelf, topic: TopicRow, partition: int, begin: int, e
 
 def _frame(batches: list[pa.RecordBatch], schema: pa.Schema, predicate: pl.Expr | None) -> pl.DataFrame:
     # As it lies: joining the batches into one would copy every byte.
-    frame = cast("pl.DataFrame", pl.from_arrow(pa.Table.from_batches(batches, schema=schema), rechunk=False))
+    if batches and any(holds_arrays(kind) for kind in schema.types):
+        frame = pl.concat([frame_from_batch(batch) for batch in batches], rechunk=False)
+    else:
+        table = pa.Table.from_batches(batches, schema=schema)
+        frame = cast("pl.DataFrame", pl.from_arrow(table, rechunk=False))
     return frame if predicate is None else frame.filter(predicate)
