@@ -13,10 +13,10 @@ from mamba_stream.core.batches import frame_from_batch
 from mamba_stream.core.casting import holds_arrays
 from mamba_stream.core.durations import ticks_per_day
 from mamba_stream.core.schemas import polars_schema
+from mamba_stream.core.timebounds import time_bounds
 from mamba_stream.errors import ExpressionRefused
 from mamba_stream.log.rows import TopicRow
 from mamba_stream.log.shelf import Placed, Shelf
-from mamba_stream.plan.timebounds import time_bounds
 
 _LOOKED_UP = 1024
 _DAY_US = 86_400_000_000

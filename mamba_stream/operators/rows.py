@@ -87,7 +87,7 @@ class Converted:
     strict: bool
 
     def __call__(self, rows: pl.LazyFrame, hidden: list[str]) -> pl.LazyFrame:
-        return rows.cast(pl.Schema(self.types), strict=self.strict)
+        return rows.cast(pl.Schema(self.types), strict=self.strict) if self.types else rows
 
 
 class RowSteps:

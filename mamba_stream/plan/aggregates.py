@@ -15,12 +15,12 @@ from typing import Any
 import polars as pl
 
 from mamba_stream.core.names import did_you_mean
+from mamba_stream.core.trees import Node, NotUnderstood, inputs, nodes, short
 from mamba_stream.errors import ColumnNotFound, ExpressionRefused
 from mamba_stream.plan.expressions import check_aggregate, check_row_wise, columns, has_selector
 from mamba_stream.plan.partials import Partials
 from mamba_stream.plan.rebuild import rebuild
 from mamba_stream.plan.splits import AGGREGATES, Aggregate, KeepsRows, count_rows, split_aggregate
-from mamba_stream.plan.trees import Node, NotUnderstood, inputs, nodes, short
 
 _KEY = "_key"
 

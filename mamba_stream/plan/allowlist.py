@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from mamba_stream.core.trees import Node
 from mamba_stream.plan.refusals import PYTHON
-from mamba_stream.plan.trees import Node
 
 
 def _family(name: str, members: str) -> frozenset[str]:

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
+from mamba_stream.core.trees import short
 from mamba_stream.errors import InvalidInput
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.shapes import Shape, known_shapes, split_window
-from mamba_stream.plan.trees import short
 
 
 def explain(roots: Sequence[n.Node], *, style: str) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import polars as pl
 
+from mamba_stream.core.timebounds import time_bounds
+from mamba_stream.core.trees import columns, fingerprint, has_selector, nodes, output_name, short, tree
 from mamba_stream.errors import ExpressionRefused
 from mamba_stream.plan.rowwise import check_repeatable, check_row_wise
-from mamba_stream.plan.timebounds import time_bounds
-from mamba_stream.plan.trees import columns, fingerprint, has_selector, nodes, output_name, short, tree
 
 __all__ = [
     "check_aggregate",

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from mamba_stream.plan.trees import fingerprint
+from mamba_stream.core.trees import fingerprint
 
 #: The number of rows of the group, which every partial carries.
 ROWS = "_rows"

@@ -13,8 +13,8 @@ from typing import Any
 
 import polars as pl
 
+from mamba_stream.core.trees import Node, NotUnderstood, nodes
 from mamba_stream.plan.allowlist import ALLOWED
-from mamba_stream.plan.trees import Node, NotUnderstood, nodes
 
 
 def rebuild(node: Node, own: Sequence[pl.Expr], replaced: Sequence[pl.Expr]) -> pl.Expr:

@@ -5,7 +5,7 @@ The lists here make refusals helpful; they do not decide them: what is neither a
 
 from __future__ import annotations
 
-from mamba_stream.plan.trees import Node
+from mamba_stream.core.trees import Node
 
 
 def _reasons(**kinds: str) -> dict[str, str]:

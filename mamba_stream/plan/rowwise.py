@@ -16,10 +16,10 @@ from typing import Any
 
 import polars as pl
 
+from mamba_stream.core.trees import Node, NotUnderstood, inputs, nodes, short
 from mamba_stream.errors import ExpressionRefused
 from mamba_stream.plan.allowlist import ALLOWED, HOLDS_VALUES, JUDGED, SEARCHED, is_series, is_written_out
 from mamba_stream.plan.refusals import PYTHON, REASONS, cure
-from mamba_stream.plan.trees import Node, NotUnderstood, inputs, nodes, short
 
 
 @dataclass(frozen=True, slots=True)

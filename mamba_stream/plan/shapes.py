@@ -15,13 +15,13 @@ import polars as pl
 
 from mamba_stream.core.names import did_you_mean
 from mamba_stream.core.schemas import describe_difference
+from mamba_stream.core.trees import Node as Tree, nodes as tree_of
 from mamba_stream.errors import ColumnNotFound, ExpressionRefused, InvalidInput, PipelineRefused
 from mamba_stream.operators.columns import ORDER, ORDER_TYPES, PREFIX
 from mamba_stream.operators.window import LATE_BY, LATE_REASON, WINDOW_END, WINDOW_START, duration_type
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.aggregates import AggregatePlan, split
 from mamba_stream.plan.expressions import check_row_wise, columns
-from mamba_stream.plan.trees import Node as Tree, nodes as tree_of
 from mamba_stream.plan.windows import grid_of
 
 REJECTED_REASON = "rejected_reason"

@@ -30,8 +30,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from mamba_stream.core.trees import Node
 from mamba_stream.plan.partials import ROWS, Partials
-from mamba_stream.plan.trees import Node
 
 _COUNT = pl.get_index_type()
 _SUMMED_AS_INT64 = (pl.Int8, pl.Int16, pl.UInt8, pl.UInt16)

@@ -111,7 +111,7 @@ class Checkpoints:
     def commit(
         self,
         *,
-        outputs: Mapping[str, pl.DataFrame],
+        outputs: Sequence[tuple[str, pl.DataFrame]],
         offsets: Mapping[str, Mapping[tuple[str, int], int]],
         progress: Progress,
         steps: Mapping[str, WindowStep],
@@ -131,7 +131,7 @@ class Checkpoints:
         """
         assert self._record is not None
         tx = self._begin()
-        for name, frame in outputs.items():
+        for name, frame in outputs:
             tx.append(name, frame)
         for group, positions in offsets.items():
             tx.commit_offsets(group, positions)

@@ -65,6 +65,8 @@ class Engine:
         self._clock = clock
         self._budget = budget
         self._follows = follows
+        self._steps = 0
+        self._read_in: dict[int, int] = {}
         self._partitions = {
             window: [
                 time for source in analysis.sources_of(window) for time in self.intakes[source].times.values()
@@ -100,12 +102,14 @@ class Engine:
             StepFailed: A step raised.
             StateTooLarge: The state of a step alone exceeds the limit.
         """
+        self._steps += 1
         allowed = rows = most or self._budget.rows
         space = self._budget.bytes
         taken: dict[n.AnySource, list[pl.DataFrame]] = {}
         places: list[str] = []
         for source, feed in self._in_turn():
             intake = self.intakes[source]
+            self._read_in[id(feed)] = self._steps
             portion = feed.read(rows, space)
             if portion is None:
                 self._nothing_came(intake, feed)
@@ -144,12 +148,13 @@ class Engine:
     def _in_turn(self) -> list[tuple[n.AnySource, Feed]]:
         """The partitions to read from, those whose time is furthest behind first."""
         waiting = [
-            (intake.times[feed.partition].watermark, number, source, feed)
+            (intake.times[feed.partition].watermark, self._read_in.get(id(feed), 0), source, feed)
             for source, intake in self.intakes.items()
-            for number, feed in enumerate(intake.feeds)
+            for feed in intake.feeds
             if not feed.done
         ]
-        waiting.sort(key=lambda item: item[:1])
+        # Among those that are equally far, as all are without a time column, the one that waited longest.
+        waiting.sort(key=lambda item: item[:2])
         return [(source, feed) for _, _, source, feed in waiting]
 
     def _nothing_came(self, intake: Intake, feed: Feed) -> None:

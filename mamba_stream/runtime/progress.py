@@ -11,7 +11,6 @@ class PartitionProgress(msgspec.Struct, frozen=True, array_like=True):
     position: int
     greatest: int
     ended: bool
-    idle: bool
 
 
 class SourceProgress(msgspec.Struct, frozen=True, array_like=True):

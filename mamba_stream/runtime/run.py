@@ -8,6 +8,7 @@ from functools import partial
 
 from mamba_stream.core.clock import Clock
 from mamba_stream.core.durations import ticks_per_day, to_time
+from mamba_stream.core.names import check_name
 from mamba_stream.errors import OffsetTrimmed, PipelineRefused
 from mamba_stream.log import Log, Topic
 from mamba_stream.operators.columns import ticks
@@ -48,6 +49,8 @@ class Run:
         self.analysis = analyse(pipeline.outputs, facts_of(self._topics))
         self._names = source_names(self.analysis.sources)
         _check_distinct(self.analysis.sources, self._names)
+        for group in self._groups():
+            check_name(group, "group")
         self._contents: dict[n.AnySource, str] = {
             node: content_of(node.frame) for node in self.analysis.sources if isinstance(node, n.FrameSource)
         }
@@ -62,7 +65,7 @@ class Run:
         bounded = all(isinstance(node, n.FrameSource) or self._topics[node.topic].ended for node in feeds)
         self.engine = Engine(
             self.analysis,
-            {output: partial(self._outputs.put, output.topic) for output in pipeline.outputs},
+            {output: partial(self._outputs.put, output) for output in pipeline.outputs},
             feeds,
             self._names,
             clock=clock,
@@ -267,8 +270,8 @@ class Run:
             intake.rows, intake.rejected = source.rows, dict(source.rejected)
             for partition, was in source.partitions.items():
                 if partition in intake.times:
+                    # Whether it is idle is asked anew: rows may have come while nobody looked.
                     intake.times[partition].greatest = was.greatest
-                    intake.times[partition].idle = was.idle
         self._outputs.rows = dict(saved.progress.rows_out)
 
     def _take_over(self, log: Log) -> None:
@@ -292,7 +295,6 @@ class Run:
                     feed.position,
                     intake.times[feed.partition].greatest,
                     intake.times[feed.partition].ended,
-                    intake.times[feed.partition].idle,
                 )
                 for feed in intake.feeds
             }
@@ -313,12 +315,18 @@ class Run:
 
     def _offsets(self) -> dict[str, dict[tuple[str, int], int]]:
         """What a consumer group of the job's name has read, for whoever looks at lag."""
-        groups = {}
-        for node, intake in self.engine.intakes.items():
-            if isinstance(node, n.TopicSource):
-                group = f"job.{self.pipeline.name}" + (f".{node.name}" if node.name else "")
-                groups[group] = {(node.topic, feed.partition): feed.position for feed in intake.feeds}
-        return groups
+        return {
+            group: {(node.topic, feed.partition): feed.position for feed in self.engine.intakes[node].feeds}
+            for group, node in self._groups().items()
+        }
+
+    def _groups(self) -> dict[str, n.TopicSource]:
+        """Sources by the name of the group that shows how far they are read."""
+        return {
+            f"job.{self.pipeline.name}{'.' * bool(node.name)}{node.name}": node
+            for node in self.analysis.sources
+            if isinstance(node, n.TopicSource)
+        }
 
 
 def _check_distinct(sources: Sequence[n.AnySource], names: Mapping[n.Node, str]) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
+from mamba_stream.core.trees import NotUnderstood, inputs, nodes
 from mamba_stream.plan.rebuild import rebuild
-from mamba_stream.plan.trees import NotUnderstood, inputs, nodes
 
 a, b, t = pl.col("a"), pl.col("b"), pl.col("t")
 

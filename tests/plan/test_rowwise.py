@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from polars.testing import assert_frame_equal
 
+from mamba_stream.core.trees import nodes
 from mamba_stream.errors import ExpressionRefused
 from mamba_stream.plan.allowlist import ALLOWED
 from mamba_stream.plan.expressions import check_aggregate, check_row_wise
-from mamba_stream.plan.trees import nodes
 
 ROWS = 24
 a, b, x, y, s, s2 = (pl.col(name) for name in ("a", "b", "x", "y", "s", "s2"))

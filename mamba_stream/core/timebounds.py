@@ -14,7 +14,7 @@ from typing import Any
 
 import polars as pl
 
-from mamba_stream.plan.trees import Node, nodes
+from mamba_stream.core.trees import Node, nodes
 
 Bounds = tuple[int | None, int | None]
 

@@ -9,9 +9,9 @@ import polars as pl
 import polars.selectors as cs
 import pytest
 
+from mamba_stream.core.trees import nodes
 from mamba_stream.errors import ExpressionRefused
 from mamba_stream.plan.expressions import columns, fingerprint, has_selector, output_name, tree
-from mamba_stream.plan.trees import nodes
 
 SCHEMA = pl.Schema({"a": pl.Int64, "b": pl.Float64, "s": pl.String, "li": pl.List(pl.Int64)})
 a, b, s = pl.col("a"), pl.col("b"), pl.col("s")
