@@ -104,4 +104,11 @@ def collect_stream(node: n.Node, log: Any, *, limit: Any) -> pl.DataFrame:
 def _log_of(nodes: Sequence[n.Node], log: Any) -> Log:
     """The log that was named; else that of the first bound topic; else the default one."""
     bound = [node.bound for node in nodes if isinstance(node, n.TopicSource) and node.bound is not None]
-    return bound[0].log if log is None and bound else locate(log)
+    found: Log = bound[0].log if log is None and bound else locate(log)
+    for topic in bound:
+        if topic.log.path != found.path:
+            raise PipelineRefused(
+                f"topic {topic.name!r} belongs to the log in {topic.log.path}, and this runs over {found.path}: "
+                "leave log= out, or name the topic instead of passing it"
+            )
+    return found

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import polars as pl
 
 from mamba_stream.core.names import check_name
+from mamba_stream.core.numbers import is_whole
 from mamba_stream.dsl.arguments import expressions, names, predicates
 from mamba_stream.dsl.places import caller
 from mamba_stream.dsl.tables import as_table
@@ -209,6 +210,8 @@ class Stream:
         if not isinstance(topic, str):
             raise PipelineRefused(f"to takes the name of a topic, not {topic!r:.80}")
         check_name(topic)
+        if partitions is not None and (not is_whole(partitions) or partitions < 1):
+            raise PipelineRefused(f"to({topic!r}, partitions={partitions!r}): give a number from 1 on")
         output = n.Output(
             place=caller(), parent=self._node, topic=topic, key=names(key, what="key="), partitions=partitions
         )

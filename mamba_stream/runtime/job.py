@@ -22,6 +22,14 @@ _SOON = 0.1
 """How long a job may wait for rows before it looks whether it should stop."""
 
 
+class _Asked:
+    """Somebody waits for a commit."""
+
+    def __init__(self) -> None:
+        self.heard = threading.Event()
+        self.lsn: int | None = None
+
+
 class Job:
     """A pipeline at work.
 
@@ -49,7 +57,9 @@ class Job:
         self._summary: RunSummary | None = None
         self._leave = threading.Event()
         self._drop = threading.Event()
-        self._asked: list[threading.Event] = []
+        self._door = threading.Lock()
+        self._asked: list[_Asked] = []
+        self._over = False
         self._thread = threading.Thread(target=self._work, name=f"mamba-stream {pipeline.name}", daemon=True)
         self._thread.start()
 
@@ -126,14 +136,18 @@ class Job:
             TimeoutError: It did not come to it in time.
             JobFailed: The job is over.
         """
-        done = threading.Event()
-        self._asked.append(done)
-        if not self._thread.is_alive():
-            raise JobFailed(f"job {self.name!r} is over ({self._state}): there is nothing to commit")
-        if not done.wait(timeout):
+        done = _Asked()
+        with self._door:
+            if self._over:
+                raise JobFailed(f"job {self.name!r} is over ({self._state}): there is nothing to commit")
+            self._asked.append(done)
+        if not done.heard.wait(timeout):
             raise TimeoutError(f"job {self.name!r} did not commit within {timeout} s")
-        assert self._run.lsn is not None
-        return self._run.lsn
+        if done.lsn is None:
+            raise JobFailed(
+                f"job {self.name!r} ended before it could commit ({self._state})"
+            ) from self._error
+        return done.lsn
 
     def _work(self) -> None:
         try:
@@ -143,8 +157,9 @@ class Job:
             self._state, self._error = "failed", self._named(error)
         finally:
             self._lock.release()
-            for done in self._asked:
-                done.set()
+            with self._door:
+                self._over = True
+                self._answer(None)
 
     def _loop(self) -> None:
         run = self._run
@@ -155,17 +170,20 @@ class Job:
                 self._state = "finished" if run.ended else "stopped"
                 run.commit("finished" if run.ended else "stopped")
                 return
-            if self._asked:
-                asked, self._asked = self._asked, []
-                run.commit("running")
-                for done in asked:
-                    done.set()
-            elif run.commit_due:
-                run.commit("running")
+            if self._asked or run.commit_due:
+                with self._door:
+                    run.commit("running")
+                    self._answer(run.lsn)
             if rows == 0:
                 self._log.wait(lsn, min(_SOON, run.seconds_to_next()))
         self._state = "cancelled"
         self._summary = replace(run.summary("cancelled"))
+
+    def _answer(self, lsn: int | None) -> None:
+        for done in self._asked:
+            done.lsn = lsn
+            done.heard.set()
+        self._asked = []
 
     def _named(self, error: BaseException) -> BaseException:
         if isinstance(error, MambaStreamError):

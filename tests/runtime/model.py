@@ -24,7 +24,10 @@ class Row:
 
 def frame(rows: list[Row]) -> pl.DataFrame:
     return pl.DataFrame(
-        [(None if row.time is None else EPOCH + timedelta(seconds=row.time), row.key, row.value) for row in rows],
+        [
+            (None if row.time is None else EPOCH + timedelta(seconds=row.time), row.key, row.value)
+            for row in rows
+        ],
         schema=SCHEMA,
         orient="row",
     )
@@ -62,7 +65,9 @@ def expect(partitions: list[list[Row]], *, lateness: int, size: int, every: int)
                 for start in range((row.time + origin - size) // every * every, row.time + origin + 1, every)
                 if start <= row.time + origin < start + size
             ]
-            open_ = [start - origin for start in starts if watermark is None or start - origin + size > watermark]
+            open_ = [
+                start - origin for start in starts if watermark is None or start - origin + size > watermark
+            ]
             if open_:
                 placed.append((row.time, partition, offset, row, open_))
             else:
@@ -90,7 +95,7 @@ def rows(nulls: bool = True) -> st.SearchStrategy[list[Row]]:
             made.append(Row(None if missing and value == 0 else now, key, value))
         return made
 
-    return st.lists(st.tuples(step, key, value, gap), max_size=40).map(build)
+    return st.lists(st.tuples(step, key, value, gap), max_size=60).map(build)
 
 
 def cuts(partitions: list[list[Row]], draw: st.DrawFn) -> list[tuple[int, list[Row]]]:
@@ -99,7 +104,7 @@ def cuts(partitions: list[list[Row]], draw: st.DrawFn) -> list[tuple[int, list[R
     batches = []
     while left:
         number = draw(st.sampled_from(sorted(left)))
-        size = draw(st.integers(1, 12))
+        size = draw(st.integers(1, 30))
         batches.append((number, left[number][:size]))
         left[number] = left[number][size:]
         if not left[number]:

@@ -17,6 +17,8 @@ from mamba_stream.runtime.options import RunOptions
 from mamba_stream.runtime.run import Run
 from tests.runtime.model import SCHEMA, Expected, Row, at, cuts, expect, frame, rows
 
+MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
+"""Crashes of a process need no disk, and commits are many."""
 RESULTS = ["key", "window_start", "count", "total", "first", "kept"]
 
 
@@ -33,7 +35,10 @@ def pipeline(lateness: int, size: int, every: int) -> Pipeline:
         )
     )
     return mamba.pipeline(
-        "job", windowed.to("out"), windowed.late.to("late"), mamba.stream("rows", name="again").rejected.to("rejected")
+        "job",
+        windowed.to("out"),
+        windowed.late.to("late"),
+        mamba.stream("rows", name="again").rejected.to("rejected"),
     )
 
 
@@ -77,14 +82,14 @@ SPECS = st.sampled_from([(10, 10), (10, 5), (12, 5), (60, 20), (7, 7)])
 def test_crashing_anywhere_and_cutting_anyhow_changes_nothing(scene, lateness, spec, data):
     partitions, batches = scene
     made = pipeline(lateness, *spec)
-    with tempfile.TemporaryDirectory() as place, mamba.open(Path(place) / "log") as log:
+    with tempfile.TemporaryDirectory(dir=MEMORY) as place, mamba.open(Path(place) / "log") as log:
         topic = log.create_topic("rows", SCHEMA, partitions=len(partitions), time="ts")
         for number, batch in batches:
             topic.append(frame(batch), partition=number)
             if not data.draw(st.booleans(), label="run"):
                 continue
-            run = one_step(log, made, data.draw(st.integers(1, 10), label="rows"))
-            for _ in range(data.draw(st.integers(0, 6), label="steps")):
+            run = one_step(log, made, data.draw(st.integers(1, 6), label="rows"))
+            for _ in range(data.draw(st.integers(0, 12), label="steps")):
                 run.step()
                 if data.draw(st.booleans(), label="commit"):
                     run.commit("running")
@@ -122,4 +127,6 @@ def test_collecting_a_frame_gives_the_models_windows_and_late_rows(rows, latenes
 @settings(max_examples=1_000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(scene=scenes(), lateness=st.sampled_from([0, 5, 20, 60]), spec=SPECS, data=st.data())
 def test_crashing_anywhere_changes_nothing_many_times(scene, lateness, spec, data):
-    test_crashing_anywhere_and_cutting_anyhow_changes_nothing.hypothesis.inner_test(scene, lateness, spec, data)
+    test_crashing_anywhere_and_cutting_anyhow_changes_nothing.hypothesis.inner_test(
+        scene, lateness, spec, data
+    )
