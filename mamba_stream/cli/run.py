@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
+from collections.abc import Iterator
 from datetime import datetime
+from types import FrameType
+from typing import Any
 
 import click
 
 from mamba_stream.cli.options import log_option
+
+_LOOK = 0.2
 
 
 def _until(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | datetime | None:
@@ -36,7 +43,7 @@ def _until(_context: click.Context, _parameter: click.Parameter, value: str | No
 )
 @click.option("--commit", default="1s", show_default=True, metavar="DURATION", help="How often to commit.")
 @log_option
-def run(pipeline: str, until: str | datetime | None, state: str, commit: str, place: str | None) -> None:
+def run(pipeline: str, until: Any, state: Any, commit: str, place: str | None) -> int:
     """Run the pipeline in FILE: a Python file, FILE:NAME, a module, MODULE:NAME, or a ready-made one.
 
     There is one pipeline at module level, or a function build() that makes it. Stopped with Ctrl-C, it commits
@@ -45,4 +52,32 @@ def run(pipeline: str, until: str | datetime | None, state: str, commit: str, pl
     import mamba_stream as mamba
     from mamba_stream.cli.loading import load_pipeline
 
-    click.echo(mamba.run(load_pipeline(pipeline), log=place, until=until, state=state, commit=commit))
+    made = load_pipeline(pipeline)
+    with _signals() as received:
+        job = mamba.start(made, log=place, until=until, state=state, commit=commit)
+        while job.status.state == "running" and not received:
+            with contextlib.suppress(TimeoutError):
+                job.wait(_LOOK)
+        summary = job.stop() if received else job.wait()
+    click.echo(summary)
+    return 128 + received[0] if received else 0
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Takes Ctrl-C and the wish to terminate down instead of raising: libraries below do not expect an exception.
+
+    A second one raises.
+    """
+    received: list[int] = []
+
+    def take(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
+        signal.signal(number, signal.default_int_handler)
+
+    before = {number: signal.signal(number, take) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
