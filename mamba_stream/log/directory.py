@@ -92,7 +92,10 @@ def file_system(path: Path, mounts: Path = _MOUNTS) -> str | None:
     best, kind = "", None
     for line in table.splitlines():
         before, _, after = line.partition(" - ")
-        point = before.split()[4].replace("\\040", " ")
+        fields = before.split()
+        if len(fields) < 5 or not after:
+            continue
+        point = fields[4].replace("\\040", " ")
         inside = target == point or target.startswith(point.rstrip("/") + "/")
         if inside and len(point) >= len(best):
             best, kind = point, after.split()[0]
