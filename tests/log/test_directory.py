@@ -19,32 +19,46 @@ from tests.log.pictures import rows_of
 root = pytest.mark.skipif(os.geteuid() != 0, reason="needs to be root, for whom permissions mean nothing")
 MOUNTS = """\
 22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
-30 22 0:26 / /srv rw,relatime - {kind} server:/export rw
-31 30 0:27 / /srv/local rw,relatime - xfs /dev/vdb rw
-32 22 0:28 / /a\\040b rw,relatime - {kind} server:/other rw
+30 22 0:26 / {place}/srv rw,relatime - {kind} server:/export rw
+31 30 0:27 / {place}/srv/local rw,relatime - xfs /dev/vdb rw
+32 22 0:28 / {place}/a\\040b rw,relatime - {kind} server:/other rw
 garbage
 """
 
 
+@pytest.fixture(params=["nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "fuse.sshfs"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
-def mounts(tmp_path: Path) -> Path:
+def mounts(tmp_path: Path, kind: str) -> Path:
+    """A table of mounts in which some directories lie on another machine."""
+    for place in ("srv/local", "srvx", "a b"):
+        (tmp_path / place).mkdir(parents=True)
+    (tmp_path / "mounts").write_text(MOUNTS.format(kind=kind, place=tmp_path))
     return tmp_path / "mounts"
 
 
-@pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "fuse.sshfs"])
-def test_a_network_file_system_is_refused_before_anything_is_made(mounts: Path, kind: str) -> None:
-    mounts.write_text(MOUNTS.format(kind=kind))
-    for place in ("/srv/data", "/srv", "/srv/deep/er", "/a b/log"):
-        with pytest.raises(NetworkFileSystem, match=rf"{place} lies on a network file system \({kind}\).* local disk"):
-            directory.prepare(Path(place), mounts)
-    assert not Path("/srv/data").exists()
+@pytest.mark.parametrize("place", ["srv/data", "srv", "srv/deep/er", "a b/log"])
+def test_a_network_file_system_is_refused_before_anything_is_made(
+    mounts: Path, tmp_path: Path, kind: str, place: str
+) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(NetworkFileSystem, match=rf"{place} lies on a network file system \({kind}\).* local disk"):
+        directory.prepare(tmp_path / place, mounts)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_the_innermost_mount_counts(mounts: Path, tmp_path: Path) -> None:
-    mounts.write_text(MOUNTS.format(kind="nfs4"))
-    assert directory.file_system(Path("/srv/local/log"), mounts) == "xfs"
-    assert directory.file_system(Path("/srvx"), mounts) == "ext4"
-    assert directory.file_system(Path("/home"), mounts) == "ext4"
+def test_the_innermost_mount_counts(mounts: Path, tmp_path: Path, kind: str) -> None:
+    found = {
+        place: directory.file_system(tmp_path / place, mounts)
+        for place in ("srv/local", "srv/local/log", "srvx", "srv/x", ".", "a b/c")
+    }
+    assert found == {
+        "srv/local": "xfs", "srv/local/log": "xfs", "srvx": "ext4", "srv/x": kind, ".": "ext4", "a b/c": kind
+    }  # fmt: skip
+    directory.prepare(tmp_path / "srv" / "local" / "log", mounts)
     assert directory.file_system(tmp_path, tmp_path / "missing") is None
 
 
