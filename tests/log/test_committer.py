@@ -155,7 +155,7 @@ def test_an_io_error_under_the_rows_stops_the_handle_and_reopening_heals(
     topic.append([{"n": 0}])
     with monkeypatch.context() as patched:
         patched.setattr(os, "fdatasync", broken(errno.EIO))
-        with pytest.raises(LogFailed, match=r"nothing of this append was committed. Reopen the log"):
+        with pytest.raises(LogFailed, match=r"nothing was committed. Reopen the log"):
             topic.append([{"n": 1}])
     for use in (lambda: topic.append([{"n": 2}]), lambda: topic.offsets(), lambda: log.topics()):
         with pytest.raises(LogFailed):
