@@ -276,14 +276,14 @@ def _files(where: Path, found: _Found) -> Iterator[Finding]:
     for number, row in sorted(found.files.items()):
         path = files.path_of(where, number, row.kind)
         live = found.live.get(number, 0)
+        if live == 0 and row.state == "trash":
+            continue
         if not path.exists():
-            if live == 0 and row.state == "trash":
-                continue
             yield Finding("loss", f"{path.name} is missing; {row.live} batches lie in it")
             continue
         if path.stat().st_size < row.end:
             yield Finding("loss", f"{path.name} has {path.stat().st_size} bytes, {row.end} are published")
-        if row.kind == "segment" and row.state != "trash":
+        if row.kind == "segment":
             yield from _segment(path, row)
         ranges = sorted(found.ranges.get(number, []))
         for (_, end, one), (start, _, other) in pairwise(ranges):
@@ -314,7 +314,7 @@ def _segment(path: Path, row: FileRow) -> Iterator[Finding]:
             yield Finding("damage", f"{path.name}: the end of the stream is not where it should be")
     except FileNotFoundError:
         yield Finding("damage", f"{path.name}: its table of contents is missing")
-    except (Damaged, ValueError) as error:
+    except (Damaged, OSError, ValueError) as error:
         yield Finding("damage", f"{path.name}: {error}")
 
 
