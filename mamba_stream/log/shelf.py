@@ -54,8 +54,14 @@ class Shelf:
         return found
 
     def entries(self, topic: TopicRow, partition: int, offset: int, limit: int) -> list[Placed]:
-        """Up to ``limit`` entries, from the one that holds ``offset`` on; none at the end."""
+        """Up to ``limit`` entries, from the one that holds ``offset`` on; none at the end.
+
+        Raises:
+            DataCorrupted: Entries are missing. A page of the index that is damaged may hide some, and every
+                other one is still sound by itself; but together they cover all offsets.
+        """
         prefix = rows.entry_prefix(topic.id, partition)
+        head_key = rows.head_key(topic.id, partition)
         found: list[Placed] = []
         with self._index.view() as view:
             # The entry that holds the offset may begin before it.
@@ -66,6 +72,9 @@ class Shelf:
                     found.append(placed)
                     if len(found) >= limit:
                         break
+            value = view.get(head_key)
+        if value is not None:
+            self._check_gaps(topic, partition, offset, limit, found, rows.unpack_head(value))
         return found
 
     def entry(self, topic: TopicRow, partition: int, offset: int) -> Placed | None:
@@ -144,6 +153,27 @@ class Shelf:
         if batch.num_rows != entry.rows:
             raise format.Damaged(f"{batch.num_rows} rows where the index has {entry.rows}")
         return batch
+
+    def _check_gaps(
+        self, topic: TopicRow, partition: int, offset: int, limit: int, found: list[Placed], head: Head
+    ) -> None:
+        position = max(offset, head.begin)
+        gap = None
+        for number, placed in enumerate(found):
+            if placed.offset > position or (number and placed.offset != position):
+                gap = position, placed.offset
+                break
+            position = placed.next_offset
+        if gap is None and len(found) < limit and position < head.end:
+            gap = position, head.end
+        if gap is not None:
+            raise DataCorrupted(
+                f"topic {topic.name!r}, partition {partition}: the index has lost what lies from offset {gap[0]} "
+                f"to {gap[1]}; what lies behind can be read from there. Run: mamba-stream doctor",
+                topic=topic.name,
+                partition=partition,
+                offset=gap[0],
+            )
 
     def _damaged(self, topic: TopicRow, partition: int, placed: Placed, why: str) -> DataCorrupted:
         return DataCorrupted(
