@@ -1,0 +1,23 @@
+"""Counts of how late rows were, against the sorted numbers themselves."""
+
+from __future__ import annotations
+
+import hypothesis.strategies as st
+import numpy as np
+from hypothesis import given
+
+from mamba_stream.operators.tally import Tally
+
+NUMBERS = st.lists(st.integers(1, 1000) | st.integers(1, 1 << 60), min_size=1, max_size=50)
+
+
+@given(NUMBERS, st.integers(0, 60))
+def test_the_number_covers_all_but_those_and_is_hardly_too_great(numbers, leave):
+    tally = Tally()
+    for part in (numbers[::2], numbers[1::2]):
+        tally.add(np.array(part, dtype=np.int64))
+    tally = Tally(tally.counts)
+    exact = sorted(numbers, reverse=True)[leave] if leave < len(numbers) else 0
+    found = tally.covering(leave)
+    assert tally.total == len(numbers)
+    assert exact <= found <= exact * 1.04 + 1
