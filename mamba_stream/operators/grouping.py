@@ -13,7 +13,10 @@ from typing import Final, Literal
 
 import polars as pl
 
+from mamba_stream.operators.single import twice
+
 _CODE: Final = "__mamba_code"
+_TWIN: Final = "__mamba_twin"
 _ROOM: Final = 1 << 62
 _MANY: Final = 65_536
 """Rows from which the streaming engine, which starts slowly and keeps no order, is faster."""
@@ -55,6 +58,10 @@ def grouped(frame: pl.DataFrame, keys: Sequence[str], exprs: Sequence[pl.Expr]) 
         keys: The columns to group by.
         exprs: Aggregates whose value does not depend on the order of rows.
     """
+    if frame.height == 1:
+        pair = twice(frame).with_columns(pl.Series(_TWIN, [False, True]))
+        # Eagerly: a lazy query would move the filter before the grouping.
+        return pair.group_by([*keys, _TWIN]).agg(exprs).filter(~pl.col(_TWIN)).drop(_TWIN)
     engine: Literal["streaming", "in-memory"] = "streaming" if frame.height >= _MANY else "in-memory"
     digits = _digits(frame, keys) if len(keys) > 1 else None
     if digits is None:

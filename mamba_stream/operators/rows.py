@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from mamba_stream.core.trees import Node, nodes
 from mamba_stream.operators.columns import hidden
+from mamba_stream.operators.single import twice
 
 RowVerb = Callable[[pl.LazyFrame, list[str]], pl.LazyFrame]
 """Takes the rows and the names of the hidden columns among them."""
@@ -95,9 +97,24 @@ class RowSteps:
 
     def __init__(self, verbs: Sequence[RowVerb]) -> None:
         self._verbs = tuple(verbs)
+        self._looks_around = any(_looks_around(verb) for verb in verbs)
 
     def __call__(self, frame: pl.DataFrame) -> pl.DataFrame:
         """The rows that the verbs give; hidden columns stay with their rows."""
+        result = self._together(frame)
+        if result.height > 1 or frame.height == 0 or self._looks_around:
+            return result
+        # Somewhere on the way there may have been one row only.
+        for verb in self._verbs:
+            step = RowSteps([verb])
+            if frame.height == 1:
+                pair = step._together(twice(frame))
+                frame = pair.head(pair.height // 2)
+            else:
+                frame = step._together(frame)
+        return frame
+
+    def _together(self, frame: pl.DataFrame) -> pl.DataFrame:
         names = hidden(frame)
         rows = frame.lazy()
         for verb in self._verbs:
@@ -112,3 +129,13 @@ class RowSteps:
             except Exception:  # noqa: BLE001 - which one it is was seen and is raised by the caller
                 return number
         return len(self._verbs) - 1
+
+
+def _looks_around(verb: RowVerb) -> bool:
+    """Whether a verb's expressions see other rows of their window: there one row is not two."""
+    exprs = verb.predicates if isinstance(verb, Filtered) else getattr(verb, "exprs", ())
+    return any(_has_over(nodes(expr)) for expr in exprs)
+
+
+def _has_over(node: Node) -> bool:
+    return node.kind == "Over" or any(_has_over(child) for child in node.children)

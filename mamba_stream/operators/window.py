@@ -31,6 +31,7 @@ from mamba_stream.operators.grid import Grid
 from mamba_stream.operators.grouping import grouped, ordered
 from mamba_stream.operators.lateness import FOREVER, NEVER
 from mamba_stream.operators.runs import SLOT, Runs
+from mamba_stream.operators.single import twice
 
 WINDOW_START: Final = "window_start"
 WINDOW_END: Final = "window_end"
@@ -258,13 +259,14 @@ class WindowStep:
             pl.col(name) if name in split.kept else split.final_exprs[name].alias(name)
             for name in split.output_schema
         ]
-        return partials.select(
+        shown = twice(partials) if partials.height == 1 else partials
+        return shown.select(
             *keys,
             as_time(start, self._set.dtype).alias(WINDOW_START),
             as_time(start + self._grid.size, self._set.dtype).alias(WINDOW_END),
             *results,
             *(self._origin() if self._set.with_origin else ()),
-        )
+        ).head(partials.height)
 
     def _origin(self) -> list[pl.Expr]:
         """Rows that a step makes are ordered by time, key and ordinal: here their place within their window."""

@@ -1,0 +1,56 @@
+"""One row gives what it would give among others."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+import mamba_stream as mamba
+from mamba_stream.core.trees import nodes
+from mamba_stream.operators.grouping import grouped
+from mamba_stream.operators.rows import Extended, Filtered, RowSteps
+from mamba_stream.operators.single import twice
+
+FLOOR = (pl.col("x") / 49).floor()
+
+
+def test_polars_divides_one_row_otherwise_than_many():
+    alone, among = pl.DataFrame({"x": [49.0]}), pl.DataFrame({"x": [49.0, 49.0]})
+    assert alone.select(FLOOR).item() != among.select(FLOOR)["x"][0], "the reason for this module is gone"
+
+
+def test_a_row_twice_keeps_its_types():
+    frame = pl.DataFrame({"x": [1.5], "list": [[1, 2]], "none": pl.Series([None], dtype=pl.String)})
+    assert_frame_equal(twice(frame), pl.concat([frame, frame]))
+
+
+@pytest.mark.parametrize("others", [0, 1, 7])
+def test_row_verbs_do_not_see_how_many_rows_there_are(others: int):
+    frame = pl.DataFrame({"x": [49.0] + [7.0] * others, "keep": [True] + [False] * others})
+    alone = RowSteps([Filtered([pl.col("keep")]), Extended([FLOOR.alias("floor")])])(frame)
+    assert alone["floor"].to_list() == [0.0]
+
+
+def test_a_group_of_one_row_is_grouped_as_among_others():
+    frame = pl.DataFrame({"key": [1], "x": [49.0]})
+    assert grouped(frame, ["key"], [FLOOR.sum()]).rows() == [(1, 0.0)]
+
+
+def test_a_window_that_closes_alone_gives_what_it_gives_beside_others():
+    rows = pl.DataFrame({"at": ["2026-01-01T00:00", "2026-01-01T01:00"], "x": [49.0, 49.0]}).with_columns(
+        pl.col("at").str.to_datetime("%Y-%m-%dT%H:%M")
+    )
+
+    def run(frame: pl.DataFrame) -> list[float]:
+        windows = mamba.stream(frame, time="at").window(mamba.tumbling("1h"))
+        return windows.agg(floor=(pl.col("x").sum() / 49).floor()).collect()["floor"].to_list()
+
+    assert run(rows) == run(rows.head(1)) * 2
+
+
+def test_expressions_over_a_window_see_each_row_once():
+    frame = pl.DataFrame({"window_start": [1], "x": [2]})
+    total = pl.col("x").sum().over("window_start").alias("total")
+    assert "Over" in str(nodes(total))
+    assert RowSteps([Extended([total])])(frame)["total"].to_list() == [2]
