@@ -86,7 +86,6 @@ def _predicate(where: str, topic: Topic) -> tuple[pl.Expr, list[str]]:
         predicate = pl.sql_expr(where)
     except pl.exceptions.PolarsError as error:
         raise click.UsageError(f"--where: {error}") from error
-    expressions.check_row_wise(predicate, verb="--where")
     needed = sorted(expressions.columns(predicate))
     for name in needed:
         if name not in topic.schema.names:
@@ -94,6 +93,7 @@ def _predicate(where: str, topic: Topic) -> tuple[pl.Expr, list[str]]:
                 f"--where: topic {topic.name!r} has no column {name!r}"
                 f"{did_you_mean(name, topic.schema.names)}; it has {', '.join(topic.schema.names)}"
             )
+    expressions.check_row_wise(predicate, verb="--where", schema=topic.polars_schema)
     kind = pl.DataFrame(schema=topic.polars_schema).select(predicate.alias("where")).schema["where"]
     if kind != pl.Boolean:
         raise click.UsageError(f"--where: {where!r} is {kind}, not true or false")

@@ -11,5 +11,6 @@ import polars as pl
 
 
 def twice(frame: pl.DataFrame) -> pl.DataFrame:
-    """The one row of a frame, twice. (Joining the frame with itself would leave columns that count as one value.)"""
+    """The one row of a frame, twice."""
+    # Joining the frame with itself would leave columns that still count as one value.
     return pl.DataFrame([column.new_from_index(0, 2) for column in frame.get_columns()])
