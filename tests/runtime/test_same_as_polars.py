@@ -50,7 +50,8 @@ def test_a_topic_streamed_is_a_lazy_frame_sorted_by_time_partition_and_offset(pa
 
 
 @pytest.mark.slow
-@settings(max_examples=3_000, deadline=None, suppress_health_check=list(HealthCheck))
+@pytest.mark.timeout(3_600)
+@settings(max_examples=1_500, deadline=None, suppress_health_check=list(HealthCheck))
 @given(table=tables(), data=st.data())
 def test_a_frame_streamed_is_a_lazy_frame_sorted_many_times(table, data):
     test_a_frame_streamed_is_a_lazy_frame_sorted.hypothesis.inner_test(table, data)

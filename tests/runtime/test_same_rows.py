@@ -124,6 +124,7 @@ def test_collecting_a_frame_gives_the_models_windows_and_late_rows(rows, latenes
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3_600)
 @settings(max_examples=1_000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(scene=scenes(), lateness=st.sampled_from([0, 5, 20, 60]), spec=SPECS, data=st.data())
 def test_crashing_anywhere_changes_nothing_many_times(scene, lateness, spec, data):
