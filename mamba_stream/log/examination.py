@@ -27,9 +27,10 @@ import xxhash
 
 from mamba_stream.core.schemas import fingerprint, schema_from_bytes
 from mamba_stream.errors import MambaStreamError
-from mamba_stream.log import contents, directory, files, format, rows
+from mamba_stream.log import contents, directory, files, format, rows, strays
 from mamba_stream.log.format import Damaged
 from mamba_stream.log.rows import Entry, FileRow, Head, Meta, TopicRow
+from mamba_stream.log.views import View
 
 _MASK = (1 << 64) - 1
 _PAGE = 2048
@@ -82,6 +83,8 @@ def examine(path: Path, report: Callable[[Finding], None]) -> dict[str, int]:
                 with contextlib.suppress(Damaged, ValueError):
                     list(_noted(key, rows.unseal(key, sealed), found))
         for finding in _files(path / directory.FILES, found):
+            report(finding)
+        for finding in _unknown(env, path / directory.FILES):
             report(finding)
     finally:
         env.close()
@@ -293,12 +296,43 @@ def _files(where: Path, found: _Found) -> Iterator[Finding]:
         yield Finding(
             "damage", f"index: {found.live[number]} batches lie in file #{number}, which it does not know"
         )
+
+
+def _unknown(env: lmdb.Environment, where: Path) -> Iterator[Finding]:
+    """Files that the index does not know. Listed before it is asked: a writer at work names its file first."""
     for item in sorted(os.listdir(where)):
-        named = files.number_of(item)
-        if named is None and not item.startswith("new-"):
-            yield Finding("note", f"{item} is not the log's")
-        elif named not in found.files:
-            yield Finding("note", f"{item} belongs to nobody; it is removed when the log is opened next")
+        number = files.number_of(item)
+        if number is None:
+            if not item.startswith("new-"):
+                yield Finding("note", f"{item} is not the log's")
+                continue
+            what: Finding | None = _leftover(item)
+        else:
+            with env.begin() as transaction:
+                what = _stray(View(transaction), where / item, number)
+        if what is not None:
+            yield what
+
+
+def _stray(view: View, path: Path, number: int) -> Finding | None:
+    try:
+        value = view.get(rows.number_key(rows.FILE, number))
+        if value is not None and strays.belongs(path, rows.unpack(FileRow, value)):
+            return None
+        if strays.needless(view, path):
+            return _leftover(path.name)
+    except (Damaged, ValueError):
+        # The row is damaged, which was said before.
+        return None
+    return Finding(
+        "damage",
+        f"{path.name} is not known to the index, and rows may lie in it that nobody else has; it is kept. The index "
+        "was damaged, or put back from an older copy",
+    )
+
+
+def _leftover(name: str) -> Finding:
+    return Finding("note", f"{name} belongs to nobody; it is removed when the log is opened next")
 
 
 def _segment(path: Path, row: FileRow) -> Iterator[Finding]:

@@ -112,7 +112,7 @@ def open_commit_file(index: Index, files: Path, now: int, internal: bool) -> Com
             return left
         fd, fresh = create_locked(files)
         held.append(fd)
-        number = ledger.tick(file=1).file
+        number = free_number(ledger, files)
         # Renamed under the index's write lock and with the file locked: whoever recovers meanwhile
         # sees either no file of this number, or one that has a living writer.
         os.rename(fresh, path_of(files, number, "commit"))
@@ -130,6 +130,17 @@ def open_commit_file(index: Index, files: Path, now: int, internal: bool) -> Com
             raise _failure(error, files) from error
         raise
     return CommitFile(number, path_of(files, number, "commit"), fd, end, internal)
+
+
+def free_number(ledger: Ledger, files: Path) -> int:
+    """The next number that no file with anything in it has.
+
+    An index that was damaged or put back from an older copy may have forgotten some.
+    """
+    while True:
+        number = ledger.tick(file=1).file
+        if not any(_holds(path_of(files, number, kind)) for kind in ("commit", "segment")):
+            return number
 
 
 def lock(path: Path) -> int | None:
@@ -189,6 +200,13 @@ class Maps:
     def clear(self) -> None:
         with self._lock:
             self._maps.clear()
+
+
+def _holds(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except FileNotFoundError:
+        return False
 
 
 def _failure(error: OSError, files: Path) -> NotCommitted | LogFailed:

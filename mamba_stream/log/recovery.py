@@ -1,6 +1,7 @@
 """What opening a log has to put right after processes that died: names without files, files without names.
 
-It touches only what it can lock, so nothing of a living writer; it truncates nothing that is published.
+It touches only what it can lock, so nothing of a living writer; it truncates nothing that is published, and
+removes no file that may be all there is of some rows, whatever the index says.
 Its cost follows the number of files, not of rows.
 """
 
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mamba_stream.core.clock import Clock
-from mamba_stream.log import files, rows
+from mamba_stream.log import directory as directories, files, rows, strays as unknown
 from mamba_stream.log.index import Index
 from mamba_stream.log.ledger import Ledger
 
@@ -36,6 +37,9 @@ def recover(index: Index, directory: Path, clock: Clock) -> int:
         if row.state == "trash" and now - row.since >= TRASH_DELAY:
             due.append(number)
     strays = _strays(directory, known, now)
+    if strays:
+        with index.view() as view:
+            strays = [path for path in strays if _abandoned(path) or unknown.needless(view, path)]
     if not due and not strays:
         return 0
 
@@ -52,11 +56,17 @@ def recover(index: Index, directory: Path, clock: Clock) -> int:
             path.unlink(missing_ok=True)
             draft.delete(rows.number_key(rows.FILE, number))
             removed += 1
-        for path in strays:
-            stray = files.number_of(path.name)
-            owner = None if stray is None else ledger.file(stray)
-            if stray is None or owner is None or not _belongs(path, directory, stray, owner):
-                removed += _unlink_unlocked(path)
+        # A segment before its table of contents, without which nobody knows what it holds.
+        for path in sorted(strays):
+            number = files.number_of(path.name)
+            if number is not None:
+                owner = ledger.file(number)
+                known_now = owner is not None and unknown.belongs(path, owner)
+                if known_now or not unknown.needless(draft, path):
+                    continue
+            removed += _unlink_unlocked(path)
+        # Files go before the rows that know them: a file without a row is one that holds something.
+        directories.sync(directory)
         return removed
 
     return index.update(remove)
@@ -69,7 +79,7 @@ def _strays(directory: Path, known: dict[int, rows.FileRow], now: int) -> list[P
         if number is not None:
             # Numbers are given again when a commit fails: only file and row together are known.
             row = known.get(number)
-            if row is None or not _belongs(Path(item.path), directory, number, row):
+            if row is None or not unknown.belongs(Path(item.path), row):
                 strays.append(Path(item.path))
         elif item.name.startswith("new-") and _age(item, now) > _ABANDONED:
             # Between creating and locking a file its writer may be caught unlocked: only old ones go.
@@ -85,9 +95,9 @@ def _age(item: os.DirEntry[str], now: int) -> int:
         return 0
 
 
-def _belongs(path: Path, directory: Path, number: int, row: rows.FileRow) -> bool:
-    expected = files.path_of(directory, number, row.kind)
-    return path in (expected, files.contents_path(expected))
+def _abandoned(path: Path) -> bool:
+    """Whether this is a file that never got its name."""
+    return files.number_of(path.name) is None
 
 
 def _unlink_unlocked(path: Path) -> bool:

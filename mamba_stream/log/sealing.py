@@ -206,7 +206,7 @@ def _publish(store: Store, segment: _Segment, moved: dict[int, Entry], size: int
     now = store.clock.now()
     old = {placed.offset: placed.entry for placed in segment.batches}
     # Its number is its own before it has a name: one that was taken back could be given to another file.
-    number = store.index.update(lambda draft: _taken(draft, now))
+    number = store.index.update(lambda draft: _taken(draft, store.files, now))
     path = files.path_of(store.files, number, "segment")
     os.rename(files.contents_path(fresh), files.contents_path(path))
     os.rename(fresh, path)
@@ -251,9 +251,9 @@ def _publish(store: Store, segment: _Segment, moved: dict[int, Entry], size: int
         _remove(path)
 
 
-def _taken(draft: Draft, now: int) -> int:
+def _taken(draft: Draft, directory: Path, now: int) -> int:
     ledger = Ledger(draft, now)
-    number = ledger.tick(file=1).file
+    number = files.free_number(ledger, directory)
     ledger.flush()
     return number
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -82,15 +83,52 @@ def test_a_reader_whose_file_is_gone_finds_its_rows_where_they_are_now(tmp_path:
         assert [n for batch in reader.poll() for n in batch.data["n"].to_pylist()] == [1, 2]
 
 
-@pytest.mark.parametrize("name", ["0000ffff.commit", "0000ffff.arrows", "0000ffff.toc"])
-def test_a_file_that_nobody_knows_is_removed(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["0000ffff.commit", "0000ffff.toc"])
+def test_a_file_that_nobody_knows_and_no_row_can_lie_in_is_removed(tmp_path: Path, name: str) -> None:
     with open_log(tmp_path) as log:
         log.create_topic("plain", {"n": int}).append([{"n": 1}])
         before = picture(log)
-    (tmp_path / "files" / name).write_bytes(b"left by a commit that failed")
+    (tmp_path / "files" / name).write_bytes(b"")
     with open_log(tmp_path) as log:
         assert names(tmp_path) == {"00000001.commit"}
         assert picture(log) == before
+
+
+def test_a_segment_that_nobody_knows_is_removed_while_its_rows_are_elsewhere(tmp_path: Path) -> None:
+    """As after a crash between naming it and telling the index."""
+    clock = Clock()
+    with opened(tmp_path, clock) as log:
+        log.create_topic("plain", {"n": int}).append([{"n": 1}])
+        log.seal()
+    for suffix in ("arrows", "toc"):
+        shutil.copy(tmp_path / "files" / f"00000002.{suffix}", tmp_path / "files" / f"0000ffff.{suffix}")
+    with opened(tmp_path, clock):
+        assert {name for name in names(tmp_path) if "ffff" in name} == set()
+
+
+@pytest.mark.parametrize("suffix", ["commit", "arrows"])
+def test_a_file_that_the_index_has_forgotten_is_kept_and_its_number_not_given_again(
+    tmp_path: Path, suffix: str
+) -> None:
+    """As after an index was put back from an older copy: the rows are there, if only in the file."""
+    with open_log(tmp_path) as log:
+        log.create_topic("plain", {"n": int})
+    index = tmp_path / "index" / "data.mdb"
+    older = index.read_bytes()
+    with open_log(tmp_path) as log:
+        log["plain"].append([{"n": 1}])
+        if suffix == "arrows":
+            log.seal()
+    files = {p.name: p.read_bytes() for p in (tmp_path / "files").glob(f"*.{suffix}")}
+    assert files
+    index.write_bytes(older)
+    assert any("nobody else has" in finding.what for finding in unsound(tmp_path))
+    with open_log(tmp_path) as log:
+        for n in range(2):
+            log["plain"].append([{"n": n}])
+            log.seal()
+        assert [row for _, _, row in rows_of(log["plain"])] == [(0,), (1,)]
+    assert {name: (tmp_path / "files" / name).read_bytes() for name in files} == files
 
 
 @pytest.mark.parametrize("name", ["README", "cafe.parquet", "deadbeef", "0001.commit", "new-1-2-3"])
