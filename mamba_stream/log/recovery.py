@@ -58,9 +58,9 @@ def recover(index: Index, directory: Path, clock: Clock) -> int:
             removed += 1
         # A segment before its table of contents, without which nobody knows what it holds.
         for path in sorted(strays):
-            number = files.number_of(path.name)
-            if number is not None:
-                owner = ledger.file(number)
+            stray = files.number_of(path.name)
+            if stray is not None:
+                owner = ledger.file(stray)
                 known_now = owner is not None and unknown.belongs(path, owner)
                 if known_now or not unknown.needless(draft, path):
                     continue

@@ -72,9 +72,9 @@ class Shelf:
                     found.append(placed)
                     if len(found) >= limit:
                         break
-            value = view.get(head_key)
-        if value is not None:
-            self._check_gaps(topic, partition, offset, limit, found, rows.unpack_head(value))
+            head = view.get(head_key)
+        if head is not None:
+            self._check_gaps(topic, partition, offset, limit, found, rows.unpack_head(head))
         return found
 
     def entry(self, topic: TopicRow, partition: int, offset: int) -> Placed | None:

@@ -141,7 +141,7 @@ def test_a_missing_table_of_contents_is_damage(path: Path) -> None:
 
 def test_files_of_nobody_and_strangers_are_notes(path: Path) -> None:
     for name in ("0000ffff.commit", "new-1-2-3", "README.txt", "cafe"):
-        (path / "files" / name).write_text("?")
+        (path / "files" / name).write_text("")
     report = examine(path)
     assert report.sound
     assert {found.what.split(" ")[0] for found in report.findings} == {"0000ffff.commit", "new-1-2-3", "README.txt", "cafe"}
