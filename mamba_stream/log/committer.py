@@ -130,6 +130,7 @@ class Committer:
 
     def roll(self) -> None:
         """Closes the open commit files, so that they can be sealed."""
+        self._index.check()
         with self._turn:
             for internal in list(self._open):
                 self._retire(internal)

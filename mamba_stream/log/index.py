@@ -42,6 +42,8 @@ FORKED = (
     "Start processes with multiprocessing's 'spawn' method, or open the log after the fork only"
 )
 _MAX_READERS = 1024
+_LOCKS_BYTES = 64 * _MAX_READERS + 128
+"""The table of locks and readers: a cache line for each reader, and what comes before them."""
 _STILLBORN_PAGES = 3
 _MAGIC = (0xBEEFC0DE).to_bytes(4, sys.byteorder)
 _MAGIC_END = 20
@@ -203,12 +205,35 @@ def _environment(path: Path, map_size: int) -> lmdb.Environment:
             max_spare_txns=16,
         )
 
+    _reserve_locks(path)
     try:
         return opened()
     except lmdb.InvalidError:
         if not _clear_stillborn(path):
             raise
         return opened()
+
+
+def _reserve_locks(path: Path) -> None:
+    """Takes the room of the table of locks and readers before it is mapped.
+
+    LMDB makes it as a hole and writes to it through a map: on a full disk that is not an error but SIGBUS.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    # Nothing of it is open in this process: closing it would let go of LMDB's locks.
+    fd = os.open(path / "lock.mdb", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        status = os.fstat(fd)
+        # What another process has mapped keeps its size.
+        wanted = status.st_size or _LOCKS_BYTES
+        if status.st_blocks * 512 < wanted:
+            os.posix_fallocate(fd, 0, wanted)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+    finally:
+        os.close(fd)
 
 
 def _clear_stillborn(path: Path) -> bool:
