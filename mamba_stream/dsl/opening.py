@@ -79,8 +79,9 @@ def open_log(place: str | os.PathLike[str] | Log | None = None) -> Log:
     """Opens a log: a directory, created if missing.
 
     Args:
-        place: A directory, or an open log, which is returned. Nothing means ``$MAMBA_STREAM_LOG``, else ``log`` in ``mamba-stream.toml`` of the
-            working directory, else the user's data directory, which is named when it is created.
+        place: A directory, or an open log, which is returned. Nothing means ``$MAMBA_STREAM_LOG``, else ``log`` in
+            ``mamba-stream.toml`` of the working directory, else the user's data directory, which is named when it is
+            created.
 
     Raises:
         NotALog: The directory holds something else.

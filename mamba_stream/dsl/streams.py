@@ -19,7 +19,7 @@ from mamba_stream.errors import PipelineRefused
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.explain import explain
 from mamba_stream.plan.names import window_name
-from mamba_stream.plan.shapes import Shape, infer, shape_parents
+from mamba_stream.plan.shapes import Shape, infer_known
 
 
 class Stream:
@@ -215,8 +215,7 @@ class Stream:
         output = n.Output(
             place=caller(), parent=self._node, topic=topic, key=names(key, what="key="), partitions=partitions
         )
-        if self._node in self._shapes:
-            infer(output, [self._shapes[self._node]])
+        infer_known(output, self._shapes)
         return output
 
     def collect(self, log: Any = None) -> pl.DataFrame:
@@ -290,12 +289,8 @@ class Windowed:
 
 def extended(node: n.Node, shapes: Mapping[n.Node, Shape]) -> Stream:
     """The stream of a node, whose shape is found at once where its inputs' are known."""
-    before = shape_parents(node)
-    if before and all(parent in shapes for parent in before):
-        shapes = {**shapes, node: infer(node, [shapes[parent] for parent in before])}
-    elif not before:
-        raise TypeError("a source brings its own shape")
-    return Stream(node, shapes)
+    shape = infer_known(node, shapes)
+    return Stream(node, shapes if shape is None else {**shapes, node: shape})
 
 
 def united(streams: Sequence[Any]) -> Stream:

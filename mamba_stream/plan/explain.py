@@ -10,6 +10,7 @@ from mamba_stream.core.trees import short
 from mamba_stream.errors import InvalidInput
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.shapes import Shape, known_shapes, split_window
+from mamba_stream.plan.words import in_units
 
 
 def explain(roots: Sequence[n.Node], *, style: str) -> str:
@@ -96,7 +97,7 @@ def _time_words(node: n.Source) -> str:
         if isinstance(node, n.TopicSource)
         else ""
     )
-    return f", {time}, lateness {timedelta(microseconds=node.lateness)}" if time else ""
+    return f", {time}, lateness {in_units(timedelta(microseconds=node.lateness))}" if time else ""
 
 
 def _remarks(node: n.Node, shapes: Mapping[n.Node, Shape]) -> list[str]:

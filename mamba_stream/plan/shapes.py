@@ -13,6 +13,7 @@ from functools import singledispatch
 
 import polars as pl
 
+from mamba_stream.core.durations import duration_in
 from mamba_stream.core.names import did_you_mean
 from mamba_stream.core.schemas import describe_difference
 from mamba_stream.core.trees import Node as Tree, nodes as tree_of
@@ -25,6 +26,12 @@ from mamba_stream.plan.expressions import check_row_wise, columns
 from mamba_stream.plan.windows import grid_of
 
 REJECTED_REASON = "rejected_reason"
+
+_NOT_YET = "only its topic says what its time is"
+
+
+class NotYetKnown(Exception):
+    """The shape depends on a topic that no log was asked about yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,15 +137,25 @@ def known_shapes(nodes: Sequence[n.Node]) -> dict[n.Node, Shape]:
     """The shapes that are known without a log: of frames, of bound topics, where a schema was given."""
     found: dict[n.Node, Shape] = {}
     for node in nodes:
-        before = shape_parents(node)
         if isinstance(node, n.TopicSource):
             if node.bound is not None:
                 found[node] = topic_shape(node, TopicFacts(node.bound.polars_schema, node.bound.time))
             elif node.declared is not None:
                 found[node] = infer(node, [])
-        elif all(parent in found for parent in before):
-            found[node] = infer(node, [found[parent] for parent in before])
+        elif (shape := infer_known(node, found)) is not None:
+            found[node] = shape
     return found
+
+
+def infer_known(node: n.Node, found: Mapping[n.Node, Shape]) -> Shape | None:
+    """The shape of a node's rows, where those of its parents are known and suffice."""
+    before = shape_parents(node)
+    if not all(parent in found for parent in before):
+        return None
+    try:
+        return infer(node, [found[parent] for parent in before])
+    except NotYetKnown:
+        return None
 
 
 def topic_shape(node: n.TopicSource, facts: TopicFacts) -> Shape:
@@ -150,15 +167,16 @@ def topic_shape(node: n.TopicSource, facts: TopicFacts) -> Shape:
                 pl.DataFrame(schema=node.declared).to_arrow().schema,
             )
             raise PipelineRefused(f"topic {node.topic!r} is not as schema= says: {difference}")
-        return source_shape(
-            facts.schema, node.time or facts.time, f"topic {node.topic!r} declares no time column"
+        return _source_shape(
+            node, facts.schema, node.time or facts.time, f"topic {node.topic!r} declares no time column"
         )
 
 
-def source_shape(schema: pl.Schema, time: str | None, undeclared: str) -> Shape:
+def _source_shape(node: n.Source, schema: pl.Schema, time: str | None, undeclared: str) -> Shape:
     """The shape of a source's rows.
 
     Args:
+        node: The source.
         schema: Its columns.
         time: Its time column.
         undeclared: What to say where a later step misses it.
@@ -172,6 +190,7 @@ def source_shape(schema: pl.Schema, time: str | None, undeclared: str) -> Shape:
         raise ColumnNotFound(f"no column {time!r} to take the time from{_columns_are(time, schema)}")
     if not isinstance(schema[time], (pl.Datetime, pl.Date)):
         raise PipelineRefused(f"time={time!r} is {schema[time]}: a time column is a Datetime or a Date")
+    duration_in(node.lateness, schema[time], what="lateness")
     return Shape(schema, time)
 
 
@@ -190,6 +209,8 @@ def check_columns(names: Sequence[str], schema: pl.Schema) -> None:
 
 def need_time(shape: Shape, what: str) -> str:
     """The time column, where a step cannot do without."""
+    if shape.lost is _NOT_YET:
+        raise NotYetKnown
     if shape.time is None:
         raise PipelineRefused(f"{what} needs the stream's time, and {shape.lost}")
     return shape.time
@@ -207,13 +228,14 @@ def _infer(node: n.Node, parents: Sequence[Shape]) -> Shape:
 
 @_infer.register
 def _(node: n.FrameSource, parents: Sequence[Shape]) -> Shape:
-    return source_shape(node.frame.schema, node.time, "the frame has no time column yet")
+    return _source_shape(node, node.frame.schema, node.time, "the frame has no time column yet")
 
 
 @_infer.register
 def _(node: n.TopicSource, parents: Sequence[Shape]) -> Shape:
     assert node.declared is not None
-    return source_shape(node.declared, node.time, "no time column is known")
+    shape = _source_shape(node, node.declared, node.time, "")
+    return shape if shape.time is not None else replace(shape, lost=_NOT_YET)
 
 
 @_infer.register

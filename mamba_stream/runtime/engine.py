@@ -130,6 +130,7 @@ class Engine:
         self.flow.reading = "; ".join(places[:4]) + (" …" if len(places) > 4 else "")
         for source, frames in taken.items():
             self.flow.push(source, joined(frames))
+        self._check_memory()
         self.advance()
         return allowed - rows
 
@@ -139,7 +140,6 @@ class Engine:
             for feed in intake.feeds:
                 intake.times[feed.partition].ended = feed.ended
         self.flow.close(self.watermark)
-        self._check_memory()
 
     def watermark(self, window: n.Window) -> int:
         """How far time has come at a window step."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
+from mamba_stream.plan.words import in_units
+
 State = Literal["starting", "running", "finished", "stopped", "cancelled", "failed"]
 
 
@@ -76,30 +78,6 @@ class RunSummary:
         )
         for step, enough in self.lateness_for_999.items():
             if enough > self.lateness[step]:
-                words += f"; lateness={in_units(enough)!r} would have kept 99.9%"
+                words += f"; lateness={in_units(enough, roughly=True)!r} would have kept 99.9%"
                 words += f" of the rows of {step!r}" if len(self.lateness_for_999) > 1 else ""
         return words
-
-
-def in_units(length: timedelta) -> str:
-    """A duration as ``lateness=`` takes it, in whole seconds where it is longer than a few.
-
-    Example:
-        >>> in_units(timedelta(hours=5, minutes=3, seconds=0.2))
-        '5h4m'
-    """
-    step = timedelta(minutes=1) if length >= timedelta(hours=1) else timedelta(seconds=1)
-    if length < timedelta(seconds=10):
-        step = timedelta(milliseconds=1)
-    whole = -(-length // step) * step
-    text = ""
-    for unit, size in (
-        ("d", timedelta(days=1)),
-        ("h", timedelta(hours=1)),
-        ("m", timedelta(minutes=1)),
-        ("s", timedelta(seconds=1)),
-        ("ms", timedelta(milliseconds=1)),
-    ):
-        count, whole = divmod(whole, size)
-        text += f"{count}{unit}" if count else ""
-    return text or "0s"

@@ -18,7 +18,9 @@ def grids(draw: st.DrawFn) -> Grid:
 def windows_of(grid: Grid, low: int, high: int) -> list[int]:
     """The starts of all windows that hold the ticks ``low`` to ``high``."""
     candidates = range(low - 2 * grid.size, high + 2 * grid.size)
-    return [s for s in candidates if (s - grid.origin) % grid.every == 0 and s <= low and high < s + grid.size]
+    return [
+        s for s in candidates if (s - grid.origin) % grid.every == 0 and s <= low and high < s + grid.size
+    ]
 
 
 @given(grids(), st.integers(-100, 100))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import hypothesis.strategies as st
 import numpy as np
 from hypothesis import given
@@ -22,7 +24,7 @@ def test_every_cut_judges_each_row_by_the_rows_before_it(times, lateness, cuts):
 
     found, last = [], NEVER
     bounds = sorted({0, *(cut for cut in cuts if cut < len(times)), len(times)})
-    for begin, end in zip(bounds, bounds[1:], strict=False):
+    for begin, end in pairwise(bounds):
         part = np.array(times[begin:end], dtype=np.int64)
         behind, last = rows_behind(part, last, lateness)
         if behind is None:

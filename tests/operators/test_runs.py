@@ -65,7 +65,9 @@ def test_what_is_in_them_is_what_was_added_and_not_dropped(actions):
             runs, truth, dropped = saved.restored(durable_dropped), dict(durable), durable_dropped
         else:
             frame = runs.delta() if action == "delta" else runs.snapshot()
-            saved.frames = ([] if action == "snapshot" else saved.frames) + ([frame] if frame is not None else [])
+            saved.frames = ([] if action == "snapshot" else saved.frames) + (
+                [frame] if frame is not None else []
+            )
             durable, durable_dropped = dict(truth), dropped
         assert totals(runs.head(1 << 40)) == truth
         assert runs.first_slot == min(truth, default=None)
