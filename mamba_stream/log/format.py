@@ -19,6 +19,7 @@ crash the decoder, or silently give other rows. Pure functions over bytes; files
 from __future__ import annotations
 
 import struct
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -97,13 +98,16 @@ def encode(batch: pa.RecordBatch, layout: Layout, compression: str = "none") -> 
         raise ValueError(f"a message with {count} buffers does not fit a schema with {layout.buffers}")
     if body:
         struct.pack_into("<q", metadata, body_length_at, len(body) + len(padding))
-    starts = _column_starts(metadata, buffers_at, layout, len(body))
+    whole = len(body) + len(padding)
+    starts = _column_starts(metadata, buffers_at, layout, whole)
     digest = xxhash.xxh3_64_intdigest
-    digests = [digest(body[start:end]) for start, end in pairwise(starts)]
-    if padding and digests:
-        running = xxhash.xxh3_64(body[starts[-2] :])
+    digests = [digest(body[start:end]) for start, end in zip(starts, starts[1:], strict=False)]
+    if padding:
+        # It belongs to the last column that has bytes: behind that there may be columns of nulls alone.
+        last = bisect_left(starts, whole) - 1
+        running = xxhash.xxh3_64(body[starts[last] :])
         running.update(padding)
-        digests[-1] = running.intdigest()
+        digests[last] = running.intdigest()
     table = struct.pack(f"<{len(digests)}Q", *digests) + _FOOTER.pack(len(digests), _MAGIC)
     length = _aligned(body_start + len(table))
     struct.pack_into("<i", metadata, 4, length - _PREFIX.size)

@@ -147,6 +147,14 @@ def test_columns_that_have_no_bytes_at_all_are_stored() -> None:
     assert decoded(data, layout, message.header, None, "none").num_rows == 3
 
 
+def test_the_padding_belongs_to_the_last_column_that_has_bytes() -> None:
+    batch = pa.RecordBatch.from_pydict({"a": pa.array([None], pa.bool_()), "b": pa.nulls(1), "c": pa.nulls(1)})
+    layout, message, data = encoded(batch)
+    assert message.padding
+    for wanted in (None, [0], [1], [2, 0]):
+        assert decoded(data, layout, message.header, wanted, "none").num_rows == 1
+
+
 def test_polars_reads_the_stream_as_well() -> None:
     frame = pl.DataFrame({"a": [1, 2], "b": ["x", None]})
     batch = frame.to_arrow(compat_level=pl.CompatLevel.oldest()).to_batches()[0]
