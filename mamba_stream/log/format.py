@@ -101,7 +101,7 @@ def encode(batch: pa.RecordBatch, layout: Layout, compression: str = "none") -> 
     whole = len(body) + len(padding)
     starts = _column_starts(metadata, buffers_at, layout, whole)
     digest = xxhash.xxh3_64_intdigest
-    digests = [digest(body[start:end]) for start, end in zip(starts, starts[1:], strict=False)]
+    digests = [digest(body[start:end]) for start, end in pairwise(starts)]
     if padding:
         # It belongs to the last column that has bytes: behind that there may be columns of nulls alone.
         last = bisect_left(starts, whole) - 1
