@@ -70,7 +70,7 @@ def test_start_body_and_length_of_a_message_are_aligned(batch: pa.RecordBatch, c
     assert len(format.schema_message(batch.schema)) % format.ALIGNMENT == 0
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(batch=batches(max_rows=3), compression=COMPRESSIONS, flip=st.integers(0, 7))
 def test_a_flipped_bit_anywhere_is_found_before_decoding(
     batch: pa.RecordBatch, compression: str, flip: int
@@ -83,7 +83,7 @@ def test_a_flipped_bit_anywhere_is_found_before_decoding(
             decoded(bytes(damaged), layout, message.header, None, compression)
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(batch=batches(max_rows=3), compression=COMPRESSIONS)
 def test_a_message_cut_anywhere_is_found_before_decoding(batch: pa.RecordBatch, compression: str) -> None:
     layout, message, data = encoded(batch, compression)
