@@ -154,4 +154,4 @@ def test_a_python_function_is_refused_in_words():
     try:
         tree(a.map_elements(lambda value: value, return_dtype=pl.Int64))
     except ExpressionRefused as refusal:
-        assert "map_batches(fn, schema=...)" in str(refusal)  # noqa: PT017 - with cloudpickle there is a tree
+        assert "map_batches(fn, schema=...)" in str(refusal)

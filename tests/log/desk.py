@@ -19,7 +19,7 @@ from mamba_stream.log import Log, LogBatch, Topic, Transaction, open_log
 
 SCHEMA = pl.Schema({"id": pl.Int64, "ts": pl.Datetime("us"), "who": pl.String, "x": pl.Float64})
 FORMS = ("polars", "table", "batch", "reader", "pandas", "dicts", "columns")
-_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - naive is UTC here
+_EPOCH = datetime(1970, 1, 1)
 
 
 class Desk:

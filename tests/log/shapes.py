@@ -24,7 +24,9 @@ _PLAIN: dict[pa.DataType, st.SearchStrategy[Any]] = {
     pa.timestamp("us"): st.integers(-(10**15), 10**15).map(
         lambda n: (_EPOCH + timedelta(microseconds=n)).replace(tzinfo=None)
     ),
-    pa.timestamp("ms", "UTC"): st.integers(-(10**12), 10**12).map(lambda n: _EPOCH + timedelta(milliseconds=n)),
+    pa.timestamp("ms", "UTC"): st.integers(-(10**12), 10**12).map(
+        lambda n: _EPOCH + timedelta(milliseconds=n)
+    ),
     pa.duration("us"): st.integers(-(10**12), 10**12).map(lambda n: timedelta(microseconds=n)),
     pa.decimal128(10, 2): st.integers(-(10**9), 10**9).map(lambda n: Decimal(n).scaleb(-2)),
     pa.large_string(): st.text(_LETTERS, max_size=8),
@@ -70,7 +72,9 @@ def batches(draw: st.DrawFn, max_columns: int = 4, max_rows: int = 6) -> pa.Reco
     rows = draw(st.integers(1, max_rows))
     before, after = draw(st.integers(0, 2)), draw(st.integers(0, 2))
     arrays = [
-        pa.array(draw(st.lists(values_of(k), min_size=rows + before + after, max_size=rows + before + after)), k)
+        pa.array(
+            draw(st.lists(values_of(k), min_size=rows + before + after, max_size=rows + before + after)), k
+        )
         for k in kinds
     ]
     whole = pa.RecordBatch.from_arrays(arrays, names=[f"c{at}" for at in range(len(kinds))])

@@ -29,12 +29,11 @@ from mamba_stream.errors import (
     TopicNotFound,
     UnsupportedType,
 )
-from mamba_stream.log import Log, Topic, open_log
-from mamba_stream.log import format as message_format
+from mamba_stream.log import Log, Topic, format as message_format, open_log
 from tests.log.neighbour import finished, script
 from tests.log.pictures import picture, rows_of, unsound
 
-MOMENT = datetime(2024, 1, 1)  # noqa: DTZ001 - naive is UTC
+MOMENT = datetime(2024, 1, 1)
 FITS: dict[str, Any] = {"ts": [MOMENT], "symbol": ["A"], "price": [1.5], "size": [3]}
 
 
@@ -51,11 +50,21 @@ def without(*names: str, **more: Any) -> dict[str, Any]:
 # --- rows that do not fit --------------------------------------------------------------------------------------
 
 _NO_TEXT = pa.Array.from_buffers(
-    pa.large_string(), 1, [None, pa.py_buffer((0).to_bytes(8, "little") + (1).to_bytes(8, "little")), pa.py_buffer(b"\xff")]
+    pa.large_string(),
+    1,
+    [None, pa.py_buffer((0).to_bytes(8, "little") + (1).to_bytes(8, "little")), pa.py_buffer(b"\xff")],
 )
 ROWS = {
-    "a missing column": (pl.DataFrame(without("price")), SchemaMismatch, r"missing column 'price' \(Float64\)"),
-    "a column too many": (pl.DataFrame(FITS | {"colour": ["red"]}), SchemaMismatch, "unexpected column 'colour'"),
+    "a missing column": (
+        pl.DataFrame(without("price")),
+        SchemaMismatch,
+        r"missing column 'price' \(Float64\)",
+    ),
+    "a column too many": (
+        pl.DataFrame(FITS | {"colour": ["red"]}),
+        SchemaMismatch,
+        "unexpected column 'colour'",
+    ),
     "a column misspelt": (
         pl.DataFrame(without("price", prise=[1.0])),
         SchemaMismatch,
@@ -66,8 +75,16 @@ ROWS = {
         SchemaMismatch,
         "'size' is String, topic has Int64",
     ),
-    "a number for text": (pl.DataFrame(FITS | {"symbol": [1]}), SchemaMismatch, "'symbol' is Int64, topic has String"),
-    "a float for an integer": (pa.table(FITS | {"size": [3.0]}), SchemaMismatch, "'size' is Float64, topic has Int64"),
+    "a number for text": (
+        pl.DataFrame(FITS | {"symbol": [1]}),
+        SchemaMismatch,
+        "'symbol' is Int64, topic has String",
+    ),
+    "a float for an integer": (
+        pa.table(FITS | {"size": [3.0]}),
+        SchemaMismatch,
+        "'size' is Float64, topic has Int64",
+    ),
     "a larger integer": (
         pl.DataFrame(FITS, schema_overrides={"size": pl.UInt64}),
         SchemaMismatch,
@@ -106,9 +123,17 @@ ROWS = {
         MambaStreamError,
         "'size'",
     ),
-    "a lazy frame": (pl.LazyFrame(FITS), InvalidInput, r"a LazyFrame has no rows yet: pass frame.collect\(\)"),
+    "a lazy frame": (
+        pl.LazyFrame(FITS),
+        InvalidInput,
+        r"a LazyFrame has no rows yet: pass frame.collect\(\)",
+    ),
     "one row for many": ({"size": 3}, InvalidInput, r"pass one row as \[row\]"),
-    "columns of different lengths": ({"size": [1, 2], "symbol": ["A"]}, InvalidInput, "the columns differ in length"),
+    "columns of different lengths": (
+        {"size": [1, 2], "symbol": ["A"]},
+        InvalidInput,
+        "the columns differ in length",
+    ),
     "a list of numbers": ([1, 2], InvalidInput, "a list of rows holds dicts, not int: 1"),
     "a number": (5, InvalidInput, "int holds no rows that can be appended: pass a Polars or pandas frame"),
     "nothing": (None, InvalidInput, "NoneType holds no rows"),
@@ -161,7 +186,9 @@ def test_a_value_that_is_too_large_for_a_batch_is_refused_with_what_to_do(
 def test_rows_without_a_time_are_rows(filled: Topic) -> None:
     filled.append([{"symbol": "B"}, {"symbol": "C", "ts": MOMENT}])
     assert len(rows_of(filled)) == 3
-    assert filled.scan().filter(pl.col("ts").is_null()).select("symbol").collect()["symbol"].to_list() == ["B"]
+    assert filled.scan().filter(pl.col("ts").is_null()).select("symbol").collect()["symbol"].to_list() == [
+        "B"
+    ]
     assert filled.scan().filter(pl.col("ts") <= MOMENT).collect().height == 2
     assert filled.describe().first_time == MOMENT
 
@@ -173,20 +200,36 @@ _DEEP = pa.int64()
 for _ in range(9):
     _DEEP = pa.list_(_DEEP)
 SCHEMAS = {
-    "a union": (pa.schema({"u": _UNION}), UnsupportedType, "column 'u'.*use a struct with one field for each"),
-    "a run-end encoding": (pa.schema({"r": pa.run_end_encoded(pa.int32(), pa.int64())}), UnsupportedType, "column 'r'"),
+    "a union": (
+        pa.schema({"u": _UNION}),
+        UnsupportedType,
+        "column 'u'.*use a struct with one field for each",
+    ),
+    "a run-end encoding": (
+        pa.schema({"r": pa.run_end_encoded(pa.int32(), pa.int64())}),
+        UnsupportedType,
+        "column 'r'",
+    ),
     "an extension": (pa.schema({"e": pa.uuid()}), UnsupportedType, "column 'e'.*store its storage type"),
     "Python objects": ({"o": pl.Object}, UnsupportedType, "column 'o'.*Python objects are not stored"),
     "an integer of 128 bits": ({"n": pl.Int128}, UnsupportedType, "column 'n'.*cast it to Int64"),
     "a decimal of 50 digits": (pa.schema({"d": pa.decimal256(50, 2)}), UnsupportedType, "at most 38 digits"),
     "an interval": (pa.schema({"i": pa.month_day_nano_interval()}), UnsupportedType, "column 'i'"),
-    "lists in lists in lists": (pa.schema({"l": _DEEP}), UnsupportedType, "column 'l'.*nested more than 8 levels deep"),
+    "lists in lists in lists": (
+        pa.schema({"l": _DEEP}),
+        UnsupportedType,
+        "column 'l'.*nested more than 8 levels deep",
+    ),
     "a union in a struct": (pa.schema({"s": pa.struct({"u": _UNION})}), UnsupportedType, "column 's'"),
     "no column": ({}, InvalidInput, "at least one column"),
     "a column without a name": ({"": pl.Int64}, InvalidInput, "a column name is a str that is not empty"),
     "a name that is a number": ({1: pl.Int64}, InvalidInput, "a column name is a str"),
     "a name twice": (pa.schema([("a", pa.int64()), ("a", pa.int64())]), InvalidInput, "'a' occurs twice"),
-    "too many columns": ({f"c{n}": pl.Int64 for n in range(2_001)}, InvalidInput, "at most 2000 columns, not 2001"),
+    "too many columns": (
+        {f"c{n}": pl.Int64 for n in range(2_001)},
+        InvalidInput,
+        "at most 2000 columns, not 2001",
+    ),
     "a type that is none": ({"a": "Int64"}, InvalidInput, "column 'a' has no type: 'Int64'"),
     "a schema that is none": ("ts, price", InvalidInput, "a schema is an Arrow or Polars schema"),
 }
@@ -240,7 +283,9 @@ def test_a_name_that_is_allowed_is_kept_as_it_is(log: Log, name: str) -> None:
     log.create_topic(name, {"n": int}).append([{"n": 1}])
     assert log.topics() == [name]
     assert rows_of(log[name]) == [(0, 0, (1,))]
-    assert [path.name for path in (log.path / "files").iterdir()] == ["00000001.commit"], "names make no files"
+    assert [path.name for path in (log.path / "files").iterdir()] == ["00000001.commit"], (
+        "names make no files"
+    )
 
 
 @pytest.mark.usefixtures("filled", "unchanged")
@@ -273,7 +318,13 @@ def test_a_log_without_topics_says_so(log: Log) -> None:
         log["trades"]
 
 
-PARTITIONS = [(4, PartitionNotFound), (-1, PartitionNotFound), (1.0, InvalidInput), ("1", InvalidInput), (True, InvalidInput)]
+PARTITIONS = [
+    (4, PartitionNotFound),
+    (-1, PartitionNotFound),
+    (1.0, InvalidInput),
+    ("1", InvalidInput),
+    (True, InvalidInput),
+]
 
 
 @pytest.mark.usefixtures("filled", "unchanged")
@@ -301,7 +352,10 @@ def test_an_unknown_partition_is_answered_with_how_many_there_are(
 # --- producers, expectations, ends ------------------------------------------------------------------------------
 
 PRODUCERS: dict[str, tuple[dict[str, Any], str]] = {
-    "a producer without a sequence": ({"producer": "p"}, "sequence=None: give a number from 0 on, together with producer="),
+    "a producer without a sequence": (
+        {"producer": "p"},
+        "sequence=None: give a number from 0 on, together with producer=",
+    ),
     "a sequence without a producer": ({"sequence": 1}, "producer=None: give a name of 1 to 200 bytes"),
     "a producer without a name": ({"producer": "", "sequence": 1}, "producer='': give a name"),
     "a producer with too long a name": ({"producer": "é" * 101, "sequence": 1}, "1 to 200 bytes"),
@@ -309,14 +363,19 @@ PRODUCERS: dict[str, tuple[dict[str, Any], str]] = {
     "a negative sequence": ({"producer": "p", "sequence": -1}, "sequence=-1"),
     "a sequence beyond all numbers": ({"producer": "p", "sequence": 2**63}, "give a number from 0 on"),
     "half a sequence": ({"producer": "p", "sequence": 1.5}, "sequence=1.5"),
-    "an expectation that is no offset": ({"expect": {0: "0"}, "partition": 0}, "partition 0 ends at '0', which is not an offset"),
+    "an expectation that is no offset": (
+        {"expect": {0: "0"}, "partition": 0},
+        "partition 0 ends at '0', which is not an offset",
+    ),
     "a negative expectation": ({"expect": {0: -1}, "partition": 0}, "-1, which is not an offset"),
 }
 
 
 @pytest.mark.usefixtures("filled", "unchanged")
 @pytest.mark.parametrize(("options", "words"), PRODUCERS.values(), ids=PRODUCERS)
-def test_options_of_an_append_that_make_no_sense_are_refused(log: Log, options: dict[str, Any], words: str) -> None:
+def test_options_of_an_append_that_make_no_sense_are_refused(
+    log: Log, options: dict[str, Any], words: str
+) -> None:
     with pytest.raises(InvalidInput, match=words):
         log["trades"].append(FITS, **options)
     with pytest.raises(InvalidInput, match=words):
@@ -328,7 +387,9 @@ def test_an_ended_topic_and_a_wrong_expectation_leave_the_log_as_it_was(log: Log
     before = picture(log)
     with pytest.raises(TopicEnded, match="topic 'done' was ended and takes no more rows"):
         log["done"].append([{"n": 1}])
-    with pytest.raises(PreconditionFailed, match=r"topic 'trades', partition 0: expected to end at 77, but it ends at \d"):
+    with pytest.raises(
+        PreconditionFailed, match=r"topic 'trades', partition 0: expected to end at 77, but it ends at \d"
+    ):
         filled.append(FITS, partition=0, expect={0: 77})
     assert picture(log) == before
 
@@ -491,7 +552,7 @@ def test_on_a_full_disk_appends_fail_whole_and_work_again_once_there_is_room(sma
 
 @pytest.mark.root
 def test_a_disk_without_any_room_holds_no_new_log(small: Path) -> None:
-    with pytest.raises(OSError, match="No space left"):  # noqa: PT012
+    with pytest.raises(OSError, match="No space left"):
         with (small / "ballast").open("wb") as file:
             while True:
                 file.write(bytes(1 << 16))

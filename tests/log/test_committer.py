@@ -143,7 +143,9 @@ def test_a_full_disk_under_the_index_fails_the_append_and_nothing_else(
         with pytest.raises(DiskFull, match="nothing was committed"):
             plain.append([{"n": 1}])
     assert picture(log) == before
-    assert sum(path.stat().st_size for path in (log.path / "files").iterdir()) == size, "the room is given back"
+    assert sum(path.stat().st_size for path in (log.path / "files").iterdir()) == size, (
+        "the room is given back"
+    )
     assert plain.append([{"n": 2}]) == {0: (1, 2)}
 
 
@@ -211,7 +213,11 @@ def test_when_the_leader_is_interrupted_the_others_know_that_they_do_not_know(
     with monkeypatch.context() as patched:
         patched.setattr(os, "fdatasync", interrupted)
         answers = Together(log).run(*[lambda n=n: plain.append([{"n": n}]) for n in range(3)])
-    assert sorted(type(answer).__name__ for answer in answers) == ["CommitUnknown", "CommitUnknown", "Interrupted"]
+    assert sorted(type(answer).__name__ for answer in answers) == [
+        "CommitUnknown",
+        "CommitUnknown",
+        "Interrupted",
+    ]
     assert plain.append([{"n": 9}]) == {0: (0, 1)}
     assert rows_of(plain) == [(0, 0, (9,))]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from mamba_stream.log import Log, Topic, description
 from tests.log.pictures import rows_of
 
-START = datetime(2024, 1, 1)  # noqa: DTZ001 - naive is UTC
+START = datetime(2024, 1, 1)
 
 
 def test_an_empty_topic_has_facts_and_no_numbers(trades: Topic) -> None:
@@ -38,7 +39,9 @@ def test_rows_bytes_and_batches_are_those_that_can_be_read(log: Log, plain: Topi
     assert found.bytes == log.statistics().bytes
     last = [batch.append_time for batch in plain.read()][-1]
     assert found.last_append == datetime.fromtimestamp(last / 1e6, UTC)
-    assert (found.first_time, found.disorder, found.key_skew) == (None, {}, None), "it has neither time nor key"
+    assert (found.first_time, found.disorder, found.key_skew) == (None, {}, None), (
+        "it has neither time nor key"
+    )
 
 
 TIMES = st.lists(st.integers(0, 500) | st.none(), min_size=1, max_size=60)
@@ -55,7 +58,7 @@ def test_disorder_and_times_are_those_of_the_rows(
     bounds = [0, *sorted(cut for cut in cuts if cut < len(times)), len(times)]
     lags: list[int] = []
     latest: dict[int, int] = {}
-    for part, (start, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
+    for part, (start, end) in enumerate(itertools.pairwise(bounds)):
         moments = [None if t is None else START + timedelta(seconds=t) for t in times[start:end]]
         topic.append([{"ts": m, "n": 0} for m in moments], partition=part % partitions)
         for time in times[start:end]:
@@ -112,7 +115,9 @@ def test_only_recent_rows_are_looked_at(trades: Topic, monkeypatch: pytest.Monke
     found = trades.describe()
     assert (found.rows, found.sampled) == (30, 10)
     assert found.key_skew == (1.0, "new")
-    assert (found.first_time, found.last_time) == (START, START + timedelta(hours=29)), "times are of all rows"
+    assert (found.first_time, found.last_time) == (START, START + timedelta(hours=29)), (
+        "times are of all rows"
+    )
 
 
 def test_an_ended_topic_is_described_as_such(plain: Topic) -> None:

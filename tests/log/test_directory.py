@@ -45,7 +45,9 @@ def test_a_network_file_system_is_refused_before_anything_is_made(
     mounts: Path, tmp_path: Path, kind: str, place: str
 ) -> None:
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(NetworkFileSystem, match=rf"{place} lies on a network file system \({kind}\).* local disk"):
+    with pytest.raises(
+        NetworkFileSystem, match=rf"{place} lies on a network file system \({kind}\).* local disk"
+    ):
         directory.prepare(tmp_path / place, mounts)
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -126,7 +128,11 @@ def test_a_directory_without_permission_is_refused_with_what_to_do(tmp_path: Pat
 
     def as_nobody(place: Path) -> str:
         done = subprocess.run(
-            [sys.executable, "-c", AS_NOBODY, str(place)], capture_output=True, text=True, env=environment(), check=False
+            [sys.executable, "-c", AS_NOBODY, str(place)],
+            capture_output=True,
+            text=True,
+            env=environment(),
+            check=False,
         )
         return done.stdout + done.stderr
 

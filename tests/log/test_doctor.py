@@ -16,8 +16,7 @@ import pytest
 from mamba_stream.errors import NotALog
 from mamba_stream.log import Log, open_log, rows
 from mamba_stream.log.doctor import examine
-from mamba_stream.log.examination import Finding
-from mamba_stream.log.examination import examine as examine_here
+from mamba_stream.log.examination import Finding, examine as examine_here
 from mamba_stream.log.index import Index
 
 
@@ -76,7 +75,11 @@ def test_a_sound_log_is_called_sound_and_counted(path: Path) -> None:
 
 
 def test_an_examination_changes_nothing(path: Path) -> None:
-    before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in path.rglob("*") if p.is_file() and p.name != "lock.mdb"}
+    before = {
+        p: (p.stat().st_mtime_ns, p.read_bytes())
+        for p in path.rglob("*")
+        if p.is_file() and p.name != "lock.mdb"
+    }
     assert examine(path).sound
     assert before == {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in before}
 
@@ -97,7 +100,9 @@ def test_a_flipped_bit_in_a_batch_is_damage_with_its_place(path: Path, suffix: s
     assert not report.sound
     [found] = report.findings
     assert (found.severity, found.topic) == ("damage", "trades")
-    assert (found.partition, found.offset, found.next_offset) == ((1, 9, 12) if suffix == ".commit" else (1, 3, 6))
+    assert (found.partition, found.offset, found.next_offset) == (
+        (1, 9, 12) if suffix == ".commit" else (1, 3, 6)
+    )
     assert f"its bytes in {target.name} are damaged" in found.what
 
 
@@ -121,7 +126,9 @@ def test_a_missing_file_is_loss_for_every_batch_in_it(path: Path) -> None:
     files(path, ".commit")[-1].unlink()
     found = findings(path)
     assert {finding.severity for finding in found} == {"loss"}
-    assert {(f.topic, f.partition, f.offset) for f in found if f.topic} == {("trades", p, o) for p in (0, 1) for o in (6, 9)}
+    assert {(f.topic, f.partition, f.offset) for f in found if f.topic} == {
+        ("trades", p, o) for p in (0, 1) for o in (6, 9)
+    }
     assert any("is missing; 4 batches lie in it" in f.what for f in found)
 
 
@@ -144,7 +151,12 @@ def test_files_of_nobody_and_strangers_are_notes(path: Path) -> None:
         (path / "files" / name).write_text("")
     report = examine(path)
     assert report.sound
-    assert {found.what.split(" ")[0] for found in report.findings} == {"0000ffff.commit", "new-1-2-3", "README.txt", "cafe"}
+    assert {found.what.split(" ")[0] for found in report.findings} == {
+        "0000ffff.commit",
+        "new-1-2-3",
+        "README.txt",
+        "cafe",
+    }
     assert all(found.severity == "note" for found in report.findings)
 
 
@@ -158,7 +170,9 @@ def flipped(prefix: bytes, at: int = 0) -> Callable[[Path], None]:
     return damage
 
 
-def replaced(prefix: bytes, unpack: Callable[[bytes], Any], pack: Callable[[Any], bytes], **fields: Any) -> Callable[[Path], None]:
+def replaced(
+    prefix: bytes, unpack: Callable[[bytes], Any], pack: Callable[[Any], bytes], **fields: Any
+) -> Callable[[Path], None]:
     def damage(path: Path) -> None:
         key, value = row(path, prefix)
         changed = {name: get(getattr(unpack(value), name)) for name, get in fields.items()}
@@ -177,14 +191,20 @@ def packed(value: Any) -> bytes:
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
-    "the state of a partition does not match its checksum": (flipped(rows.HEAD), "does not match its checksum"),
+    "the state of a partition does not match its checksum": (
+        flipped(rows.HEAD),
+        "does not match its checksum",
+    ),
     "an entry does not match its checksum": (flipped(rows.ENTRY, 2), "does not match its checksum"),
     "a topic does not match its checksum": (flipped(rows.TOPIC), "does not match its checksum"),
     "a schema does not match its checksum": (flipped(rows.SCHEMA), "does not match its checksum"),
     "a file's row does not match its checksum": (flipped(rows.FILE, -1), "does not match its checksum"),
     "a group's offset does not match its checksum": (flipped(rows.OFFSET), "does not match its checksum"),
     "a record does not match its checksum": (flipped(rows.RECORD), "does not match its checksum"),
-    "a producer's number does not match its checksum": (flipped(rows.PRODUCER), "does not match its checksum"),
+    "a producer's number does not match its checksum": (
+        flipped(rows.PRODUCER),
+        "does not match its checksum",
+    ),
     "an entry is missing": (removed(rows.ENTRY, 1), "do not follow each other"),
     "the last entry is missing": (removed(rows.ENTRY, -1), "0 sound entries where its state counts 1"),
     "the state of a partition is missing": (removed(rows.HEAD), "the partition's state is missing"),
@@ -196,7 +216,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
         replaced(rows.ENTRY, rows.unpack_entry, packed, position=lambda n: n + 64),
         "are damaged|do not match",
     ),
-    "an entry counts other rows": (replaced(rows.ENTRY, rows.unpack_entry, packed, rows=lambda n: n + 1), "rows"),
+    "an entry counts other rows": (
+        replaced(rows.ENTRY, rows.unpack_entry, packed, rows=lambda n: n + 1),
+        "rows",
+    ),
     "a partition's state counts other entries": (
         replaced(rows.HEAD, rows.unpack_head, packed, entries=lambda n: n + 1),
         "sound entries where its state counts",

@@ -30,7 +30,9 @@ def test_names_lead_to_numbers_and_back(number: int, kind: str) -> None:
     assert number_of(files.contents_path(path).name) == number
 
 
-@pytest.mark.parametrize("name", ["README.txt", "cafe.parquet", "00000001", "0000001.commit", "new-1-2-3", "x"])
+@pytest.mark.parametrize(
+    "name", ["README.txt", "cafe.parquet", "00000001", "0000001.commit", "new-1-2-3", "x"]
+)
 def test_names_that_are_not_the_logs_have_no_number(name: str) -> None:
     assert number_of(name) is None
 
@@ -71,10 +73,20 @@ def test_a_file_that_lost_published_bytes_is_left_as_it_is(tmp_path: Path) -> No
     assert [finding.severity for finding in unsound(tmp_path)] == ["loss", "loss"]
 
 
-def test_writers_that_live_at_the_same_time_have_files_of_their_own(tmp_path: Path, neighbour: Neighbour) -> None:
+def test_writers_that_live_at_the_same_time_have_files_of_their_own(
+    tmp_path: Path, neighbour: Neighbour
+) -> None:
     neighbour.do({"do": "open", "path": str(tmp_path)})
     neighbour.do(
-        {"do": "create", "topic": "t", "partitions": 1, "key": [], "time": None, "compression": "none", "exist_ok": False}
+        {
+            "do": "create",
+            "topic": "t",
+            "partitions": 1,
+            "key": [],
+            "time": None,
+            "compression": "none",
+            "exist_ok": False,
+        }
     )
     neighbour.do({"do": "append", "topic": "t", "rows": [[0, None, None, None]], "form": "dicts"})
     with open_log(tmp_path) as log:
@@ -160,7 +172,10 @@ class TestMaps:
     def test_bytes_are_where_they_were_asked_for(self, place: Path) -> None:
         maps = Maps(place)
         assert maps.read(1, "commit", 10, 3) is not None
-        assert [bytes(maps.read(1, "commit", at, 3) or b"") for at in (0, 197)] == [b"\0\1\2", bytes([197, 198, 199])]
+        assert [bytes(maps.read(1, "commit", at, 3) or b"") for at in (0, 197)] == [
+            b"\0\1\2",
+            bytes([197, 198, 199]),
+        ]
 
     def test_a_file_that_is_shorter_gives_none(self, place: Path) -> None:
         maps = Maps(place)
@@ -193,7 +208,9 @@ class TestMaps:
             path_of(place, number, "commit").write_bytes(bytes([number]) * 10)
             maps.read(number, "commit", 0, 10)
         assert len(maps._maps) == 3
-        assert [bytes(maps.read(n, "commit", 0, 1) or b"") for n in range(1, 9)] == [bytes([n]) for n in range(1, 9)]
+        assert [bytes(maps.read(n, "commit", 0, 1) or b"") for n in range(1, 9)] == [
+            bytes([n]) for n in range(1, 9)
+        ]
 
 
 def test_rows_that_a_user_holds_stay_when_their_files_are_gone(tmp_path: Path) -> None:

@@ -93,7 +93,9 @@ def test_a_message_cut_anywhere_is_found_before_decoding(batch: pa.RecordBatch, 
 
 
 def test_damage_to_one_column_leaves_the_others_readable() -> None:
-    batch = pa.RecordBatch.from_pydict({"a": [1, 2], "b": ["x", "y"]}, pa.schema({"a": pa.int64(), "b": pa.large_string()}))
+    batch = pa.RecordBatch.from_pydict(
+        {"a": [1, 2], "b": ["x", "y"]}, pa.schema({"a": pa.int64(), "b": pa.large_string()})
+    )
     layout, message, data = encoded(batch)
     columns = format.verify_header(memoryview(data), layout, message.header)
     damaged = bytearray(data)
@@ -148,7 +150,9 @@ def test_columns_that_have_no_bytes_at_all_are_stored() -> None:
 
 
 def test_the_padding_belongs_to_the_last_column_that_has_bytes() -> None:
-    batch = pa.RecordBatch.from_pydict({"a": pa.array([None], pa.bool_()), "b": pa.nulls(1), "c": pa.nulls(1)})
+    batch = pa.RecordBatch.from_pydict(
+        {"a": pa.array([None], pa.bool_()), "b": pa.nulls(1), "c": pa.nulls(1)}
+    )
     layout, message, data = encoded(batch)
     assert message.padding
     for wanted in (None, [0], [1], [2, 0]):

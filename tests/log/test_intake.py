@@ -15,21 +15,31 @@ from mamba_stream.log.rows import NO_TIME
 TICKS = st.lists(st.integers(-(2**31), 2**31 - 1) | st.none(), max_size=20)
 
 
-@given(ticks=TICKS, cut=st.tuples(st.integers(0, 20), st.integers(0, 20)), kind=st.sampled_from([pa.timestamp("us"), pa.timestamp("ns", "UTC"), pa.timestamp("ms"), pa.date32()]))
-def test_a_time_column_in_its_own_ticks(ticks: list[int | None], cut: tuple[int, int], kind: pa.DataType) -> None:
+@given(
+    ticks=TICKS,
+    cut=st.tuples(st.integers(0, 20), st.integers(0, 20)),
+    kind=st.sampled_from([pa.timestamp("us"), pa.timestamp("ns", "UTC"), pa.timestamp("ms"), pa.date32()]),
+)
+def test_a_time_column_in_its_own_ticks(
+    ticks: list[int | None], cut: tuple[int, int], kind: pa.DataType
+) -> None:
     plain = pa.array(ticks, pa.int32() if kind == pa.date32() else pa.int64())
     column = plain.view(kind).slice(*cut)
     found = ticks_of(column)
     assert found.dtype == "int64"
-    assert [t for t, wanted in zip(found.tolist(), plain.slice(*cut).to_pylist(), strict=True) if wanted is not None] == [
-        t for t in plain.slice(*cut).to_pylist() if t is not None
-    ]
+    assert [
+        t
+        for t, wanted in zip(found.tolist(), plain.slice(*cut).to_pylist(), strict=True)
+        if wanted is not None
+    ] == [t for t in plain.slice(*cut).to_pylist() if t is not None]
 
 
 @given(ticks=TICKS, before=st.integers(-(2**31), 2**31) | st.just(NO_TIME))
 def test_the_running_time_is_the_greatest_so_far(ticks: list[int | None], before: int) -> None:
     column = pa.array(ticks, pa.int64()).view(pa.timestamp("us"))
-    expected = list(accumulate(ticks, lambda so_far, t: so_far if t is None else max(so_far, t), initial=before))[1:]
+    expected = list(
+        accumulate(ticks, lambda so_far, t: so_far if t is None else max(so_far, t), initial=before)
+    )[1:]
     assert running_time(before, column).tolist() == expected
 
 

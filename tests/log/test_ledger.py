@@ -133,7 +133,10 @@ REFUSED = {
         InvalidInput,
     ),
     "a record that must exist": (lambda t: ChangeSet(requires=(Record("n", "k", b"x"),)), PreconditionFailed),
-    "a record that must not": (lambda t: ChangeSet(requires=(Record("n", "there", None),)), PreconditionFailed),
+    "a record that must not": (
+        lambda t: ChangeSet(requires=(Record("n", "there", None),)),
+        PreconditionFailed,
+    ),
     "a sequence that skips": (lambda t: ChangeSet(sequences=(Sequence(t, "p", 9),)), SequenceGap),
 }
 

@@ -100,17 +100,37 @@ def test_creating_again_refuses_another_topic_of_that_name(
 
 
 REFUSED = {
-    "a key that is no column": ({"key": "symbl"}, SchemaMismatch, "key='symbl' is not a column, did you mean 'symbol'"),
-    "a key that cannot be hashed": ({"key": "tags"}, UnsupportedType, r"a key column cannot be List\(String\)"),
+    "a key that is no column": (
+        {"key": "symbl"},
+        SchemaMismatch,
+        "key='symbl' is not a column, did you mean 'symbol'",
+    ),
+    "a key that cannot be hashed": (
+        {"key": "tags"},
+        UnsupportedType,
+        r"a key column cannot be List\(String\)",
+    ),
     "a key that is named twice": ({"key": ["symbol", "symbol"]}, InvalidInput, "names a column twice"),
-    "a time that is no column": ({"time": "t"}, SchemaMismatch, "topic 't': time='t' is not a column, did you mean"),
-    "a time that is a number": ({"time": "n"}, InvalidInput, "time column 'n' is Int64: time is a Datetime or a Date"),
+    "a time that is no column": (
+        {"time": "t"},
+        SchemaMismatch,
+        "topic 't': time='t' is not a column, did you mean",
+    ),
+    "a time that is a number": (
+        {"time": "n"},
+        InvalidInput,
+        "time column 'n' is Int64: time is a Datetime or a Date",
+    ),
     "no partition": ({"partitions": 0}, InvalidInput, "topic 't': partitions=0; choose 1 to 65536"),
     "too many partitions": ({"partitions": 70_000}, InvalidInput, "choose 1 to 65536"),
     "too many partitions for a key": ({"partitions": 257, "key": "n"}, InvalidInput, "1 to 256 .*with a key"),
     "half a partition": ({"partitions": 1.5}, InvalidInput, "partitions=1.5"),
     "a truth for a number": ({"partitions": True}, InvalidInput, "partitions=True"),
-    "an unknown compression": ({"compression": "gzip"}, InvalidInput, "'gzip'; choose one of none, lz4, zstd"),
+    "an unknown compression": (
+        {"compression": "gzip"},
+        InvalidInput,
+        "'gzip'; choose one of none, lz4, zstd",
+    ),
 }
 
 
@@ -130,7 +150,13 @@ def test_a_deleted_topic_is_gone_and_its_name_free(log: Log, plain: Topic) -> No
     assert "plain" not in log
     with pytest.raises(TopicNotFound, match=r"no topic 'plain' in .*; it has none"):
         log["plain"]
-    for use in (plain.offsets, plain.end, lambda: plain.append([{"n": 1}]), lambda: list(plain.read()), lambda: plain.trim(0)):
+    for use in (
+        plain.offsets,
+        plain.end,
+        lambda: plain.append([{"n": 1}]),
+        lambda: list(plain.read()),
+        lambda: plain.trim(0),
+    ):
         with pytest.raises(TopicNotFound, match="topic 'plain' was deleted"):
             use()
     fresh = log.create_topic("plain", {"s": str})
@@ -161,7 +187,9 @@ def test_statistics_count_what_is_there_and_what_was_done(log: Log, plain: Topic
     assert (found.lsn, found.topics, found.rows, found.batches) == (5, 1, 3, 2)
     assert (found.commit_files, found.segments, found.trash) == (2, 0, 0)
     assert (found.commits, found.changes, found.refused, found.appended_rows) == (5, 5, 1, 6)
-    assert found.bytes == found.appended_bytes == sum(p.stat().st_size for p in (log.path / "files").iterdir())
+    assert (
+        found.bytes == found.appended_bytes == sum(p.stat().st_size for p in (log.path / "files").iterdir())
+    )
     assert found.index_bytes > 0
     assert found.commit_seconds > 0
     with pytest.raises(AttributeError):
@@ -219,7 +247,9 @@ def uses(log: Log, topic: Topic) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("other_open", [True, False], ids=["another handle is open", "it was the last handle"])
+@pytest.mark.parametrize(
+    "other_open", [True, False], ids=["another handle is open", "it was the last handle"]
+)
 def test_a_closed_handle_says_so_whatever_is_asked(tmp_path: Path, other_open: bool) -> None:
     log = open_log(tmp_path)
     other = open_log(tmp_path) if other_open else None

@@ -19,7 +19,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     """The working directory is empty, and nothing of the user's environment counts."""
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
-    yield
+    return
 
 
 def path_of(place: object, environment: dict[str, str] | None = None) -> Path:
@@ -54,7 +54,9 @@ def test_a_file_without_a_log_is_passed_over(tmp_path: Path) -> None:
     assert path_of(None, {"XDG_DATA_HOME": str(tmp_path)}) == tmp_path / "mamba-stream" / "log"
 
 
-@pytest.mark.parametrize(("text", "words"), [("log = 5\n", "log = 5 must be a directory"), ("log =", "not valid TOML")])
+@pytest.mark.parametrize(
+    ("text", "words"), [("log = 5\n", "log = 5 must be a directory"), ("log =", "not valid TOML")]
+)
 def test_a_file_that_makes_no_sense_is_named(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "work" / "mamba-stream.toml").write_text(text)
     with pytest.raises(InvalidInput, match=rf"mamba-stream.toml.*{words}"):
@@ -63,7 +65,9 @@ def test_a_file_that_makes_no_sense_is_named(tmp_path: Path, text: str, words: s
 
 @pytest.mark.parametrize("place", ["localhost:9092", "grpc://host:1", "grpc+tls://host", "10.0.0.1:80"])
 def test_an_address_is_said_to_be_one(place: str) -> None:
-    with pytest.raises(LogUnavailable, match=rf"{place.replace('+', '.')} is an address of a server.*pass a directory"):
+    with pytest.raises(
+        LogUnavailable, match=rf"{place.replace('+', '.')} is an address of a server.*pass a directory"
+    ):
         locate(place)
 
 
@@ -88,7 +92,9 @@ def test_a_log_of_a_newer_format_is_refused_and_left_alone(tmp_path: Path) -> No
     later = msgspec.msgpack.encode({**msgspec.to_builtins(meta), "colour": "green"})
     index.update(lambda draft: draft.put(rows.META, later))
     index.close()
-    with pytest.raises(NewerFormat, match=r"has format 2, and this version .* reads up to 1: upgrade it with pip"):
+    with pytest.raises(
+        NewerFormat, match=r"has format 2, and this version .* reads up to 1: upgrade it with pip"
+    ):
         open_log(tmp_path / "log")
     index = Index(tmp_path / "log" / "index")
     with index.view() as view:

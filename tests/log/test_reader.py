@@ -296,7 +296,9 @@ def test_a_start_behind_the_end_is_refused_with_the_end(plain: Topic) -> None:
 
 @pytest.mark.parametrize("partitions", [[4], [-1], [0, 9]])
 def test_partitions_that_do_not_exist_are_refused(trades: Topic, partitions: list[int]) -> None:
-    with pytest.raises(PartitionNotFound, match=r"topic 'trades' has no partition -?\d: it has 4, counted from 0"):
+    with pytest.raises(
+        PartitionNotFound, match=r"topic 'trades' has no partition -?\d: it has 4, counted from 0"
+    ):
         trades.read(partitions=partitions)
     with pytest.raises(PartitionNotFound):
         trades.read(end=dict.fromkeys(partitions, 0))

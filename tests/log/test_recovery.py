@@ -11,7 +11,7 @@ import pytest
 
 from mamba_stream.log import open_log, recovery
 from mamba_stream.log.log import Log
-from mamba_stream.log.store import acquire, release
+from mamba_stream.log.store import acquire
 from tests.log.neighbour import Neighbour, script
 from tests.log.pictures import picture, rows_of, unsound
 
@@ -163,9 +163,9 @@ def test_nothing_of_a_living_writer_is_touched(tmp_path: Path) -> None:
             log["t"].append([{"id": 1}])
             assert path.stat().st_size == size
             assert len(names(tmp_path)) == 2
-        assert writer.do({"do": "append", "topic": "t", "rows": [[2, None, None, None]], "form": "dicts"}) == {
-            "ok": [[0, 2, 3]]
-        }
+        assert writer.do(
+            {"do": "append", "topic": "t", "rows": [[2, None, None, None]], "form": "dicts"}
+        ) == {"ok": [[0, 2, 3]]}
     assert unsound(tmp_path) == []
 
 

@@ -75,7 +75,9 @@ def test_topics_that_differ_only_in_case_share_a_name() -> None:
     assert rows.name_key("Trades") == rows.name_key("tRADES") != rows.name_key("trades2")
 
 
-@given(key=st.binary(max_size=20), value=st.binary(max_size=40), at=st.integers(0, 999), bit=st.integers(0, 7))
+@given(
+    key=st.binary(max_size=20), value=st.binary(max_size=40), at=st.integers(0, 999), bit=st.integers(0, 7)
+)
 def test_a_flipped_bit_in_a_value_or_its_key_is_found(key: bytes, value: bytes, at: int, bit: int) -> None:
     sealed = rows.seal(key, value)
     assert rows.unseal(key, sealed) == value

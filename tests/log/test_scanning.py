@@ -17,7 +17,7 @@ from mamba_stream.log import Log, Topic, open_log
 from mamba_stream.log.shelf import Placed, Shelf
 from tests.log.pictures import rows_of
 
-START = datetime(2024, 1, 1)  # noqa: DTZ001 - naive is UTC
+START = datetime(2024, 1, 1)
 
 
 @contextmanager
@@ -70,7 +70,11 @@ def literal(value: Any, dtype: Any) -> Any:
 
 @st.composite
 def predicates(draw: st.DrawFn, dtype: Any, depth: int = 2) -> pl.Expr:
-    kind = draw(st.sampled_from(["time", "time", "between", "other", "null", *(["and", "or", "not"] if depth else [])]))
+    kind = draw(
+        st.sampled_from(
+            ["time", "time", "between", "other", "null", *(["and", "or", "not"] if depth else [])]
+        )
+    )
     ts = pl.col("ts")
     if kind == "time":
         value = literal(draw(LITERALS), dtype)
@@ -83,7 +87,9 @@ def predicates(draw: st.DrawFn, dtype: Any, depth: int = 2) -> pl.Expr:
         low, high = (literal(draw(LITERALS.filter(lambda v: isinstance(v, datetime))), dtype) for _ in "ab")
         return ts.is_between(low, high, closed=draw(st.sampled_from(["both", "left", "right", "none"])))
     if kind == "other":
-        return draw(st.sampled_from([pl.col("n") % 2 == 0, pl.col("x") > 1, pl.col("key") == "k1", pl.lit(True)]))
+        return draw(
+            st.sampled_from([pl.col("n") % 2 == 0, pl.col("x") > 1, pl.col("key") == "k1", pl.lit(True)])
+        )
     if kind == "null":
         return ts.is_null() if draw(st.booleans()) else ts.is_not_null()
     one, other = draw(predicates(dtype, depth - 1)), draw(predicates(dtype, depth - 1))
@@ -103,7 +109,10 @@ def topics(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Any, tuple
             row = 0
             for at in range(30):
                 # Mostly in order, with stragglers and rows without a time.
-                hours = [None if (at + i) % 11 == 5 else max(0, 2 * at + i - 9 * (i == 2)) for i in range(at % 4 + 1)]
+                hours = [
+                    None if (at + i) % 11 == 5 else max(0, 2 * at + i - 9 * (i == 2))
+                    for i in range(at % 4 + 1)
+                ]
                 rows = frame(hours, dtype, row)
                 row += len(hours)
                 topic.append(rows, partition=at % 3)
@@ -175,7 +184,11 @@ def hourly(log: Log) -> Topic:
 
 def test_a_time_range_reads_its_batches_and_no_others(hourly: Topic) -> None:
     with batches_read() as read:
-        found = hourly.scan().filter(pl.col("ts") >= START + timedelta(hours=20), pl.col("ts") < START + timedelta(hours=25)).collect()
+        found = (
+            hourly.scan()
+            .filter(pl.col("ts") >= START + timedelta(hours=20), pl.col("ts") < START + timedelta(hours=25))
+            .collect()
+        )
     assert found["n"].to_list() == [20, 21, 22, 23, 24]
     assert [offset for offset, _ in read] == [20, 21, 22, 23, 24, 25], "bounds are taken as inclusive"
 
@@ -205,7 +218,9 @@ def test_rows_can_be_counted_without_a_column(hourly: Topic) -> None:
 def test_an_empty_topic_scans_to_no_rows_of_its_schema(trades: Topic) -> None:
     found = trades.scan().collect()
     assert (found.height, found.schema) == (0, trades.polars_schema)
-    assert trades.scan().filter(pl.col("price") > 1).select("symbol").collect().schema == {"symbol": pl.String}
+    assert trades.scan().filter(pl.col("price") > 1).select("symbol").collect().schema == {
+        "symbol": pl.String
+    }
 
 
 def test_the_ends_are_those_of_the_moment_it_is_collected(hourly: Topic) -> None:

@@ -52,7 +52,7 @@ def filled(trades: Topic) -> Iterator[Topic]:
                 schema=trades.polars_schema,
             )
         )  # fmt: skip
-    yield trades
+    return trades
 
 
 @pytest.mark.parametrize("compression", ["none", "lz4", "zstd"])
@@ -112,7 +112,17 @@ def test_the_table_of_contents_says_what_the_index_says(log: Log, filled: Topic)
         entries = log._store.shelf.entries(log[name]._row, partition, 0, 100)
         assert [batch.offset for batch in table.batches] == [placed.offset for placed in entries]
         for batch, placed in zip(table.batches, entries, strict=True):
-            for field in ("position", "length", "rows", "span", "min_time", "max_time", "running_time", "header", "flags"):
+            for field in (
+                "position",
+                "length",
+                "rows",
+                "span",
+                "min_time",
+                "max_time",
+                "running_time",
+                "header",
+                "flags",
+            ):
                 assert getattr(batch, field) == getattr(placed.entry, field)
 
 
@@ -148,12 +158,22 @@ def test_a_segment_whose_last_rows_were_trimmed_is_trash(log: Log, plain: Topic)
 def test_files_of_a_living_writer_are_left_alone(log: Log, neighbour: Neighbour) -> None:
     neighbour.do({"do": "open", "path": str(log.path)})
     neighbour.do(
-        {"do": "create", "topic": "t", "partitions": 1, "key": [], "time": None, "compression": "none", "exist_ok": False}
+        {
+            "do": "create",
+            "topic": "t",
+            "partitions": 1,
+            "key": [],
+            "time": None,
+            "compression": "none",
+            "exist_ok": False,
+        }
     )
     neighbour.do({"do": "append", "topic": "t", "rows": [[0, None, None, None]], "form": "dicts"})
     log["t"].append([{"id": 1}])
     assert log.seal() == 1
-    assert neighbour.do({"do": "append", "topic": "t", "rows": [[2, None, None, None]], "form": "dicts"})["ok"]
+    assert neighbour.do({"do": "append", "topic": "t", "rows": [[2, None, None, None]], "form": "dicts"})[
+        "ok"
+    ]
     assert [row[0] for _, _, row in rows_of(log["t"])] == [0, 1, 2]
     neighbour.do({"do": "close"})
     assert log.seal() == 1
@@ -256,7 +276,9 @@ class Failing:
         return self.attempt(index, change)
 
 
-def test_a_segment_whose_commit_may_have_happened_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_segment_whose_commit_may_have_happened_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class AfterTheCommit(Failing):
         def __call__(self, index: Index, change: Any) -> Any:
             result = self.attempt(index, change)
@@ -314,7 +336,15 @@ def test_a_segment_is_published_although_the_index_has_to_grow_for_it(
             return self.attempt(index, change)
 
     neighbour.do(
-        {"do": "create", "topic": "t", "partitions": 1, "key": [], "time": None, "compression": "none", "exist_ok": False}
+        {
+            "do": "create",
+            "topic": "t",
+            "partitions": 1,
+            "key": [],
+            "time": None,
+            "compression": "none",
+            "exist_ok": False,
+        }
     )
     plain.append([{"n": 1}])
     with monkeypatch.context() as patched:
@@ -323,7 +353,9 @@ def test_a_segment_is_published_although_the_index_has_to_grow_for_it(
     neighbour.do({"do": "close"})
     assert rows_of(plain) == [(0, 0, (1,))]
     assert [row[0] for _, _, row in rows_of(log["t"])] == [7]
-    assert in_index(log) == {int(p.stem, 16) for p in (log.path / "files").iterdir() if p.suffix != ".toc"} - {1}
+    assert in_index(log) == {
+        int(p.stem, 16) for p in (log.path / "files").iterdir() if p.suffix != ".toc"
+    } - {1}
 
 
 def test_an_opening_beside_it_takes_no_unfinished_segment_away(

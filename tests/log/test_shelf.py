@@ -76,11 +76,15 @@ def test_a_damaged_column_hinders_only_those_who_want_it(log: Log, topic: Topic)
             rows_of(topic, columns=columns)
 
 
-def test_a_batch_is_verified_once_and_then_remembered(log: Log, topic: Topic, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_is_verified_once_and_then_remembered(
+    log: Log, topic: Topic, monkeypatch: pytest.MonkeyPatch
+) -> None:
     verified: list[tuple[int, ...]] = []
     original = format.verify_columns
     monkeypatch.setattr(
-        format, "verify_columns", lambda message, table, wanted: (verified.append(tuple(wanted)), original(message, table, wanted))
+        format,
+        "verify_columns",
+        lambda message, table, wanted: (verified.append(tuple(wanted)), original(message, table, wanted)),
     )
     for columns in (["n"], ["n"], ["s", "n"], None):
         rows_of(topic, columns=columns)
@@ -141,6 +145,8 @@ def test_a_message_in_anothers_place_is_damage(log: Log, topic: Topic) -> None:
 def test_entries_are_found_from_the_one_that_holds_the_offset(topic: Topic) -> None:
     shelf, row = topic._shelf(), topic._row
     for offset in range(40):
-        assert [at.offset for at in shelf.entries(row, 0, offset, 2)] == [o for o in (offset // 8 * 8, offset // 8 * 8 + 8) if o < 40]
+        assert [at.offset for at in shelf.entries(row, 0, offset, 2)] == [
+            o for o in (offset // 8 * 8, offset // 8 * 8 + 8) if o < 40
+        ]
     assert shelf.entries(row, 0, 40, 2) == []
     assert shelf.entry(row, 0, 40) is None

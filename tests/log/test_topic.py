@@ -21,7 +21,7 @@ from tests.log.desk import FORMS, SCHEMA, frame_of
 from tests.log.pictures import rows_of
 from tests.log.shapes import batches
 
-START = datetime(2024, 1, 1)  # noqa: DTZ001 - naive is UTC
+START = datetime(2024, 1, 1)
 
 
 def numbers(topic: Topic, **options: Any) -> list[int]:
@@ -42,7 +42,9 @@ def test_every_form_of_the_same_rows_is_stored_the_same(log: Log, form: str) -> 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(batch=batches(), compression=st.sampled_from(["none", "lz4", "zstd"]))
-def test_every_type_that_a_topic_can_have_comes_back(log: Log, batch: pa.RecordBatch, compression: str) -> None:
+def test_every_type_that_a_topic_can_have_comes_back(
+    log: Log, batch: pa.RecordBatch, compression: str
+) -> None:
     if "t" in log:
         log.delete_topic("t")
     topic = log.create_topic("t", batch.schema, compression=compression)
@@ -52,7 +54,9 @@ def test_every_type_that_a_topic_can_have_comes_back(log: Log, batch: pa.RecordB
     assert data.equals(pa.Table.from_batches([batch] * 3))
 
 
-@pytest.mark.parametrize("nothing", [[], pl.DataFrame(schema={"n": pl.Int64}), pa.table({"n": pa.array([], pa.int64())})])
+@pytest.mark.parametrize(
+    "nothing", [[], pl.DataFrame(schema={"n": pl.Int64}), pa.table({"n": pa.array([], pa.int64())})]
+)
 def test_appending_nothing_changes_nothing(log: Log, plain: Topic, nothing: Any) -> None:
     lsn = log.lsn()
     assert plain.append(nothing) == {}
@@ -87,7 +91,9 @@ def test_types_that_fit_are_cast_and_views_and_dictionaries_become_plain(log: Lo
             }
         )
     )
-    topic.append(pl.DataFrame({"s": pl.Series(["c"], dtype=pl.Categorical), "n": [5], "x": [None], "d": [None]}))
+    topic.append(
+        pl.DataFrame({"s": pl.Series(["c"], dtype=pl.Categorical), "n": [5], "x": [None], "d": [None]})
+    )
     assert [row for _, _, row in rows_of(topic)] == [
         ("a", 1, 1.5, START), (None, 2, None, START), ("a", 3, 2.5, START), ("b", 4, 7.0, START), ("c", 5, None, None)
     ]  # fmt: skip
@@ -121,9 +127,7 @@ def test_many_rows_are_cut_into_batches_and_stay_in_order(
     assert tx.offsets == {("plain", 0): (4321, 8642)}
 
 
-def test_many_bytes_are_cut_into_batches_down_to_a_row(
-    log: Log, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_bytes_are_cut_into_batches_down_to_a_row(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intake, "MAX_BYTES", 4_000)
     topic = log.create_topic("t", {"b": bytes})
     values = [bytes([at]) * (9_000 if at == 5 else 700) for at in range(20)]
@@ -266,17 +270,22 @@ def test_a_time_may_be_written_in_several_ways(trades: Topic, when: Any) -> None
     assert trades.offset_at(when)[0] == 1
 
 
-@pytest.mark.parametrize("dtype", [pl.Datetime("ms"), pl.Datetime("us"), pl.Datetime("ns"), pl.Datetime("us", "UTC"), pl.Date])
+@pytest.mark.parametrize(
+    "dtype", [pl.Datetime("ms"), pl.Datetime("us"), pl.Datetime("ns"), pl.Datetime("us", "UTC"), pl.Date]
+)
 def test_every_type_of_time_has_offsets(log: Log, dtype: Any) -> None:
     topic = log.create_topic("t", {"ts": dtype, "n": int}, time="ts")
     for day in range(1, 9):
         topic.append(
-            pl.DataFrame({"ts": [datetime(2024, 1, day, tzinfo=UTC if getattr(dtype, "time_zone", None) else None)], "n": [day]}).cast(
-                {"ts": dtype}
-            )
+            pl.DataFrame(
+                {
+                    "ts": [datetime(2024, 1, day, tzinfo=UTC if getattr(dtype, "time_zone", None) else None)],
+                    "n": [day],
+                }
+            ).cast({"ts": dtype})
         )
-    assert topic.offset_at(datetime(2024, 1, 4)) == {0: 3}  # noqa: DTZ001
-    assert topic.offset_at(datetime(2024, 1, 4, 0, 0, 1)) == {0: 4}  # noqa: DTZ001
+    assert topic.offset_at(datetime(2024, 1, 4)) == {0: 3}
+    assert topic.offset_at(datetime(2024, 1, 4, 0, 0, 1)) == {0: 4}
     assert [row[1] for _, _, row in rows_of(topic, start=date(2024, 1, 7))] == [7, 8]
 
 

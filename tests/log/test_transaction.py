@@ -96,7 +96,9 @@ def test_a_transaction_that_is_over_takes_nothing_more(log: Log, plain: Topic, e
         pytest.param(lambda tx: tx.append("ended", [{"n": 9}]), id="an ended topic"),
         pytest.param(lambda tx: tx.commit_offsets("g", {("plain", 0): 9}), id="an offset behind the end"),
         pytest.param(lambda tx: tx.trim("plain", {0: 9}), id="a trim behind the end"),
-        pytest.param(lambda tx: tx.append("plain", [{"n": 9}], producer="p", sequence=9), id="a sequence that skips"),
+        pytest.param(
+            lambda tx: tx.append("plain", [{"n": 9}], producer="p", sequence=9), id="a sequence that skips"
+        ),
     ],
 )
 def test_one_condition_that_fails_fails_all_of_it(log: Log, plain: Topic, spoil: object) -> None:
@@ -118,7 +120,10 @@ def test_one_condition_that_fails_fails_all_of_it(log: Log, plain: Topic, spoil:
 
 
 def test_what_cannot_be_appended_is_refused_when_it_is_asked_for(log: Log, plain: Topic) -> None:
-    with pytest.raises(SchemaMismatch, match=r"unexpected column 'm'|unexpected key 'm'"), log.transaction() as tx:
+    with (
+        pytest.raises(SchemaMismatch, match=r"unexpected column 'm'|unexpected key 'm'"),
+        log.transaction() as tx,
+    ):
         tx.append("plain", [{"n": 1}])
         tx.append("plain", [{"m": 1}])
     assert plain.offsets() == {0: (0, 0)}
@@ -171,7 +176,9 @@ def test_the_last_word_about_a_record_counts(log: Log) -> None:
     assert log.records("a") == {"y": b"2"}
 
 
-def test_a_repeated_transaction_lands_once_and_is_answered_as_before(log: Log, plain: Topic, audit: Topic) -> None:
+def test_a_repeated_transaction_lands_once_and_is_answered_as_before(
+    log: Log, plain: Topic, audit: Topic
+) -> None:
     def send() -> dict[tuple[str, int], tuple[int, int]]:
         with log.transaction() as tx:
             tx.append("plain", [{"n": 1}], producer="p", sequence=4)
@@ -207,7 +214,11 @@ NONSENSE = {
         InvalidInput,
         "-1 is not an offset of 'plain'",
     ),
-    "half an offset": (lambda tx: tx.commit_offsets("g", {("plain", 0): 1.5}), InvalidInput, "1.5 is not an offset"),
+    "half an offset": (
+        lambda tx: tx.commit_offsets("g", {("plain", 0): 1.5}),
+        InvalidInput,
+        "1.5 is not an offset",
+    ),
     "a record of text": (lambda tx: tx.put_record("a", "b", "text"), InvalidInput, "must be bytes"),
     "a record of much": (lambda tx: tx.put_record("a", "b", bytes(2049)), InvalidInput, "at most 2048"),
     "a namespace of nothing": (lambda tx: tx.put_record("", "b", b""), InvalidInput, "1 to 200 bytes"),
@@ -216,7 +227,11 @@ NONSENSE = {
     "a key that is a number": (lambda tx: tx.delete_record("a", 5), InvalidInput, "1 to 200 bytes"),
     "a key of nothing": (lambda tx: tx.require_record("a", "", None), InvalidInput, "1 to 200 bytes"),
     "text for a value": (lambda tx: tx.require_record("a", "b", "text"), InvalidInput, "is bytes, or None"),
-    "a trim before the beginning": (lambda tx: tx.trim("plain", {0: -1}), InvalidInput, "-1 is not an offset"),
+    "a trim before the beginning": (
+        lambda tx: tx.trim("plain", {0: -1}),
+        InvalidInput,
+        "-1 is not an offset",
+    ),
     "a trim to a word": (lambda tx: tx.trim("plain", {0: "1"}), InvalidInput, "'1' is not an offset"),
     "a trim of no partition": (lambda tx: tx.trim("plain", {3: 0}), PartitionNotFound, "no partition 3"),
 }

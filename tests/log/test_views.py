@@ -34,13 +34,17 @@ def test_rows_are_found_by_prefix_start_and_floor(
             draft.put(each, each * 2)
         inside = sorted(each for each in known if each.startswith(prefix))
         assert list(draft.items(prefix)) == [(each, each * 2) for each in inside]
-        assert [each for each, _ in draft.items(prefix, prefix + key)] == [k for k in inside if k >= prefix + key]
+        assert [each for each, _ in draft.items(prefix, prefix + key)] == [
+            k for k in inside if k >= prefix + key
+        ]
         below = [each for each in inside if each <= prefix + key]
         # Only a key that sorts directly before is looked at: with the prefix, or there is none.
         assert draft.floor(prefix + key, prefix) == (below[-1] if below else None)
         assert draft.rows == len(known)
         draft.delete_prefix(prefix)
-        assert {each for each, _ in draft.items(b"")} == {each for each in known if not each.startswith(prefix)}
+        assert {each for each, _ in draft.items(b"")} == {
+            each for each in known if not each.startswith(prefix)
+        }
 
 
 def test_what_is_not_there_is_none(env: lmdb.Environment) -> None:

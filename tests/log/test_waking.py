@@ -118,7 +118,16 @@ def test_a_wait_returns_with_a_commit_of_another_process(log: Log, plain: Topic)
             lsn, result = log.lsn(), []
             thread = in_background(lambda lsn=lsn, result=result: result.append(log.wait(lsn, FOREVER)))
             until_waiting(log)
-            other.do({"do": "append", "topic": "plain", "rows": [], "form": "dicts", "producer": "p", "sequence": lsn})
+            other.do(
+                {
+                    "do": "append",
+                    "topic": "plain",
+                    "rows": [],
+                    "form": "dicts",
+                    "producer": "p",
+                    "sequence": lsn,
+                }
+            )
             other.do({"do": "end", "topic": "plain"})
             thread.join(SOON)
             assert not thread.is_alive(), "the commit woke nobody"
