@@ -119,9 +119,7 @@ def test_producers_that_repeat_themselves_from_many_threads_land_once(log: Log) 
                 topic.append([{"n": number}], producer=f"p{thread // 2}", sequence=number, partition=0)
             )
 
-    threads = []
-    for thread in range(6):
-        threads.append(threading.Thread(target=send, args=(thread,)))
+    threads = [threading.Thread(target=send, args=(thread,)) for thread in range(6)]
     for one in threads:
         one.start()
     for one in threads:
