@@ -50,19 +50,23 @@ def _physical(name: str) -> pl.Expr:
     return pl.col(name).to_physical().cast(pl.Int64)
 
 
-def grouped(frame: pl.DataFrame, keys: Sequence[str], exprs: Sequence[pl.Expr]) -> pl.DataFrame:
+def grouped(
+    frame: pl.DataFrame, keys: Sequence[str], exprs: Sequence[pl.Expr], *, nested: bool = False
+) -> pl.DataFrame:
     """``frame.group_by(keys).agg(exprs)``, with the groups in any order.
 
     Args:
         frame: The rows.
         keys: The columns to group by.
         exprs: Aggregates whose value does not depend on the order of rows.
+        nested: Whether some give structs or lists, with which the streaming engine is several times slower.
     """
     if frame.height == 1:
         pair = twice(frame).with_columns(pl.Series(_TWIN, [False, True]))
         # Eagerly: a lazy query would move the filter before the grouping.
         return pair.group_by([*keys, _TWIN]).agg(exprs).filter(~pl.col(_TWIN)).drop(_TWIN)
-    engine: Literal["streaming", "in-memory"] = "streaming" if frame.height >= _MANY else "in-memory"
+    many = frame.height >= _MANY and not nested
+    engine: Literal["streaming", "in-memory"] = "streaming" if many else "in-memory"
     digits = _digits(frame, keys) if len(keys) > 1 else None
     if digits is None:
         return frame.lazy().group_by(keys).agg(exprs).collect(engine=engine)

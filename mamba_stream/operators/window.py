@@ -44,6 +44,7 @@ AFTER: Final = "__mamba_after"
 PARTIALS: Final = "partials"
 ROWS: Final = "rows"
 
+_WINDOW = "__mamba_window"
 _NO_LATER = FOREVER // 2
 
 
@@ -62,6 +63,8 @@ class Aggregation(Protocol):
     def kept_columns(self) -> Sequence[str]: ...
     @property
     def output_schema(self) -> Mapping[str, pl.DataType]: ...
+    @property
+    def partial_schema(self) -> Mapping[str, pl.DataType]: ...
     @property
     def needs_order(self) -> bool: ...
 
@@ -112,6 +115,7 @@ class WindowStep:
         self._closed = NEVER
         split = settings.aggregation
         self._ordered = split.needs_order or bool(split.kept)
+        self._nested = any(dtype.is_nested() for dtype in split.partial_schema.values())
         self._kept = list(dict.fromkeys((*settings.keys, *split.kept_columns, *ORDER)))
 
     @property
@@ -146,9 +150,12 @@ class WindowStep:
 
     def _take(self, frame: pl.DataFrame) -> None:
         split = self._set.aggregation
-        self._partials.add(grouped(frame, self._groups, split.partial_exprs).sort(SLOT))
+        self._partials.add(self._grouped(frame, self._groups, split.partial_exprs).sort(SLOT))
         if split.kept:
             self._rows.add(frame.select(*self._slots, *self._kept).sort(SLOT, maintain_order=True))
+
+    def _grouped(self, frame: pl.DataFrame, keys: Sequence[str], exprs: Sequence[pl.Expr]) -> pl.DataFrame:
+        return grouped(frame, keys, exprs, nested=self._nested)
 
     def _reaches_closed(self, frame: pl.DataFrame, time: pl.Expr) -> bool:
         if self._closed == NEVER:
@@ -208,17 +215,13 @@ class WindowStep:
         """A copy of each row for each of its windows that the watermark closes now."""
         grid = self._grid
         last = grid.last_start(pl.col(SLOT))
-        windows = pl.concat_list([last - k * grid.every for k in range(grid.most)])
-        end = pl.col("__mamba_window") + grid.size
-        return (
-            run.lazy()
-            .with_columns(windows.alias("__mamba_window"))
-            .explode("__mamba_window")
-            .filter(end > pl.col(SLOT), end > earlier, end > pl.col(AFTER), end <= watermark)
-            .drop(SLOT, AFTER)
-            .rename({"__mamba_window": SLOT})
-            .collect(engine="in-memory")
-        )
+        copies = []
+        for back in range(grid.most):
+            window = run.lazy().with_columns((last - back * grid.every).alias(_WINDOW))
+            end = pl.col(_WINDOW) + grid.size
+            open_ = window.filter(end > pl.col(SLOT), end > earlier, end > pl.col(AFTER), end <= watermark)
+            copies.append(open_.drop(SLOT, AFTER).rename({_WINDOW: SLOT}))
+        return pl.concat(pl.collect_all(copies, engine="in-memory"))
 
     def _drop_where_last_end_passed(self, watermark: int) -> None:
         """Panes leave together with the last window that holds them: those before the next open window's start."""
@@ -233,10 +236,10 @@ class WindowStep:
         self._rows.drop(before)
 
     def _merge(self, frame: pl.DataFrame) -> pl.DataFrame:
-        return grouped(frame, self._groups, self._set.aggregation.merge_exprs).sort(SLOT)
+        return self._grouped(frame, self._groups, self._set.aggregation.merge_exprs).sort(SLOT)
 
     def _merge_windows(self, frame: pl.DataFrame) -> pl.DataFrame:
-        return grouped(frame, [*self._set.keys, SLOT], self._set.aggregation.merge_exprs)
+        return self._grouped(frame, [*self._set.keys, SLOT], self._set.aggregation.merge_exprs)
 
     def _finished(self, partials: pl.DataFrame, rows: pl.DataFrame | None) -> pl.DataFrame:
         split, keys = self._set.aggregation, self._set.keys

@@ -10,7 +10,7 @@ from hypothesis import given
 
 from mamba_stream.operators.lateness import NEVER, rows_behind, watermark_of
 
-TIMES = st.lists(st.integers(-50, 50) | st.sampled_from([NEVER, NEVER + 3, (1 << 63) - 1]), max_size=30)
+TIMES = st.lists(st.integers(-50, 50) | st.sampled_from([NEVER + 1, NEVER + 3, (1 << 63) - 1]), max_size=30)
 
 
 @given(TIMES, st.integers(0, 20), st.lists(st.integers(0, 30), max_size=5))
