@@ -286,7 +286,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         log.delete_topic("gone")
         with log.transaction() as tx:
             tx.append("nulls", [{}], producer="feed", sequence=7)
-            tx.commit_offsets("readers", {("keyed", 0): 1, ("plain", 0): 43})
+            tx.commit_offsets("readers", {("keyed", 0): 0, ("plain", 0): 43})
             tx.put_record("jobs", "hourly", b"\x01\x02")
         log["nulls"].end()
     return place
@@ -360,7 +360,7 @@ def test_everything_else_lies_where_the_page_says(path: Path, page: PageReader) 
         n.casefold(): i for n, i in ids.items()
     }
     assert [(k["group"], k["topic"], k["partition"], v["offset"]) for k, v in page.rows["offset"]] == [
-        ("readers", ids["plain"], 0, 43), ("readers", ids["keyed"], 0, 1)
+        ("readers", ids["plain"], 0, 43), ("readers", ids["keyed"], 0, 0)
     ]  # fmt: skip
     assert page.rows["record"] == [({"namespace": "jobs", "key": "hourly"}, b"\x01\x02")]
     assert page.rows["producer"] == [({"topic": ids["nulls"], "producer": "feed"}, {"sequence": 7})]
