@@ -18,6 +18,8 @@ from mamba_stream.operators.single import twice
 _CODE: Final = "__mamba_code"
 _TWIN: Final = "__mamba_twin"
 _ROOM: Final = 1 << 62
+_WORTH_IT: Final = 2_048
+"""Rows from which looking for the ranges costs less than it gains."""
 _MANY: Final = 65_536
 """Rows from which the streaming engine, which starts slowly and keeps no order, is faster."""
 
@@ -97,7 +99,7 @@ def _packed(digits: Sequence[_Digit]) -> pl.Expr:
 def _digits(frame: pl.DataFrame, keys: Sequence[str]) -> list[_Digit] | None:
     """The keys as digits; ``None`` where they are no whole numbers, or too far apart."""
     dtypes = [frame.schema[name] for name in keys]
-    if not all(_is_whole(dtype) for dtype in dtypes):
+    if frame.height < _WORTH_IT or not all(_is_whole(dtype) for dtype in dtypes):
         return None
     ranges = frame.lazy().select(
         expr

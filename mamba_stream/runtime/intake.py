@@ -87,9 +87,11 @@ class Intake:
     ) -> tuple[pl.DataFrame, pl.DataFrame | None]:
         time = self.settings.time
         assert time is not None
+        ahead = self.settings.ahead
+        if ahead is None and not frame.get_column(time).null_count():
+            return frame, None
         bad = frame.get_column(time).is_null()
         reasons = pl.lit(NO_TIME)
-        ahead = self.settings.ahead
         append_times = None if ahead is None else portion.append_times
         if append_times is not None and ahead is not None:
             numerator, denominator = self.settings.append_scale

@@ -6,9 +6,11 @@ from datetime import date, datetime, timedelta
 
 import hypothesis.strategies as st
 import polars as pl
-from hypothesis import given
+import pytest
+from hypothesis import HealthCheck, given, settings
 from polars.testing import assert_frame_equal
 
+from mamba_stream.operators import grouping
 from mamba_stream.operators.grouping import grouped, ordered
 
 VALUES = {
@@ -38,6 +40,12 @@ def frames(draw: st.DrawFn) -> tuple[pl.DataFrame, list[str]]:
     return pl.DataFrame({**columns, "v": pl.Series(range(height), dtype=pl.Int64)}), keys
 
 
+@pytest.fixture(autouse=True)
+def every_frame_is_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grouping, "_WORTH_IT", 0)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(frames())
 def test_grouping_gives_what_polars_gives(made):
     frame, keys = made
@@ -48,6 +56,7 @@ def test_grouping_gives_what_polars_gives(made):
     assert_frame_equal(found, expected, check_row_order=False)
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(frames())
 def test_sorting_gives_what_polars_gives(made):
     frame, keys = made
