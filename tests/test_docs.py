@@ -1,4 +1,4 @@
-"""The documents' Python runs as it stands there, block after block, in an empty directory."""
+"""The Python of the documents and the README runs as it stands there, block after block, in an empty directory."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-DOCS = Path(__file__).parent.parent / "docs"
-WITH_CODE = [path for path in sorted(DOCS.glob("*.md")) if "```python\n" in path.read_text()]
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+WITH_CODE = [path for path in DOCUMENTS if "```python\n" in path.read_text()]
 
 
 @pytest.mark.parametrize("document", WITH_CODE, ids=lambda path: path.stem)
-def test_the_code_of_a_document_runs(document, tmp_path, environment):
+def test_the_code_of_a_document_runs(document: Path, tmp_path: Path, environment: dict[str, str]) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```", document.read_text(), re.DOTALL | re.MULTILINE)
     (tmp_path / "document.py").write_text("\n".join(blocks))
     done = subprocess.run(
@@ -27,3 +28,10 @@ def test_the_code_of_a_document_runs(document, tmp_path, environment):
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
+def test_the_links_of_a_document_lead_somewhere(document: Path) -> None:
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text())
+    missing = [target for target in targets if not (document.parent / target).exists()]
+    assert missing == []

@@ -380,7 +380,7 @@ def test_segments_are_streams_and_are_understood_without_the_index(path: Path, p
     names = [row[0] for row in table("name")]
     columns = [
         column.strip()
-        for column in [row for row in table("name") if row[0] == "batches"][0][1].split(":")[1].split(",")
+        for column in next(row for row in table("name") if row[0] == "batches")[1].split(":")[1].split(",")
     ]
     segments = sorted((path / "files").glob("*.arrows"))
     assert len(segments) >= 4
