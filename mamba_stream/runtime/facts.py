@@ -43,9 +43,9 @@ class JobStatus:
     lsn: int | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RunSummary:
-    """How a run ended, and what it did; ``str()`` says it in words.
+    """How a run ended, and what it did; printed, it says so in a line of words.
 
     Attributes:
         name: The job's name.
@@ -69,7 +69,7 @@ class RunSummary:
     lateness_for_999: Mapping[str, timedelta]
     lateness: Mapping[str, timedelta]
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         rate = self.rows_in / self.seconds if self.seconds > 0 else 0.0
         words = (
             f"{self.name} {self.state}: {self.rows_in:,} rows in, {self.rows_out:,} out, {self.late:,} late"

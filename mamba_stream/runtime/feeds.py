@@ -163,9 +163,9 @@ class TopicFeed:
         return Portion(frame, batches[0].offset, self._position, batches)
 
     def notice_end(self) -> None:
-        """Looks whether the topic was ended and is read to its end.
-
-        In this order: what was appended before the topic was ended is seen by the second look.
-        """
-        if self._topic.ended and self._position >= self._topic.offsets()[self.partition][1]:
-            self._ended = True
+        """Looks whether the topic was ended and is read to its end."""
+        if self._stop is None:
+            self._ended = self._reader.exhausted
+        elif self.done and not self._ended and self._topic.ended:
+            # In this order: what was appended before the topic was ended is seen by the second look.
+            self._ended = self._position >= self._topic.offsets()[self.partition][1]

@@ -13,7 +13,7 @@ from typing import TypeVar
 import polars as pl
 
 from mamba_stream.errors import JobFailed, StepFailed
-from mamba_stream.operators.columns import hidden, visible
+from mamba_stream.operators.columns import hidden
 from mamba_stream.operators.lookup import Lookup
 from mamba_stream.operators.mapping import Inspect, MapBatches
 from mamba_stream.operators.rows import RowSteps
@@ -239,8 +239,3 @@ def _chain(first: n.RowStep, consumers: Mapping[n.Node, Sequence[n.Node]]) -> li
     while len(consumers[chain[-1]]) == 1 and isinstance(following := consumers[chain[-1]][0], n.RowStep):
         chain.append(following)
     return chain
-
-
-def shown(frame: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
-    """The columns of a result in their order, without hidden ones."""
-    return visible(frame) if visible(frame).columns == list(columns) else frame.select(columns)

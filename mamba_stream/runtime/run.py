@@ -77,6 +77,7 @@ class Run:
         self._begun = clock.monotonic()
         self._committed = self._begun
         self._dirty = False
+        self._shown: dict[str, dict[tuple[str, int], int]] = {}
         self._at_begin = (self.rows_in, self.rows_out, self.late, self.rejected)
 
     # -- what it did -----------------------------------------------------------------------------------------------
@@ -169,7 +170,7 @@ class Run:
         """Makes durable what was done since the last commit."""
         self._checkpoints.commit(
             outputs=self._outputs.drain(),
-            offsets=self._offsets(),
+            offsets=self._moved(),
             progress=self._progress(),
             steps={window.name: step for window, step in self.engine.flow.windows.items()},
             status=status,
@@ -313,12 +314,17 @@ class Run:
             )
         return Progress(sources, steps, dict(self._outputs.rows))
 
-    def _offsets(self) -> dict[str, dict[tuple[str, int], int]]:
-        """What a consumer group of the job's name has read, for whoever looks at lag."""
-        return {
-            group: {(node.topic, feed.partition): feed.position for feed in self.engine.intakes[node].feeds}
-            for group, node in self._groups().items()
-        }
+    def _moved(self) -> dict[str, dict[tuple[str, int], int]]:
+        """What a group of the job's name has read since the last commit, for whoever looks at lag."""
+        moved = {}
+        for group, node in self._groups().items():
+            positions = {
+                (node.topic, feed.partition): feed.position for feed in self.engine.intakes[node].feeds
+            }
+            shown = self._shown.get(group, {})
+            moved[group] = {place: at for place, at in positions.items() if shown.get(place) != at}
+            self._shown[group] = positions
+        return moved
 
     def _groups(self) -> dict[str, n.TopicSource]:
         """Sources by the name of the group that shows how far they are read."""
