@@ -13,7 +13,7 @@ import pytest
 from tests.crash.nursery import Nursery
 from tests.crash.processes import Crew, child_environment
 
-_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # logs come and go by the thousand
+_SHARED_MEMORY = Path("/dev/shm")  # logs come and go by the thousand
 
 
 @pytest.fixture

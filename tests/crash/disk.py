@@ -156,9 +156,7 @@ class Directory:
         return result
 
 
-def _rename(
-    names: dict[str, File | Directory], change: dict[str, File | Directory | None]
-) -> None:
+def _rename(names: dict[str, File | Directory], change: dict[str, File | Directory | None]) -> None:
     for name, target in change.items():
         if target is None:
             names.pop(name, None)

@@ -125,7 +125,7 @@ def _live(run: Any, question: dict[str, Any]) -> NoReturn:
             os.dup2(fd, target)
             os.close(fd)
         code = run(question["begin"], question["plant"], _stop if question["stopped"] else None)
-    except BaseException:  # noqa: BLE001  # whatever it is, the child must end here
+    except BaseException:  # whatever it is, the child must end here
         traceback.print_exc()
     finally:
         sys.stderr.flush()

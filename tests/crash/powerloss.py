@@ -56,7 +56,9 @@ def problems(path: Path, history: History) -> list[str]:
         with open_log(path) as log:
             wrong = violations(look(log), history)
             topic = log.create_topic(SHARED, SCHEMA, exist_ok=True)
-            [(first, following)] = topic.append(table_of(history.seed, _AFTERWARDS, _AFTERWARDS.parts[0])).values()
+            [(first, following)] = topic.append(
+                table_of(history.seed, _AFTERWARDS, _AFTERWARDS.parts[0])
+            ).values()
             expected = [row[3:5] for row in rows_of(history.seed, 99, 0, 0, 5)]
             found: list[Any] = []
             for batch in topic.read(start=first):

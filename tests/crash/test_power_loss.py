@@ -120,7 +120,9 @@ def _examine(recording: Recording, states: list[tuple[int, int]], *, stop: bool 
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=recording.environment
         )
         assert worker.stdin is not None
-        worker.stdin.write("".join(f"{json.dumps(s)}\n" for s in (states if stop else states[number::_WORKERS])))
+        worker.stdin.write(
+            "".join(f"{json.dumps(s)}\n" for s in (states if stop else states[number::_WORKERS]))
+        )
         worker.stdin.close()
         workers.append(worker)
     found: list[str] = []
@@ -159,7 +161,7 @@ def _command(recording: Recording, where: Path) -> list[str]:
 
 def _again(state: list[int] | None, recording: Recording) -> str:
     """A command that builds the state once more, and leaves it to be looked at."""
-    return f"echo '{json.dumps(state)}' | {' '.join(_command(recording, Path('/tmp/state')))}"  # noqa: S108
+    return f"echo '{json.dumps(state)}' | {' '.join(_command(recording, Path('/tmp/state')))}"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ that said truly whether its operation happened, and it or the next one goes on.
 
 from __future__ import annotations
 
-import os
 import random
 import re
 import shutil
@@ -33,7 +32,17 @@ CHANGING = (
 LOCKING = ("flock",)
 READING = ("pread64", "getdents64", "mmap")
 SCRIPT = (
-    *("append", "transaction", "idempotent", "transaction", "trim", "append", "seal", "append", "transaction"),
+    *(
+        "append",
+        "transaction",
+        "idempotent",
+        "transaction",
+        "trim",
+        "append",
+        "seal",
+        "append",
+        "transaction",
+    ),
     *("reopen", "append", "temporary", "refused", "idempotent", "seal", "trim", "append"),
 )
 _PATIENCE = 30.0

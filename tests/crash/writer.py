@@ -244,7 +244,12 @@ def warm() -> None:
         arguments = argparse.Namespace(
             directory=f"{place}/log",
             journal=f"{place}/journal",
-            **{"seed": 0, "writer": 0, "first": 0, "sequence": 0, "retry": None, "map_size": None},
+            seed=0,
+            writer=0,
+            first=0,
+            sequence=0,
+            retry=None,
+            map_size=None,
             kinds=None,
             script=",".join(KINDS),
         )
