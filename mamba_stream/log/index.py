@@ -108,6 +108,22 @@ class Index:
         finally:
             self._leave()
 
+    def settle(self) -> None:
+        """Makes visible what a process had committed when it was killed before it could say so.
+
+        LMDB tells readers of a commit in memory they share, after the commit is durable. Of one that was
+        killed in between they learn only when the write lock, which it still holds, is next taken.
+        """
+        self._enter()
+        try:
+            self._env.begin(write=True).abort()
+        except lmdb.MapResizedError:
+            self._resize(0)
+        except lmdb.Error as error:
+            raise _translated(error, self._path) from error
+        finally:
+            self._leave()
+
     def fail(self, reason: Exception) -> None:
         """From now on every use raises this."""
         self._unusable = reason

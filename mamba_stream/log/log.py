@@ -200,6 +200,10 @@ class Log:
         """The number of the last commit."""
         return self._store.lsn()
 
+    def settle(self) -> None:
+        """Waits for a commit in flight, and makes visible the last one of a process that was killed in it."""
+        self._store.index.settle()
+
     def wait(self, lsn: int, timeout: float) -> int:
         """Waits until the log is past ``lsn``, at most ``timeout`` seconds; returns the lsn it is at."""
         return self._store.wait(lsn, timeout)

@@ -58,6 +58,8 @@ class Checkpoints:
         self._clock = clock
         self._topic = state_topic(job)
         log.create_topic(self._topic, _SCHEMA, exist_ok=True, internal=True)
+        # The runner before may have been killed in its last commit: it counts from here on, not later.
+        log.settle()
         self._bytes = log.record(JOBS, job)
         self._record = None if self._bytes is None else decode_record(self._bytes)
         self._end = log[self._topic].offsets()[0][1]
