@@ -230,7 +230,7 @@ def test_the_line_that_is_named_is_that_of_the_verb():
         ((FRAME, "ts", "0s", "30s", "1h"), "are for topics"),
         (("rows", None, "0s", "30s", None, "earliest", {"a": pl.Object}), "schema="),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else type(value[0]).__name__,
 )
 def test_sources_that_cannot_be_are_refused(arguments, why):
     with pytest.raises(mamba.InvalidInput, match=why):
