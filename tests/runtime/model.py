@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 import hypothesis.strategies as st
+import numpy as np
 import polars as pl
 
 EPOCH = datetime(2024, 1, 1)
+SEEDS = st.integers(0, 1 << 32)
 SCHEMA = pl.Schema({"ts": pl.Datetime("ms"), "key": pl.String, "value": pl.Int64})
 
 
@@ -81,30 +83,38 @@ def expect(partitions: list[list[Row]], *, lateness: int, size: int, every: int)
     return found
 
 
-def rows(nulls: bool = True) -> st.SearchStrategy[list[Row]]:
+def make_rows(height: int, back: int, ahead: int, missing: float, chance: np.random.Generator) -> list[Row]:
     """Rows whose times creep forward and jump back."""
-    step = st.integers(-25, 30)
-    key = st.sampled_from(["a", "b", None])
-    value = st.integers(-5, 5)
-    gap = st.booleans() if nulls else st.just(False)
-
-    def build(parts: list[tuple[int, str | None, int, bool]]) -> list[Row]:
-        made, now = [], 0
-        for move, key, value, missing in parts:
-            now += move
-            made.append(Row(None if missing and value == 0 else now, key, value))
-        return made
-
-    return st.lists(st.tuples(step, key, value, gap), max_size=60).map(build)
+    times = np.cumsum(chance.integers(-back, ahead, height, endpoint=True)).tolist()
+    gone = chance.random(height) < missing
+    keys = [("a", "b", None)[number] for number in chance.integers(0, 3, height)]
+    values = chance.integers(-5, 6, height).tolist()
+    return [
+        Row(None if lost else time, key, value)
+        for time, key, value, lost in zip(times, keys, values, gone, strict=True)
+    ]
 
 
-def cuts(partitions: list[list[Row]], draw: st.DrawFn) -> list[tuple[int, list[Row]]]:
+@st.composite
+def partitions(draw: st.DrawFn, most: int = 3) -> list[list[Row]]:
+    """Rows from a seed, as drawing each is slow and gives few; sometimes a partition is empty and holds back all."""
+    height = draw(st.sampled_from([0, 1, 5, 40, 150]))
+    back, ahead = draw(st.sampled_from([(0, 4), (3, 5), (25, 30), (10, 30)]))
+    missing, empty = draw(st.sampled_from([0.0, 0.1])), draw(st.sampled_from([0.0, 0.0, 0.3]))
+    count, chance = draw(st.integers(1, most)), np.random.default_rng(draw(SEEDS))
+    heights = [
+        0 if chance.random() < empty else int(chance.integers(height // 2, height + 1)) for _ in range(count)
+    ]
+    return [make_rows(height, back, ahead, missing, chance) for height in heights]
+
+
+def cuts(partitions: list[list[Row]], chance: np.random.Generator) -> list[tuple[int, list[Row]]]:
     """The rows of all partitions in some interleaving of batches."""
     left = {number: list(rows) for number, rows in enumerate(partitions) if rows}
     batches = []
     while left:
-        number = draw(st.sampled_from(sorted(left)))
-        size = draw(st.integers(1, 30))
+        number = int(chance.choice(sorted(left)))
+        size = int(chance.integers(1, 30))
         batches.append((number, left[number][:size]))
         left[number] = left[number][size:]
         if not left[number]:

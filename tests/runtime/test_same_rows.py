@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 import hypothesis.strategies as st
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,7 +16,7 @@ from mamba_stream.core.clock import SystemClock
 from mamba_stream.plan.pipeline import Pipeline
 from mamba_stream.runtime.options import RunOptions
 from mamba_stream.runtime.run import Run
-from tests.runtime.model import SCHEMA, Expected, Row, at, cuts, expect, frame, rows
+from tests.runtime.model import SCHEMA, SEEDS, Expected, Row, at, cuts, expect, frame, partitions
 
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 """Crashes of a process need no disk, and commits are many."""
@@ -68,48 +69,48 @@ def one_step(log: mamba.Log, made: Pipeline, rows: int) -> Run:
     return Run(made, log, options, SystemClock())
 
 
-@st.composite
-def scenes(draw: st.DrawFn) -> tuple[list[list[Row]], list[tuple[int, list[Row]]]]:
-    partitions = draw(st.lists(rows(), min_size=1, max_size=3))
-    return partitions, cuts(partitions, draw)
-
-
 SPECS = st.sampled_from([(10, 10), (10, 5), (12, 5), (60, 20), (7, 7)])
+LATENESS = st.sampled_from([0, 5, 20, 60])
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(scene=scenes(), lateness=st.sampled_from([0, 5, 20, 60]), spec=SPECS, data=st.data())
-def test_crashing_anywhere_and_cutting_anyhow_changes_nothing(scene, lateness, spec, data):
-    partitions, batches = scene
+def check_crashing(parts: list[list[Row]], lateness: int, spec: tuple[int, int], seed: int) -> None:
+    chance = np.random.default_rng(seed)
     made = pipeline(lateness, *spec)
     with tempfile.TemporaryDirectory(dir=MEMORY) as place, mamba.open(Path(place) / "log") as log:
-        topic = log.create_topic("rows", SCHEMA, partitions=len(partitions), time="ts")
-        for number, batch in batches:
+        topic = log.create_topic("rows", SCHEMA, partitions=len(parts), time="ts")
+        for number, batch in cuts(parts, chance):
             topic.append(frame(batch), partition=number)
-            if not data.draw(st.booleans(), label="run"):
+            if chance.random() < 0.6:
                 continue
-            run = one_step(log, made, data.draw(st.integers(1, 6), label="rows"))
-            for _ in range(data.draw(st.integers(0, 12), label="steps")):
+            run = one_step(log, made, int(chance.integers(1, 9)))
+            for _ in range(int(chance.integers(0, 40))):
                 run.step()
-                if data.draw(st.booleans(), label="commit"):
+                if chance.random() < 0.3:
                     run.commit("running")
             # The run is dropped here: what it did since its last commit never happened.
         topic.end()
         mamba.run(made, log)
-        expected = expect(partitions, lateness=lateness, size=spec[0], every=spec[1])
+        expected = expect(parts, lateness=lateness, size=spec[0], every=spec[1])
         out = log["out"].scan().collect()
         assert windows_in(out) == windows_of(expected)
-        assert late_in(log["late"].scan().collect()) == late_of(expected)
+        late = log["late"].scan().collect()
+        assert late_in(late) == late_of(expected)
+        assert set(late.get_column("late_reason")) <= {"watermark"}
         assert log["rejected"].scan().collect().height == len(expected.rejected)
-        assert set(log["late"].scan().collect().get_column("late_reason")) <= {"watermark"}
         again = mamba.run(made, log)
         assert (again.rows_in, again.rows_out) == (0, 0)
 
 
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+@given(rows=partitions(), lateness=LATENESS, spec=SPECS, seed=SEEDS)
+def test_crashing_anywhere_and_cutting_anyhow_changes_nothing(rows, lateness, spec, seed):
+    check_crashing(rows, lateness, spec, seed)
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(rows=rows(), lateness=st.sampled_from([0, 5, 20]), spec=SPECS)
+@given(rows=partitions(most=1), lateness=LATENESS, spec=SPECS)
 def test_collecting_a_frame_gives_the_models_windows_and_late_rows(rows, lateness, spec):
-    stream = mamba.stream(frame(rows), time="ts", lateness=f"{lateness}s")
+    stream = mamba.stream(frame(rows[0]), time="ts", lateness=f"{lateness}s")
     windowed = stream.window(mamba.hopping(f"{spec[0]}s", f"{spec[1]}s"), by="key").agg(
         count=pl.len(),
         total=pl.col("value").sum(),
@@ -117,7 +118,7 @@ def test_collecting_a_frame_gives_the_models_windows_and_late_rows(rows, latenes
         kept=pl.col("value").cum_sum().last(),
         listed=pl.col("value"),
     )
-    expected = expect([rows], lateness=lateness, size=spec[0], every=spec[1])
+    expected = expect(rows, lateness=lateness, size=spec[0], every=spec[1])
     assert windows_in(windowed.collect()) == windows_of(expected)
     assert late_in(windowed.late.collect()) == late_of(expected)
     assert stream.rejected.collect().height == len(expected.rejected)
@@ -126,8 +127,6 @@ def test_collecting_a_frame_gives_the_models_windows_and_late_rows(rows, latenes
 @pytest.mark.slow
 @pytest.mark.timeout(3_600)
 @settings(max_examples=1_000, deadline=None, suppress_health_check=list(HealthCheck))
-@given(scene=scenes(), lateness=st.sampled_from([0, 5, 20, 60]), spec=SPECS, data=st.data())
-def test_crashing_anywhere_changes_nothing_many_times(scene, lateness, spec, data):
-    test_crashing_anywhere_and_cutting_anyhow_changes_nothing.hypothesis.inner_test(
-        scene, lateness, spec, data
-    )
+@given(rows=partitions(), lateness=LATENESS, spec=SPECS, seed=SEEDS)
+def test_crashing_anywhere_changes_nothing_many_times(rows, lateness, spec, seed):
+    check_crashing(rows, lateness, spec, seed)
