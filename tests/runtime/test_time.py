@@ -150,3 +150,20 @@ def test_a_window_of_windows_closes_after_the_windows_that_it_is_made_of(log, to
     mamba.run(pipeline, log)
     out = log["out"].scan().select("key", "count", "parts").collect()
     assert out.rows() == [("a", 12, 6), ("a", 12, 6), ("a", 2, 1), ("b", 1, 1)]
+
+
+def test_replaying_partitions_of_uneven_rates_keeps_few_windows_open(log, topic, pipeline):
+    for begin in range(0, 1_000, 10):
+        put(topic, 0, *((begin + number // 10, "a", 1) for number in range(100)))
+        put(topic, 1, *((begin + number, "b", 1) for number in range(10)))
+    topic.end()
+    options = RunOptions(until=None, anew=False, memory=1 << 30, commit=0.0, skip_gaps=False, rows=100)
+    run = Run(pipeline, log, options, ManualClock())
+    (window,) = run.engine.flow.windows.values()
+    most = 0
+    while run.step():
+        most = max(most, window.rows)
+    run.commit("finished")
+    assert sum(counts(log)) == 11_000
+    # Read in turn, the slow partition would be nine hundred seconds ahead in the end.
+    assert most <= 15
