@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+from datetime import UTC, datetime
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,21 @@ def test_a_file_of_trash_goes_when_its_delay_is_over(tmp_path: Path) -> None:
         assert log.statistics().trash == 0
         assert rows_of(log["plain"]) == [(0, 0, (1,))]
     assert unsound(tmp_path) == []
+
+
+def test_the_time_of_appending_never_runs_backwards_though_the_clock_does(tmp_path: Path) -> None:
+    clock = Clock()
+    with opened(tmp_path, clock) as log:
+        topic = log.create_topic("plain", {"n": int})
+        times = []
+        for step in (0, 5, -3_600_000_000, 1, 7_200_000_000, -1):
+            clock.time += step
+            times.append(clock.time)
+            topic.append([{"n": len(times)}])
+        assert [batch.append_time for batch in topic.read()] == list(accumulate(times, max))
+        for time in times:
+            first = next(batch.offset for batch in topic.read() if batch.append_time >= time)
+            assert topic.offset_at(datetime.fromtimestamp(time / 1e6, UTC), by="append") == {0: first}
 
 
 def test_a_trimmed_segment_goes_with_its_table_of_contents(tmp_path: Path) -> None:

@@ -193,6 +193,26 @@ def test_a_time_range_reads_its_batches_and_no_others(hourly: Topic) -> None:
     assert [offset for offset, _ in read] == [20, 21, 22, 23, 24, 25], "bounds are taken as inclusive"
 
 
+@pytest.mark.parametrize("dtype", TYPES)
+def test_a_bound_that_is_the_time_of_a_row_includes_it(log: Log, dtype: Any) -> None:
+    topic = log.create_topic("exact", frame([], dtype).schema, time="ts")
+    for day in range(5):
+        topic.append(frame([24 * day], dtype, day))
+    day = literal(START + timedelta(days=2), dtype)
+    for bound in (day.date(), *(() if dtype == pl.Date else (day,))):
+        ts = pl.col("ts")
+        found = {
+            sign: topic.scan().filter(predicate).collect()["n"].to_list()
+            for sign, predicate in {
+                "==": ts == bound,
+                ">=": ts >= bound,
+                "<=": ts <= bound,
+                ">": ts > bound,
+            }.items()
+        }
+        assert found == {"==": [2], ">=": [2, 3, 4], "<=": [0, 1, 2], ">": [3, 4]}
+
+
 def test_only_the_columns_that_are_needed_are_read(hourly: Topic) -> None:
     with batches_read() as read:
         hourly.scan().select("n").collect()

@@ -6,11 +6,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import polars as pl
 import pytest
 
 from mamba_stream.errors import DataCorrupted, OffsetTrimmed
-from mamba_stream.log import Log, Topic, format, open_log
+from mamba_stream.log import Log, Topic, format, open_log, rows
 from mamba_stream.log.shelf import Placed
 from tests.log.pictures import rows_of
 
@@ -140,6 +141,30 @@ def test_a_message_in_anothers_place_is_damage(log: Log, topic: Topic) -> None:
         file.write(moved)
     with pytest.raises(DataCorrupted, match="offsets 8 to 15"):
         rows_of(topic)
+
+
+def test_a_batch_of_other_rows_than_the_index_counts_is_damage(log: Log, topic: Topic) -> None:
+    at = placed(topic)[1]
+    key = rows.entry_key(topic._row.id, 0, at.offset)
+    wrong = msgspec.structs.replace(at.entry, rows=at.entry.rows - 1)
+    log._store.index.update(lambda draft: draft.put(key, wrong.pack()))
+    with pytest.raises(DataCorrupted, match="8 rows where the index has 7"):
+        rows_of(topic)
+
+
+def test_an_entry_that_the_index_lost_is_a_gap_not_an_end(log: Log, topic: Topic) -> None:
+    for lost in (1, 4):
+        key = rows.entry_key(topic._row.id, 0, 8 * lost)
+        value = log._store.get(key)
+        assert value is not None
+        log._store.index.update(lambda draft, key=key: draft.delete(key))
+        with pytest.raises(
+            DataCorrupted, match=rf"the index has lost what lies from offset {8 * lost} to {8 * lost + 8}"
+        ):
+            rows_of(topic)
+        assert len(rows_of(topic, start=8 * lost + 8)) == 40 - (8 * lost + 8)
+        log._store.index.update(lambda draft, key=key, value=value: draft.put(key, value))
+    assert len(rows_of(topic)) == 40
 
 
 def test_entries_are_found_from_the_one_that_holds_the_offset(topic: Topic) -> None:
