@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.aggregates import AggregatePlan
 from mamba_stream.plan.expressions import columns
-from mamba_stream.plan.shapes import Facts, Shape, refusing, shapes, split_window
+from mamba_stream.plan.refusing import refusing
+from mamba_stream.plan.shapes import Facts, Shape, shapes, split_window
 
 
 @dataclass(frozen=True, eq=False)

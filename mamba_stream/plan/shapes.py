@@ -6,8 +6,7 @@ the place in the user's program.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import singledispatch
 
@@ -16,13 +15,14 @@ import polars as pl
 from mamba_stream.core.durations import duration_in
 from mamba_stream.core.names import did_you_mean
 from mamba_stream.core.schemas import describe_difference
-from mamba_stream.core.trees import Node as Tree, nodes as tree_of
-from mamba_stream.errors import ColumnNotFound, ExpressionRefused, InvalidInput, PipelineRefused
-from mamba_stream.operators.columns import ORDER, ORDER_TYPES, PREFIX
+from mamba_stream.errors import ColumnNotFound, ExpressionRefused, PipelineRefused
+from mamba_stream.operators.columns import ORDER, ORDER_TYPES
 from mamba_stream.operators.window import LATE_BY, LATE_REASON, WINDOW_END, WINDOW_START, duration_type
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.aggregates import AggregatePlan, split
+from mamba_stream.plan.carrying import carried
 from mamba_stream.plan.expressions import check_row_wise, columns
+from mamba_stream.plan.refusing import check_columns, columns_are, refuse_engine_names, refusing
 from mamba_stream.plan.windows import grid_of
 
 REJECTED_REASON = "rejected_reason"
@@ -77,29 +77,6 @@ class TopicFacts:
 
 
 Facts = Mapping[str, TopicFacts]
-
-
-@contextmanager
-def refusing(node: n.Node) -> Iterator[None]:
-    """Adds the verb and the user's line to what is refused, and gives Polars' errors names of ours."""
-    where = f"({node.verb} at {node.place})"
-    try:
-        yield
-    except PipelineRefused as error:
-        if str(error).endswith(where):
-            raise
-        raise type(error)(f"{error} {where}") from error.__cause__
-    except pl.exceptions.ColumnNotFoundError as error:
-        raise ColumnNotFound(f"{_first_line(error)} {where}") from error
-    except (pl.exceptions.PolarsError, TypeError, ValueError) as error:
-        if isinstance(error, InvalidInput):
-            kind = PipelineRefused if type(error) is InvalidInput else type(error)
-            raise (error if str(error).endswith(where) else kind(f"{error} {where}")) from error.__cause__
-        raise PipelineRefused(f"{node.verb}: {_first_line(error)} {where}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
 
 
 def infer(node: n.Node, parents: Sequence[Shape]) -> Shape:
@@ -181,30 +158,15 @@ def _source_shape(node: n.Source, schema: pl.Schema, time: str | None, undeclare
         time: Its time column.
         undeclared: What to say where a later step misses it.
     """
-    for name in schema:
-        if name.startswith(PREFIX):
-            raise PipelineRefused(f"column {name!r}: names that begin with {PREFIX!r} are the engine's own")
+    refuse_engine_names(schema)
     if time is None:
         return Shape(schema, lost=f"{undeclared}: name it with mamba.stream(..., time=)")
     if time not in schema:
-        raise ColumnNotFound(f"no column {time!r} to take the time from{_columns_are(time, schema)}")
+        raise ColumnNotFound(f"no column {time!r} to take the time from{columns_are(time, schema)}")
     if not isinstance(schema[time], (pl.Datetime, pl.Date)):
         raise PipelineRefused(f"time={time!r} is {schema[time]}: a time column is a Datetime or a Date")
     duration_in(node.lateness, schema[time], what="lateness")
     return Shape(schema, time)
-
-
-def _columns_are(name: str, schema: pl.Schema) -> str:
-    names = schema.names()
-    listed = ", ".join(names[:12]) + (" …" if len(names) > 12 else "")
-    return f"{did_you_mean(name, names)}; there are {listed}"
-
-
-def check_columns(names: Sequence[str], schema: pl.Schema) -> None:
-    """Refuses names that are not columns."""
-    for name in names:
-        if name not in schema:
-            raise ColumnNotFound(f"no column {name!r}{_columns_are(name, schema)}")
 
 
 def need_time(shape: Shape, what: str) -> str:
@@ -263,7 +225,7 @@ def _(node: n.Select, parents: Sequence[Shape]) -> Shape:
     schema = _run(shape.schema, lambda rows: rows.select(*node.exprs))
     kept: dict[str, str] = {}
     for expr in node.exprs:
-        kept.update(_carried(expr, shape.schema))
+        kept.update(carried(expr, shape.schema))
     return _follow(node, shape, schema, kept)
 
 
@@ -275,9 +237,9 @@ def _(node: n.WithColumns, parents: Sequence[Shape]) -> Shape:
     kept = {name: name for name in shape.schema}
     for expr in node.exprs:
         made = pl.DataFrame(schema=shape.schema).select(expr).columns
-        carried = {new: old for old, new in _carried(expr, shape.schema).items()}
+        given = {new: old for old, new in carried(expr, shape.schema).items()}
         for name in made:
-            if carried.get(name) != name:
+            if given.get(name) != name:
                 kept.pop(name, None)
     return _follow(node, shape, schema, kept)
 
@@ -320,7 +282,7 @@ def _(node: n.Cast, parents: Sequence[Shape]) -> Shape:
 def _(node: n.MapBatches, parents: Sequence[Shape]) -> Shape:
     (shape,) = parents
     schema = node.schema if node.schema is not None else shape.schema
-    _refuse_engine_names(schema)
+    refuse_engine_names(schema)
     kept = {name: name for name, dtype in schema.items() if shape.schema.get(name) == dtype}
     return replace(_follow(node, shape, schema, kept), start=None)
 
@@ -337,7 +299,7 @@ def _(node: n.Lookup, parents: Sequence[Shape]) -> Shape:
     for left, right in zip(node.left_on, node.right_on, strict=True):
         if right not in node.table.schema:
             raise ColumnNotFound(
-                f"the table on the right has no column {right!r}{_columns_are(right, node.table.schema)}"
+                f"the table on the right has no column {right!r}{columns_are(right, node.table.schema)}"
             )
         if shape.schema[left] != node.table.schema[right]:
             raise PipelineRefused(
@@ -351,7 +313,7 @@ def _(node: n.Lookup, parents: Sequence[Shape]) -> Shape:
         how=node.how,
         suffix=node.suffix,
     )
-    _refuse_engine_names(joined.schema)
+    refuse_engine_names(joined.schema)
     return _follow(node, shape, joined.schema, {name: name for name in shape.schema})
 
 
@@ -381,7 +343,7 @@ def _(node: n.Window, parents: Sequence[Shape]) -> Shape:
     results = [*node.by, WINDOW_START, WINDOW_END, *node.aggregates]
     if twice := next((name for name in results if results.count(name) > 1), None):
         raise PipelineRefused(f"window: the result would have two columns {twice!r}: rename one")
-    _refuse_engine_names(dict.fromkeys(results, pl.Null()))
+    refuse_engine_names(results)
     empty = pl.DataFrame(schema={name: shape.schema[name] for name in node.by})
     if node.by:
         for dtype in empty.schema.dtypes():
@@ -425,37 +387,14 @@ def _(node: n.Output, parents: Sequence[Shape]) -> Shape:
 def _run(schema: pl.Schema, verb: Callable[[pl.LazyFrame], pl.LazyFrame]) -> pl.Schema:
     """The columns that Polars gives for these; it runs, since some mistakes show only then."""
     made = verb(pl.LazyFrame(schema=schema)).collect(engine="in-memory").schema
-    _refuse_engine_names(made)
+    refuse_engine_names(made)
     return made
-
-
-def _refuse_engine_names(schema: Mapping[str, pl.DataType]) -> None:
-    if name := next((name for name in schema if name.startswith(PREFIX)), None):
-        raise PipelineRefused(f"column {name!r}: names that begin with {PREFIX!r} are the engine's own")
 
 
 def _check_exprs(node: n.Node, exprs: Sequence[pl.Expr], shape: Shape) -> None:
     for expr in exprs:
         check_columns(sorted(columns(expr, shape.schema)), shape.schema)
         check_row_wise(expr, verb=node.verb, over=shape.start, schema=shape.schema)
-
-
-def _carried(expr: pl.Expr, schema: pl.Schema) -> dict[str, str]:
-    """Columns whose values an expression gives on as they are, with the names that they get."""
-    tree, name = tree_of(expr), ""
-    while tree.kind in ("Alias", "TemporalExpr.ConvertTimeZone"):
-        # In another time zone it is the same moment.
-        name = name or (_alias(tree) if tree.kind == "Alias" else "")
-        tree = tree.children[0]
-    if tree.kind == "Column":
-        return {tree.params: name or tree.params}
-    if tree.kind == "Selector":
-        return {column: column for column in pl.DataFrame(schema=schema).select(expr).columns}
-    return {}
-
-
-def _alias(tree: Tree) -> str:
-    return str(tree.params["name"] if isinstance(tree.params, dict) else tree.params)
 
 
 def _follow(node: n.Node, shape: Shape, schema: pl.Schema, kept: Mapping[str, str]) -> Shape:

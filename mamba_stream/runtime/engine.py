@@ -16,7 +16,7 @@ from mamba_stream.core.durations import duration_in, ticks_per_day
 from mamba_stream.errors import StateTooLarge
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.analysis import Analysis
-from mamba_stream.plan.shapes import refusing
+from mamba_stream.plan.refusing import refusing
 from mamba_stream.runtime.budget import Budget
 from mamba_stream.runtime.feeds import Feed
 from mamba_stream.runtime.flow import Flow, Sink

@@ -10,7 +10,8 @@ from mamba_stream.core.schemas import canonical_schema, describe_difference
 from mamba_stream.errors import PipelineRefused, SchemaMismatch
 from mamba_stream.log import Log
 from mamba_stream.plan import nodes as n
-from mamba_stream.plan.shapes import Shape, refusing
+from mamba_stream.plan.refusing import refusing
+from mamba_stream.plan.shapes import Shape
 
 
 class Outputs:
