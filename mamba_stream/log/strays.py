@@ -44,19 +44,19 @@ def needless(view: View, path: Path) -> bool:
         return False
     begin = rows.unpack_head(head).begin
     return all(
-        batch.offset + batch.span <= begin or _elsewhere(view, path.parent, toc, batch)
-        for batch in toc.batches
+        batch.offset + batch.span <= begin or _elsewhere(view, segment, toc, batch) for batch in toc.batches
     )
 
 
-def _elsewhere(view: View, directory: Path, toc: contents.Contents, batch: contents.Batch) -> bool:
+def _elsewhere(view: View, segment: Path, toc: contents.Contents, batch: contents.Batch) -> bool:
     """Whether the log has the batch in another file, which is there."""
     value = view.get(rows.entry_key(toc.topic_id, toc.partition, batch.offset))
     if value is None:
         return False
     entry = rows.unpack_entry(value)
+    place = files.path_of(segment.parent, entry.file, entry.kind)
     try:
-        size = files.path_of(directory, entry.file, entry.kind).stat().st_size
+        size = place.stat().st_size
     except FileNotFoundError:
         return False
-    return entry.header == batch.header and entry.position + entry.length <= size
+    return place != segment and entry.header == batch.header and entry.position + entry.length <= size
