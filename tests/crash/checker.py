@@ -17,7 +17,7 @@ import pyarrow as pa
 from mamba_stream.errors import OffsetTrimmed, TopicNotFound
 from mamba_stream.log import Log, Topic, open_log
 from mamba_stream.log.examination import Finding, examine as examine_files
-from tests.crash.workload import KEYED, KINDS, STATE, Operation, operation, rows_of, scripted
+from tests.crash.workload import KEYED, KINDS, STATE, Operation, inner, operation, own, rows_of, scripted
 
 Place = tuple[str, int]
 Ranges = dict[Place, tuple[int, int]]
@@ -278,11 +278,40 @@ def _operation(
         counts: dict[str, int] = defaultdict(int)
         for (topic, _), offsets in at.items():
             counts[topic] += len(offsets)
-        if dict(counts) != dict(fate.planned):
-            wrong.append(f"{who}: only in part: {_where(at)} of {dict(fate.planned)}")
+        for topic, rows in fate.planned.items():
+            trimmed = topic in _of_its_own(who[0]) and _may_be_trimmed(who, topic, fate, sight)
+            if counts[topic] != rows and not trimmed:
+                wrong.append(f"{who}: only in part: {_where(at)} of {dict(fate.planned)}")
+                break
         if any(offsets[-1] - offsets[0] + 1 != len(offsets) for offsets in at.values()):
             wrong.append(f"{who}: rows of others in between: {_where(at)}")
     return wrong
+
+
+def _of_its_own(writer: int) -> tuple[str, str]:
+    """The topics that this writer trims, and nobody else appends to."""
+    return own(writer), inner(writer)
+
+
+def _may_be_trimmed(who: tuple[int, int], topic: str, fate: Fate, sight: Sight) -> bool:
+    """Whether the rows of this operation that are missing from a topic may have been there, and were trimmed.
+
+    Trimming takes the oldest: what is left of it then begins its partition, or all that is left there is younger.
+    """
+    planned: dict[Place, list[tuple[int, int]]] = defaultdict(list)
+    for part in fate.operation.parts:
+        if part.topic == topic:
+            assert part.partition is not None
+            planned[topic, part.partition] += [(part.index, row) for row in range(part.rows)]
+    for place, rows in planned.items():
+        there = sight.rows.get(place, [])
+        left = [(row[2], row[3]) for _, row in there if row[1] == who[1]]
+        if left == rows:
+            continue
+        begins = bool(sight.begins.get(place, 0)) and all(row[1] >= who[1] for _, row in there)
+        if not begins or left != rows[len(rows) - len(left) :]:
+            return False
+    return True
 
 
 def _writer(
@@ -293,7 +322,7 @@ def _writer(
     record = sight.records.get(str(writer))
     happened = [fate for fate in fates if fate.state == "acked" and fate.operation.kind == "transaction"]
     maybe = [fate for fate in fates if fate.state == "maybe" and fate.operation.kind == "transaction"]
-    visible = [fate for fate in maybe if seen.get((writer, fate.operation.number))]
+    visible = [fate for fate in maybe if _happened(writer, fate, seen, sight, record)]
     last = max([*happened, *visible], key=lambda fate: fate.operation.number, default=None)
     expected = None if last is None else str(last.operation.number).encode()
     if record != expected:
@@ -307,22 +336,44 @@ def _writer(
     for fate in trims:
         if fate.state == "acked" or fate in visible:
             _raise(sure, fate)
+    begins = {
+        place: begin for place, begin in sight.begins.items() if place[0] in _of_its_own(writer) and begin
+    }
+    # Of the trims without an answer, those happened that go no further than what is there.
     possible = dict(sure)
     for fate in trims:
-        if fate.state == "maybe" and fate.operation.kind == "trim":
+        if fate.state == "maybe" and fate.operation.kind == "trim" and _reached(fate, begins):
             _raise(possible, fate)
-    begins = {
-        place: begin
-        for place, begin in sight.begins.items()
-        if place[0] in (f"own-{writer}", f"_inner-{writer}") and begin
-    }
-    if begins not in ({k: v for k, v in sure.items() if v}, {k: v for k, v in possible.items() if v}):
+    if begins != {place: begin for place, begin in possible.items() if begin}:
         wrong.append(f"writer {writer}: its topics begin at {begins}, trimmed to {dict(sure)} or {possible}")
     if any(topic == f"temporary-{writer}" for topic, _ in sight.rows):
         tried = [fate for fate in fates if fate.operation.kind == "temporary"]
         if tried and tried[-1].state == "acked":
             wrong.append(f"writer {writer}: its temporary topic was deleted, and is there")
     return wrong
+
+
+def _happened(
+    writer: int,
+    fate: Fate,
+    seen: dict[tuple[int, int], dict[Place, list[int]]],
+    sight: Sight,
+    record: bytes | None,
+) -> bool:
+    """Whether a transaction without an answer is in the log: its rows are, or were, and its record says so."""
+    who = writer, fate.operation.number
+    if seen.get(who):
+        return True
+    topics = set(fate.planned)
+    return (
+        record == str(fate.operation.number).encode()
+        and topics <= set(_of_its_own(writer))
+        and all(_may_be_trimmed(who, topic, fate, sight) for topic in topics)
+    )
+
+
+def _reached(fate: Fate, begins: dict[Place, int]) -> bool:
+    return all(begins.get((topic, p), 0) >= before for topic, p, before in fate.arguments["trims"])
 
 
 def _raise(begins: dict[Place, int], fate: Fate) -> None:
@@ -346,9 +397,9 @@ def settle(sight: Sight, history: History) -> int:
             fate.state = "acked"
             fate.ranges = {place: (offsets[0], offsets[-1] + 1) for place, offsets in at.items()}
         elif fate.operation.kind == "trim":
-            trimmed = [sight.begins.get((t, p), 0) >= before for t, p, before in fate.arguments["trims"]]
-            fate.state = "acked" if all(trimmed) else "absent"
-            fate.ranges = {} if all(trimmed) else None
+            trimmed = _reached(fate, sight.begins)
+            fate.state = "acked" if trimmed else "absent"
+            fate.ranges = {} if trimmed else None
         elif fate.operation.kind != "idempotent":
             fate.state = "absent"
     return there
