@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.crash.checker import Fate, History, Place, Sight, violations
-from tests.crash.workload import STATE, Operation, Part, inner, own, rows_of
+from tests.crash.workload import Operation, Part, inner, own, rows_of
 
 SEED = 7
 PARTS = (Part(0, "shared", 0, 3), Part(1, own(1), 0, 4), Part(2, inner(1), 0, 2))
