@@ -228,10 +228,20 @@ class Log:
         """A small value stored by a transaction."""
         return self._store.get(rows.record_key(namespace, key))
 
-    def records(self, namespace: str) -> dict[str, bytes]:
-        """All small values of a namespace."""
+    def records(
+        self, namespace: str, *, before: str | None = None, limit: int | None = None
+    ) -> dict[str, bytes]:
+        """Small values of a namespace by key, in the order of keys, of one moment.
+
+        Args:
+            namespace: The namespace.
+            before: Only keys that sort before this one.
+            limit: At most so many.
+        """
         prefix = rows.RECORD + namespace.encode() + b"\0"
-        return {key[len(prefix) :].decode(): value for key, value in self._store.items(prefix)}
+        stop = None if before is None else prefix + before.encode()
+        found = self._store.items(prefix, stop=stop, limit=limit)
+        return {key[len(prefix) :].decode(): value for key, value in found}
 
     def seal(self) -> int:
         """Repacks commit files into one segment per partition, which any Arrow tool opens.

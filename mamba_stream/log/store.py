@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import threading
 from pathlib import Path
@@ -62,10 +63,15 @@ class Store:
         with self.index.view() as view:
             return view.get(key)
 
-    def items(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
-        """All rows of the index whose keys begin so, of one moment."""
+    def items(
+        self, prefix: bytes, *, stop: bytes | None = None, limit: int | None = None
+    ) -> list[tuple[bytes, bytes]]:
+        """Rows of the index whose keys begin so, of one moment: those before ``stop``, at most ``limit``."""
         with self.index.view() as view:
-            return list(view.items(prefix))
+            items = view.items(prefix)
+            if stop is not None:
+                items = itertools.takewhile(lambda item: item[0] < stop, items)
+            return list(itertools.islice(items, limit))
 
     def lsn(self) -> int:
         value = self.get(rows.TICKS)

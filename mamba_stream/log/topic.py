@@ -60,6 +60,11 @@ class Topic:
         return self._row.name
 
     @property
+    def number(self) -> int:
+        """The topic's number in its log: another topic that gets its name later has another."""
+        return self._row.id
+
+    @property
     def schema(self) -> pa.Schema:
         """The columns, as the log stores them."""
         return self._layout.schema

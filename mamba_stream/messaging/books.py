@@ -1,0 +1,123 @@
+"""Where a group keeps its books: small records that change together, if they are still what they were.
+
+The books of a group that processes share are the log's records, and each change is a commit. Those of a subscriber
+of its own are its memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from mamba_stream.errors import PreconditionFailed
+from mamba_stream.log import Log, Transaction
+
+Place = tuple[str, str]
+"""Namespace and key of a record."""
+
+
+@dataclass(slots=True)
+class Change:
+    """Records to write, records that must be as they were read, and rows that go to other topics with it.
+
+    Attributes:
+        requires: What each of these records must be; ``None``: must not exist.
+        records: What they become; ``None`` deletes.
+        appends: (topic, rows, partition), rows in any form that a topic takes.
+    """
+
+    requires: dict[Place, bytes | None] = field(default_factory=dict)
+    records: dict[Place, bytes | None] = field(default_factory=dict)
+    appends: list[tuple[str, Any, int | None]] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.records or self.appends)
+
+    def into(self, transaction: Transaction) -> None:
+        """Adds it to a transaction."""
+        for (namespace, key), value in self.requires.items():
+            transaction.require_record(namespace, key, value)
+        for (namespace, key), value in self.records.items():
+            if value is None:
+                transaction.delete_record(namespace, key)
+            else:
+                transaction.put_record(namespace, key, value)
+        for topic, rows, partition in self.appends:
+            transaction.append(topic, rows, partition=partition)
+
+
+class Book(Protocol):
+    """Records that can be read, and changed by compare and swap."""
+
+    def get(self, place: Place) -> bytes | None:
+        """One record."""
+        ...
+
+    def records(
+        self, namespace: str, *, before: str | None = None, limit: int | None = None
+    ) -> dict[str, bytes]:
+        """Records of a namespace in the order of their keys, as ``Log.records`` gives them."""
+        ...
+
+    def commit(self, change: Change, transaction: Transaction | None = None) -> None:
+        """Makes the change, together with what the transaction holds, which is then committed.
+
+        Raises:
+            PreconditionFailed: A record is not as required; nothing was changed.
+        """
+        ...
+
+
+class LogBook:
+    """The records of a log, which all its processes share."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+
+    def get(self, place: Place) -> bytes | None:
+        return self._log.record(*place)
+
+    def records(
+        self, namespace: str, *, before: str | None = None, limit: int | None = None
+    ) -> dict[str, bytes]:
+        return self._log.records(namespace, before=before, limit=limit)
+
+    def commit(self, change: Change, transaction: Transaction | None = None) -> None:
+        transaction = self._log.transaction() if transaction is None else transaction
+        change.into(transaction)
+        transaction.commit()
+
+
+class PrivateBook:
+    """Records in the memory of one process; what goes to topics goes to the log."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._records: dict[Place, bytes] = {}
+
+    def get(self, place: Place) -> bytes | None:
+        return self._records.get(place)
+
+    def records(
+        self, namespace: str, *, before: str | None = None, limit: int | None = None
+    ) -> dict[str, bytes]:
+        keys = sorted(
+            key
+            for space, key in self._records
+            if space == namespace and (before is None or key < before)
+        )
+        return {key: self._records[namespace, key] for key in keys[:limit]}
+
+    def commit(self, change: Change, transaction: Transaction | None = None) -> None:
+        for place, value in change.requires.items():
+            if self._records.get(place) != value:
+                raise PreconditionFailed(f"the record {'/'.join(place)} has another value")
+        if transaction is not None or change.appends:
+            transaction = self._log.transaction() if transaction is None else transaction
+            Change(appends=change.appends).into(transaction)
+            transaction.commit()
+        for place, value in change.records.items():
+            if value is None:
+                self._records.pop(place, None)
+            else:
+                self._records[place] = value
