@@ -19,6 +19,7 @@ from mamba_stream.messaging.schema import (
     decode_key,
     decode_value,
     is_message_schema,
+    value_kind,
 )
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -52,21 +53,19 @@ class Block:
 
     @cached_property
     def kinds(self) -> list[int]:
-        return self.data.column("kind").to_pylist()
+        kinds: list[int] = self.data.column("kind").to_pylist()
+        return kinds
 
     @cached_property
     def values(self) -> list[Any]:
+        values: list[Any]
         if self.plain:
-            return self.data.to_pylist()
-        column = self.data.column("value")
-        values = column.to_pylist()
-        kinds = self.kinds
-        if max(kinds, default=0) == BYTES:
+            values = self.data.to_pylist()
             return values
-        low = {kind & 15 for kind in kinds}
-        if low == {TEXT}:
-            return column.cast(pa.large_string()).to_pylist()
-        return list(map(decode_value, values, kinds))
+        column = self.data.column("value")
+        kinds = set(map(value_kind, self.kinds))
+        values = (column.cast(pa.large_string()) if kinds == {TEXT} else column).to_pylist()
+        return values if kinds <= {TEXT} or kinds <= {BYTES} else list(map(decode_value, values, self.kinds))
 
     @cached_property
     def keys(self) -> list[Any]:
@@ -82,17 +81,18 @@ class Block:
 
     @cached_property
     def event_types(self) -> list[str | None]:
-        return [None] * self.data.num_rows if self.plain else self.data.column("event_type").to_pylist()
+        types: list[str | None] = [None] * self.data.num_rows
+        return types if self.plain else self.data.column("event_type").to_pylist()
 
     @cached_property
     def times(self) -> list[int | None]:
-        if self.plain:
-            return [None] * self.data.num_rows
-        return pc.cast(self.data.column("time"), pa.int64()).to_pylist()
+        times: list[int | None] = [None] * self.data.num_rows
+        return times if self.plain else pc.cast(self.data.column("time"), pa.int64()).to_pylist()
 
     @cached_property
     def priorities(self) -> list[int]:
-        return [0] * self.data.num_rows if self.plain else self.data.column("priority").to_pylist()
+        priorities: list[int] = [0] * self.data.num_rows
+        return priorities if self.plain else self.data.column("priority").to_pylist()
 
 
 class Message:
