@@ -49,6 +49,9 @@ class Lease:
         again: To be delivered again: (offset, when, how many deliveries count).
         dead: Given up, and not written yet.
         stale: Somebody else has what was left.
+        until: By offset, when a message that was extended has to be done.
+        keyed: Whether some of its messages have keys whose order is kept.
+        keeper: Who keeps its books.
     """
 
     def __init__(self, keeper: Keeper, key: str, value: bytes, run: Pending, parts: Sequence[Part]) -> None:
@@ -63,8 +66,10 @@ class Lease:
         self.again: list[tuple[int, int, int]] = []
         self.dead: list[Death] = []
         self.stale = False
+        self.until: dict[int, int] = {}
+        self.keyed = bool(run.keys)
         self.writing = threading.Lock()
-        self._keeper = keeper
+        self.keeper = keeper
 
     @property
     def changed(self) -> bool:
@@ -78,7 +83,7 @@ class Lease:
 
     def messages(self) -> Iterator[Message]:
         """Its messages, in the order of their offsets."""
-        topic = self._keeper.topic.name
+        topic = self.keeper.topic.name
         for part in self.parts:
             offsets = part.offsets.tolist()
             block = Block(topic, self.run.partition, part.data, offsets, part.append_time)
@@ -101,12 +106,12 @@ class Lease:
         self, offset: int, delay: str | timedelta | None = None, cause: str = "not acknowledged"
     ) -> None:
         wait = None if delay is None else duration_us(delay, what="delay")
-        if self._keeper.last(self.attempt):
+        if self.keeper.last(self.attempt):
             self.reject(offset, cause)
             return
         self._settle(offset)
-        wait = self._keeper.backoff(self.attempt) if wait is None else wait
-        self.again.append((offset, self._keeper.clock.now() + wait, self.attempt))
+        wait = self.keeper.backoff(self.attempt) if wait is None else wait
+        self.again.append((offset, self.keeper.clock.now() + wait, self.attempt))
         # What follows of its key must not overtake it.
         group = self.group_of(offset)
         if group >= 0:
@@ -121,14 +126,15 @@ class Lease:
     def release(self, offset: int, *, delivered: bool) -> None:
         """Gives it to whoever is next; whether this delivery counts as one."""
         self._settle(offset)
-        self.again.append((offset, self._keeper.clock.now(), self.attempt - (not delivered)))
+        self.again.append((offset, self.keeper.clock.now(), self.attempt - (not delivered)))
 
     def extend(self, offset: int, by: str | timedelta) -> None:
         length = duration_us(by, what="extend", zero=False)
         if self.stale or offset not in self.left:
             raise self._ended(offset)
-        self.deadline = max(self.deadline, self._keeper.clock.now() + length)
-        self._keeper.settle([self])
+        self.until[offset] = self.keeper.clock.now() + length
+        self.deadline = max(self.deadline, self.until[offset])
+        self.keeper.settle([self])
         if self.stale:
             raise self._ended(offset)
 
@@ -136,7 +142,7 @@ class Lease:
     def transaction(self, offset: int) -> Iterator[Transaction]:
         if self.stale or offset not in self.left:
             raise self._ended(offset)
-        transaction = self._keeper.log.transaction()
+        transaction = self.keeper.log.transaction()
         try:
             yield transaction
             self._settle(offset)
@@ -145,7 +151,7 @@ class Lease:
             raise
         self.done.append(offset)
         try:
-            self._keeper.write([self], transaction)
+            self.keeper.write([self], transaction)
         except BaseException as error:
             # Not done, as far as this process knows; if it is, the next write finds that the record has changed.
             self.done.remove(offset)
@@ -155,8 +161,8 @@ class Lease:
             raise
 
     def _settle(self, offset: int) -> None:
-        late = self._keeper.clock.now() > self.deadline
-        if self.stale or (late and not self._keeper.holds(self)):
+        late = self.keeper.clock.now() > self.deadline
+        if self.stale or (late and not self.keeper.holds(self)):
             raise self._ended(offset)
         try:
             self.left.remove(offset)
@@ -164,12 +170,12 @@ class Lease:
             raise self._ended(offset) from None
 
     def _ended(self, offset: int) -> StaleLease:
-        where = f"topic {self._keeper.topic.name!r}, partition {self.run.partition}, offset {offset}"
+        where = f"topic {self.keeper.topic.name!r}, partition {self.run.partition}, offset {offset}"
         if offset not in self.left and not self.stale:
             return StaleLease(
                 f"{where}: the message was settled before, or given back; settle a message once"
             )
         return StaleLease(
-            f"{where}: the lease of group {self._keeper.name!r} ended, and the message went to another; nothing "
+            f"{where}: the lease of group {self.keeper.name!r} ended, and the message went to another; nothing "
             "was changed. Give handlers more time with visibility=, or with message.extend(...)"
         )
