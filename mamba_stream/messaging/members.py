@@ -241,7 +241,7 @@ class Member:
         self._counters: Mapping[str, float] | None = None
         self._turn = threading.Lock()
         self._bell = threading.Event()
-        self._beat: object = None
+        self._beat: object = None if pulse is None else pulse()
         self._excused = clock.monotonic() + (self._patience or 0)
         self._failure: MambaStreamError | None = None
         self._registration.enter(clock.now())
