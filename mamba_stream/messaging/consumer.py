@@ -296,11 +296,11 @@ class Consumer:
             # A run may shrink under our hands: messages are given back, partitions given up.
             while (row := run.handed) < run.count:
                 run.handed = row + 1
+                left -= 1
                 yield Message(block, row, run)
                 if row >= run.count:
                     break
                 run.done = row + 1
-                left -= 1
                 if not left:
                     break
                 if monotonic() >= feed.due:

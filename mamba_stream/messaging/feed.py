@@ -39,6 +39,8 @@ _LOOK: Final = 1.0
 """Seconds between two looks at who else is there, and at which topics there are."""
 _HURRY: Final = 0.05
 """The same, while we wait for a partition that another member is about to give up."""
+_EXPECTANT: Final = 0.2
+"""The same, while a topic that was named does not exist."""
 
 
 class Run(Delivery, Protocol):
@@ -252,7 +254,7 @@ class PartitionFeed:
         now = self._clock.monotonic()
         if now >= self._next_look:
             self._look()
-            self._next_look = now + (_LOOK if self._settled else _HURRY)
+            self._next_look = now + self._pause()
             self._report()
         every = self._settings.commit
         if every is not None and now >= self._next_commit:
@@ -379,10 +381,10 @@ class PartitionFeed:
         transaction = self._log.transaction()
         try:
             yield transaction
+            portion.check_next(offset)
         except BaseException:
             transaction.abort()
             raise
-        portion.check_next(offset)
         if self._membership is None:
             transaction.commit()
             portion.ack(offset)
@@ -398,6 +400,12 @@ class PartitionFeed:
         portion.ack(offset)
 
     # --- what time asks for
+
+    def _pause(self) -> float:
+        if not self._settled:
+            return _HURRY
+        there = all(self._topics.number(name) is not None for name in self._interest.named)
+        return _LOOK if there else _EXPECTANT
 
     def _schedule(self) -> None:
         self.due = self._next_look

@@ -16,7 +16,9 @@ from mamba_stream.messaging.schema import MESSAGES, encode_headers, encode_key, 
 SECOND = 1_000_000
 
 
-def messages(values: Sequence[Any], *, keys: Sequence[Any] = (), headers: Sequence[dict[str, str]] = ()) -> pa.Table:
+def messages(
+    values: Sequence[Any], *, keys: Sequence[Any] = (), headers: Sequence[dict[str, str]] = ()
+) -> pa.Table:
     """Rows of a message topic."""
     rows = []
     for number, value in enumerate(values):
@@ -67,7 +69,9 @@ class SomeTopics:
 
     def wanted(self, interests: Any) -> dict[str, tuple[int, int]]:
         interests = list(interests)
-        return {name: facts for name, facts in self.there.items() if any(each.wants(name) for each in interests)}
+        return {
+            name: facts for name, facts in self.there.items() if any(each.wants(name) for each in interests)
+        }
 
     def number(self, name: str) -> int | None:
         return self.there.get(name, (None, 0))[0]
@@ -85,8 +89,12 @@ class MemoryBook:
     def get(self, place: Place) -> bytes | None:
         return self.kept.get(place)
 
-    def records(self, namespace: str, *, before: str | None = None, limit: int | None = None) -> dict[str, bytes]:
-        keys = sorted(key for space, key in self.kept if space == namespace and (before is None or key < before))
+    def records(
+        self, namespace: str, *, before: str | None = None, limit: int | None = None
+    ) -> dict[str, bytes]:
+        keys = sorted(
+            key for space, key in self.kept if space == namespace and (before is None or key < before)
+        )
         return {key: self.kept[namespace, key] for key in keys[:limit]}
 
     def commit(self, change: Change, transaction: Any = None) -> None:

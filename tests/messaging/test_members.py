@@ -100,9 +100,7 @@ def test_a_thread_renews_the_lease_with_the_counters_until_it_is_closed():
 def test_one_that_does_no_work_for_too_long_leaves_until_it_is_revived():
     book, clock = MemoryBook(), MovedClock()
     beats = [0]
-    member = Member(
-        book, clock, kind="consumer", renew="1ms", pulse=lambda: beats[0], patience="60s"
-    )
+    member = Member(book, clock, kind="consumer", renew="1ms", pulse=lambda: beats[0], patience="60s")
     clock.pass_by(59)
     beats[0] += 1
     eventually(lambda: member.client.until > clock.now())

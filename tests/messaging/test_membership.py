@@ -108,7 +108,8 @@ class World:
                 actor
                 for actor in self.actors
                 if slot in actor.membership.owned
-                and self.book.get((f"owners/{GROUP}", f"{slot[0]}/{slot[1]}")) == actor.membership._owned[slot]
+                and self.book.get((f"owners/{GROUP}", f"{slot[0]}/{slot[1]}"))
+                == actor.membership._owned[slot]
             ]
             assert len(valid) <= 1
 
@@ -116,8 +117,25 @@ class World:
 OPERATIONS = st.lists(
     st.tuples(
         st.sampled_from(
-            ["join", "leave", "die", "renew", "renew", "look", "look", "receive", "receive", "commit", "raced", "raced",
-             "time", "long", "append", "topic", "delete"]
+            [
+                "join",
+                "leave",
+                "die",
+                "renew",
+                "renew",
+                "look",
+                "look",
+                "receive",
+                "receive",
+                "commit",
+                "raced",
+                "raced",
+                "time",
+                "long",
+                "append",
+                "topic",
+                "delete",
+            ]
         ),
         st.integers(0, 7),
         st.integers(0, 7),
@@ -306,7 +324,9 @@ def test_a_topic_made_again_under_the_same_name_does_not_get_the_offsets_of_the_
     assert world.book.offsets == {}
     actor.look()
     assert list(actor.positions) == [(2, 0)]
-    assert list(owners_of(world.book, GROUP)) == [(1, 0), (2, 0)] or list(owners_of(world.book, GROUP)) == [(2, 0)]
+    assert list(owners_of(world.book, GROUP)) == [(1, 0), (2, 0)] or list(owners_of(world.book, GROUP)) == [
+        (2, 0)
+    ]
 
 
 def test_clients_whose_leases_ended_are_swept_by_whoever_looks():
