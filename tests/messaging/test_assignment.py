@@ -29,7 +29,7 @@ def alike(draw):
     """Members of equal interests, some partitions, and a balance that they have reached."""
     partitions = draw(PARTITIONS)
     members = draw(st.sets(MEMBERS, min_size=1))
-    interests = dict.fromkeys(members, set(partitions))
+    interests = {member: set(partitions) for member in members}
     first = {slot: draw(MEMBERS) for slot in slots_of(partitions) if draw(st.booleans())}
     return interests, partitions, assign(interests, partitions, first)
 

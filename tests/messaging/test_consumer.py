@@ -297,7 +297,7 @@ def test_a_nack_with_a_delay_holds_its_partition_back_and_no_other(log, letters)
             received.append(message.value)
             if message.value == "a" and message.attempt == 1:
                 message.nack("300ms")
-    assert received == ["a", *"vwxyz", *"abcde"] or received == [*"vwxyz", "a", *"abcde"]
+    assert received in (["a", *"vwxyz", *"abcde"], [*"vwxyz", "a", *"abcde"])
     assert time.monotonic() - started >= 0.3
 
 

@@ -41,7 +41,6 @@ class Model:
     def __init__(self) -> None:
         self.next = 0
         self.open: set[int] = set()
-        self.early: set[int] = set()
 
     @property
     def position(self) -> int:
@@ -79,18 +78,7 @@ def test_what_is_handed_out_and_how_far_it_is_done_is_as_the_model_says(topic, o
                 model.open.add(message.offset)
                 out.append(message)
         elif kind in ("ack", "nack") and out:
-            message = out[number % len(out)]
-            latest = max(index for index, each in enumerate(out) if each.offset == message.offset)
-            valid = message.offset in model.open and out[latest] is message
-            try:
-                message.ack() if kind == "ack" else message.nack()
-                assert valid
-            except StaleLease:
-                assert not valid
-            if valid and kind == "ack":
-                model.open.discard(message.offset)
-            elif valid:
-                model.back(message.offset)
+            settle(out, model, out[number % len(out)], kind)
         elif kind == "finish":
             for portion in lane.portions:
                 portion.finish(portion.handed)
@@ -110,3 +98,17 @@ def test_what_is_handed_out_and_how_far_it_is_done_is_as_the_model_says(topic, o
     for message in out:
         with pytest.raises(StaleLease):
             message.ack()
+
+
+def settle(out: list, model: Model, message, kind: str) -> None:
+    latest = max(index for index, each in enumerate(out) if each.offset == message.offset)
+    valid = message.offset in model.open and out[latest] is message
+    try:
+        message.ack() if kind == "ack" else message.nack()
+        assert valid
+    except StaleLease:
+        assert not valid
+    if valid and kind == "ack":
+        model.open.discard(message.offset)
+    elif valid:
+        model.back(message.offset)

@@ -196,27 +196,29 @@ def act(world: World, kind: str, one: int, two: int) -> None:
     elif kind == "topic" and len(world.topics.there) < 3:
         world.topics.create(f"topic-{one}", 1 + two % 4)
     elif kind == "delete" and len(world.topics.there) > 1:
-        del world.topics.there[sorted(world.topics.there)[-1]]
+        del world.topics.there[max(world.topics.there)]
         for group, name, partition in list(world.book.offsets):
             if name not in world.topics.there:
                 # The log forgets a topic's offsets with it.
                 del world.book.offsets[group, name, partition]
     elif actors:
-        actor = actors[one % len(actors)]
-        if kind == "leave":
-            actor.leave()
-            actors.remove(actor)
-        elif kind == "die":
-            actors.remove(actor)
-        elif kind == "raced":
-            # Between what it reads and what it writes, others do something.
-            other = actors[two % len(actors)]
-            if other is not actor:
-                world.book.before.append(other.commit if two % 2 else other.look)
-            actor.look()
-            world.book.before.clear()
-        elif kind in ("renew", "look", "receive", "commit"):
-            getattr(actor, kind)()
+        act_as(world, actors[one % len(actors)], kind, actors[two % len(actors)], two)
+
+
+def act_as(world: World, actor: Actor, kind: str, other: Actor, number: int) -> None:
+    if kind == "leave":
+        actor.leave()
+        world.actors.remove(actor)
+    elif kind == "die":
+        world.actors.remove(actor)
+    elif kind == "raced":
+        # Between what it reads and what it writes, others do something.
+        if other is not actor:
+            world.book.before.append(other.commit if number % 2 else other.look)
+        actor.look()
+        world.book.before.clear()
+    elif kind in ("renew", "look", "receive", "commit"):
+        getattr(actor, kind)()
 
 
 def test_a_stalled_member_that_comes_back_is_refused_and_what_it_did_is_received_again():
