@@ -9,12 +9,14 @@ Streams: :func:`stream` begins one, its verbs build on it (:func:`tumbling` and 
 :func:`concat` unites), :func:`pipeline` names what comes out, :func:`run` and :func:`start` set it to work as
 a :class:`Job`. Building runs nothing.
 
+Messages: a :class:`Consumer` receives the rows of topics as :class:`Message` objects, alone or in a group.
+
 Errors: all descend from :class:`MambaStreamError`; ``mamba_stream.errors`` draws the tree.
 
 The rooms of the house, each importing only from those below it::
 
     cli                 the command `mamba-stream`
-    dsl                 streams and windows: thin verbs that build a plan
+    dsl | messaging     streams and windows: thin verbs that build a plan; message queues on the log
     runtime             tasks, watermarks, state, jobs
     plan                a pipeline as data: nodes, validation, splitting of aggregates, explain
     operators | log     vectorised steps that know no log; the log, which knows no steps
@@ -73,6 +75,7 @@ if TYPE_CHECKING:
         ReadOnlyLog,
         SchemaMismatch,
         SequenceGap,
+        StaleLease,
         StateTooLarge,
         StepFailed,
         TopicEnded,
@@ -83,6 +86,12 @@ if TYPE_CHECKING:
         LogBatch,
         Reader,
         Transaction,
+    )
+    from mamba_stream.messaging.consumer import (
+        Consumer,
+    )
+    from mamba_stream.messaging.message import (
+        Message,
     )
     from mamba_stream.plan import (
         Pipeline,
@@ -97,6 +106,7 @@ __all__ = [
     "AlreadyExists",
     "ColumnNotFound",
     "CommitUnknown",
+    "Consumer",
     "DataCorrupted",
     "DiskFull",
     "ExpressionRefused",
@@ -113,6 +123,7 @@ __all__ = [
     "LogFailed",
     "LogUnavailable",
     "MambaStreamError",
+    "Message",
     "MissingExtra",
     "NetworkFileSystem",
     "NewerFormat",
@@ -128,6 +139,7 @@ __all__ = [
     "Reader",
     "SchemaMismatch",
     "SequenceGap",
+    "StaleLease",
     "StateTooLarge",
     "StepFailed",
     "Stream",
@@ -162,6 +174,8 @@ _HOME = {
     "LogBatch": "mamba_stream.log",
     "Reader": "mamba_stream.log",
     "Transaction": "mamba_stream.log",
+    "Consumer": "mamba_stream.messaging.consumer",
+    "Message": "mamba_stream.messaging.message",
     "Pipeline": "mamba_stream.plan",
     "Job": "mamba_stream.runtime",
 }

@@ -21,7 +21,7 @@ knows nothing of this package.
     │   ├── PreconditionFailed                 a record, an offset or an epoch was not as expected
     │   ├── SequenceGap                        a producer's sequence number skips or runs backwards
     │   ├── TopicEnded                         an append to a topic that was ended
-    │   ├── StaleLease                         the lease on a message or partition ended: somebody else has it
+    │   ├── StaleLease                         the lease on a message or partition ended; somebody else has it
     │   └── DiskFull                           no room; append again once there is
     ├── CommitUnknown                      the commit may or may not have happened; reopen and look
     ├── LogUnavailable                     the log cannot be opened or used from here
@@ -113,7 +113,7 @@ class TopicEnded(NotCommitted):
 
 
 class StaleLease(NotCommitted):
-    """The lease on a message or a partition ended, or it was settled before: somebody else may have it."""
+    """The lease on a message or partition ended, or it was settled before: somebody else may have it now."""
 
 
 class DiskFull(NotCommitted):

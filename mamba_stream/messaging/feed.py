@@ -1,0 +1,522 @@
+"""Where a consumer's messages come from: the narrow interface, and the feed that reads partitions.
+
+The consumer owns the loop; a feed does bounded work when it is called, and what time asks for when :meth:`Feed.tick`
+is called, which is between messages.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from typing import Final, Literal, Protocol
+
+from mamba_stream.core.clock import Clock
+from mamba_stream.errors import (
+    InvalidInput,
+    LogUnavailable,
+    PartitionNotFound,
+    StaleLease,
+    TopicNotFound,
+)
+from mamba_stream.log import Log, Transaction
+from mamba_stream.messaging.assignment import Slot
+from mamba_stream.messaging.interest import Interest
+from mamba_stream.messaging.lanes import GIVEN_UP, Lane, Portion, Rule
+from mamba_stream.messaging.latency import Latencies
+from mamba_stream.messaging.members import Member
+from mamba_stream.messaging.membership import LogTopics, Membership
+from mamba_stream.messaging.message import Block, Delivery, Message
+
+Start = Literal["earliest", "latest"] | datetime | date
+Partition = tuple[str, int]
+"""Topic name and partition."""
+
+_LOOK: Final = 1.0
+"""Seconds between two looks at who else is there, and at which topics there are."""
+_HURRY: Final = 0.05
+"""The same, while we wait for a partition that another member is about to give up."""
+_EXPECTANT: Final = 0.2
+"""The same, while a topic that was named does not exist."""
+
+
+class Run(Delivery, Protocol):
+    """Messages that are handed out one after the other: all of a feed that a consumer's loop touches.
+
+    Attributes:
+        block: Their rows.
+        count: How many there are. It may shrink: what was handed out beyond it is not ours to settle any more.
+        handed: How many were handed out.
+        done: How many, from the first on, are done.
+    """
+
+    block: Block
+    count: int
+    handed: int
+    done: int
+
+    def messages(self, most: int) -> list[Message]:
+        """Hands out as many as there are, but no more than ``most``."""
+        ...
+
+    def finish(self, upto: int) -> None:
+        """The first so many are done, but for those that were settled otherwise."""
+        ...
+
+
+class Feed(Protocol):
+    """Where messages come from."""
+
+    due: float
+    """When :meth:`tick` is to be called again, by the monotonic clock."""
+
+    def begin(self) -> None:
+        """A new loop begins: what was handed out and is not done is to be delivered again."""
+        ...
+
+    def take(self) -> Run | None:
+        """The next messages, none if there are none now; never waits."""
+        ...
+
+    def tick(self) -> None:
+        """Does what time asks for: commits, leases, other members."""
+        ...
+
+    def at_end(self) -> bool:
+        """Whether everything that is there now, and is ours, was handed out."""
+        ...
+
+    def commit(self) -> None:
+        """Makes what is done durable now."""
+        ...
+
+    def close(self) -> None:
+        """Makes what is done durable, and leaves."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FeedStatistics:
+    """What a consumer did so far.
+
+    Attributes:
+        received: Messages that were handed out, repeated ones included.
+        acknowledged: Messages that were done.
+        filtered: Rows that its rule kept from becoming messages.
+        trimmed: Rows of its partitions that were gone before it could read them.
+        commits: How often it committed offsets.
+        rebalances: How often its partitions changed.
+        taken: Partitions that another consumer took, since this one was silent for too long.
+        latency: Seconds from appended to done: the sum, ``latency_sum``, over ``latency_count`` messages, and what half
+            (``p50``) and 99 of 100 (``p99``) did not exceed.
+    """
+
+    received: int
+    acknowledged: int
+    filtered: int
+    trimmed: int
+    commits: int
+    rebalances: int
+    taken: int
+    latency: dict[str, float]
+
+
+@dataclass(slots=True)
+class Settings:
+    """How a feed reads.
+
+    Attributes:
+        start: Where a group, or a consumer of its own, begins.
+        commit: Seconds between two commits; ``None``: only when asked to.
+        max_rows: How many rows to read at once.
+    """
+
+    start: Start = "earliest"
+    commit: float | None = 1.0
+    max_rows: int = 8192
+
+
+@dataclass(slots=True)
+class _Counts:
+    received: int = 0
+    acknowledged: int = 0
+    filtered: int = 0
+    trimmed: int = 0
+    commits: int = 0
+    rebalances: int = 0
+    taken: int = 0
+    latencies: Latencies = field(default_factory=Latencies)
+
+
+class Pulse:
+    """Something that changes as long as the consumer asks for messages."""
+
+    __slots__ = ("beat", "run")
+
+    def __init__(self) -> None:
+        self.beat = 0
+        self.run: Run | None = None
+
+    def __call__(self) -> object:
+        return self.beat, 0 if self.run is None else self.run.handed
+
+
+class PartitionFeed:
+    """Reads partitions in order: those that its group's balance gives it, those that were assigned, or all.
+
+    Args:
+        log: The log.
+        clock: Tells the time.
+        settings: How to read.
+        interest: The topics that are wanted.
+        member: Who we are.
+        membership: Our part in a group; ``None``: we are alone, and keep no offsets in the log.
+        group: The group's name.
+        pinned: The partitions that were assigned; ``None``: those that the balance gives.
+        pulse: To be kept changing, for the member to see that we are not stuck.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        clock: Clock,
+        settings: Settings,
+        interest: Interest,
+        member: Member,
+        membership: Membership | None,
+        group: str,
+        pinned: Collection[Partition] | None,
+        pulse: Pulse,
+    ) -> None:
+        self._log = log
+        self._clock = clock
+        self._settings = settings
+        self._interest = interest
+        self._member = member
+        self._membership = membership
+        self._group = group
+        self._pinned = pinned
+        self._topics = LogTopics(log)
+        self._lanes: dict[Slot, Lane] = {}
+        self._turn: deque[Slot] = deque()
+        self._paused: set[Partition] = set()
+        self._rule: Rule | None = None
+        self._counts = _Counts()
+        self._settled = False
+        self._pulse = pulse
+        self._names: dict[int, str] = {}
+        # What comes later than we do is read from its beginning, whatever ``start`` says.
+        self._before = {number for number, _ in self._topics.wanted([interest]).values()}
+        self._next_commit = clock.monotonic() + (settings.commit or 0.0)
+        self._next_look = clock.monotonic()
+        self.due = self._next_look
+
+    @property
+    def lanes(self) -> dict[Partition, Lane]:
+        """What is read now, by topic and partition."""
+        return {lane.place: lane for _, lane in sorted(self._lanes.items())}
+
+    def begin(self) -> None:
+        for lane in self._lanes.values():
+            lane.rewind_open()
+
+    def take(self) -> Portion | None:
+        self._pulse.beat += 1
+        now = 0.0
+        for _ in range(len(self._turn)):
+            slot = self._turn[0]
+            self._turn.rotate(-1)
+            lane = self._lanes[slot]
+            if lane.paused:
+                continue
+            if lane.resume:
+                now = now or self._clock.monotonic()
+                if lane.resume > now:
+                    continue
+                lane.resume = 0.0
+            try:
+                portion = lane.next(self._rule, self._settings.max_rows)
+            except TopicNotFound:
+                # It was deleted while we read it; the next look knows.
+                self.look_soon()
+                continue
+            if portion is not None:
+                self._pulse.run = portion
+                return portion
+        return None
+
+    def tick(self) -> None:
+        self._pulse.beat += 1
+        self._member.revive()
+        now = self._clock.monotonic()
+        if now >= self._next_look:
+            self._look()
+            self._next_look = now + self._pause()
+            self._report()
+        every = self._settings.commit
+        if every is not None and now >= self._next_commit:
+            self._commit(self._changed())
+            self._next_commit = now + every
+        self._schedule()
+
+    def at_end(self) -> bool:
+        return self._settled and all(lane.paused or lane.at_end() for lane in self._lanes.values())
+
+    def look_soon(self) -> None:
+        """Looks around at the next tick."""
+        self._next_look = self.due = 0.0
+
+    def commit(self) -> None:
+        """Makes what is done durable now.
+
+        Raises:
+            StaleLease: Some of our partitions are somebody else's; what is done in the others is durable.
+        """
+        lost = self._commit(self._changed())
+        if lost:
+            raise StaleLease(
+                f"group {self._group!r}: {', '.join(lost)} (topic/partition) belongs to another consumer now, since "
+                "this one was silent for too long; what was done there and not committed is delivered again"
+            )
+
+    def close(self) -> None:
+        with contextlib.suppress(LogUnavailable):
+            if self._membership is not None:
+                self._membership.leave(self._leaving)
+        for lane in self._lanes.values():
+            lane.drop("the consumer was closed")
+        self._lanes.clear()
+        self._turn.clear()
+        self._member.close()
+
+    def find(self, place: Partition) -> Lane:
+        """A lane of ours.
+
+        Raises:
+            PartitionNotFound: It is not read here.
+        """
+        for lane in self._lanes.values():
+            if lane.place == place:
+                return lane
+        shown = ", ".join(f"{name}/{partition}" for name, partition in self.lanes) or "none yet"
+        raise PartitionNotFound(
+            f"this consumer does not read {place!r}: it reads {shown} (topic/partition). Partitions of a group are "
+            "known after the first poll() or consume(), or use assign()"
+        )
+
+    def pause(self, places: Collection[Partition] | None, paused: bool) -> None:
+        """Reads no more from these, or goes on; from all where none is named."""
+        for lane in self._lanes.values() if places is None else map(self.find, places):
+            lane.paused = paused
+            (self._paused.add if paused else self._paused.discard)(lane.place)
+            if paused:
+                lane.refilter()
+
+    def set_rule(self, rule: Rule | None) -> None:
+        """From now on only rows that it accepts become messages."""
+        self._rule = rule
+        for lane in self._lanes.values():
+            lane.refilter()
+
+    def resolve(self, lane: Lane, start: int | Start) -> int:
+        """The offset that is meant by an offset, ``earliest``, ``latest`` or a time."""
+        begin, end = lane.topic.offsets()[lane.partition]
+        if isinstance(start, str):
+            if start not in ("earliest", "latest"):
+                raise InvalidInput(f"{start!r}: choose 'earliest', 'latest', an offset or a datetime")
+            return begin if start == "earliest" else end
+        if isinstance(start, datetime | date):
+            return _at(lane, start)
+        if not begin <= start <= end:
+            raise InvalidInput(
+                f"topic {lane.topic.name!r}, partition {lane.partition}: {start} is not within its offsets, "
+                f"{begin}..{end}"
+            )
+        return start
+
+    def statistics(self) -> FeedStatistics:
+        """What was done so far."""
+        for lane in self._lanes.values():
+            self._count_lane(lane)
+        counts = self._counts
+        return FeedStatistics(
+            received=counts.received,
+            acknowledged=counts.acknowledged,
+            filtered=counts.filtered,
+            trimmed=counts.trimmed,
+            commits=counts.commits,
+            rebalances=counts.rebalances,
+            taken=counts.taken,
+            latency=counts.latencies.counters(),
+        )
+
+    # --- what lanes ask for
+
+    def count(self, portion: Portion) -> None:
+        """Counts what happened to a portion since the last time."""
+        handed, done = portion.news()
+        self._counts.received += handed
+        if done > 0:
+            self._counts.acknowledged += done
+            self._counts.latencies.add(self._clock.now() - portion.block.append_time, done)
+
+    def delay(self, lane: Lane, microseconds: int) -> None:
+        """Reads nothing from a lane for so long."""
+        if microseconds:
+            lane.resume = self._clock.monotonic() + microseconds / 1e6
+            self.due = min(self.due, lane.resume)
+
+    def extend(self, microseconds: int) -> None:
+        """We are not stuck for so long, although we do not ask for messages."""
+        self._member.excuse(microseconds / 1e6)
+
+    @contextmanager
+    def transaction(self, portion: Portion, offset: int) -> Iterator[Transaction]:
+        """A transaction that also commits that this message is done."""
+        portion.check_next(offset)
+        lane = portion.lane
+        transaction = self._log.transaction()
+        try:
+            yield transaction
+            portion.check_next(offset)
+        except BaseException:
+            transaction.abort()
+            raise
+        if self._membership is None:
+            transaction.commit()
+            portion.ack(offset)
+            return
+        following = portion.after(offset)
+        try:
+            self._membership.commit_with(transaction, {lane.slot: following})
+        except StaleLease:
+            self._drop({lane.slot})
+            raise
+        lane.committed = following
+        self._counts.commits += 1
+        portion.ack(offset)
+
+    # --- what time asks for
+
+    def _pause(self) -> float:
+        if not self._settled:
+            return _HURRY
+        there = all(self._topics.number(name) is not None for name in self._interest.named)
+        return _LOOK if there else _EXPECTANT
+
+    def _schedule(self) -> None:
+        self.due = self._next_look
+        if self._settings.commit is not None:
+            self.due = min(self.due, self._next_commit)
+        for lane in self._lanes.values():
+            if lane.resume:
+                self.due = min(self.due, lane.resume)
+
+    def _look(self) -> None:
+        """Finds out which partitions are ours now."""
+        if self._membership is None:
+            wanted = self._everything()
+            gained, lost = wanted - self._lanes.keys(), self._lanes.keys() - wanted
+            self._settled = True
+        else:
+            moves = self._membership.step(self._clock.now(), self._interest, self._leaving, self._pinned)
+            lost = set(moves.lost)
+            # Also what a failed read of the log kept us from opening before.
+            gained = set(self._membership.owned - (self._lanes.keys() - lost))
+            self._settled = moves.settled
+            self._counts.taken += len(moves.taken)
+        self._drop(lost)
+        if gained:
+            self._open(gained)
+        if gained or lost:
+            self._counts.rebalances += 1
+
+    def _everything(self) -> set[Slot]:
+        topics = self._topics.wanted([self._interest])
+        self._names = {number: name for name, (number, _) in topics.items()}
+        if self._pinned is None:
+            return {(number, p) for number, count in topics.values() for p in range(count)}
+        return {(topics[name][0], p) for name, p in self._pinned if name in topics and p < topics[name][1]}
+
+    def _open(self, gained: Collection[Slot]) -> None:
+        offsets = self._log.group_offsets(self._group) if self._membership is not None else {}
+        begun: dict[Slot, int] = {}
+        for slot in sorted(gained):
+            name = self._names[slot[0]] if self._membership is None else self._membership.name_of(slot[0])
+            try:
+                topic = self._log[name]
+            except TopicNotFound:
+                continue
+            if topic.number != slot[0]:
+                continue
+            committed = offsets.get((name, slot[1]))
+            lane = Lane(self, topic, slot[1], committed or 0, committed)
+            if committed is None:
+                start = self._settings.start if slot[0] in self._before else "earliest"
+                lane.seek(self.resolve(lane, start))
+                if start != "earliest":
+                    begun[slot] = lane.position
+            lane.paused = lane.place in self._paused
+            self._lanes[slot] = lane
+            self._turn.append(slot)
+        if begun and self._membership is not None:
+            # Where a group began must not move, should we die before our first commit.
+            self._commit(begun)
+
+    def _drop(self, slots: Collection[Slot]) -> None:
+        for slot in slots:
+            lane = self._lanes.pop(slot, None)
+            if lane is not None:
+                self._turn.remove(slot)
+                lane.drop(GIVEN_UP)
+                self._count_lane(lane)
+
+    def _done(self, slot: Slot) -> int | None:
+        lane = self._lanes.get(slot)
+        return None if lane is None or lane.position == lane.committed else lane.position
+
+    def _leaving(self, slot: Slot) -> int | None:
+        return None if self._settings.commit is None else self._done(slot)
+
+    def _changed(self) -> dict[Slot, int]:
+        if self._membership is None:
+            return {}
+        found = {slot: self._done(slot) for slot in self._lanes}
+        return {slot: offset for slot, offset in found.items() if offset is not None}
+
+    def _commit(self, offsets: dict[Slot, int]) -> list[str]:
+        """Commits these; returns the names of the partitions that turned out to be lost."""
+        if not offsets or self._membership is None:
+            return []
+        lost = self._membership.commit(offsets)
+        for slot in offsets.keys() - lost:
+            self._lanes[slot].committed = offsets[slot]
+        self._counts.commits += len(lost) < len(offsets)
+        if not lost:
+            return []
+        self._counts.taken += len(lost)
+        self._counts.rebalances += 1
+        names = [f"{self._membership.name_of(slot[0])}/{slot[1]}" for slot in sorted(lost)]
+        self._drop(lost)
+        self.look_soon()
+        return names
+
+    def _count_lane(self, lane: Lane) -> None:
+        with lane.lock:
+            for portion in lane.portions:
+                self.count(portion)
+        self._counts.filtered += lane.filtered
+        self._counts.trimmed += lane.trimmed
+        lane.filtered = lane.trimmed = 0
+
+    def _report(self) -> None:
+        facts = self.statistics()
+        self._member.report({"received": facts.received, "acknowledged": facts.acknowledged, **facts.latency})
+
+
+def _at(lane: Lane, when: datetime | date) -> int:
+    topic = lane.topic
+    return topic.offset_at(when, by="time" if topic.time else "append")[lane.partition]

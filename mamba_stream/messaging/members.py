@@ -1,0 +1,336 @@
+"""Who is there: every client has a record with a lease, which it renews while it lives.
+
+Records of the namespace ``clients``, by the client's id. A client whose lease ended is gone for everybody else,
+whatever it thinks itself; its record is swept by whoever notices. Leases go by the wall clock of the machine: one
+that jumps ends leases early, which moves work, and loses none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Final
+
+import msgspec
+
+from mamba_stream.core.changes import MAX_RECORD_BYTES
+from mamba_stream.core.clock import Clock
+from mamba_stream.core.durations import duration_us
+from mamba_stream.errors import InvalidInput, LogUnavailable, MambaStreamError, PreconditionFailed
+from mamba_stream.messaging.books import Book, Change, Place
+from mamba_stream.messaging.interest import Interest
+
+CLIENTS: Final = "clients"
+SESSIONS: Final[Place] = ("sessions", "next")
+LEASE: Final = "10s"
+BALANCED: Final = "balanced"
+_RENEWALS: Final = 0.3
+"""When a lease is renewed, as a share of it: two renewals may fail."""
+
+
+class Client(msgspec.Struct, frozen=True, kw_only=True):
+    """A client as its record says.
+
+    Attributes:
+        id: Its key.
+        session: A number unique in the log; later clients have higher ones.
+        kind: ``publisher``, ``producer``, ``subscriber`` or ``consumer``.
+        name: What its user calls it.
+        group: Its group; empty where it has none.
+        reads: How it receives: ``balanced`` (its group's partitions are divided among such), ``assigned`` (it says
+            which), ``shared`` (message by message), ``alone`` (everything, without a group); empty where it sends.
+        interest: The topics it receives, or sends to.
+        host: The machine it runs on.
+        pid: Its process there.
+        since: When it came, in microseconds since the epoch.
+        until: When its lease ends, if it is not renewed.
+        counters: What it says of itself: ``sent``, ``received``, ``acknowledged``, ``latency_sum``, ...
+    """
+
+    id: str = ""
+    session: int = 0
+    kind: str
+    name: str = ""
+    group: str = ""
+    reads: str = ""
+    interest: Interest = Interest()
+    host: str = ""
+    pid: int = 0
+    since: int = 0
+    until: int = 0
+    counters: dict[str, float] = {}
+
+
+_decoder = msgspec.msgpack.Decoder(Client)
+_NOTHING: Final = Interest()
+
+
+def place_of(client: str) -> Place:
+    """Where the record of a client is."""
+    return CLIENTS, client
+
+
+def alive(records: Mapping[str, bytes], now: int) -> dict[str, Client]:
+    """Those of the records of ``clients`` whose leases last, by id.
+
+    Args:
+        records: What ``book.records(CLIENTS)`` gave.
+        now: Microseconds since the epoch.
+    """
+    return {key: client for key, value in records.items() if (client := _read(value)) and client.until > now}
+
+
+def sweep(book: Book, records: Mapping[str, bytes], now: int) -> None:
+    """Removes the records of those whose leases ended, if they still are as they were read."""
+    over = {
+        place_of(key): value
+        for key, value in records.items()
+        if (client := _read(value)) and client.until <= now
+    }
+    if over:
+        # Where one was renewed or swept meanwhile, the next look finds the others.
+        with contextlib.suppress(PreconditionFailed):
+            book.commit(Change(requires={**over}, records=dict.fromkeys(over)))
+
+
+def _read(value: bytes) -> Client | None:
+    try:
+        return _decoder.decode(value)
+    except msgspec.MsgspecError:
+        # Written by a version that is to come.
+        return None
+
+
+class Registration:
+    """A client's own record: no thread, and time is an argument.
+
+    Args:
+        book: Where clients are registered.
+        client: What to say; id, session and times are given here.
+        lease: In microseconds.
+    """
+
+    def __init__(self, book: Book, client: Client, lease: int) -> None:
+        self._book = book
+        self._lease = lease
+        self.client = client
+        self.present = False
+
+    def enter(self, now: int) -> None:
+        """Takes a session, and registers."""
+        while True:
+            known = self._book.get(SESSIONS)
+            session = 1 if known is None else int(known)
+            self.client = msgspec.structs.replace(
+                self.client, id=f"{session:08x}", session=session, since=now, until=now + self._lease
+            )
+            change = Change(
+                requires={SESSIONS: known},
+                records={
+                    SESSIONS: b"%d" % (session + 1),
+                    place_of(self.client.id): self._packed(self.client),
+                },
+            )
+            try:
+                self._book.commit(change)
+            except PreconditionFailed:
+                # Somebody else has that session.
+                continue
+            self.present = True
+            return
+
+    def renew(
+        self,
+        now: int,
+        *,
+        interest: Interest | None = None,
+        reads: str | None = None,
+        counters: Mapping[str, float] | None = None,
+    ) -> None:
+        """Renews the lease, even one that ended and was swept: who took what it had keeps it."""
+        known = self.client
+        client = msgspec.structs.replace(
+            known,
+            until=now + self._lease,
+            interest=known.interest if interest is None else interest,
+            reads=known.reads if reads is None else reads,
+            counters=known.counters if counters is None else dict(counters),
+        )
+        self._book.commit(Change(records={place_of(client.id): self._packed(client)}))
+        self.client = client
+        self.present = True
+
+    def check(self, counters: Mapping[str, float]) -> None:
+        """Raises ``InvalidInput`` where these counters would not fit."""
+        self._packed(msgspec.structs.replace(self.client, counters=dict(counters)))
+
+    def leave(self) -> None:
+        """Removes the record."""
+        self.present = False
+        self._book.commit(Change(records={place_of(self.client.id): None}))
+
+    def _packed(self, client: Client) -> bytes:
+        value = msgspec.msgpack.encode(client)
+        if len(value) > MAX_RECORD_BYTES:
+            raise InvalidInput(
+                f"what {client.kind} {client.name!r} tells of itself takes {len(value)} bytes, more than "
+                f"{MAX_RECORD_BYTES}: shorten its name, topics or counters"
+            )
+        return value
+
+
+class Member:
+    """A client that is there: registered, and kept so by a thread until it is closed.
+
+    Args:
+        book: Where clients are registered.
+        clock: Tells the time.
+        kind: ``publisher``, ``producer``, ``subscriber`` or ``consumer``.
+        group: Its group, if it has one.
+        name: What its user calls it.
+        reads: How it receives, as in :class:`Client`.
+        interest: Its topics.
+        lease: How long it is taken for alive after its last renewal.
+        renew: How often it renews; three in ten of the lease, unless told otherwise.
+        pulse: Something that changes as the client does its work. Where it has not for ``patience``, the client is
+            stuck, and its record is removed until :meth:`revive`.
+        patience: See ``pulse``; ``None``: for ever.
+    """
+
+    def __init__(
+        self,
+        book: Book,
+        clock: Clock,
+        *,
+        kind: str,
+        group: str = "",
+        name: str = "",
+        reads: str = "",
+        interest: Interest = _NOTHING,
+        lease: str | timedelta = LEASE,
+        renew: str | timedelta | None = None,
+        pulse: Callable[[], object] | None = None,
+        patience: str | timedelta | None = None,
+    ) -> None:
+        length = duration_us(lease, what="lease", zero=False)
+        every = (
+            length * _RENEWALS if renew is None else duration_us(renew, what="the time to renew", zero=False)
+        )
+        if every >= length:
+            raise InvalidInput(f"a lease of {lease!r} would end before it is renewed, every {renew!r}")
+        client = Client(
+            kind=kind,
+            group=group,
+            name=name,
+            reads=reads,
+            interest=interest,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+        )
+        self._clock = clock
+        self._registration = Registration(book, client, length)
+        self._pulse = pulse
+        self._patience = (
+            None if patience is None else duration_us(patience, what="patience", zero=False) / 1e6
+        )
+        self._every = every / 1e6
+        self._counters: Mapping[str, float] | None = None
+        self._turn = threading.Lock()
+        self._bell = threading.Event()
+        self._beat: object = None if pulse is None else pulse()
+        self._excused = clock.monotonic() + (self._patience or 0)
+        self._failure: MambaStreamError | None = None
+        self._registration.enter(clock.now())
+        self._thread = threading.Thread(target=self._live, name=f"mamba-stream {kind} {self.id}", daemon=True)
+        self._thread.start()
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+        return self._registration.client.id
+
+    @property
+    def session(self) -> int:
+        """Its session."""
+        return self._registration.client.session
+
+    @property
+    def client(self) -> Client:
+        """Its record, as it was last written."""
+        return self._registration.client
+
+    @property
+    def failure(self) -> MambaStreamError | None:
+        """Why its last renewal did not happen; ``None`` where it did."""
+        return self._failure
+
+    def report(self, counters: Mapping[str, float]) -> None:
+        """Puts these counters into its record at the next renewal.
+
+        Raises:
+            InvalidInput: They do not fit.
+        """
+        self._registration.check(counters)
+        self._counters = dict(counters)
+
+    def change(self, interest: Interest, reads: str) -> None:
+        """Tells everybody of other topics, at once."""
+        with self._turn:
+            self._registration.renew(
+                self._clock.now(), interest=interest, reads=reads, counters=self._counters
+            )
+
+    def revive(self) -> None:
+        """Registers again, where it was taken for stuck."""
+        if self._registration.present:
+            return
+        with self._turn:
+            self._excused = max(self._excused, self._clock.monotonic() + (self._patience or 0))
+            self._registration.renew(self._clock.now(), counters=self._counters)
+
+    def excuse(self, seconds: float) -> None:
+        """It is not stuck before so many seconds from now."""
+        self._excused = max(self._excused, self._clock.monotonic() + seconds)
+
+    def close(self) -> None:
+        """Ends the thread, and removes the record."""
+        if self._bell.is_set():
+            return
+        self._bell.set()
+        self._thread.join()
+        # A record that cannot be removed ends with its lease.
+        with contextlib.suppress(MambaStreamError):
+            self._registration.leave()
+
+    def _live(self) -> None:
+        while not self._bell.wait(self._every):
+            try:
+                self._renew()
+                self._failure = None
+            except LogUnavailable as error:
+                self._failure = error
+                return
+            except MambaStreamError as error:
+                # The next renewal may succeed (DiskFull); where none does, the lease ends.
+                self._failure = error
+
+    def _renew(self) -> None:
+        with self._turn:
+            if self._stuck():
+                if self._registration.present:
+                    self._registration.leave()
+            elif self._registration.present:
+                self._registration.renew(self._clock.now(), counters=self._counters)
+
+    def _stuck(self) -> bool:
+        if self._pulse is None or self._patience is None:
+            return False
+        beat, now = self._pulse(), self._clock.monotonic()
+        if beat != self._beat:
+            self._beat = beat
+            self._excused = max(self._excused, now + self._patience)
+        return now > self._excused
