@@ -137,7 +137,7 @@ class Courier:
             group.settle([lease for of, lease in leases if of is group])
 
     def close(self) -> None:
-        """Gives back what was not handed out, and writes what was settled. What is in hand stays until its time ends."""
+        """Gives back what was not handed out, writes what was settled, and leaves what is in hand to its time."""
         self._over.set()
         self._bell.set()
         if self._keeper is not None:
@@ -184,7 +184,7 @@ class Courier:
                 for message, (lease, since) in self._inhand.items()
                 if now > max(since + self._visibility, lease.until.get(message.offset, 0))
             ]
-            waiting = []
+            waiting: list[tuple[Lease, Message]] = []
             for lease, message in late:
                 behind = self._busy.get(_key(lease, message))
                 if behind:

@@ -33,7 +33,9 @@ class Keeper(Protocol):
     def last(self, attempt: int) -> bool: ...
     def holds(self, lease: Lease) -> bool: ...
     def settle(self, leases: Sequence[Lease]) -> None: ...
-    def write(self, leases: Sequence[Lease], transaction: Transaction | None = None) -> None: ...
+    def write(
+        self, leases: Sequence[Lease], transaction: Transaction | None = None, done: int | None = None
+    ) -> None: ...
 
 
 class Lease:
@@ -149,12 +151,11 @@ class Lease:
         except BaseException:
             transaction.abort()
             raise
-        self.done.append(offset)
         try:
-            self.keeper.write([self], transaction)
+            # Not by way of ``done``: others write that, without the transaction.
+            self.keeper.write([self], transaction, offset)
         except BaseException as error:
             # Not done, as far as this process knows; if it is, the next write finds that the record has changed.
-            self.done.remove(offset)
             self.left.add(offset)
             if self.stale and isinstance(error, PreconditionFailed):
                 raise self._ended(offset) from error

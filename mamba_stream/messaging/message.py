@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -25,6 +26,14 @@ from mamba_stream.messaging.schema import (
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+class Rule(Protocol):
+    """Decides on columns which rows become messages."""
+
+    def mask(self, batch: pa.RecordBatch) -> np.ndarray[tuple[int], np.dtype[np.bool_]] | None:
+        """For every row whether it does; ``None``: all do."""
+        ...
+
+
 class Delivery(Protocol):
     """What stands behind a message: whoever handed it out, and keeps the books."""
 
@@ -32,7 +41,7 @@ class Delivery(Protocol):
     """How often its messages were delivered, this time included; counted from 1."""
 
     def ack(self, offset: int) -> None: ...
-    def nack(self, offset: int, delay: str | timedelta | None) -> None: ...
+    def nack(self, offset: int, delay: str | timedelta | None, cause: str) -> None: ...
     def reject(self, offset: int, cause: str) -> None: ...
     def extend(self, offset: int, by: str | timedelta) -> None: ...
     def transaction(self, offset: int) -> AbstractContextManager[Transaction]: ...
@@ -50,6 +59,13 @@ class Block:
         self.offsets = offsets
         self.append_time = append_time
         self.plain = not is_message_schema(data.schema)
+        self._masks: dict[int, np.ndarray[tuple[int], np.dtype[np.bool_]] | None] = {}
+
+    def mask_of(self, rule: Rule) -> np.ndarray[tuple[int], np.dtype[np.bool_]] | None:
+        """Which rows a rule lets pass; ``None``: all."""
+        if id(rule) not in self._masks:
+            self._masks[id(rule)] = rule.mask(self.data)
+        return self._masks[id(rule)]
 
     @cached_property
     def kinds(self) -> list[int]:
@@ -121,6 +137,11 @@ class Message:
         shown = value if len(value) <= 60 else value[:60] + "…"
         return f"Message({shown}, topic={self.topic!r}, partition={self.partition}, offset={self.offset})"
 
+    def passes(self, rule: Rule) -> bool:
+        """Whether a rule lets it pass; asked once for all messages that became messages together."""
+        mask = self._block.mask_of(rule)
+        return mask is None or bool(mask[self._row])
+
     @property
     def topic(self) -> str:
         """The topic it came from."""
@@ -175,13 +196,15 @@ class Message:
         """
         self._delivery.ack(self.offset)
 
-    def nack(self, delay: str | timedelta | None = None) -> None:
+    def nack(self, delay: str | timedelta | None = None, cause: str = "not acknowledged") -> None:
         """Not done: delivered again after ``delay``, or after the subscription's back-off.
+
+        After the last attempt it goes to the dead letters, with the cause.
 
         Raises:
             StaleLease: The lease ended, or it was settled before.
         """
-        self._delivery.nack(self.offset, delay)
+        self._delivery.nack(self.offset, delay, cause)
 
     def reject(self, cause: str = "rejected") -> None:
         """Never to be done: goes to the dead letters, with the cause.

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -24,10 +24,11 @@ from mamba_stream.errors import OffsetTrimmed, PreconditionFailed
 from mamba_stream.log import Log, LogBatch, Topic, Transaction
 from mamba_stream.messaging.books import Book, Change, Place
 from mamba_stream.messaging.deadletters import Death, dead_rows, dead_topic
+from mamba_stream.messaging.latency import Latencies
 from mamba_stream.messaging.lease import Lease
+from mamba_stream.messaging.message import Rule
 from mamba_stream.messaging.parts import (
     Groups,
-    Mask,
     Part,
     all_held_up,
     floors_of,
@@ -66,14 +67,6 @@ _priorities = msgspec.msgpack.Decoder(dict[int, dict[int, int]])
 _cursor = msgspec.msgpack.Decoder(tuple[int, int])
 
 
-class Rule(Protocol):
-    """Decides on columns which rows are messages of a group."""
-
-    def mask(self, batch: pa.RecordBatch) -> Mask | None:
-        """Which rows; ``None``: all."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Terms:
     """How a group shares a topic. Times in microseconds.
@@ -97,7 +90,7 @@ class Terms:
 
 @dataclass(slots=True)
 class Counts:
-    """What became of messages here. Latency: microseconds from append to acknowledgement, over all of them."""
+    """What became of messages here; latencies are from the append to when the acknowledgement was written."""
 
     delivered: int = 0
     acknowledged: int = 0
@@ -106,7 +99,7 @@ class Counts:
     expired: int = 0
     stale: int = 0
     trimmed: int = 0
-    latency: int = 0
+    latencies: Latencies = field(default_factory=Latencies)
 
 
 class SharedGroup:
@@ -410,8 +403,15 @@ class SharedGroup:
                 except PreconditionFailed:
                     continue
 
-    def write(self, leases: Sequence[Lease], transaction: Transaction | None = None) -> None:
+    def write(
+        self, leases: Sequence[Lease], transaction: Transaction | None = None, done: int | None = None
+    ) -> None:
         """Writes what was settled in these leases together with the transaction, all or nothing.
+
+        Args:
+            leases: The leases.
+            transaction: What else is to be committed.
+            done: The message of the first lease that is done by that.
 
         Raises:
             PreconditionFailed: A lease ended, and is marked stale; or what the transaction requires is not so.
@@ -420,7 +420,8 @@ class SharedGroup:
             for lease in sorted(leases, key=id):
                 locks.enter_context(lease.writing)
             change = Change()
-            outcomes = [self._outcome(change, lease) for lease in leases]
+            outcomes = [self._outcome(change, leases[0], done)]
+            outcomes += [self._outcome(change, lease) for lease in leases[1:]]
             try:
                 self._book.commit(change, transaction)
             except PreconditionFailed:
@@ -432,9 +433,10 @@ class SharedGroup:
             for outcome in outcomes:
                 self._settled(outcome)
 
-    def _outcome(self, change: Change, lease: Lease) -> _Outcome:
+    def _outcome(self, change: Change, lease: Lease, also: int | None = None) -> _Outcome:
         run, key, value = lease.run, lease.key, b""
-        done, again, dead = lease.done[:], lease.again[:], lease.dead[:]
+        written, again, dead = lease.done[:], lease.again[:], lease.dead[:]
+        done = written if also is None else [*written, also]
         gone = {*done, *(offset for offset, _, _ in again), *(death.offset for death in dead)}
         change.requires[self._runs, key] = lease.value
         change.records[self._runs, key] = None
@@ -457,7 +459,7 @@ class SharedGroup:
             ]
             ordered = [deaths[offset] for offset in joined(parts).tolist()]
             self._bury(change, run.partition, parts, ordered, self.clock.now())
-        return _Outcome(lease, key, value, run, done, again, dead)
+        return _Outcome(lease, key, value, run, len(written), done, again, dead)
 
     def _settled(self, outcome: _Outcome) -> None:
         lease = outcome.lease
@@ -469,12 +471,13 @@ class SharedGroup:
         lease.key, lease.value, lease.run = outcome.key, outcome.value, outcome.run
         now = self.clock.now()
         done = np.array(outcome.done, np.int64)
-        latency = sum(int(np.isin(done, p.offsets).sum()) * (now - p.append_time) for p in lease.parts)
         with self._counting:
+            for part in lease.parts if outcome.done else ():
+                if count := int(np.isin(done, part.offsets).sum()):
+                    self.counts.latencies.add(now - part.append_time, count)
             self.counts.acknowledged += len(outcome.done)
             self.counts.retried += len(outcome.again)
             self.counts.dead += len(outcome.dead)
-            self.counts.latency += latency
 
     def _bury(
         self, change: Change, partition: int, parts: Sequence[Part], deaths: list[Death], now: int
@@ -626,6 +629,8 @@ class _Outcome:
     key: str
     value: bytes
     run: Pending
+    noted: int
+    """How many of ``done`` the lease had noted."""
     done: list[int]
     again: list[tuple[int, int, int]]
     dead: list[Death]
