@@ -9,12 +9,15 @@ Streams: :func:`stream` begins one, its verbs build on it (:func:`tumbling` and 
 :func:`concat` unites), :func:`pipeline` names what comes out, :func:`run` and :func:`start` set it to work as
 a :class:`Job`. Building runs nothing.
 
+Messages: a :class:`Publisher` or a :class:`Producer` sends them to a topic, where a :class:`RoutingPolicy` and
+:class:`FilterRule` objects say which go where.
+
 Errors: all descend from :class:`MambaStreamError`; ``mamba_stream.errors`` draws the tree.
 
 The rooms of the house, each importing only from those below it::
 
     cli                 the command `mamba-stream`
-    dsl                 streams and windows: thin verbs that build a plan
+    dsl | messaging     streams and windows, thin verbs that build a plan; message queues on the log
     runtime             tasks, watermarks, state, jobs
     plan                a pipeline as data: nodes, validation, splitting of aggregates, explain
     operators | log     vectorised steps that know no log; the log, which knows no steps
@@ -70,6 +73,7 @@ if TYPE_CHECKING:
         PartitionNotFound,
         PipelineRefused,
         PreconditionFailed,
+        QueueFull,
         ReadOnlyLog,
         SchemaMismatch,
         SequenceGap,
@@ -83,6 +87,18 @@ if TYPE_CHECKING:
         LogBatch,
         Reader,
         Transaction,
+    )
+    from mamba_stream.messaging.producer import (
+        Producer,
+    )
+    from mamba_stream.messaging.publisher import (
+        Publisher,
+    )
+    from mamba_stream.messaging.routing import (
+        RoutingPolicy,
+    )
+    from mamba_stream.messaging.rules import (
+        FilterRule,
     )
     from mamba_stream.plan import (
         Pipeline,
@@ -100,6 +116,7 @@ __all__ = [
     "DataCorrupted",
     "DiskFull",
     "ExpressionRefused",
+    "FilterRule",
     "ForkedProcess",
     "InvalidInput",
     "InvalidName",
@@ -124,8 +141,12 @@ __all__ = [
     "Pipeline",
     "PipelineRefused",
     "PreconditionFailed",
+    "Producer",
+    "Publisher",
+    "QueueFull",
     "ReadOnlyLog",
     "Reader",
+    "RoutingPolicy",
     "SchemaMismatch",
     "SequenceGap",
     "StateTooLarge",
@@ -162,6 +183,10 @@ _HOME = {
     "LogBatch": "mamba_stream.log",
     "Reader": "mamba_stream.log",
     "Transaction": "mamba_stream.log",
+    "Producer": "mamba_stream.messaging.producer",
+    "Publisher": "mamba_stream.messaging.publisher",
+    "RoutingPolicy": "mamba_stream.messaging.routing",
+    "FilterRule": "mamba_stream.messaging.rules",
     "Pipeline": "mamba_stream.plan",
     "Job": "mamba_stream.runtime",
 }

@@ -21,6 +21,7 @@ knows nothing of this package.
     │   ├── PreconditionFailed                 a record, an offset or an epoch was not as expected
     │   ├── SequenceGap                        a producer's sequence number skips or runs backwards
     │   ├── TopicEnded                         an append to a topic that was ended
+    │   ├── QueueFull                          a bounded topic has no room, and rejects what comes
     │   └── DiskFull                           no room; append again once there is
     ├── CommitUnknown                      the commit may or may not have happened; reopen and look
     ├── LogUnavailable                     the log cannot be opened or used from here
@@ -109,6 +110,10 @@ class SequenceGap(NotCommitted):
 
 class TopicEnded(NotCommitted):
     """The topic was ended: it takes no more rows."""
+
+
+class QueueFull(NotCommitted):
+    """A bounded topic has no room for these messages; they were not taken."""
 
 
 class DiskFull(NotCommitted):
