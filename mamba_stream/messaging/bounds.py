@@ -70,10 +70,14 @@ def bound(max_messages: object, max_bytes: object, when_full: object, topic: str
     """
     for what, value in (("max_messages", max_messages), ("max_bytes", max_bytes)):
         if value is not None and not is_whole(value, 1):
-            raise InvalidInput(f"topic {topic!r}: {what}={value!r:.40}; give a number from 1 on, or leave it out")
+            raise InvalidInput(
+                f"topic {topic!r}: {what}={value!r:.40}; give a number from 1 on, or leave it out"
+            )
     if when_full not in WHEN_FULL:
         hint = did_you_mean(when_full, WHEN_FULL) if isinstance(when_full, str) else ""
-        raise InvalidInput(f"topic {topic!r}: when_full={when_full!r:.40}{hint}; choose {', '.join(WHEN_FULL)}")
+        raise InvalidInput(
+            f"topic {topic!r}: when_full={when_full!r:.40}{hint}; choose {', '.join(WHEN_FULL)}"
+        )
     if max_messages is None and max_bytes is None:
         return None
     return Bound(max_messages, max_bytes, when_full)  # type: ignore[arg-type]
@@ -120,11 +124,11 @@ def shared_floor(log: Log, topic: Topic, group: str) -> dict[int, int]:
     """What one group that shares the topic needs next, by partition."""
     cursors: dict[int, dict[int, int]] = {}
     for key, value in log.records(f"cursor/{group}/{topic.number}").items():
-        partition, _, priority = key.partition(".")
-        cursors.setdefault(int(partition), {})[int(priority)] = msgspec.msgpack.decode(value)[0]
+        number, _, priority = key.partition(".")
+        cursors.setdefault(int(number), {})[int(priority)] = msgspec.msgpack.decode(value)[0]
     known = log.record(PRIORITIES, str(topic.number))
     begins = {} if known is None else _priorities.decode(known)
-    floors = {}
+    floors: dict[int, int] = {}
     for partition, by_priority in cursors.items():
         # A priority that has no cursor yet is read from where it begins.
         begun = (starts.get(partition, 0) for number, starts in begins.items() if number not in by_priority)
@@ -258,7 +262,9 @@ def _oldest(topic: Topic, begins: dict[int, int], rows: int) -> dict[int, int]:
     trims: dict[int, int] = {}
     line: list[tuple[int, int, Any]] = []
     readers = {
-        partition: topic.reader(start={partition: begin}, partitions=[partition], columns=topic.schema.names[:1])
+        partition: topic.reader(
+            start={partition: begin}, partitions=[partition], columns=topic.schema.names[:1]
+        )
         for partition, begin in begins.items()
     }
 

@@ -23,7 +23,7 @@ from mamba_stream.core.names import did_you_mean
 from mamba_stream.core.schemas import polars_schema
 from mamba_stream.core.trees import columns as columns_of, short
 from mamba_stream.errors import ColumnNotFound, InvalidInput
-from mamba_stream.messaging.schema import KEY_SHIFT, encode_key, is_message_schema
+from mamba_stream.messaging.schema import KEY_SHIFT, MESSAGES, encode_key
 from mamba_stream.operators.single import twice
 from mamba_stream.plan.expressions import check_row_wise
 
@@ -96,9 +96,7 @@ class OnHeader:
         return {HEADERS}
 
     def check(self, schema: pa.Schema) -> None:
-        if not is_message_schema(schema) and not (
-            HEADERS in schema.names and pa.types.is_map(schema.field(HEADERS).type)
-        ):
+        if HEADERS not in schema.names or schema.field(HEADERS).type != MESSAGES.field(HEADERS).type:
             raise InvalidInput(
                 f"{self}: rows of this topic have no headers; say on='column' for one of its columns: "
                 f"{', '.join(schema.names)}"
@@ -164,7 +162,15 @@ class OnColumn:
         check_predicate(self._expression(dtype), pa.schema([schema.field(self.name)]), str(self))
 
     def _is_key(self, schema: pa.Schema) -> bool:
-        return self.name == "key" and is_message_schema(schema) and self.operator != "exists"
+        """Whether it is the key of messages; known by its columns, as only those that are needed may be there."""
+        return (
+            self.name == "key"
+            and self.operator != "exists"
+            and all(
+                name in schema.names and schema.field(name).type == MESSAGES.field(name).type
+                for name in ("key", "kind")
+            )
+        )
 
     def _keys(self) -> list[tuple[bytes | None, int]]:
         values = self.value if self.operator == "in" else (self.value,)
@@ -316,8 +322,8 @@ def _checked(where: str, operator: str, value: Any, header: bool) -> Any:
         return None
     if operator == "matches":
         try:
-            pc.match_substring_regex(pa.array([], pa.large_string()), value)
-        except (pa.ArrowException, TypeError, AttributeError) as error:
+            pc.match_substring_regex(pa.array([""], pa.large_string()), value)
+        except (pa.ArrowException, TypeError, AttributeError, UnicodeError) as error:
             raise InvalidInput(f"{where}: {value!r:.80} is no regular expression: {error}") from error
         return value
     if operator == "in":
@@ -329,7 +335,9 @@ def _checked(where: str, operator: str, value: Any, header: bool) -> Any:
 
 def _scalar(where: str, value: Any, header: bool, *, numbers: bool) -> Any:
     if value is None:
-        raise InvalidInput(f"{where} compares with nothing: use op='exists', or negate that, for what is missing")
+        raise InvalidInput(
+            f"{where} compares with nothing: use op='exists', or negate that, for what is missing"
+        )
     if header:
         number = numbers and isinstance(value, (int, float)) and not isinstance(value, bool)
         if not number and not isinstance(value, (str, bytes)):
@@ -385,5 +393,3 @@ def _shown(of: OnHeader | OnColumn) -> str:
 def combined(how: str, parts: Sequence[Condition]) -> Condition:
     """These as one; a single one that must hold is itself."""
     return parts[0] if len(parts) == 1 and how != "none" else Combined(how, tuple(parts))
-
-

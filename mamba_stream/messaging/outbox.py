@@ -127,7 +127,9 @@ class Outbox:
                 self._work.notify()
         return Sent(parcel, at)
 
-    def put_batch(self, lane: Lane, batch: pa.RecordBatch, given: Partitions | int | None, size: int) -> SentMany:
+    def put_batch(
+        self, lane: Lane, batch: pa.RecordBatch, given: Partitions | int | None, size: int
+    ) -> SentMany:
         """Takes rows of the topic's schema."""
         with self._lock:
             if self._trouble:
@@ -191,7 +193,9 @@ class Outbox:
             done = self._change.wait_for(lambda: parcel.settled > row or self._forked, timeout)
         self._check_forked()
         if not done:
-            raise TimeoutError(f"a message to topic {parcel.lane.name!r} is still under way after {timeout} seconds")
+            raise TimeoutError(
+                f"a message to topic {parcel.lane.name!r} is still under way after {timeout} seconds"
+            )
 
     def listen(self, parcel: Parcel, row: int, callback: Callable[[], object]) -> bool:
         """Calls back once a row is settled; says no where it is already."""
@@ -241,7 +245,7 @@ class Outbox:
 
     def retire(self) -> None:
         """Nobody holds it any more: sends what is left, then ends. May be called from within a collection."""
-        # Whoever is interrupted by it may hold the lock. As the program ends no thread can be had, and finish() is called.
+        # Whoever is interrupted by it may hold the lock. As the program ends there is no thread, but finish().
         if self in _open:
             with contextlib.suppress(RuntimeError):
                 threading.Thread(target=self._retire, name="mamba-stream retiring", daemon=True).start()
@@ -261,7 +265,9 @@ class Outbox:
         try:
             self.flush(_QUIET_EXIT)
         except TimeoutError:
-            sys.stderr.write(f"mamba-stream: {self.waiting[0]} messages are still to be sent; Ctrl-C gives them up\n")
+            sys.stderr.write(
+                f"mamba-stream: {self.waiting[0]} messages are still to be sent; Ctrl-C gives them up\n"
+            )
             self.flush()
 
     @property
@@ -308,7 +314,9 @@ class Outbox:
 
     def _wait_for_room(self, size: int) -> None:
         self._wake()
-        self._change.wait_for(lambda: not self._bytes or self._bytes + size <= self._max_bytes or self._trouble)
+        self._change.wait_for(
+            lambda: not self._bytes or self._bytes + size <= self._max_bytes or self._trouble
+        )
         if self._trouble:
             self._raise()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Any, Final
 
 import numpy as np
@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mamba_stream.core.batches import to_batches
-from mamba_stream.core.durations import to_time
+from mamba_stream.core.clock import Clock
+from mamba_stream.core.durations import duration_us, to_time
 from mamba_stream.core.names import did_you_mean
 from mamba_stream.core.numbers import is_whole
 from mamba_stream.errors import InvalidInput, SchemaMismatch
@@ -35,110 +36,192 @@ ROW_BYTES: Final = 64
 """What a message takes besides its own bytes, about."""
 _OF = {field.name: field.type for field in MESSAGES}
 _TIME = _OF["time"]
+Moment = datetime | date | str
 
 
-def moment(value: datetime | date | str, what: str) -> int:
+class Packer:
+    """Makes rows of what is sent, and refuses what cannot be.
+
+    Args:
+        clock: The clock.
+        most: The size of the largest message.
+    """
+
+    def __init__(self, clock: Clock, most: int) -> None:
+        self._now = clock.now
+        self._most = most
+
+    def message(
+        self,
+        lane: Lane,
+        value: Any,
+        key: str | bytes | int | None,
+        headers: Headers | None,
+        event_type: str | None,
+        partition: int | None,
+        timestamp: Moment | None,
+        delay: str | timedelta | None,
+        at: Moment | None,
+        priority: int,
+    ) -> tuple[tuple[Any, ...], int]:
+        """A message as a parcel takes it, and its size.
+
+        Raises:
+            InvalidInput: It cannot be sent.
+        """
+        data, kind = encode_value(value)
+        size = 0 if data is None else len(data)
+        key_data = None
+        if key is not None:
+            key_data, key_kind = encode_key(key)
+            kind |= key_kind
+            size += len(key_data or b"")
+        pairs = None
+        if headers is not None:
+            pairs = encode_headers(headers) or None
+            size += sum(len(name) + len(part) for name, part in pairs or ())
+        if event_type is not None:
+            size += len(_event_type(event_type))
+        if size > self._most:
+            raise _too_large(lane, size, self._most)
+        if priority != 0 or type(priority) is not int:
+            _priority(priority)
+        if partition is not None:
+            partition = check_partition(partition, lane.name, lane.partitions)
+        elif lane.route is not None and lane.route.choose is not None:
+            message = Outgoing(lane.name, value, key, headers or {}, event_type, priority)
+            partition = chosen(lane.route, message, lane.partitions)
+        time = self._now() if timestamp is None else _moment(timestamp, "timestamp")
+        deliver_at = None if delay is None and at is None else self._deliver_at(delay, at)
+        row = (data, kind, key_data, pairs, event_type, time, deliver_at, priority, partition)
+        return row, size + ROW_BYTES
+
+    def row(
+        self,
+        lane: Lane,
+        value: Any,
+        key: object,
+        headers: object,
+        event_type: object,
+        partition: int | None,
+        timestamp: object,
+        delay: object,
+        at: object,
+        priority: object,
+    ) -> tuple[pa.RecordBatch, int | None, int]:
+        """One row of a typed topic, where it was told to go, and its size."""
+        _only_messages(lane, key, headers, event_type, timestamp, delay, at, priority)
+        if not isinstance(value, dict):
+            raise InvalidInput(
+                f"topic {lane.name!r} takes rows, as dicts with {', '.join(lane.topic.schema.names)}, not "
+                f"{type(value).__name__} {value!r:.60}; send frames with send_many(...)"
+            )
+        (batch,) = to_batches([value], lane.topic.schema, to=f"topic {lane.name!r}")
+        if batch.nbytes > self._most:
+            raise _too_large(lane, batch.nbytes, self._most)
+        if partition is not None:
+            partition = check_partition(partition, lane.name, lane.partitions)
+        elif lane.route is not None and lane.route.choose is not None:
+            partition = chosen(lane.route, Outgoing(lane.name, value), lane.partitions)
+        return batch, partition, batch.nbytes
+
+    def many(
+        self,
+        lane: Lane,
+        values: Any,
+        keys: Any,
+        headers: Headers | None,
+        event_type: str | None,
+        partition: int | None,
+        timestamp: Moment | None,
+        delay: str | timedelta | None,
+        at: Moment | None,
+        priority: int,
+    ) -> tuple[pa.RecordBatch, Partitions | int | None, int]:
+        """Many messages as one batch, where they were told to go, and their size.
+
+        Raises:
+            InvalidInput: They cannot be sent.
+        """
+        if not lane.messages:
+            _only_messages(lane, keys, headers, event_type, timestamp, delay, at, priority)
+            return self.rows(lane, values, partition)
+        _priority(priority)
+        time = self._now() if timestamp is None else _moment(timestamp, "timestamp")
+        deliver_at = None if delay is None and at is None else self._deliver_at(delay, at)
+        if _is_frame(values):
+            if keys is not None:
+                raise InvalidInput(
+                    f"topic {lane.name!r}: a frame has its keys in a column 'key', not in keys="
+                )
+            batch = _from_frame(lane, values, headers, event_type, time, deliver_at, priority)
+        else:
+            data, kinds = _values(lane, values)
+            key_data, key_kinds = _keys(lane, keys, len(data))
+            batch = _batch(data, kinds + key_kinds, key_data, headers, event_type, time, deliver_at, priority)
+        return self._placed(lane, batch, partition)
+
+    def rows(
+        self, lane: Lane, data: Any, partition: int | None
+    ) -> tuple[pa.RecordBatch, Partitions | int | None, int]:
+        """Rows of the topic's own columns, as :meth:`many`."""
+        schema = lane.topic.schema
+        return self._placed(
+            lane, _joined(to_batches(data, schema, to=f"topic {lane.name!r}"), schema), partition
+        )
+
+    def _placed(
+        self, lane: Lane, batch: pa.RecordBatch, partition: int | None
+    ) -> tuple[pa.RecordBatch, Partitions | int | None, int]:
+        size = batch.nbytes
+        if size > self._most and lane.messages and batch.num_rows:
+            _check_sizes(lane, batch, self._most)
+        given: Partitions | int | None = None
+        if partition is not None:
+            given = check_partition(partition, lane.name, lane.partitions)
+        elif lane.route is not None and lane.route.choose is not None:
+            given = _chosen_rows(lane, batch)
+        return batch, given, size
+
+    def _deliver_at(self, delay: str | timedelta | None, at: Moment | None) -> int | None:
+        if delay is None:
+            return None if at is None else _moment(at, "at")
+        if at is not None:
+            raise InvalidInput(f"delay={delay!r} and at={at!s:.40}: give one of them")
+        return self._now() + duration_us(delay, what="delay")
+
+
+def _moment(value: Moment, what: str) -> int:
     """A time in microseconds since the epoch; naive is UTC."""
     return to_time(value, _TIME, what=what)
 
 
-def row_of(
+def _only_messages(
     lane: Lane,
-    value: Any,
-    key: str | bytes | int | None,
-    headers: Headers | None,
-    event_type: str | None,
-    partition: int | None,
-    time: int,
-    deliver_at: int | None,
-    priority: int,
-    most: int,
-) -> tuple[tuple[Any, ...], int]:
-    """A message as a parcel takes it, and its size.
-
-    Raises:
-        InvalidInput: It cannot be sent.
-    """
-    data, kind = encode_value(value)
-    size = 0 if data is None else len(data)
-    key_data = None
-    if key is not None:
-        key_data, key_kind = encode_key(key)
-        kind |= key_kind
-        size += len(key_data)  # type: ignore[arg-type]  # only None has none
-    pairs = None
-    if headers is not None:
-        pairs = encode_headers(headers)
-        size += sum(len(name) + len(part) for name, part in pairs)
-        pairs = pairs or None
-    if event_type is not None:
-        size += len(_event_type(event_type))
-    if size > most:
-        raise _too_large(lane, size, most)
-    if priority != 0 or type(priority) is not int:
-        _priority(priority)
-    if partition is not None:
-        partition = check_partition(partition, lane.name, lane.partitions)
-    elif lane.route is not None and lane.route.choose is not None:
-        message = Outgoing(lane.name, value, key, headers or {}, event_type, priority)
-        partition = chosen(lane.route, message, lane.partitions)
-    return (data, kind, key_data, pairs, event_type, time, deliver_at, priority, partition), size + ROW_BYTES
-
-
-def row_of_typed(lane: Lane, value: Any, partition: int | None, most: int) -> tuple[pa.RecordBatch, int | None]:
-    """One row of a typed topic."""
-    if not isinstance(value, dict):
+    key: object,
+    headers: object,
+    event_type: object,
+    timestamp: object,
+    delay: object,
+    at: object,
+    priority: object,
+) -> None:
+    """Refuses, for a typed topic, what only messages have."""
+    given = {
+        "key": key,
+        "headers": headers,
+        "event type": event_type,
+        "timestamp": timestamp,
+        "delay": delay,
+        "time of delivery": at,
+        "priority": priority or None,
+    }
+    names = [name for name, value in given.items() if value is not None]
+    if names:
         raise InvalidInput(
-            f"topic {lane.name!r} takes rows, as dicts with {', '.join(lane.topic.schema.names)}, not "
-            f"{type(value).__name__} {value!r:.60}; send frames with send_many(...)"
+            f"topic {lane.name!r} has columns of its own ({', '.join(lane.topic.schema.names)}), and a row has no "
+            f"{' or '.join(names)}: give it a column for that"
         )
-    (batch,) = to_batches([value], lane.topic.schema, to=f"topic {lane.name!r}")
-    if batch.nbytes > most:
-        raise _too_large(lane, batch.nbytes, most)
-    if partition is not None:
-        return batch, check_partition(partition, lane.name, lane.partitions)
-    if lane.route is not None and lane.route.choose is not None:
-        return batch, chosen(lane.route, Outgoing(lane.name, value), lane.partitions)
-    return batch, None
-
-
-def batch_of(
-    lane: Lane,
-    values: Any,
-    keys: Any,
-    headers: Headers | None,
-    event_type: str | None,
-    partition: int | None,
-    time: int,
-    deliver_at: int | None,
-    priority: int,
-    most: int | None,
-    *,
-    as_rows: bool = False,
-) -> tuple[pa.RecordBatch, Partitions | int | None, int]:
-    """Many messages as one batch, where they were told to go, and their size.
-
-    Raises:
-        InvalidInput: They cannot be sent.
-    """
-    _priority(priority)
-    if not lane.messages or as_rows:
-        batch = _joined(to_batches(values, lane.topic.schema, to=f"topic {lane.name!r}"), lane.topic.schema)
-    elif _is_frame(values):
-        if keys is not None:
-            raise InvalidInput(f"topic {lane.name!r}: a frame has its keys in a column 'key', not in keys=")
-        batch = _from_frame(lane, values, headers, event_type, time, deliver_at, priority)
-    else:
-        data, kinds = _values(lane, values)
-        key_data, key_kinds = _keys(lane, keys, len(data))
-        batch = _batch(data, kinds + key_kinds, key_data, headers, event_type, time, deliver_at, priority)
-    size = _check_sizes(lane, batch, most)
-    given: Partitions | int | None = None
-    if partition is not None:
-        given = check_partition(partition, lane.name, lane.partitions)
-    elif lane.route is not None and lane.route.choose is not None:
-        given = _chosen_rows(lane, batch)
-    return batch, given, size
 
 
 def _batch(
@@ -180,7 +263,9 @@ def _values(lane: Lane, values: Any) -> tuple[pa.Array, np.ndarray[Any, Any]]:
         return pa.array(values, pa.large_binary()), np.full(len(values), BYTES, np.uint8)
     if found == {str}:
         try:
-            return pa.array(values, pa.large_string()).cast(pa.large_binary()), np.full(len(values), TEXT, np.uint8)
+            return pa.array(values, pa.large_string()).cast(pa.large_binary()), np.full(
+                len(values), TEXT, np.uint8
+            )
         except UnicodeEncodeError:
             # The encoder says which one, and what to do.
             pass
@@ -193,9 +278,13 @@ def _keys(lane: Lane, keys: Any, count: int) -> tuple[pa.Array, np.ndarray[Any, 
     if keys is None:
         return pa.nulls(count, pa.large_binary()), np.zeros(count, np.uint8)
     if isinstance(keys, (str, bytes)) or not hasattr(keys, "__len__"):
-        raise InvalidInput(f"topic {lane.name!r}: keys= is a list with a key for each value, not {keys!r:.60}")
+        raise InvalidInput(
+            f"topic {lane.name!r}: keys= is a list with a key for each value, not {keys!r:.60}"
+        )
     if len(keys) != count:
-        raise InvalidInput(f"topic {lane.name!r}: {len(keys)} keys for {count} values: give one for each, or None")
+        raise InvalidInput(
+            f"topic {lane.name!r}: {len(keys)} keys for {count} values: give one for each, or None"
+        )
     if isinstance(keys, (pl.Series, pa.Array, pa.ChunkedArray)):
         data, kinds = _texts(lane, keys, "keys")
         kinds[data.is_null().to_numpy(zero_copy_only=False)] = 0
@@ -243,8 +332,8 @@ def _from_frame(
         if name not in MESSAGES.names:
             raise SchemaMismatch(
                 f"topic {lane.name!r} takes messages, which have no column {name!r}"
-                f"{did_you_mean(name, MESSAGES.names)}; they have {', '.join(MESSAGES.names)}. Send rows as values with "
-                ".to_dicts(), or create a topic with schema="
+                f"{did_you_mean(name, MESSAGES.names)}; they have {', '.join(MESSAGES.names)}. Send rows as "
+                "values with .to_dicts(), or create a topic with schema="
             )
     if "value" not in frame.columns:
         raise SchemaMismatch(f"topic {lane.name!r}: the frame has no column 'value'")
@@ -257,13 +346,17 @@ def _from_frame(
         schema = pa.schema([MESSAGES.field(name) for name in own])
         columns = _joined(to_batches(frame.select(own), schema, to=f"topic {lane.name!r}"), schema)
         for name in own:
-            batch = batch.set_column(MESSAGES.get_field_index(name), MESSAGES.field(name), columns.column(name))
+            batch = batch.set_column(
+                MESSAGES.get_field_index(name), MESSAGES.field(name), columns.column(name)
+            )
     if "kind" in own:
         kinds = batch.column("kind")
         low = pc.bit_wise_and(kinds, pa.scalar(15, pa.uint8()))
         high = pc.shift_right(kinds, pa.scalar(KEY_SHIFT, pa.uint8()))
         if kinds.null_count or (count and max(pc.max(low).as_py(), pc.max(high).as_py()) > PACKED):
-            raise InvalidInput(f"topic {lane.name!r}: a kind is 0 (bytes), 1 (text) or 2 (MessagePack), 16 times as much for the key")
+            raise InvalidInput(
+                f"topic {lane.name!r}: a kind is 0 (bytes), 1 (text) or 2 (MessagePack), 16 times as much for the key"
+            )
     if "priority" in own:
         most = pc.max(batch.column("priority")).as_py()
         if batch.column("priority").null_count or (most is not None and most > HIGHEST_PRIORITY):
@@ -271,17 +364,12 @@ def _from_frame(
     return batch
 
 
-def _check_sizes(lane: Lane, batch: pa.RecordBatch, most: int | None) -> int:
-    size = batch.nbytes
-    if most is None or size <= most or not batch.num_rows:
-        return size
-    if lane.messages:
-        lengths = pc.binary_length(batch.column("value")).fill_null(0)
-        lengths = pc.add(lengths, pc.binary_length(batch.column("key")).fill_null(0))
-        largest = pc.max(lengths).as_py()
-        if largest > most:
-            raise _too_large(lane, largest, most)
-    return size
+def _check_sizes(lane: Lane, batch: pa.RecordBatch, most: int) -> None:
+    lengths = pc.binary_length(batch.column("value")).fill_null(0)
+    lengths = pc.add(lengths, pc.binary_length(batch.column("key")).fill_null(0))
+    largest = pc.max(lengths).as_py()
+    if largest > most:
+        raise _too_large(lane, largest, most)
 
 
 def _chosen_rows(lane: Lane, batch: pa.RecordBatch) -> Partitions:
@@ -331,7 +419,9 @@ def _event_type(value: object) -> str:
 
 def _priority(value: object) -> None:
     if not is_whole(value, 0, HIGHEST_PRIORITY):
-        raise InvalidInput(f"priority={value!r:.40}: choose 0 to {HIGHEST_PRIORITY}; higher ones are delivered first")
+        raise InvalidInput(
+            f"priority={value!r:.40}: choose 0 to {HIGHEST_PRIORITY}; higher ones are delivered first"
+        )
 
 
 def _too_large(lane: Lane, size: int, most: int) -> InvalidInput:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from types import TracebackType
@@ -18,8 +18,8 @@ from mamba_stream.log import Log, Topic, locate
 from mamba_stream.log.opening import Place
 from mamba_stream.messaging import bounds
 from mamba_stream.messaging.outbox import Outbox
-from mamba_stream.messaging.outgoing import batch_of, moment, row_of, row_of_typed
-from mamba_stream.messaging.parcel import Lane, Parcel, Sent, SentMany
+from mamba_stream.messaging.outgoing import Packer
+from mamba_stream.messaging.parcel import Parcel, Sent, SentMany
 from mamba_stream.messaging.routing import RoutingPolicy
 from mamba_stream.messaging.schema import MAX_MESSAGE_BYTES, MESSAGES, TIME, Headers
 from mamba_stream.messaging.sending import Bundle
@@ -102,9 +102,8 @@ class Producer:
             )
         waits = duration_us(linger, what="linger") / 1e6
         self._name = None if name is None else check_name(name, "producer")
-        self._max_message_bytes = max_message_bytes
-        self._clock = SystemClock() if clock is None else clock
-        self._now = self._clock.now
+        clock = SystemClock() if clock is None else clock
+        self._packer = Packer(clock, max_message_bytes)
         log = locate(place)
         self._outbox = Outbox(
             log,
@@ -112,7 +111,7 @@ class Producer:
             batch_bytes=batch_bytes,
             max_bytes=max_buffer_bytes,
             idempotent=idempotent,
-            clock=self._clock,
+            clock=clock,
             owned=log is not place,
         )
         self._lanes = self._outbox.lanes
@@ -170,7 +169,13 @@ class Producer:
         if partitions is None:
             partitions = log[name].partitions if exist_ok and name in log else PARTITIONS
         topic = log.create_topic(
-            name, columns, partitions=partitions, key=key, time=time, compression=compression, exist_ok=exist_ok
+            name,
+            columns,
+            partitions=partitions,
+            key=key,
+            time=time,
+            compression=compression,
+            exist_ok=exist_ok,
         )
         if limit is not None:
             bounds.write(log, topic, limit)
@@ -214,28 +219,12 @@ class Producer:
         except (KeyError, TypeError):
             lane = self._outbox.lane(topic)
         if not lane.messages:
-            _only_messages(
-                lane,
-                key=key,
-                headers=headers,
-                event_type=event_type,
-                timestamp=timestamp,
-                delay=delay,
-                at=at,
-                priority=priority or None,
+            batch, given, size = self._packer.row(
+                lane, value, key, headers, event_type, partition, timestamp, delay, at, priority
             )
-            batch, given = row_of_typed(lane, value, partition, self._max_message_bytes)
-            sent = self._outbox.put_batch(lane, batch, given, batch.nbytes)
-            return Sent(sent._parcel, sent._start)
-        if timestamp is None:
-            time = self._now()
-        else:
-            time = moment(timestamp, "timestamp")
-        deliver_at = None
-        if delay is not None or at is not None:
-            deliver_at = self._deliver_at(delay, at)
-        row, size = row_of(
-            lane, value, key, headers, event_type, partition, time, deliver_at, priority, self._max_message_bytes
+            return self._outbox.put_batch(lane, batch, given, size).first()
+        row, size = self._packer.message(
+            lane, value, key, headers, event_type, partition, timestamp, delay, at, priority
         )
         return self._put(lane, row, size)
 
@@ -286,7 +275,7 @@ class Producer:
                     priority=priority,
                 )
         lane = self._outbox.lane(topic)
-        batch, given, size = self._batch(
+        batch, given, size = self._packer.many(
             lane, values, keys, headers, event_type, partition, timestamp, delay, at, priority
         )
         if not batch.num_rows:
@@ -302,11 +291,16 @@ class Producer:
         """
         if sequence is not None:
             if self._name is None:
-                raise InvalidInput("a sequence counts under a producer's name: make it with Producer(name=...)")
+                raise InvalidInput(
+                    "a sequence counts under a producer's name: make it with Producer(name=...)"
+                )
             if not is_whole(sequence):
-                raise InvalidInput(f"sequence={sequence!r:.40}: give a number from 0 on, one more than the last")
+                raise InvalidInput(
+                    f"sequence={sequence!r:.40}: give a number from 0 on, one more than the last"
+                )
         self._outbox.check()
-        return ProducerTransaction(self, None if sequence is None else (str(self._name), int(sequence)))
+        once = None if sequence is None else (str(self._name), int(sequence))
+        return ProducerTransaction(self._outbox, self._packer, once)
 
     def set_routing_policy(self, policy: RoutingPolicy | None) -> None:
         """Routes what is sent from now on by this policy, as it is now; ``None`` for none.
@@ -315,7 +309,9 @@ class Producer:
             PartitionNotFound: A rule names a partition that its topic does not have.
         """
         if policy is not None and not isinstance(policy, RoutingPolicy):
-            raise InvalidInput(f"a routing policy is a RoutingPolicy, not {type(policy).__name__} {policy!r:.60}")
+            raise InvalidInput(
+                f"a routing policy is a RoutingPolicy, not {type(policy).__name__} {policy!r:.60}"
+            )
         self._outbox.set_policy(RoutingPolicy() if policy is None else policy)
 
     def flush(self, timeout: float | None = None) -> None:
@@ -358,51 +354,6 @@ class Producer:
                 raise
             error.add_note(f"besides, some messages were not sent: {failed}")
 
-    def _deliver_at(self, delay: str | timedelta | None, at: datetime | date | str | None) -> int | None:
-        if delay is None:
-            return None if at is None else moment(at, "at")
-        if at is not None:
-            raise InvalidInput(f"delay={delay!r} and at={at!s:.40}: give one of them")
-        return self._now() + duration_us(delay, what="delay")
-
-    def _batch(
-        self,
-        lane: Lane,
-        values: Any,
-        keys: Any,
-        headers: Headers | None,
-        event_type: str | None,
-        partition: int | None,
-        timestamp: datetime | date | str | None,
-        delay: str | timedelta | None,
-        at: datetime | date | str | None,
-        priority: int,
-    ) -> Any:
-        if not lane.messages:
-            _only_messages(
-                lane,
-                keys=keys,
-                headers=headers,
-                event_type=event_type,
-                timestamp=timestamp,
-                delay=delay,
-                at=at,
-                priority=priority or None,
-            )
-        time = self._now() if timestamp is None else moment(timestamp, "timestamp")
-        return batch_of(
-            lane,
-            values,
-            keys,
-            headers,
-            event_type,
-            partition,
-            time,
-            self._deliver_at(delay, at),
-            priority,
-            self._max_message_bytes,
-        )
-
 
 class ProducerTransaction:
     """Messages, rows and offsets that become visible together when the block ends, or not at all.
@@ -410,8 +361,9 @@ class ProducerTransaction:
     They come after all that the producer sent before. Handles have their answer once the block has ended.
     """
 
-    def __init__(self, producer: Producer, sequence: tuple[str, int] | None) -> None:
-        self._producer = producer
+    def __init__(self, outbox: Outbox, packer: Packer, sequence: tuple[str, int] | None) -> None:
+        self._outbox = outbox
+        self._packer = packer
         self._parcels: dict[str, Parcel] = {}
         self._bundle = Bundle([], together=True, sequence=sequence)
         self._done = False
@@ -432,32 +384,14 @@ class ProducerTransaction:
     ) -> Sent:
         """Sends a message; arguments as for :meth:`Producer.send`."""
         parcel = self._parcel(topic)
-        lane, producer = parcel.lane, self._producer
+        lane, packer = parcel.lane, self._packer
         if not lane.messages:
-            _only_messages(
-                lane,
-                key=key,
-                headers=headers,
-                event_type=event_type,
-                timestamp=timestamp,
-                delay=delay,
-                at=at,
-                priority=priority or None,
+            batch, given, size = packer.row(
+                lane, value, key, headers, event_type, partition, timestamp, delay, at, priority
             )
-            batch, given = row_of_typed(lane, value, partition, producer._max_message_bytes)
-            return Sent(parcel, parcel.add_batch(batch, given, batch.nbytes))
-        time = producer._now() if timestamp is None else moment(timestamp, "timestamp")
-        row, size = row_of(
-            lane,
-            value,
-            key,
-            headers,
-            event_type,
-            partition,
-            time,
-            producer._deliver_at(delay, at),
-            priority,
-            producer._max_message_bytes,
+            return Sent(parcel, parcel.add_batch(batch, given, size))
+        row, size = packer.message(
+            lane, value, key, headers, event_type, partition, timestamp, delay, at, priority
         )
         return Sent(parcel, parcel.add(row, size))
 
@@ -477,7 +411,7 @@ class ProducerTransaction:
     ) -> SentMany:
         """Sends many messages; arguments as for :meth:`Producer.send_many`."""
         parcel = self._parcel(topic)
-        batch, given, size = self._producer._batch(
+        batch, given, size = self._packer.many(
             parcel.lane, values, keys, headers, event_type, partition, timestamp, delay, at, priority
         )
         if not batch.num_rows:
@@ -488,9 +422,7 @@ class ProducerTransaction:
     def append(self, topic: str, data: Any, *, partition: int | None = None) -> SentMany:
         """Appends rows of the topic's own columns, in any form that a topic takes."""
         parcel = self._parcel(topic)
-        batch, given, size = batch_of(
-            parcel.lane, data, None, None, None, partition, 0, None, 0, None, as_rows=True
-        )
+        batch, given, size = self._packer.rows(parcel.lane, data, partition)
         if not batch.num_rows:
             return SentMany(parcel, 0, 0)
         start = parcel.add_batch(batch, given, size)
@@ -500,7 +432,7 @@ class ProducerTransaction:
         """Sets the next offset that a group reads, by (topic, partition)."""
         self._check()
         # Refuses now what could only be refused then.
-        draft = self._producer.log.transaction()
+        draft = self._outbox.log.transaction()
         draft.commit_offsets(group, offsets)
         draft.abort()
         self._bundle.offsets.append((group, dict(offsets)))
@@ -515,7 +447,7 @@ class ProducerTransaction:
         self._done = True
         self._bundle.parcels = [parcel for parcel in self._parcels.values() if parcel.count]
         if self._bundle.parcels or self._bundle.offsets:
-            self._producer._outbox.submit(self._bundle)
+            self._outbox.submit(self._bundle)
 
     def abort(self) -> None:
         """Forgets all of it; nothing was sent."""
@@ -539,25 +471,15 @@ class ProducerTransaction:
 
     def _parcel(self, topic: str) -> Parcel:
         self._check()
-        parcel = self._parcels.get(topic) if isinstance(topic, str) else None
+        lane = self._outbox.lane(topic)
+        parcel = self._parcels.get(lane.name)
         if parcel is None:
-            lane = self._producer._outbox.lane(topic)
-            parcel = self._parcels[topic] = Parcel(lane, None, 0.0)
+            parcel = self._parcels[lane.name] = Parcel(lane, None, 0.0)
         return parcel
 
     def _check(self) -> None:
         if self._done:
             raise MambaStreamError("this transaction is over: begin another with producer.transaction()")
-
-
-def _only_messages(lane: Lane, **given: object) -> None:
-    """Refuses, for a typed topic, what only messages have."""
-    names = [name for name, value in given.items() if value is not None]
-    if names:
-        raise InvalidInput(
-            f"topic {lane.name!r} has columns of its own ({', '.join(lane.topic.schema.names)}), and a row has no "
-            f"{' or '.join(names)}: give it a column for that"
-        )
 
 
 def topic_for(log: Log, name: str) -> Topic:
@@ -569,5 +491,3 @@ def topic_for(log: Log, name: str) -> Topic:
     except AlreadyExists:
         # Another process was faster, with more partitions.
         return log[name]
-
-

@@ -26,7 +26,9 @@ Partitions = np.ndarray[tuple[int], np.dtype[np.int64]]
 KEY: Final = "key"
 ROUND_ROBIN: Final = "round-robin"
 _NAMED = re.compile(r"partition-([0-9]{1,6})")
-_FORMS = "write 'partition-1', a number, 'key', 'round-robin' or a function of the message that gives a number"
+_FORMS = (
+    "write 'partition-1', a number, 'key', 'round-robin' or a function of the message that gives a number"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +130,7 @@ class RoutingPolicy:
     def __repr__(self) -> str:
         parts = []
         for topic, route in self._routes.items():
-            parts += [
-                f"{topic}: partition-{number} when {repr(rule)[11:-1]}" for rule, number in route.when
-            ]
+            parts += [f"{topic}: partition-{number} when {repr(rule)[11:-1]}" for rule, number in route.when]
             if route.fixed is not None:
                 parts.append(f"{topic}: partition-{route.fixed}")
             elif route.choose is not None:
@@ -208,7 +208,9 @@ def partition_rows(
     """
     if partitions == 1:
         return 0
-    otherwise = _otherwise(batch, partitions, turn, () if route is not None and not route.keyed else key, null_is_key, route)
+    otherwise = _otherwise(
+        batch, partitions, turn, () if route is not None and not route.keyed else key, null_is_key, route
+    )
     if given is None and (route is None or not route.when):
         return otherwise
     found = np.full(batch.num_rows, -1, np.int64) if given is None else given.copy()
@@ -242,7 +244,9 @@ def _otherwise(
     if missing and missing == batch.num_rows:
         return sticky
     if partitions > 256:
-        raise InvalidInput(f"messages with a key go to one of at most 256 partitions, and there are {partitions}")
+        raise InvalidInput(
+            f"messages with a key go to one of at most 256 partitions, and there are {partitions}"
+        )
     found = partitions_of(hash_keys(columns), partitions).astype(np.int64)
     if missing:
         found[columns[0].is_null().to_numpy(zero_copy_only=False)] = sticky

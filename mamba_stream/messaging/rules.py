@@ -88,16 +88,21 @@ class FilterRule:
         return cls._of("none", rules)
 
     def __and__(self, other: FilterRule) -> FilterRule:
-        return FilterRule.all(self, other) if isinstance(other, FilterRule) else NotImplemented
+        return FilterRule.all(self, other)
 
     def __or__(self, other: FilterRule) -> FilterRule:
-        return FilterRule.any(self, other) if isinstance(other, FilterRule) else NotImplemented
+        return FilterRule.any(self, other)
 
     def __invert__(self) -> FilterRule:
         return FilterRule.none(self)
 
     def __repr__(self) -> str:
         return f"FilterRule({', '.join(map(str, self._parts))})"
+
+    @property
+    def condition(self) -> Condition:
+        """What it comes to, as it is now."""
+        return combined("all", self._parts)
 
     def check(self, schema: pa.Schema) -> None:
         """Raises where rows of this schema cannot be judged, so that it is known before the first one comes.
@@ -122,18 +127,18 @@ class FilterRule:
         """
         if not self._parts:
             return None
-        return combined("all", self._parts).mask(batch)
+        return self.condition.mask(batch)
 
     @classmethod
     def _of(cls, how: str, rules: tuple[FilterRule, ...]) -> FilterRule:
         for rule in rules:
             if not isinstance(rule, FilterRule):
-                raise InvalidInput(f"FilterRule.{how}(...) takes rules, not {type(rule).__name__} {rule!r:.60}")
+                raise InvalidInput(
+                    f"FilterRule.{how}(...) takes rules, not {type(rule).__name__} {rule!r:.60}"
+                )
         if not rules:
             raise InvalidInput(f"FilterRule.{how}() has no rules: pass at least one")
         found = cls()
         # What is added to them later does not change this one.
-        found._parts.append(combined(how, [combined("all", rule._parts) for rule in rules]))
+        found._parts.append(combined(how, [rule.condition for rule in rules]))
         return found
-
-

@@ -105,7 +105,9 @@ class Sender:
             if not ready:
                 break
         for parcel in ready:
-            self._fail(parcel, PreconditionFailed(f"topic {parcel.lane.name!r}: others were faster, again and again"))
+            self._fail(
+                parcel, PreconditionFailed(f"topic {parcel.lane.name!r}: others were faster, again and again")
+            )
         return Bundle(waiting) if waiting else None
 
     def fail(self, bundle: Bundle, error: BaseException) -> None:
@@ -187,7 +189,9 @@ class Sender:
     def _commit(self, cuts: list[Cut], bundle: Bundle | None = None) -> None:
         """One change set. Tried again, and landing once, where it is not known whether it happened."""
         given = None if bundle is None else bundle.sequence
-        for left in reversed(range(_TRIES_UNKNOWN)):
+        left = _TRIES_UNKNOWN if self._idempotent or given else 1
+        while True:
+            left -= 1
             transaction = self._log.transaction()
             for cut in cuts:
                 self._append(transaction, cut, given)
@@ -197,7 +201,7 @@ class Sender:
                 transaction.commit()
                 break
             except CommitUnknown:
-                if not left or not (self._idempotent or given):
+                if not left:
                     # Whether its numbers were used is not known: nobody may use them for something else.
                     self._begin()
                     raise
