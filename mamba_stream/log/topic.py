@@ -192,6 +192,10 @@ class Topic:
         """``{partition: (begin, end)}``: the first offset there is, and the next one to be given."""
         return {partition: (head.begin, head.end) for partition, head in self._heads().items()}
 
+    def sizes(self) -> dict[int, int]:
+        """``{partition: bytes}``: what its rows take on disk."""
+        return {partition: head.size for partition, head in self._heads().items()}
+
     def offset_at(self, when: datetime | date | str, by: str = "time") -> dict[int, int]:
         """For each partition the first offset at which its time has reached ``when``; its end if none has.
 
