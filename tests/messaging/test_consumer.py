@@ -164,6 +164,28 @@ def test_a_topic_deleted_under_a_consumer_is_no_more_and_the_others_go_on(log, l
         assert sorted(m.value for m in consumer.consume(max_messages=2)) == ["new", "p"]
 
 
+@pytest.mark.parametrize("group", [None, "g"])
+def test_a_deleted_topic_does_not_keep_a_loop_from_its_end(log, letters, group):
+    log.create_topic("other", MESSAGES).append(messages(["o"]))
+    with Consumer(log, group=group) as consumer:
+        consumer.subscribe(["letters", "other"])
+        assert len(values(consumer)) == 11
+        log.delete_topic("letters")
+        assert values(consumer) == []
+        consumer.seek("earliest")
+        assert consumer.assignment() == [("other", 0)]
+        assert values(consumer) == ["o"]
+
+
+def test_a_log_that_is_closed_first_is_no_trouble(tmp_path):
+    log = mamba.open(tmp_path / "log")
+    consumer = Consumer(log, group="g")
+    consumer.subscribe("t")
+    consumer.poll()
+    log.close()
+    consumer.close()
+
+
 def test_rows_that_were_trimmed_away_are_counted_and_passed_over(log, letters):
     with Consumer(log, max_rows=1) as consumer:
         consumer.subscribe("letters")

@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 from mamba_stream.errors import StaleLease
 from mamba_stream.messaging.interest import Interest
 from mamba_stream.messaging.members import BALANCED, CLIENTS, Client, Registration
-from mamba_stream.messaging.membership import Membership, owners_of
+from mamba_stream.messaging.membership import Membership, Owner, owners_of
 from tests.messaging.receiving import SECOND, MemoryBook, MovedClock, SomeTopics, everything
 
 LEASE = 10 * SECOND
@@ -66,7 +66,7 @@ class WatchedBook(MemoryBook):
     def __init__(self, topics: SomeTopics) -> None:
         super().__init__()
         self._topics = topics
-        self.generations: dict[tuple[int, int], int] = defaultdict(int)
+        self.owners: dict[tuple[int, int], Owner] = {}
 
     def offset(self, slot: tuple[int, int]) -> int:
         name = next(name for name, (number, _) in self._topics.there.items() if number == slot[0])
@@ -79,9 +79,12 @@ class WatchedBook(MemoryBook):
 
     def commit(self, change, transaction=None):
         super().commit(change, transaction)
-        for slot, owner in owners_of(self, GROUP).items():
-            assert owner.generation >= self.generations[slot]
-            self.generations[slot] = owner.generation
+        owners = owners_of(self, GROUP)
+        for slot, owner in owners.items():
+            before = self.owners.get(slot, Owner("", 0))
+            # Given up, the generation stays; taken, it grows: every owner has its own.
+            assert owner == before or owner.generation == before.generation + bool(owner.member)
+        self.owners = owners
 
 
 class World:
