@@ -216,7 +216,9 @@ def act_as(world: World, actor: Actor, kind: str, other: Actor, number: int) -> 
         world.actors.remove(actor)
     elif kind == "raced":
         # Between what it reads and what it writes, others do something.
-        if other is not actor:
+        if number > 5 and len(world.actors) < 6:
+            world.book.before.append(lambda: world.join().look())
+        elif other is not actor:
             world.book.before.append(other.commit if number % 2 else other.look)
         actor.look()
         world.book.before.clear()
@@ -286,6 +288,16 @@ def test_two_that_want_everything_at_once_do_not_stop_each_other():
     world.book.before.append(two.look)
     one.look()
     assert len(one.positions) == len(two.positions) == 4
+
+
+def test_one_that_joins_between_a_look_and_a_claim_keeps_what_it_took():
+    world = World()
+    world.topics.create("t", 8)
+    one = world.join()
+    world.book.before.append(lambda: world.join().look())
+    one.look()
+    assert [len(actor.positions) for actor in world.actors] == [4, 4]
+    assert not set(one.positions) & set(world.actors[1].positions)
 
 
 def test_members_of_the_group_that_read_otherwise_get_nothing_of_the_balance():
