@@ -272,6 +272,26 @@ def test_the_position_moves_over_what_is_done_without_a_gap(log, letters):
         assert consumer.committed() == {("letters", 0): 4}
 
 
+def test_messages_may_be_acknowledged_from_any_thread_in_any_order(log):
+    log.create_topic("t", MESSAGES).append(messages(range(4_000)))
+    with Consumer(log, group="g", commit="1ms") as consumer:
+        consumer.subscribe("t")
+        polled = consumer.poll(max_messages=4_000)
+
+        def work(first: int) -> None:
+            for message in reversed(polled[first::4]):
+                message.ack()
+
+        threads = [threading.Thread(target=work, args=(first,)) for first in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert consumer.position() == {("t", 0): 4_000}
+        consumer.commit()
+        assert consumer.committed() == {("t", 0): 4_000}
+
+
 def test_an_ack_twice_is_refused(log, letters):
     with Consumer(log) as consumer:
         consumer.subscribe("letters")
