@@ -263,6 +263,18 @@ def test_an_owner_that_renews_in_the_last_moment_keeps_what_it_has():
     assert list(first.positions) == [(1, 0)]
 
 
+def test_one_whose_lease_ended_keeps_what_nobody_took():
+    world = World()
+    world.topics.create("t", 2)
+    actor = world.join()
+    actor.look()
+    world.clock.pass_by(11)
+    commits = world.book.commits
+    actor.look()
+    assert len(actor.positions) == 2
+    assert world.book.commits == commits + 1, "only its record was swept"
+
+
 def test_who_owns_something_gives_it_up_by_itself_with_its_offsets_in_one_commit():
     world = World()
     world.topics.create("t", 2)
