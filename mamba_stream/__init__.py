@@ -73,6 +73,7 @@ if TYPE_CHECKING:
         PipelineRefused,
         PreconditionFailed,
         ReadOnlyLog,
+        Reject,
         SchemaMismatch,
         SequenceGap,
         StaleLease,
@@ -92,6 +93,9 @@ if TYPE_CHECKING:
     )
     from mamba_stream.messaging.message import (
         Message,
+    )
+    from mamba_stream.messaging.subscriber import (
+        Subscriber,
     )
     from mamba_stream.plan import (
         Pipeline,
@@ -137,12 +141,14 @@ __all__ = [
     "PreconditionFailed",
     "ReadOnlyLog",
     "Reader",
+    "Reject",
     "SchemaMismatch",
     "SequenceGap",
     "StaleLease",
     "StateTooLarge",
     "StepFailed",
     "Stream",
+    "Subscriber",
     "Topic",
     "TopicEnded",
     "TopicNotFound",
@@ -176,6 +182,7 @@ _HOME = {
     "Transaction": "mamba_stream.log",
     "Consumer": "mamba_stream.messaging.consumer",
     "Message": "mamba_stream.messaging.message",
+    "Subscriber": "mamba_stream.messaging.subscriber",
     "Pipeline": "mamba_stream.plan",
     "Job": "mamba_stream.runtime",
 }

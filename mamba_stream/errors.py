@@ -38,6 +38,7 @@ knows nothing of this package.
     ├── JobFailed                          a running pipeline stopped; the cause is in ``__cause__``
     │   ├── StepFailed                         a step, or your function in it, raised
     │   └── StateTooLarge                      state alone exceeds the memory limit
+    ├── Reject                             raised by your handler: the message goes to the dead letters
     └── MissingExtra (ImportError)         an optional dependency is not installed
 """
 
@@ -197,6 +198,10 @@ class StepFailed(JobFailed):
 
 class StateTooLarge(JobFailed):
     """The state of a step alone exceeds the job's memory limit."""
+
+
+class Reject(MambaStreamError):
+    """Raise it in a handler of messages that must not be tried again: the message goes to the dead letters."""
 
 
 class MissingExtra(MambaStreamError, ImportError):

@@ -102,9 +102,7 @@ class PrivateBook:
         self, namespace: str, *, before: str | None = None, limit: int | None = None
     ) -> dict[str, bytes]:
         keys = sorted(
-            key
-            for space, key in self._records
-            if space == namespace and (before is None or key < before)
+            key for space, key in self._records if space == namespace and (before is None or key < before)
         )
         return {key: self._records[namespace, key] for key in keys[:limit]}
 

@@ -18,10 +18,9 @@ from mamba_stream.log.opening import Place, locate
 from mamba_stream.messaging.books import LogBook
 from mamba_stream.messaging.feed import FeedStatistics, Partition, PartitionFeed, Pulse, Run, Settings, Start
 from mamba_stream.messaging.interest import Interest, interest_in
-from mamba_stream.messaging.lanes import Rule
 from mamba_stream.messaging.members import BALANCED, Member
 from mamba_stream.messaging.membership import LogTopics, Membership, check_group
-from mamba_stream.messaging.message import Message
+from mamba_stream.messaging.message import Message, Rule
 
 _AGES: Final = float("inf")
 

@@ -25,11 +25,11 @@ from mamba_stream.errors import (
 from mamba_stream.log import Log, Transaction
 from mamba_stream.messaging.assignment import Slot
 from mamba_stream.messaging.interest import Interest
-from mamba_stream.messaging.lanes import CLOSED, GIVEN_UP, Lane, Portion, Rule
+from mamba_stream.messaging.lanes import CLOSED, GIVEN_UP, Lane, Portion
 from mamba_stream.messaging.latency import Latencies
 from mamba_stream.messaging.members import Member
 from mamba_stream.messaging.membership import LogTopics, Membership
-from mamba_stream.messaging.message import Block, Delivery, Message
+from mamba_stream.messaging.message import Block, Delivery, Message, Rule
 
 Start = Literal["earliest", "latest"] | datetime | date
 Partition = tuple[str, int]

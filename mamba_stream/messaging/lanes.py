@@ -22,7 +22,7 @@ from mamba_stream.core.durations import duration_us
 from mamba_stream.errors import InvalidInput, OffsetTrimmed, StaleLease, TopicNotFound
 from mamba_stream.log import LogBatch, Topic, Transaction
 from mamba_stream.messaging.assignment import Slot
-from mamba_stream.messaging.message import Block, Message
+from mamba_stream.messaging.message import Block, Message, Rule
 
 _ROWS: Final = 8192
 """A portion has no more: columns become Python values at once, and these take memory."""
@@ -31,14 +31,6 @@ GIVEN_UP: Final = "its partition belongs to another consumer now"
 CLOSED: Final = "the consumer was closed"
 SOUGHT: Final = "the consumer went elsewhere in its partition, or began to read again"
 SENT_BACK: Final = "it, or a message before it, is to be delivered again"
-
-
-class Rule(Protocol):
-    """Which rows become messages."""
-
-    def mask(self, batch: pa.RecordBatch) -> np.ndarray[tuple[int], np.dtype[np.bool_]] | None:
-        """For every row whether it does; ``None``: all do."""
-        ...
 
 
 class Host(Protocol):
@@ -130,7 +122,7 @@ class Portion:
             else:
                 self._early.add(row)
 
-    def nack(self, offset: int, delay: str | timedelta | None) -> None:
+    def nack(self, offset: int, delay: str | timedelta | None, cause: str) -> None:
         pause = 0 if delay is None else duration_us(delay, what="delay")
         with self.lane.lock:
             self._open(offset)

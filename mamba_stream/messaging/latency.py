@@ -21,6 +21,12 @@ class Latencies:
         self._sum += duration * times
         self._count += times
 
+    def merge(self, other: Latencies) -> None:
+        """Counts what another counted too."""
+        self._buckets.update(other._buckets)
+        self._sum += other._sum
+        self._count += other._count
+
     def quantile(self, share: float) -> float:
         """The duration in seconds that this share of all does not exceed, an eighth too long at most; 0 of none.
 

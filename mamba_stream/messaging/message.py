@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -19,9 +20,18 @@ from mamba_stream.messaging.schema import (
     decode_key,
     decode_value,
     is_message_schema,
+    value_kind,
 )
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Rule(Protocol):
+    """Decides on columns which rows become messages."""
+
+    def mask(self, batch: pa.RecordBatch) -> np.ndarray[tuple[int], np.dtype[np.bool_]] | None:
+        """For every row whether it does; ``None``: all do."""
+        ...
 
 
 class Delivery(Protocol):
@@ -31,7 +41,7 @@ class Delivery(Protocol):
     """How often its messages were delivered, this time included; counted from 1."""
 
     def ack(self, offset: int) -> None: ...
-    def nack(self, offset: int, delay: str | timedelta | None) -> None: ...
+    def nack(self, offset: int, delay: str | timedelta | None, cause: str) -> None: ...
     def reject(self, offset: int, cause: str) -> None: ...
     def extend(self, offset: int, by: str | timedelta) -> None: ...
     def transaction(self, offset: int) -> AbstractContextManager[Transaction]: ...
@@ -49,24 +59,29 @@ class Block:
         self.offsets = offsets
         self.append_time = append_time
         self.plain = not is_message_schema(data.schema)
+        self._masks: dict[int, np.ndarray[tuple[int], np.dtype[np.bool_]] | None] = {}
+
+    def mask_of(self, rule: Rule) -> np.ndarray[tuple[int], np.dtype[np.bool_]] | None:
+        """Which rows a rule lets pass; ``None``: all."""
+        if id(rule) not in self._masks:
+            self._masks[id(rule)] = rule.mask(self.data)
+        return self._masks[id(rule)]
 
     @cached_property
     def kinds(self) -> list[int]:
-        return self.data.column("kind").to_pylist()
+        kinds: list[int] = self.data.column("kind").to_pylist()
+        return kinds
 
     @cached_property
     def values(self) -> list[Any]:
+        values: list[Any]
         if self.plain:
-            return self.data.to_pylist()
-        column = self.data.column("value")
-        values = column.to_pylist()
-        kinds = self.kinds
-        if max(kinds, default=0) == BYTES:
+            values = self.data.to_pylist()
             return values
-        low = {kind & 15 for kind in kinds}
-        if low == {TEXT}:
-            return column.cast(pa.large_string()).to_pylist()
-        return list(map(decode_value, values, kinds))
+        column = self.data.column("value")
+        kinds = set(map(value_kind, self.kinds))
+        values = (column.cast(pa.large_string()) if kinds == {TEXT} else column).to_pylist()
+        return values if kinds <= {TEXT} or kinds <= {BYTES} else list(map(decode_value, values, self.kinds))
 
     @cached_property
     def keys(self) -> list[Any]:
@@ -82,17 +97,18 @@ class Block:
 
     @cached_property
     def event_types(self) -> list[str | None]:
-        return [None] * self.data.num_rows if self.plain else self.data.column("event_type").to_pylist()
+        types: list[str | None] = [None] * self.data.num_rows
+        return types if self.plain else self.data.column("event_type").to_pylist()
 
     @cached_property
     def times(self) -> list[int | None]:
-        if self.plain:
-            return [None] * self.data.num_rows
-        return pc.cast(self.data.column("time"), pa.int64()).to_pylist()
+        times: list[int | None] = [None] * self.data.num_rows
+        return times if self.plain else pc.cast(self.data.column("time"), pa.int64()).to_pylist()
 
     @cached_property
     def priorities(self) -> list[int]:
-        return [0] * self.data.num_rows if self.plain else self.data.column("priority").to_pylist()
+        priorities: list[int] = [0] * self.data.num_rows
+        return priorities if self.plain else self.data.column("priority").to_pylist()
 
 
 class Message:
@@ -120,6 +136,11 @@ class Message:
         value = repr(self.value)
         shown = value if len(value) <= 60 else value[:60] + "…"
         return f"Message({shown}, topic={self.topic!r}, partition={self.partition}, offset={self.offset})"
+
+    def passes(self, rule: Rule) -> bool:
+        """Whether a rule lets it pass; asked once for all messages that became messages together."""
+        mask = self._block.mask_of(rule)
+        return mask is None or bool(mask[self._row])
 
     @property
     def topic(self) -> str:
@@ -175,13 +196,15 @@ class Message:
         """
         self._delivery.ack(self.offset)
 
-    def nack(self, delay: str | timedelta | None = None) -> None:
+    def nack(self, delay: str | timedelta | None = None, cause: str = "not acknowledged") -> None:
         """Not done: delivered again after ``delay``, or after the subscription's back-off.
+
+        After the last attempt it goes to the dead letters, with the cause.
 
         Raises:
             StaleLease: The lease ended, or it was settled before.
         """
-        self._delivery.nack(self.offset, delay)
+        self._delivery.nack(self.offset, delay, cause)
 
     def reject(self, cause: str = "rejected") -> None:
         """Never to be done: goes to the dead letters, with the cause.

@@ -59,9 +59,9 @@ _decoder = msgspec.msgpack.Decoder(Pending)
 
 
 def pack(pending: Pending) -> bytes:
-    """The run as a record.
+    r"""The run as a record.
 
-    >>> unpack(pack(Pending(0, 40, b"\\x05", 1))).offsets.tolist()
+    >>> unpack(pack(Pending(0, 40, b"\x05", 1))).offsets.tolist()
     [40, 42]
     """
     return msgspec.msgpack.encode(pending)

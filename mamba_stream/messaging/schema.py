@@ -78,11 +78,16 @@ def encode_value(value: Any) -> tuple[bytes | None, int]:
         ) from error
 
 
+def value_kind(kind: int) -> int:
+    """What the value was, of a row's kind."""
+    return kind & _KIND_MASK
+
+
 def decode_value(data: bytes | None, kind: int) -> Any:
-    """The value that these bytes were, by the low four bits of the kind."""
+    """The value that these bytes were, by the low four bits of a row's kind."""
     if data is None:
         return None
-    kind &= _KIND_MASK
+    kind = value_kind(kind)
     if kind == TEXT:
         return data.decode()
     if kind == PACKED:
@@ -129,7 +134,7 @@ def encode_headers(headers: Headers) -> list[tuple[str, bytes]]:
                     f"the header {name!r:.40}={value!r:.40} is not text: names are str, values str or bytes; "
                     "write str(...) of anything else"
                 )
-            pairs.append((name, value if type(value) is bytes else _utf8(value)))
+            pairs.append((name, value if isinstance(value, bytes) else _utf8(value)))
     except AttributeError as error:
         raise InvalidInput(
             f"headers={headers!r:.80}: pass a dict of names and values, such as {{'region': 'eu'}}"
@@ -146,7 +151,9 @@ def _utf8(text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError as error:
-        raise InvalidInput(f"{text!r:.60} is not Unicode text ({error.reason}): send bytes instead") from error
+        raise InvalidInput(
+            f"{text!r:.60} is not Unicode text ({error.reason}): send bytes instead"
+        ) from error
 
 
 def _text(data: bytes) -> str | bytes:

@@ -1,0 +1,218 @@
+"""Hands out the messages of shared groups, and keeps their leases while they are in hand: the live half of a group.
+
+A thread of its own writes acknowledgements, a few milliseconds' worth at a time, renews the leases of messages that
+wait in this process, and gives a message back whose handler takes longer than the visibility.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterable
+from contextlib import suppress
+
+from mamba_stream.core.clock import Clock
+from mamba_stream.errors import StaleLease
+from mamba_stream.messaging.lease import Lease
+from mamba_stream.messaging.message import Message
+from mamba_stream.messaging.shared import SharedGroup
+
+_LINGER = 0.005
+"""Seconds that acknowledgements wait for company."""
+_PULSE = 0.5
+_LEAST, _MOST = 4, 4_096
+_QUICK, _SLOW = 50_000, 500_000
+"""Microseconds: messages that last less are taken in larger numbers the next time, those that last more in fewer."""
+
+
+class Courier:
+    """Messages in the hands of one process.
+
+    One thread fetches; any thread may ask for the next message, finish one, and settle.
+
+    Args:
+        clock: The clock.
+        visibility: Microseconds that a message may be in hand.
+        slots: How many may be in hand at once.
+    """
+
+    def __init__(self, clock: Clock, visibility: int, slots: int = 1) -> None:
+        self._clock = clock
+        self._visibility = visibility
+        self._slots = slots
+        self._groups: list[SharedGroup] = []
+        self._turn = 0
+        self._lock = threading.Lock()
+        self._queue: deque[tuple[Lease, Message]] = deque()
+        self._inhand: dict[Message, tuple[Lease, int]] = {}
+        self._busy: dict[tuple[int, int], deque[tuple[Lease, Message]]] = {}
+        """The key groups of which a message is in hand, and what waits behind it."""
+        self._leases: list[tuple[SharedGroup, Lease]] = []
+        self._appetite = _LEAST
+        self._taken_at = 0
+        self._error: BaseException | None = None
+        self._bell = threading.Event()
+        self._over = threading.Event()
+        self._keeper: threading.Thread | None = None
+
+    def add(self, group: SharedGroup) -> None:
+        """From now on messages of this group are fetched too."""
+        self._groups.append(group)
+
+    @property
+    def groups(self) -> Iterable[SharedGroup]:
+        """The groups whose messages are fetched."""
+        return tuple(self._groups)
+
+    @property
+    def empty(self) -> bool:
+        """Whether no message waits here to be handed out."""
+        return not self._queue and not any(self._busy.values())
+
+    @property
+    def inhand(self) -> int:
+        """How many messages are handed out and not finished."""
+        return len(self._inhand)
+
+    def check(self) -> None:
+        """Raises what stopped the thread that keeps the leases."""
+        if self._error is not None:
+            raise self._error
+
+    def fetch(self) -> bool:
+        """Takes more where few are left here; whether there were any."""
+        if len(self._queue) > self._appetite // 2 or not self._groups:
+            return False
+        self._adapt()
+        found = False
+        room = max(self._appetite, self._slots)
+        for _ in range(len(self._groups)):
+            group = self._groups[self._turn % len(self._groups)]
+            self._turn += 1
+            for lease in group.take(room):
+                found = True
+                room -= len(lease.left)
+                with self._lock:
+                    self._leases.append((group, lease))
+                    self._queue.extend((lease, message) for message in lease.messages())
+            if room <= 0:
+                break
+        if found and self._keeper is None:
+            self._keeper = threading.Thread(target=self._keep, name="mamba-leases", daemon=True)
+            self._keeper.start()
+        return found
+
+    def next(self) -> Message | None:
+        """A message whose key is free, now in hand; ``None`` where there is none."""
+        with self._lock:
+            while self._queue:
+                lease, message = self._queue.popleft()
+                if message.offset not in lease.left or lease.stale:
+                    # Given back meanwhile, behind a retry of its key or as its lease ended.
+                    continue
+                if lease.keyed and (key := _key(lease, message))[1] >= 0:
+                    if key in self._busy:
+                        self._busy[key].append((lease, message))
+                        continue
+                    self._busy[key] = deque()
+                self._inhand[message] = (lease, self._clock.now())
+                return message
+        return None
+
+    def finished(self, message: Message) -> None:
+        """It is no longer in hand; the next of its key may be."""
+        with self._lock:
+            lease, _ = self._inhand.pop(message, (None, 0))
+            if lease is not None and lease.keyed:
+                behind = self._busy.pop(_key(lease, message), None)
+                if behind:
+                    self._queue.extendleft(reversed(behind))
+        self._bell.set()
+
+    def settle(self) -> None:
+        """Writes what was settled so far."""
+        with self._lock:
+            leases = list(self._leases)
+        for group in self._groups:
+            group.settle([lease for of, lease in leases if of is group])
+
+    def close(self) -> None:
+        """Gives back what was not handed out, writes what was settled, and leaves what is in hand to its time."""
+        self._over.set()
+        self._bell.set()
+        if self._keeper is not None:
+            self._keeper.join()
+        with self._lock:
+            waiting = [*self._queue, *(each for behind in self._busy.values() for each in behind)]
+            self._queue.clear()
+            self._busy.clear()
+        for lease, message in waiting:
+            self._give_back(lease, message, delivered=False)
+        self.settle()
+
+    def _adapt(self) -> None:
+        now = self._clock.now()
+        if self._taken_at and not self._queue:
+            lasted = now - self._taken_at
+            if lasted < _QUICK:
+                self._appetite = min(self._appetite * 4, _MOST)
+            elif lasted > _SLOW:
+                self._appetite = max(self._appetite // 2, _LEAST)
+        self._taken_at = now
+
+    def _keep(self) -> None:
+        try:
+            while not self._over.is_set():
+                if self._bell.wait(min(_PULSE, self._visibility / 4e6)):
+                    # Others are about to be finished too.
+                    self._over.wait(_LINGER)
+                    self._bell.clear()
+                self._give_up_waiting()
+                self._renew()
+                self.settle()
+                with self._lock:
+                    self._leases = [(group, lease) for group, lease in self._leases if not lease.over]
+        except Exception as error:  # noqa: BLE001 - whoever asks for a message next raises it
+            self._error = error
+
+    def _give_up_waiting(self) -> None:
+        """Gives back what is in hand too long; and if everything is, what waits behind it."""
+        now = self._clock.now()
+        with self._lock:
+            late = [
+                (lease, message)
+                for message, (lease, since) in self._inhand.items()
+                if now > max(since + self._visibility, lease.until.get(message.offset, 0))
+            ]
+            waiting: list[tuple[Lease, Message]] = []
+            for lease, message in late:
+                behind = self._busy.get(_key(lease, message))
+                if behind:
+                    waiting += behind
+                    behind.clear()
+            if len(late) >= self._slots:
+                waiting += self._queue
+                self._queue.clear()
+        for lease, message in late:
+            self._give_back(lease, message, delivered=True)
+        for lease, message in waiting:
+            self._give_back(lease, message, delivered=False)
+
+    def _renew(self) -> None:
+        now = self._clock.now()
+        with self._lock:
+            leases = list(self._leases)
+        for _, lease in leases:
+            if lease.left and not lease.stale and lease.deadline - now < self._visibility // 2:
+                lease.deadline = now + self._visibility
+
+    @staticmethod
+    def _give_back(lease: Lease, message: Message, *, delivered: bool) -> None:
+        # Where it was settled, or somebody has it already, nothing is to be given.
+        with suppress(StaleLease):
+            lease.release(message.offset, delivered=delivered)
+
+
+def _key(lease: Lease, message: Message) -> tuple[int, int]:
+    """The key group of a message, and whose it is: -1 where it has none."""
+    return id(lease.keeper), lease.group_of(message.offset)

@@ -1,0 +1,115 @@
+"""Rows on their way to becoming messages, and which of them their key holds up.
+
+Messages of a key are kept in order by key groups: a message waits while an open message of its key group lies
+before it, in whatever run that is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+
+from mamba_stream.messaging.pending import KEY_GROUPS, Offsets, Pending, key_bitmap, runs
+
+Mask = np.ndarray[tuple[int], np.dtype[np.bool_]]
+Groups = np.ndarray[tuple[int], np.dtype[np.int16]]
+
+_FAR: Final = np.iinfo(np.int64).max
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Rows of one batch of the log.
+
+    Attributes:
+        data: The rows.
+        offsets: Their offsets, ascending.
+        append_time: When they were appended, in microseconds since the epoch.
+        groups: The key groups; -1 where there is no key. ``None``: no order is kept.
+    """
+
+    data: pa.RecordBatch
+    offsets: Offsets
+    append_time: int
+    groups: Groups | None = None
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def of(self, index: Offsets) -> Part:
+        """Those at these ascending positions; without a copy where they lie together."""
+        first, last = (int(index[0]), int(index[-1])) if len(index) else (0, -1)
+        if last - first + 1 == len(index):
+            data = self.data.slice(first, len(index))
+        else:
+            data = self.data.take(pa.array(index))
+        groups = None if self.groups is None else self.groups[index]
+        return Part(data, self.offsets[index], self.append_time, groups)
+
+    def where(self, mask: Mask) -> Part:
+        return self if mask.all() else self.of(np.flatnonzero(mask))
+
+    def window(self, start: int, length: int) -> Part:
+        """Those at positions from ``start`` on."""
+        cut = slice(start, start + length)
+        groups = None if self.groups is None else self.groups[cut]
+        return Part(self.data.slice(start, length), self.offsets[cut], self.append_time, groups)
+
+
+def split(parts: Sequence[Part]) -> Iterator[tuple[Offsets, list[Part]]]:
+    """Rows as they fit a run each, with their offsets."""
+    if not parts:
+        return
+    for offsets in runs(joined(parts)):
+        first, last = offsets[0], offsets[-1]
+        within = (part.where((part.offsets >= first) & (part.offsets <= last)) for part in parts)
+        yield offsets, [part for part in within if len(part)]
+
+
+def joined(parts: Sequence[Part]) -> Offsets:
+    """The offsets of all."""
+    return np.concatenate([part.offsets for part in parts]) if parts else np.empty(0, np.int64)
+
+
+def keys_of(parts: Sequence[Part], gone: Collection[int] = ()) -> bytes:
+    """The key groups of these rows without those that are gone, as a bitmap; empty where none has a key."""
+    found = []
+    for part in parts:
+        if part.groups is None:
+            continue
+        keyed = part.groups >= 0
+        if gone:
+            keyed &= ~np.isin(part.offsets, np.fromiter(gone, np.int64, len(gone)))
+        found.append(part.groups[keyed])
+    groups = np.concatenate(found) if found else np.empty(0, np.int16)
+    return key_bitmap(groups.astype(np.uint8)) if len(groups) else b""
+
+
+def floors_of(others: Iterable[Pending]) -> Offsets:
+    """By key group, the lowest open offset of those runs that hold a message of it."""
+    floors = np.full(KEY_GROUPS, _FAR, np.int64)
+    for run in others:
+        if run.keys:
+            held = _marks(run.keys)
+            floors[held] = np.minimum(floors[held], run.offsets[0])
+    return floors
+
+
+def held_up(part: Part, floors: Offsets) -> Mask:
+    """Which rows have an open message of their key group before them, in one of the runs of these floors."""
+    if part.groups is None:
+        return np.zeros(len(part), bool)
+    return (part.groups >= 0) & (floors[part.groups] < part.offsets)
+
+
+def all_held_up(run: Pending, floors: Offsets) -> bool:
+    """Whether every key group of a run is held up, as far as its bitmaps tell without reading it."""
+    return bool(run.keys) and bool((floors[_marks(run.keys)] < run.offsets[0]).all())
+
+
+def _marks(keys: bytes) -> Mask:
+    return np.unpackbits(np.frombuffer(keys, np.uint8), bitorder="little").astype(bool)

@@ -1,0 +1,651 @@
+"""One group on one topic that many share: taking messages, writing what became of them, passing on what is left.
+
+Every step is one change set that requires the records it changes to be as they were read; see
+``docs/decisions/0004-runs-of-offsets.md``. There is no thread here, and time comes from the clock that is passed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mamba_stream.core.clock import Clock
+from mamba_stream.core.keys import hash_keys, key_groups
+from mamba_stream.errors import OffsetTrimmed, PreconditionFailed
+from mamba_stream.log import Log, LogBatch, Topic, Transaction
+from mamba_stream.messaging.books import Book, Change, Place
+from mamba_stream.messaging.deadletters import Death, dead_rows, dead_topic
+from mamba_stream.messaging.latency import Latencies
+from mamba_stream.messaging.lease import Lease
+from mamba_stream.messaging.message import Rule
+from mamba_stream.messaging.parts import (
+    Groups,
+    Part,
+    all_held_up,
+    floors_of,
+    held_up,
+    joined,
+    keys_of,
+    split,
+)
+from mamba_stream.messaging.pending import (
+    Offsets,
+    Pending,
+    bits_of,
+    due_of,
+    key_bitmap,
+    key_of,
+    pack,
+    unpack,
+    without,
+)
+from mamba_stream.messaging.schema import is_message_schema
+
+MOST_RUNS: Final = 2_048
+"""A group with so many runs open in a topic takes nothing new until some are done."""
+PRIORITIES: Final = "priorities"
+"""The namespace in which senders note a topic's priorities: {priority: {partition: where it begins}}."""
+
+_DUE_AT_ONCE = 32
+_SWAPS = 16
+_LOOKED_AT = 65_536
+"""Rows looked at in one step for what a filter leaves."""
+_WINDOW = 1_024
+_FEW = 32
+_MOST_KEYED = 64
+"""Messages with keys taken at once: while they are open, they hold up others of their key groups."""
+_priorities = msgspec.msgpack.Decoder(dict[int, dict[int, int]])
+_cursor = msgspec.msgpack.Decoder(tuple[int, int])
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How a group shares a topic. Times in microseconds.
+
+    Attributes:
+        dead_letter: The topic of the dead letters, created when there is one.
+        visibility: How long a message is one subscriber's before it is delivered again.
+        attempts: After so many deliveries it goes to the dead letters.
+        backoff: The first delay of a retry, which doubles from attempt to attempt, and the longest.
+        ordered: Whether messages of a key are kept in order.
+        rule: Which messages there are for this group; ``None``: all.
+    """
+
+    dead_letter: str
+    visibility: int = 30_000_000
+    attempts: int = 5
+    backoff: tuple[int, int] = (1_000_000, 300_000_000)
+    ordered: bool = True
+    rule: Rule | None = None
+
+
+@dataclass(slots=True)
+class Counts:
+    """What became of messages here; latencies are from the append to when the acknowledgement was written."""
+
+    delivered: int = 0
+    acknowledged: int = 0
+    retried: int = 0
+    dead: int = 0
+    expired: int = 0
+    stale: int = 0
+    trimmed: int = 0
+    latencies: Latencies = field(default_factory=Latencies)
+
+
+class SharedGroup:
+    """One group's part of one topic, for one session. One thread takes; any number settle and write.
+
+    Args:
+        log: The log.
+        topic: The topic.
+        name: The group.
+        session: A number, from 1 on, that nobody else in the group ever had.
+        terms: How it is shared.
+        book: Where its records are.
+        clock: The clock.
+        chance: A random number from 0 to 1 at each call, for the jitter of retries.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        topic: Topic,
+        name: str,
+        *,
+        session: int,
+        terms: Terms,
+        book: Book,
+        clock: Clock,
+        chance: Callable[[], float],
+    ) -> None:
+        self.log = log
+        self.topic = topic
+        self.name = name
+        self.terms = terms
+        self.clock = clock
+        self.counts = Counts()
+        self.full = False
+        self._book = book
+        self._session = session
+        self._numbers = itertools.count(session << 32)
+        self._chance = chance
+        self._runs = pending_namespace(name, topic)
+        self._cursors = cursor_namespace(name, topic)
+        self._turn = 0
+        self._takes = 0
+        self._counting = threading.Lock()
+        self._messages = is_message_schema(topic.schema)
+        self._ordered = terms.ordered and (self._messages or bool(topic.key))
+
+    def begin(self, start: Mapping[int, int]) -> None:
+        """Sets the offsets at which the group begins, in the partitions where it has not begun."""
+        for partition, offset in start.items():
+            place = self._place(partition, 0)
+            if self._book.get(place) is None:
+                change = Change({place: None}, {place: msgspec.msgpack.encode((offset, offset))})
+                try:
+                    self._book.commit(change)
+                except PreconditionFailed:
+                    # Another member began it at this moment.
+                    continue
+
+    def take(self, limit: int) -> list[Lease]:
+        """Takes up to ``limit`` messages: what is due again, then new ones, higher priorities first.
+
+        Gives nothing where nothing is to be had, or where others were faster again and again.
+        """
+        for _ in range(_SWAPS):
+            step = _Step(self.clock.now(), limit)
+            self._again(step)
+            if step.room > 0 and not self._is_full():
+                self._fresh(step)
+            if not step.change:
+                return []
+            try:
+                self._book.commit(step.change)
+            except PreconditionFailed:
+                # Somebody else changed it, and so made progress.
+                continue
+            leases = [Lease(self, key, pack(run), run, parts) for key, run, parts in step.leases]
+            with self._counting:
+                for name, value in step.counts.items():
+                    setattr(self.counts, name, getattr(self.counts, name) + value)
+                self.counts.delivered += sum(len(lease.left) for lease in leases)
+            if leases or not step.more:
+                return leases
+        return []
+
+    def next_due(self) -> int | None:
+        """When the next run falls due, or fell; ``None`` where there is none."""
+        return next((due_of(key) for key in self._book.records(self._runs, limit=1)), None)
+
+    def idle(self) -> bool:
+        """Whether everything is done: nothing is new, leased, or waits."""
+        if self._book.records(self._runs, limit=1):
+            return False
+        priorities = self._priorities()
+        return all(
+            self._position(partition, priority, begin, priorities)[0] >= end
+            for partition, (begin, end) in self.topic.offsets().items()
+            for priority in priorities
+        )
+
+    # What is due: leases that ended, retries, messages whose time has come or whose key is free.
+
+    def _again(self, step: _Step) -> None:
+        before = key_of(step.now + 1, 0)
+        due = self._book.records(self._runs, before=before, limit=None if self._ordered else _DUE_AT_ONCE)
+        everything = self._everything() if due and self._ordered else {}
+        for key, value in due.items():
+            if step.room <= 0:
+                step.more = True
+                return
+            run = unpack(value)
+            floors = None
+            if self._ordered:
+                others = (o for k, o in everything.items() if k != key and o.partition == run.partition)
+                floors = floors_of(others)
+                if all_held_up(run, floors):
+                    continue
+            self._again_run(step, key, value, run, floors)
+
+    def _again_run(self, step: _Step, key: str, value: bytes, run: Pending, floors: Offsets | None) -> None:
+        parts, lost = self._parts_of(run)
+        ended, attempt, room = run.session != 0, run.attempt + 1, step.room
+        last = attempt > self.terms.attempts
+        give_up = last and (run.count == 1 or not ended)
+        if ended:
+            # Which of its messages was to blame is not known: fewer at a time, and the last attempts alone.
+            room = 1 if attempt >= self.terms.attempts or run.attempt > 1 else min(room, _FEW)
+        taken, kept, when = self._choose(step.now, parts, room, floors, new=run.attempt == 0)
+        if not taken and not lost and when is None:
+            return
+        place = self._runs, key
+        step.change.requires[place] = value
+        step.change.records[place] = None
+        step.count("trimmed", lost)
+        count = sum(map(len, taken))
+        if give_up:
+            step.count("dead", count)
+            self._bury(step.change, run.partition, taken, self._gave_up(run, taken), step.now)
+        else:
+            step.count("expired", count if ended else 0)
+            step.room -= count
+            self._lease(step, run.partition, taken, run.attempt if last else attempt)
+        if kept:
+            left = joined(kept)
+            rest = msgspec.structs.replace(
+                run, base=int(left[0]), bits=bits_of(left, int(left[0])), keys=keys_of(kept)
+            )
+            self._put(step.change, due_of(key) if when is None else when, rest)
+            step.more = True
+
+    def _choose(
+        self, now: int, parts: list[Part], room: int, floors: Offsets | None, *, new: bool
+    ) -> tuple[list[Part], list[Part], int | None]:
+        """The rows of a run to deliver now, those that stay, and when these fall due if that changes."""
+        taken, kept = [], []
+        when: list[int] = []
+        for part in parts:
+            free = np.ones(len(part), bool)
+            if new and (times := self._deliver_at(part.data)) is not None:
+                waits = times > now
+                free &= ~waits
+                when += times[waits].tolist()
+            if floors is not None:
+                free &= ~held_up(part, floors)
+            chosen = np.zeros(len(part), bool)
+            chosen[np.flatnonzero(free)[:room]] = True
+            room -= int(chosen.sum())
+            if chosen.any():
+                taken.append(part.where(chosen))
+            if not chosen.all():
+                kept.append(part.where(~chosen))
+            if (free & ~chosen).any():
+                when.append(now)
+        return taken, kept, min(when, default=None)
+
+    def _gave_up(self, run: Pending, parts: list[Part]) -> list[Death]:
+        cause = (
+            f"its lease ended {run.attempt} times: the subscriber died or stalled, or a handler took longer than "
+            f"the visibility of {self.terms.visibility / 1e6:g} s"
+        )
+        return [Death(offset, run.attempt, cause) for offset in joined(parts).tolist()]
+
+    # What is new: rows behind the cursors.
+
+    def _fresh(self, step: _Step) -> None:
+        ends = self.topic.offsets()
+        priorities = self._priorities()
+        # After the cursors' own records a new run cannot come without one of them changing.
+        places = {
+            (partition, priority): self._position(partition, priority, begin, priorities)
+            for priority in priorities
+            for partition, (begin, _) in ends.items()
+        }
+        everything = self._everything().values() if self._ordered else ()
+        self._turn = (self._turn + 1) % len(ends)
+        turns = [*range(self._turn, len(ends)), *range(self._turn)]
+        for priority in sorted(priorities, reverse=True):
+            only = priority if len(priorities) > 1 else None
+            for partition in turns:
+                if step.room <= 0:
+                    return
+                begin, end = ends[partition]
+                position, start, stored = places[partition, priority]
+                if position >= end:
+                    continue
+                floors = None
+                if self._ordered:
+                    floors = floors_of(run for run in everything if run.partition == partition)
+                step.count("trimmed", begin - position if only in (None, 0) and begin > position else 0)
+                cursor = self._scan(step, partition, max(position, begin), end, only, floors)
+                place = self._place(partition, priority)
+                step.change.requires[place] = stored
+                step.change.records[place] = msgspec.msgpack.encode((cursor, start))
+                step.more |= cursor < end
+
+    def _scan(
+        self, step: _Step, partition: int, position: int, end: int, only: int | None, floors: Offsets | None
+    ) -> int:
+        """Takes rows from a cursor on until there is no more room, or enough was looked at; says how far it came."""
+        sorts = _Sorted([], [], [])
+        looked, cursor = 0, position
+        for part in self._read(partition, position, end):
+            at = 0
+            while at < len(part) and step.room > 0 and looked < _LOOKED_AT:
+                window = part.window(at, max(step.room, _WINDOW if self.terms.rule or only else 0))
+                if self._ordered:
+                    window = replace(window, groups=self._groups(window.data))
+                    if window.groups is not None:
+                        step.room = min(step.room, _MOST_KEYED)
+                used = self._sort(step, window, only, floors, sorts)
+                at += used
+                looked += used
+                cursor = int(window.offsets[used - 1]) + 1
+            if at < len(part):
+                break
+        self._lease(step, partition, sorts.free, 1)
+        for offsets, parts in split(sorts.waits):
+            times = [int(t.min()) for p in parts if (t := self._deliver_at(p.data)) is not None]
+            self._put(step.change, min(times), _waiting(partition, offsets, b""))
+        for offsets, parts in split(sorts.stuck):
+            self._put(step.change, step.now, _waiting(partition, offsets, keys_of(parts)))
+        return cursor
+
+    def _sort(
+        self, step: _Step, window: Part, only: int | None, floors: Offsets | None, sorts: _Sorted
+    ) -> int:
+        """Sorts rows into those to deliver, those whose time has not come, and those held up; says how many it took."""
+        wanted = np.ones(len(window), bool)
+        if only is not None:
+            wanted &= pc.fill_null(window.data.column("priority"), 0).to_numpy(zero_copy_only=False) == only
+        if self.terms.rule is not None and (mask := self.terms.rule.mask(window.data)) is not None:
+            wanted &= mask
+        waits = np.zeros(len(window), bool)
+        if (times := self._deliver_at(window.data)) is not None:
+            waits = wanted & (times > step.now)
+        stuck = np.zeros(len(window), bool) if floors is None else wanted & ~waits & held_up(window, floors)
+        free = np.flatnonzero(wanted & ~waits & ~stuck)
+        used = len(window)
+        if len(free) > step.room:
+            # What lies behind the last that is taken stays new.
+            used = int(free[step.room - 1]) + 1
+            free = free[: step.room]
+        step.room -= len(free)
+        for index, into in (
+            (free, sorts.free),
+            (np.flatnonzero(waits[:used]), sorts.waits),
+            (np.flatnonzero(stuck[:used]), sorts.stuck),
+        ):
+            if len(index):
+                into.append(window.of(index))
+        return used
+
+    # Writing what was settled.
+
+    def last(self, attempt: int) -> bool:
+        """Whether there is no attempt after this one."""
+        return attempt >= self.terms.attempts
+
+    def backoff(self, attempt: int) -> int:
+        """How long a message waits after delivery number ``attempt`` failed: doubling, with a jitter of a fifth."""
+        first, longest = self.terms.backoff
+        return int(min(first << min(attempt - 1, 40), longest) * (0.8 + 0.4 * self._chance()))
+
+    def holds(self, lease: Lease) -> bool:
+        """Whether a lease is still what it was: nobody has taken it."""
+        return not lease.stale and self._book.get((self._runs, lease.key)) == lease.value
+
+    def settle(self, leases: Sequence[Lease]) -> None:
+        """Writes what was settled. A lease that ended meanwhile is marked stale, and nothing of it is changed."""
+        changed = [lease for lease in leases if lease.changed and not lease.stale]
+        if not changed:
+            return
+        try:
+            self.write(changed)
+        except PreconditionFailed:
+            for lease in changed:
+                if lease.stale:
+                    continue
+                try:
+                    self.write([lease])
+                except PreconditionFailed:
+                    continue
+
+    def write(
+        self, leases: Sequence[Lease], transaction: Transaction | None = None, done: int | None = None
+    ) -> None:
+        """Writes what was settled in these leases together with the transaction, all or nothing.
+
+        Args:
+            leases: The leases.
+            transaction: What else is to be committed.
+            done: The message of the first lease that is done by that.
+
+        Raises:
+            PreconditionFailed: A lease ended, and is marked stale; or what the transaction requires is not so.
+        """
+        with ExitStack() as locks:
+            for lease in sorted(leases, key=id):
+                locks.enter_context(lease.writing)
+            change = Change()
+            outcomes = [self._outcome(change, leases[0], done)]
+            outcomes += [self._outcome(change, lease) for lease in leases[1:]]
+            try:
+                self._book.commit(change, transaction)
+            except PreconditionFailed:
+                for lease in leases:
+                    lease.stale = not self.holds(lease)
+                with self._counting:
+                    self.counts.stale += sum(len(lease.done) for lease in leases if lease.stale)
+                raise
+            for outcome in outcomes:
+                self._settled(outcome)
+
+    def _outcome(self, change: Change, lease: Lease, also: int | None = None) -> _Outcome:
+        run, key, value = lease.run, lease.key, b""
+        written, again, dead = lease.done[:], lease.again[:], lease.dead[:]
+        done = written if also is None else [*written, also]
+        gone = {*done, *(offset for offset, _, _ in again), *(death.offset for death in dead)}
+        change.requires[self._runs, key] = lease.value
+        change.records[self._runs, key] = None
+        if bits := without(run.bits, run.base, gone):
+            run = msgspec.structs.replace(
+                run, bits=bits, keys=keys_of(lease.parts, gone) if run.keys else b""
+            )
+            value = pack(run)
+            if lease.deadline != due_of(key):
+                key = key_of(lease.deadline, next(self._numbers))
+            change.records[self._runs, key] = value
+        for offset, when, attempt in again:
+            group = lease.group_of(offset) if run.keys or lease.run.keys else -1
+            keys = key_bitmap(np.array([group], np.uint8)) if group >= 0 else b""
+            self._put(change, when, Pending(run.partition, offset, b"\x01", attempt, 0, keys))
+        if dead:
+            deaths = {death.offset: death for death in dead}
+            parts = [
+                p.where(np.isin(p.offsets, np.fromiter(deaths, np.int64, len(deaths)))) for p in lease.parts
+            ]
+            ordered = [deaths[offset] for offset in joined(parts).tolist()]
+            self._bury(change, run.partition, parts, ordered, self.clock.now())
+        return _Outcome(lease, key, value, run, len(written), done, again, dead)
+
+    def _settled(self, outcome: _Outcome) -> None:
+        lease = outcome.lease
+        del (
+            lease.done[: len(outcome.done)],
+            lease.again[: len(outcome.again)],
+            lease.dead[: len(outcome.dead)],
+        )
+        lease.key, lease.value, lease.run = outcome.key, outcome.value, outcome.run
+        now = self.clock.now()
+        done = np.array(outcome.done, np.int64)
+        with self._counting:
+            for part in lease.parts if outcome.done else ():
+                if count := int(np.isin(done, part.offsets).sum()):
+                    self.counts.latencies.add(now - part.append_time, count)
+            self.counts.acknowledged += len(outcome.done)
+            self.counts.retried += len(outcome.again)
+            self.counts.dead += len(outcome.dead)
+
+    def _bury(
+        self, change: Change, partition: int, parts: Sequence[Part], deaths: list[Death], now: int
+    ) -> None:
+        topic = dead_topic(self.log, self.terms.dead_letter, self.topic)
+        at = 0
+        for part in parts:
+            own, at = deaths[at : at + len(part)], at + len(part)
+            if own:
+                rows = dead_rows(
+                    part.data, own, topic=self.topic.name, partition=partition, group=self.name, now=now
+                )
+                change.appends.append((topic.name, rows, None))
+
+    # Records.
+
+    def _lease(self, step: _Step, partition: int, parts: list[Part], attempt: int) -> None:
+        for offsets, within in split(parts):
+            base = int(offsets[0])
+            run = Pending(partition, base, bits_of(offsets, base), attempt, self._session, keys_of(within))
+            key = self._put(step.change, step.now + self.terms.visibility, run)
+            step.leases.append((key, run, within))
+
+    def _put(self, change: Change, when: int, run: Pending) -> str:
+        key = key_of(when, next(self._numbers))
+        change.records[self._runs, key] = pack(run)
+        return key
+
+    def _everything(self) -> dict[str, Pending]:
+        return {key: unpack(value) for key, value in self._book.records(self._runs).items()}
+
+    def _is_full(self) -> bool:
+        self._takes += 1
+        if self.full or self._takes % 16 == 1:
+            self.full = len(self._book.records(self._runs, limit=MOST_RUNS)) >= MOST_RUNS
+        return self.full
+
+    def _place(self, partition: int, priority: int) -> Place:
+        return self._cursors, f"{partition}.{priority}"
+
+    def _position(
+        self, partition: int, priority: int, begin: int, priorities: Mapping[int, Mapping[int, int]]
+    ) -> tuple[int, int, bytes | None]:
+        """A cursor, where the group began, and the cursor's record."""
+        stored = self._book.get(self._place(partition, priority))
+        if stored is not None:
+            return (*_cursor.decode(stored), stored)
+        if priority == 0:
+            return begin, begin, None
+        first = self._book.get(self._place(partition, 0))
+        start = begin if first is None else _cursor.decode(first)[1]
+        return max(start, priorities[priority].get(partition, 0)), start, None
+
+    def _priorities(self) -> dict[int, dict[int, int]]:
+        known = self.log.record(PRIORITIES, str(self.topic.number)) if self._messages else None
+        return {0: {}} if known is None else {0: {}, **_priorities.decode(known)}
+
+    # Rows.
+
+    def _read(self, partition: int, position: int, end: int) -> _Batches:
+        return _Batches(self.topic, partition, position, end)
+
+    def _groups(self, data: pa.RecordBatch) -> Groups | None:
+        """Key groups; ``None`` where not one row has a key."""
+        columns = [data.column("key")] if self._messages else [data.column(name) for name in self.topic.key]
+        if self._messages and columns[0].null_count == data.num_rows:
+            return None
+        groups = key_groups(hash_keys(columns)).astype(np.int16)
+        if self._messages and columns[0].null_count:
+            groups[columns[0].is_null().to_numpy(zero_copy_only=False)] = -1
+        return groups
+
+    def _parts_of(self, run: Pending) -> tuple[list[Part], int]:
+        """The open rows of a run, and how many of them were trimmed away meanwhile."""
+        wanted, partition = run.offsets, run.partition
+        while True:
+            begin, _ = self.topic.offsets()[partition]
+            left = wanted[wanted >= begin]
+            parts: list[Part] = []
+            try:
+                for part in self._read(partition, int(left[0]), run.end) if len(left) else ():
+                    own = part.where(np.isin(part.offsets, left))
+                    if len(own):
+                        parts.append(replace(own, groups=self._groups(own.data) if self._ordered else None))
+            except OffsetTrimmed:
+                continue
+            return parts, run.count - sum(map(len, parts))
+
+    def _deliver_at(self, data: pa.RecordBatch) -> Offsets | None:
+        """When each row may be delivered, in microseconds; ``None`` where all may at once."""
+        if not self._messages:
+            return None
+        column = data.column("deliver_at")
+        if column.null_count == data.num_rows:
+            return None
+        times: Offsets = pc.fill_null(pc.cast(column, pa.int64()), 0).to_numpy(zero_copy_only=False)
+        return times
+
+
+class _Batches:
+    """The rows of a partition between two offsets, batch by batch."""
+
+    def __init__(self, topic: Topic, partition: int, position: int, end: int) -> None:
+        self._reader = topic.reader(start={partition: position}, partitions=[partition], end={partition: end})
+        self._batches: list[LogBatch] = []
+
+    def __iter__(self) -> _Batches:
+        return self
+
+    def __next__(self) -> Part:
+        if not self._batches:
+            self._batches = self._reader.poll(max_rows=1)
+        if not self._batches:
+            raise StopIteration
+        batch = self._batches.pop(0)
+        return Part(batch.data, batch.offsets, batch.append_time)
+
+
+@dataclass(slots=True)
+class _Step:
+    """What one attempt to take comes to."""
+
+    now: int
+    room: int
+    change: Change = field(default_factory=Change)
+    leases: list[tuple[str, Pending, list[Part]]] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    more: bool = False
+
+    def count(self, name: str, value: int) -> None:
+        if value:
+            self.counts[name] = self.counts.get(name, 0) + value
+
+
+@dataclass(slots=True)
+class _Sorted:
+    """New rows: to deliver now, at their time, and behind others of their key."""
+
+    free: list[Part]
+    waits: list[Part]
+    stuck: list[Part]
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What a lease becomes once its change is committed."""
+
+    lease: Lease
+    key: str
+    value: bytes
+    run: Pending
+    noted: int
+    """How many of ``done`` the lease had noted."""
+    done: list[int]
+    again: list[tuple[int, int, int]]
+    dead: list[Death]
+
+
+def pending_namespace(group: str, topic: Topic) -> str:
+    """Where the runs of a group on a topic are."""
+    return f"pending/{group}/{topic.number}"
+
+
+def cursor_namespace(group: str, topic: Topic) -> str:
+    """Where the cursors of a group on a topic are: by ``partition.priority``, (cursor, where the group began)."""
+    return f"cursor/{group}/{topic.number}"
+
+
+def _waiting(partition: int, offsets: Offsets, keys: bytes) -> Pending:
+    base = int(offsets[0])
+    return Pending(partition, base, bits_of(offsets, base), 0, 0, keys)

@@ -1,0 +1,392 @@
+"""Sharing a topic: taking, settling, passing on; on a clock that the tests move."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import polars as pl
+import pytest
+
+from mamba_stream.errors import StaleLease
+from mamba_stream.log import Log, open_log
+from mamba_stream.messaging import shared
+from mamba_stream.messaging.books import Change, LogBook, PrivateBook
+from mamba_stream.messaging.shared import PRIORITIES
+from tests.messaging.desk import SECOND, HandClock, Sent, member, message_topic, messages, rows, values
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock()
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[Log]:
+    with open_log(tmp_path / "log") as opened:
+        message_topic(opened)
+        yield opened
+
+
+def send(log: Log, *sent: Sent | object, topic: str = "work", partition: int | None = None) -> None:
+    made = [each if isinstance(each, Sent) else Sent(each) for each in sent]
+    log[topic].append(rows(made), partition=partition)
+
+
+def dead(log: Log, topic: str = "work.dead") -> list[tuple[object, int, int, str]]:
+    found = log[topic].scan().collect()
+    return [
+        (row["value"].decode(), row["_dead"]["offset"], row["_dead"]["attempts"], row["_dead"]["cause"])
+        for row in found.iter_rows(named=True)
+    ]
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_messages_are_taken_acknowledged_and_do_not_come_again(
+    log: Log, clock: HandClock, private: bool
+) -> None:
+    group = member(log, 1, clock, book=PrivateBook(log) if private else None)
+    send(log, "a", "b", "c")
+    leases = group.take(2)
+    assert values(leases) == ["a", "b"]
+    for message in messages(leases):
+        message.ack()
+    group.settle(leases)
+    rest = group.take(10)
+    assert values(rest) == ["c"]
+    assert not group.idle()
+    messages(rest)[0].ack()
+    group.settle(rest)
+    assert group.idle()
+    assert group.take(10) == []
+    clock.advance(3600)
+    assert group.take(10) == []
+    assert group.counts.acknowledged == group.counts.delivered == 3
+
+
+def test_two_members_never_have_the_same_message(log: Log, clock: HandClock) -> None:
+    one, two = member(log, 1, clock), member(log, 2, clock)
+    send(log, *range(100))
+    taken = [value for _ in range(5) for group in (one, two) for value in values(group.take(10))]
+    assert sorted(taken) == list(range(100))
+
+
+def test_what_a_member_left_behind_goes_to_others_when_its_lease_ends(log: Log, clock: HandClock) -> None:
+    one, two = member(log, 1, clock), member(log, 2, clock)
+    send(log, *"abc")
+    left = one.take(10)
+    messages(left)[1].ack()
+    one.settle(left)
+    assert two.take(10) == []
+    clock.advance(31)
+    again = two.take(10)
+    assert [(m.value, m.attempt) for m in messages(again)] == [("a", 2), ("c", 2)]
+    with pytest.raises(StaleLease, match="went to another"):
+        messages(left)[0].ack()
+    assert two.counts.expired == 2
+
+
+def test_a_lease_whose_time_is_over_still_counts_while_nobody_took_it(log: Log, clock: HandClock) -> None:
+    group = member(log, 1, clock)
+    send(log, "a")
+    leases = group.take(1)
+    clock.advance(100)
+    messages(leases)[0].ack()
+    group.settle(leases)
+    assert group.idle()
+
+
+def test_acks_that_were_not_written_in_time_are_stale_and_change_nothing(log: Log, clock: HandClock) -> None:
+    one, two = member(log, 1, clock), member(log, 2, clock)
+    send(log, "a", "b")
+    [lease] = one.take(10)
+    for message in messages([lease]):
+        message.ack()
+    clock.advance(31)
+    again = two.take(10)
+    one.settle([lease])
+    assert lease.stale
+    assert one.counts.stale == 2
+    for message in messages(again):
+        message.ack()
+    two.settle(again)
+    assert two.idle()
+    assert two.counts.acknowledged == 2
+    assert one.counts.acknowledged == 0
+
+
+def test_a_message_is_settled_once(log: Log, clock: HandClock) -> None:
+    group = member(log, 1, clock)
+    send(log, "a")
+    [message] = messages(group.take(1))
+    message.ack()
+    for again in (message.ack, message.nack, message.reject, lambda: message.extend("1m")):
+        with pytest.raises(StaleLease, match="settled before"):
+            again()
+
+
+def test_a_retry_waits_for_its_back_off_which_doubles(log: Log, clock: HandClock) -> None:
+    group = member(log, 1, clock, backoff=(SECOND, 3 * SECOND), attempts=9)
+    send(log, "a")
+    waits = []
+    for attempt in range(1, 6):
+        leases = group.take(1)
+        [message] = messages(leases)
+        assert message.attempt == attempt
+        message.nack()
+        group.settle(leases)
+        due = group.next_due()
+        assert due is not None
+        waits.append((due - clock.now()) / SECOND)
+        assert group.take(1) == []
+        clock.time = due
+    assert waits == [1, 2, 3, 3, 3]
+
+
+def test_a_retry_may_say_when(log: Log, clock: HandClock) -> None:
+    group = member(log, 1, clock)
+    send(log, "a", "b")
+    leases = group.take(2)
+    messages(leases)[0].nack("1m")
+    group.settle(leases)
+    clock.advance(29)
+    assert group.take(5) == []
+    clock.advance(31)
+    assert set(values(group.take(5))) == {"a", "b"}
+
+
+def test_the_last_failure_leads_to_the_dead_letters_with_its_cause(log: Log, clock: HandClock) -> None:
+    group = member(log, 1, clock, attempts=2)
+    send(log, "fine", "bad")
+    for _ in range(2):
+        leases = group.take(5)
+        for message in messages(leases):
+            if message.value == "bad":
+                message._delivery.nack(message.offset, "0s", "ValueError: no")
+            else:
+                message.ack()
+        group.settle(leases)
+    assert group.idle()
+    assert dead(log) == [("bad", 1, 2, "ValueError: no")]
+
+
+def test_a_rejected_message_goes_to_the_dead_letters_at_once(log: Log, clock: HandClock) -> None:
+    group = member(log, 1, clock)
+    send(log, "a", "b")
+    leases = group.take(5)
+    messages(leases)[0].reject("no such customer")
+    messages(leases)[1].ack()
+    group.settle(leases)
+    assert group.idle()
+    assert dead(log) == [("a", 0, 1, "no such customer")]
+
+
+def test_a_message_that_kills_its_subscribers_is_given_up_and_its_neighbours_are_not(
+    log: Log, clock: HandClock
+) -> None:
+    send(log, *(["fine"] * 50), "poison", *(["fine"] * 50))
+    done: list[int] = []
+    for session in range(1, 500):
+        group = member(log, session, clock, attempts=4)
+        while leases := group.take(1000):
+            poisoned = False
+            for message in messages(leases):
+                if message.value == "poison":
+                    poisoned = True
+                    break
+                message.ack()
+                done.append(message.offset)
+            if poisoned:
+                # It dies here: not even its acknowledgements are written.
+                done = [offset for offset in done if all(offset not in lease.done for lease in leases)]
+                break
+            group.settle(leases)
+        clock.advance(31)
+        if group.idle():
+            break
+    assert sorted(done) == [offset for offset in range(101) if offset != 50]
+    [(value, offset, attempts, cause)] = dead(log)
+    assert (value, offset, attempts) == ("poison", 50, 4)
+    assert "its lease ended 4 times" in cause
+
+
+def test_nothing_is_delivered_before_its_time(log: Log, clock: HandClock) -> None:
+    group = member(log, 1, clock)
+    now = clock.now()
+    send(log, Sent("later", deliver_at=now + 60 * SECOND), "now", Sent("soon", deliver_at=now + 10 * SECOND))
+    leases = group.take(10)
+    assert values(leases) == ["now"]
+    messages(leases)[0].ack()
+    group.settle(leases)
+    assert group.next_due() == now + 10 * SECOND
+    assert not group.idle()
+    clock.advance(10)
+    leases = group.take(10)
+    assert [(m.value, m.attempt) for m in messages(leases)] == [("soon", 1)]
+    messages(leases)[0].ack()
+    group.settle(leases)
+    assert group.take(10) == []
+    # A restart, with nothing in memory.
+    clock.advance(50)
+    assert values(member(log, 2, clock).take(10)) == ["later"]
+
+
+def test_higher_priorities_come_first(log: Log, clock: HandClock) -> None:
+    send(log, *(Sent(f"low {n}") for n in range(5)))
+    group = member(log, 1, clock)
+    assert values(group.take(2)) == ["low 0", "low 1"]
+    change = Change(
+        records={(PRIORITIES, str(log["work"].number)): msgspec.msgpack.encode({5: {0: 5}, 9: {0: 5}})}
+    )
+    LogBook(log).commit(change)
+    send(log, Sent("mid", priority=5), Sent("high", priority=9), Sent("low 5"), Sent("mid 2", priority=5))
+    taken = values(group.take(1)) + values(group.take(2)) + values(group.take(10))
+    assert taken == ["high", "mid", "mid 2", "low 2", "low 3", "low 4", "low 5"]
+    assert values(group.take(10)) == []
+
+
+def test_messages_of_a_key_are_kept_in_order_while_others_go_on(log: Log, clock: HandClock) -> None:
+    one, two = member(log, 1, clock), member(log, 2, clock)
+    send(
+        log, Sent("a1", key="a"), Sent("b1", key="b"), Sent("a2", key="a"), Sent("c1", key="c"), Sent("free")
+    )
+    first = one.take(1)
+    assert values(first) == ["a1"]
+    second = two.take(10)
+    assert values(second) == ["b1", "c1", "free"]
+    messages(first)[0].nack("10s")
+    one.settle(first)
+    assert two.take(10) == []
+    clock.advance(10)
+    again = two.take(10)
+    assert values(again) == ["a1"]
+    messages(again)[0].ack()
+    two.settle(again)
+    assert values(one.take(10)) == ["a2"]
+
+
+def test_a_retry_holds_back_what_follows_of_its_key_in_the_same_lease(log: Log, clock: HandClock) -> None:
+    group = member(log, 1, clock)
+    send(log, Sent("a1", key="a"), Sent("b1", key="b"), Sent("a2", key="a"))
+    leases = group.take(10)
+    first, other, follower = messages(leases)
+    first.nack("10s")
+    with pytest.raises(StaleLease):
+        follower.ack()
+    other.ack()
+    group.settle(leases)
+    assert group.take(10) == []
+    clock.advance(10)
+    again = group.take(10)
+    assert [(m.value, m.attempt) for m in messages(again)] == [("a1", 2)]
+    messages(again)[0].ack()
+    group.settle(again)
+    assert [(m.value, m.attempt) for m in messages(group.take(10))] == [("a2", 1)]
+
+
+def test_outputs_and_the_acknowledgement_commit_together(log: Log, clock: HandClock) -> None:
+    message_topic(log, "out")
+    one, two = member(log, 1, clock), member(log, 2, clock)
+    send(log, "a", "b")
+    first, second = messages(one.take(2))
+    with first.transaction() as tx:
+        tx.append("out", rows([Sent("A")]))
+    assert one.counts.acknowledged == 1
+    with pytest.raises(RuntimeError), second.transaction() as tx:
+        tx.append("out", rows([Sent("never")]))
+        raise RuntimeError
+    clock.advance(31)
+    [again] = messages(two.take(2))
+    assert again.value == "b"
+    with pytest.raises(StaleLease), second.transaction() as tx:
+        tx.append("out", rows([Sent("never")]))
+    with again.transaction() as tx:
+        tx.append("out", rows([Sent("B")]))
+    assert log["out"].scan().collect()["value"].to_list() == [b"A", b"B"]
+    assert two.idle()
+
+
+def test_a_lease_can_be_extended(log: Log, clock: HandClock) -> None:
+    one, two = member(log, 1, clock), member(log, 2, clock)
+    send(log, "a")
+    leases = one.take(1)
+    [message] = messages(leases)
+    clock.advance(20)
+    message.extend("1m")
+    clock.advance(50)
+    assert two.take(1) == []
+    message.ack()
+    one.settle(leases)
+    assert two.idle()
+
+
+def test_trimmed_messages_are_counted_and_hold_up_nothing(log: Log, clock: HandClock) -> None:
+    group = member(log, 1, clock)
+    send(log, *"abcdef")
+    leases = group.take(2)
+    log["work"].trim({0: 4})
+    clock.advance(31)
+    assert values(group.take(10)) == ["e", "f"]
+    assert group.counts.trimmed == 4
+    assert leases[0].left == {0, 1}
+
+
+def test_only_what_a_rule_wants_is_delivered(log: Log, clock: HandClock) -> None:
+    class Even:
+        def mask(self, batch):
+            return [int(value.as_py()) % 2 == 0 for value in batch.column("value")]
+
+    send(log, *map(str, range(10)))
+    group = member(log, 1, clock, rule=Even())
+    assert values(group.take(3)) == ["0", "2", "4"]
+    assert values(group.take(3)) == ["6", "8"]
+    assert group.take(3) == []
+
+
+def test_a_group_with_too_much_open_takes_nothing_new_and_says_so(
+    log: Log, clock: HandClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared, "MOST_RUNS", 20)
+    group = member(log, 1, clock)
+    send(log, *range(1000))
+    taken = []
+    while leases := group.take(1):
+        taken += leases
+    assert 20 <= len(taken) <= 40
+    assert group.full
+    for message in messages(taken):
+        message.ack()
+    group.settle(taken)
+    assert group.take(1)
+    assert not group.full
+
+
+def test_a_group_begins_where_it_was_told(log: Log, clock: HandClock) -> None:
+    send(log, "old")
+    group = member(log, 1, clock)
+    group.begin({p: end for p, (_, end) in log["work"].offsets().items()})
+    send(log, "new")
+    member(log, 2, clock).begin({0: 0})
+    assert values(group.take(10)) == ["new"]
+
+
+def test_messages_of_many_partitions_take_turns(tmp_path: Path, clock: HandClock) -> None:
+    with open_log(tmp_path / "wide") as log:
+        message_topic(log, partitions=4)
+        for partition in range(4):
+            send(log, *(f"{partition}" for _ in range(10)), partition=partition)
+        group = member(log, 1, clock)
+        assert {value for _ in range(4) for value in values(group.take(5))} == set("0123")
+
+
+def test_a_row_of_a_typed_topic_is_its_message(log: Log, clock: HandClock) -> None:
+    log.create_topic("typed", pl.Schema({"n": pl.Int64}))
+    log["typed"].append([{"n": 1}, {"n": 2}])
+    group = member(log, 1, clock, topic="typed")
+    leases = group.take(5)
+    assert values(leases) == [{"n": 1}, {"n": 2}]
+    messages(leases)[0].reject("odd")
+    messages(leases)[1].ack()
+    group.settle(leases)
+    assert log["typed.dead"].scan().collect()["n"].to_list() == [1]

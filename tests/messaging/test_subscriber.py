@@ -1,0 +1,374 @@
+"""Subscribers: callbacks, retries, groups, patterns, and what happens when handlers fail, hang or are stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+import mamba_stream as mamba
+from mamba_stream.log import Log, open_log
+from tests.messaging.desk import Sent, message_topic, rows
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[Log]:
+    with open_log(tmp_path / "log") as opened:
+        message_topic(opened)
+        yield opened
+
+
+def send(log: Log, *sent: Sent | object, topic: str = "work") -> None:
+    log[topic].append(rows([each if isinstance(each, Sent) else Sent(each) for each in sent]))
+
+
+def collect(log: Log, topics: Any = "work", **options: Any) -> list[Any]:
+    """What a subscriber of its own gets, from the earliest message on."""
+    found: list[Any] = []
+    subscriber = mamba.Subscriber(topics, log, start="earliest", **options)
+    subscriber.subscribe(lambda message: found.append(message.value))
+    subscriber.run(until="empty")
+    subscriber.close()
+    return found
+
+
+class Running:
+    """A subscriber that runs in a thread until the block ends."""
+
+    def __init__(self, subscriber: mamba.Subscriber) -> None:
+        self.subscriber = subscriber
+        self._thread = threading.Thread(target=subscriber.run)
+
+    def __enter__(self) -> mamba.Subscriber:
+        self._thread.start()
+        return self.subscriber
+
+    def __exit__(self, *_: object) -> None:
+        self.subscriber.stop()
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+        self.subscriber.close()
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
+    bell = threading.Event()
+    for _ in range(int(seconds / 0.005)):
+        if condition():
+            return
+        bell.wait(0.005)
+    raise AssertionError("it did not come true")
+
+
+def test_values_come_back_as_what_they_were(log: Log) -> None:
+    sent = ["text", b"bytes", {"a": [1, 2.5, None, True]}, [1, "x"], 7, None, ""]
+    send(log, *sent)
+    assert collect(log) == sent
+
+
+def test_a_subscriber_without_a_group_gets_everything_and_so_does_the_next(log: Log) -> None:
+    send(log, *"abc")
+    assert collect(log) == collect(log) == ["a", "b", "c"]
+
+
+def test_a_group_does_each_message_once(log: Log) -> None:
+    send(log, *range(500))
+    done: list[int] = []
+    workers = []
+    for _ in range(3):
+        worker = mamba.Subscriber("work", log, group="crew", start="earliest", concurrency=2)
+        worker.subscribe(lambda message: done.append(message.value))
+        workers.append(Running(worker))
+    for each in workers:
+        each.__enter__()
+    wait_for(lambda: len(done) >= 500)
+    for each in workers:
+        each.__exit__()
+    assert sorted(done) == list(range(500))
+    again: list[int] = []
+    late = mamba.Subscriber("work", log, group="crew", start="earliest")
+    late.subscribe(lambda message: again.append(message.value))
+    late.run(until="empty")
+    late.close()
+    assert again == []
+
+
+def test_a_new_subscriber_starts_at_the_latest_message_and_says_so_beside_earlier_ones(
+    log: Log, caplog: pytest.LogCaptureFixture
+) -> None:
+    send(log, "old")
+    found: list[Any] = []
+    subscriber = mamba.Subscriber("work", log)
+    subscriber.subscribe(lambda message: found.append(message.value))
+    # Between subscribing and running is after subscribing.
+    send(log, "first")
+    with caplog.at_level(logging.WARNING), Running(subscriber):
+        wait_for(lambda: found == ["first"])
+    assert found == ["first"]
+    assert "earliest" not in caplog.text
+    idle = mamba.Subscriber("work", log)
+    idle.subscribe(found.append)
+    with caplog.at_level(logging.WARNING), Running(idle):
+        wait_for(lambda: "start='earliest' would begin with those" in caplog.text)
+
+
+def test_raising_is_a_retry_and_the_last_one_leads_to_the_dead_letters(
+    log: Log, caplog: pytest.LogCaptureFixture
+) -> None:
+    send(log, "fine", "bad", "worse")
+    attempts: Counter[str] = Counter()
+
+    def handle(message: mamba.Message) -> None:
+        attempts[message.value] += 1
+        assert attempts[message.value] == message.attempt
+        if message.value == "bad":
+            raise ValueError("no good")
+        if message.value == "worse":
+            raise mamba.Reject("never")
+
+    subscriber = mamba.Subscriber(
+        "work", log, group="g", attempts=3, backoff=("1ms", "2ms"), start="earliest", dead_letter="morgue"
+    )
+    subscriber.subscribe(handle)
+    subscriber.run(until="empty")
+    facts = subscriber.statistics()
+    assert attempts == {"fine": 1, "bad": 3, "worse": 1}
+    letters = log["morgue"].scan().select("value", pl.col("_dead").struct.unnest()).collect()
+    told = {(v.decode(), cause, n) for v, cause, n in letters.select("value", "cause", "attempts").rows()}
+    assert told == {("bad", "ValueError: no good", 3), ("worse", "never", 1)}
+    assert set(letters["topic"]) == {"work"}
+    assert set(letters["group"]) == {"g"}
+    assert "no good" in caplog.text
+    assert facts == subscriber.statistics()
+    subscriber.close()
+
+
+def test_coroutines_are_handled_as_many_at_a_time_as_wanted(log: Log) -> None:
+    send(log, *range(40))
+    at_work = most = 0
+    done: list[int] = []
+
+    async def handle(message: mamba.Message) -> None:
+        nonlocal at_work, most
+        at_work += 1
+        most = max(most, at_work)
+        await asyncio.sleep(0.005)
+        at_work -= 1
+        done.append(message.value)
+
+    subscriber = mamba.Subscriber("work", log, concurrency=8, start="earliest")
+    subscriber.subscribe(handle)
+    subscriber.run(until="empty")
+    subscriber.close()
+    assert sorted(done) == list(range(40))
+    assert 2 <= most <= 8
+
+
+def test_messages_of_a_key_are_handled_one_after_the_other_whatever_the_concurrency(log: Log) -> None:
+    send(log, *(Sent((n % 3, n) and [n % 3, n], key=f"k{n % 3}") for n in range(90)))
+    at_work: set[int] = set()
+    seen: dict[int, list[int]] = {0: [], 1: [], 2: []}
+    failed: set[int] = set()
+    lock = threading.Lock()
+
+    def handle(message: mamba.Message) -> None:
+        key, number = message.value
+        with lock:
+            assert key not in at_work
+            at_work.add(key)
+        try:
+            if number % 20 == 7 and number not in failed:
+                failed.add(number)
+                raise RuntimeError
+            seen[key].append(number)
+        finally:
+            with lock:
+                at_work.discard(key)
+
+    subscriber = mamba.Subscriber(
+        "work", log, group="g", concurrency=6, start="earliest", backoff=("1ms", "1ms")
+    )
+    subscriber.subscribe(handle)
+    subscriber.run(until="empty")
+    subscriber.close()
+    assert seen == {key: [n for n in range(90) if n % 3 == key] for key in range(3)}
+
+
+def test_callbacks_by_event_type_and_by_rule(log: Log) -> None:
+    class Large:
+        def mask(self, batch):
+            return [len(v.as_py()) > 3 for v in batch.column("value")]
+
+    table = rows([Sent("a"), Sent("bb"), Sent("large"), Sent("larger")])
+    types = [None, "created", "created", "deleted"]
+    table = table.set_column(table.schema.names.index("event_type"), "event_type", [types])
+    log["work"].append(table)
+    created: list[str] = []
+    large: list[str] = []
+    subscriber = mamba.Subscriber("work", log, start="earliest")
+    subscriber.subscribe(lambda message: created.append(message.value), event_type="created")
+    subscriber.subscribe(lambda message: large.append(message.value), rule=Large())
+    subscriber.run(until="empty")
+    assert created == ["bb", "large"]
+    assert large == ["large", "larger"]
+    assert subscriber.statistics().delivered == 0 or subscriber.statistics().delivered == 3
+    subscriber.close()
+
+
+def test_topics_by_list_and_pattern_and_new_ones_join(log: Log) -> None:
+    message_topic(log, "orders.eu")
+    found: list[tuple[str, Any]] = []
+    subscriber = mamba.Subscriber(["orders.*", "late"], log)
+    subscriber.subscribe(lambda message: found.append((message.topic, message.value)))
+    with Running(subscriber):
+        send(log, 1, topic="orders.eu")
+        message_topic(log, "orders.us")
+        send(log, 2, topic="orders.us")
+        message_topic(log, "late")
+        send(log, 3, topic="late")
+        wait_for(lambda: len(found) == 3)
+    assert set(found) == {("orders.eu", 1), ("orders.us", 2), ("late", 3)}
+    by_regex = collect(log, re.compile(r"orders\.(eu|us)"))
+    assert sorted(by_regex) == [1, 2]
+
+
+def test_a_handler_that_hangs_loses_its_message_to_another(log: Log) -> None:
+    send(log, "slow", "quick")
+    release = threading.Event()
+    taken: list[tuple[str, Any]] = []
+
+    def hang(message: mamba.Message) -> None:
+        taken.append(("hanging", message.value))
+        release.wait(20)
+
+    stuck = mamba.Subscriber("work", log, group="g", visibility="200ms", start="earliest")
+    stuck.subscribe(hang)
+    other = mamba.Subscriber("work", log, group="g", visibility="200ms", start="earliest")
+    other.subscribe(lambda message: taken.append(("other", message.value)))
+    with Running(stuck):
+        wait_for(lambda: bool(taken))
+        other.run(until="empty")
+        release.set()
+    other.close()
+    assert taken[0] == ("hanging", "slow")
+    assert sorted(taken[1:]) == [("other", "quick"), ("other", "slow")]
+
+
+def test_a_handler_may_take_longer_where_it_says_so(log: Log) -> None:
+    send(log, "long")
+    taken: list[int] = []
+    release = threading.Event()
+
+    def handle(message: mamba.Message) -> None:
+        taken.append(message.attempt)
+        message.extend("1m")
+        release.wait(0.6)
+
+    subscriber = mamba.Subscriber("work", log, group="g", visibility="150ms", start="earliest")
+    subscriber.subscribe(handle)
+    subscriber.run(until="empty")
+    subscriber.close()
+    assert taken == [1]
+
+
+def test_outputs_and_acknowledgement_are_one_transaction(log: Log) -> None:
+    message_topic(log, "out")
+    send(log, *range(20))
+    fail = {3, 11}
+
+    def handle(message: mamba.Message) -> None:
+        with message.transaction() as tx:
+            tx.append("out", rows([Sent(message.value)]))
+            if message.value in fail:
+                fail.discard(message.value)
+                raise RuntimeError("at the last moment")
+
+    subscriber = mamba.Subscriber(
+        "work", log, group="g", concurrency=3, start="earliest", backoff=("1ms", "1ms")
+    )
+    subscriber.subscribe(handle)
+    subscriber.run(until="empty")
+    subscriber.close()
+    assert sorted(collect(log, "out")) == list(range(20))
+
+
+def test_delayed_messages_come_when_their_time_has_come(log: Log) -> None:
+    from time import time_ns
+
+    due = time_ns() // 1000 + 300_000
+    send(log, Sent("later", deliver_at=due), "now")
+    came: list[tuple[str, bool]] = []
+    subscriber = mamba.Subscriber("work", log, group="g", start="earliest")
+    subscriber.subscribe(lambda message: came.append((message.value, time_ns() // 1000 >= due)))
+    subscriber.run(until="empty")
+    subscriber.close()
+    assert came == [("now", False), ("later", True)]
+
+
+def test_stopping_gives_back_what_was_not_handled(log: Log) -> None:
+    send(log, *range(100))
+    seen: list[int] = []
+    subscriber = mamba.Subscriber("work", log, group="g", start="earliest")
+
+    def handle(message: mamba.Message) -> None:
+        seen.append(message.value)
+        if len(seen) == 10:
+            subscriber.stop()
+
+    subscriber.subscribe(handle)
+    subscriber.run()
+    subscriber.close()
+    rest: list[tuple[int, int]] = []
+    following = mamba.Subscriber("work", log, group="g", start="earliest")
+    following.subscribe(lambda message: rest.append((message.value, message.attempt)))
+    following.run(until="empty")
+    following.close()
+    assert rest == [(n, 1) for n in range(10, 100)]
+
+
+def test_ctrl_c_ends_run_and_nothing_is_lost(log: Log) -> None:
+    send(log, "a", "b")
+    subscriber = mamba.Subscriber("work", log, group="g", start="earliest")
+
+    def handle(message: mamba.Message) -> None:
+        raise KeyboardInterrupt
+
+    subscriber.subscribe(handle)
+    with pytest.raises(KeyboardInterrupt):
+        subscriber.run()
+    subscriber.close()
+    found: list[str] = []
+    following = mamba.Subscriber("work", log, group="g")
+    following.subscribe(lambda message: found.append(message.value))
+    following.run(until="empty")
+    following.close()
+    assert sorted(found) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (lambda log: mamba.Subscriber("a/b", log), "contains '/'"),
+        (lambda log: mamba.Subscriber([], log), "names no topic"),
+        (lambda log: mamba.Subscriber("work", log, group="no good"), "group name"),
+        (lambda log: mamba.Subscriber("work", log, concurrency=0), "concurrency=0"),
+        (lambda log: mamba.Subscriber("work", log, attempts=True), "attempts=True"),
+        (lambda log: mamba.Subscriber("work", log, visibility=30), "visibility has no unit"),
+        (lambda log: mamba.Subscriber("work", log, backoff="1s"), "first and the longest"),
+        (lambda log: mamba.Subscriber("work", log, backoff=("5m", "1s")), "longer than the longest"),
+        (lambda log: mamba.Subscriber("work", log, start="now"), "'latest', 'earliest' or a datetime"),
+        (lambda log: mamba.Subscriber("work", log).subscribe("print"), "function of one message"),
+        (lambda log: mamba.Subscriber("work", log).subscribe(print, rule="x > 1"), "mamba.FilterRule"),
+        (lambda log: mamba.Subscriber("work", log).run(), "nobody is called back"),
+    ],
+)
+def test_what_cannot_be_right_is_refused(log: Log, wrong: Callable[[Log], Any], says: str) -> None:
+    with pytest.raises(mamba.InvalidInput, match=re.escape(says)):
+        wrong(log)
