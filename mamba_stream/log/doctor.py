@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -24,6 +25,10 @@ except VerifyError as error:
     problems = [str(error)]
 print("\\n".join(problems))
 """
+_VERSION = struct.Struct("=16xII16xI")
+"""Where the first page of LMDB 0.9 has a magic number, the version, and the size of pages."""
+_TRANSACTION = struct.Struct("=144xQ")
+_MAGIC = 0xBEEFC0DE
 
 
 @dataclass(frozen=True)
@@ -88,8 +93,27 @@ def _structure(index: Path) -> tuple[list[str], bool]:
         )
         if done.returncode != 0:
             return [], False
-        seen = set(done.stdout.split("\n")) - {""}
+        seen = (set(done.stdout.split("\n")) - {""}) | set(turns(index))
         problems = seen if problems is None else problems & seen
         if not problems:
             break
     return sorted(problems or ()), True
+
+
+def turns(index: Path) -> list[str]:
+    """What is wrong with the two pages that say where the newest state is: they are written in turn.
+
+    The pages that they lead to may both be sound, and LMDB takes the one of the higher number.
+    """
+    with (index / "data.mdb").open("rb") as file:
+        data = file.read(2 << 16)
+    if len(data) < _TRANSACTION.size:
+        return []
+    magic, version, size = _VERSION.unpack_from(data)
+    if (magic, version) != (_MAGIC, 1) or len(data) < size + _TRANSACTION.size:
+        # The walk over the pages has said so.
+        return []
+    [first], [second] = _TRANSACTION.unpack_from(data), _TRANSACTION.unpack_from(data, size)
+    if abs(first - second) == 1 or first == second == 0:
+        return []
+    return [f"the meta pages are of transactions {first} and {second}, which do not follow each other"]

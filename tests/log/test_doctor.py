@@ -15,7 +15,7 @@ import pytest
 
 from mamba_stream.errors import NotALog
 from mamba_stream.log import Log, open_log, rows
-from mamba_stream.log.doctor import examine
+from mamba_stream.log.doctor import examine, turns
 from mamba_stream.log.examination import Finding, examine as examine_here
 from mamba_stream.log.index import Index
 
@@ -255,6 +255,25 @@ def test_a_page_of_the_index_that_is_rubbish_is_found_and_crashes_nobody(path: P
     data.write_bytes(content)
     assert examine(path).sound
     assert found, "one of the last pages that were written is in use"
+
+
+def test_a_changed_number_of_the_newest_state_is_found(path: Path) -> None:
+    """LMDB takes the state of the higher number, which may now be the older one: every page of it is sound."""
+    data = path / "index" / "data.mdb"
+    content = data.read_bytes()
+    assert turns(path / "index") == []
+    for at, mask in ((144, 8), (147, 1), (150, 3), (4096 + 144, 1), (4096 + 151, 128)):
+        data.write_bytes(content[:at] + bytes([content[at] ^ mask]) + content[at + 1 :])
+        assert "do not follow each other" in "".join(turns(path / "index")), f"byte {at}"
+    report = examine(path)
+    assert report.structure
+    assert any("do not follow each other" in found.what for found in report.findings)
+    assert not report.sound
+
+
+def test_an_index_that_was_never_written_to_has_no_newest_state(tmp_path: Path) -> None:
+    Index(tmp_path).close()
+    assert turns(tmp_path) == []
 
 
 def test_it_runs_beside_writers_and_calls_none_of_their_work_damage(log: Log) -> None:
