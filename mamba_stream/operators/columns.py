@@ -2,8 +2,9 @@
 
 ``TIME`` is the row's time in ticks, made where rows have to be ordered. ``SOURCE``, ``PARTITION`` and ``OFFSET``
 are where a row came from: behind its time, they give the one order of the stream. ``ORDINAL`` tells apart the rows
-that a lookup made of one. ``BEHIND`` is the watermark before the row, in ticks of the time column; it is null where
-the row did not lie behind it, and the whole column is absent from a frame in which no row did.
+that a lookup made of one, or that came by several ways to where these unite. ``BEHIND`` is the watermark before the
+row, in ticks of the time column; it is null where the row did not lie behind it, and the whole column is absent from
+a frame in which no row did.
 """
 
 from __future__ import annotations

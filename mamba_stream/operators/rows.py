@@ -13,7 +13,7 @@ import polars as pl
 
 from mamba_stream.core.trees import Node, nodes
 from mamba_stream.operators.columns import hidden
-from mamba_stream.operators.single import twice
+from mamba_stream.operators.single import twice, written_out
 
 RowVerb = Callable[[pl.LazyFrame, list[str]], pl.LazyFrame]
 """Takes the rows and the names of the hidden columns among them."""
@@ -98,13 +98,22 @@ class RowSteps:
     def __init__(self, verbs: Sequence[RowVerb]) -> None:
         self._verbs = tuple(verbs)
         self._looks_around = any(_looks_around(verb) for verb in verbs)
+        self._makes_columns = any(isinstance(verb, Extended | Selected) for verb in verbs)
 
     def __call__(self, frame: pl.DataFrame) -> pl.DataFrame:
         """The rows that the verbs give; hidden columns stay with their rows."""
-        result = self._together(frame)
-        if result.height > 1 or frame.height == 0 or self._looks_around:
-            return result
-        # Somewhere on the way there may have been one row only.
+        result = self._alike(frame)
+        return written_out(result) if self._makes_columns and result.height else result
+
+    def _alike(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """The rows, each computed as it would be among others."""
+        if self._looks_around or frame.height == 0:
+            return self._together(frame)
+        if frame.height > 1:
+            result = self._together(frame)
+            if result.height > 1 or len(self._verbs) == 1:
+                return result
+            # Somewhere on the way there may have been one row only.
         for verb in self._verbs:
             step = RowSteps([verb])
             if frame.height == 1:

@@ -13,11 +13,11 @@ from typing import TypeVar
 import polars as pl
 
 from mamba_stream.errors import JobFailed, StepFailed
-from mamba_stream.operators.columns import hidden
 from mamba_stream.operators.lookup import Lookup
 from mamba_stream.operators.mapping import Inspect, MapBatches
 from mamba_stream.operators.rows import RowSteps
 from mamba_stream.operators.tally import Tally
+from mamba_stream.operators.union import Union
 from mamba_stream.operators.window import LATE_REASON, WindowSettings, WindowStep
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.analysis import Analysis
@@ -80,7 +80,7 @@ class Flow:
         """Lets every window step give out what its watermark closes, those first that feed others."""
         for node, step in self.windows.items():
             reached = watermark(node)
-            if reached > step.closed:
+            while reached > step.closed:
                 self.reading = "closing windows"
                 frame = self._guarded(node, lambda: step.close(reached))  # noqa: B023 - runs at once
                 if frame is not None:
@@ -107,8 +107,8 @@ class Flow:
             elif isinstance(node, n.Window):
                 self._connect(node.parent, self._window(node))
             elif isinstance(node, n.Concat):
-                for parent in node.parents:
-                    self._connect(parent, self._union(node))
+                for number, parent in enumerate(node.parents):
+                    self._connect(parent, self._union(node, number))
             elif isinstance(node, n.Output):
                 self._connect(node.parent, self._output(node))
             elif isinstance(node, n.Lookup | n.MapBatches | n.Inspect):
@@ -173,13 +173,9 @@ class Flow:
             case n.Inspect():
                 return Inspect(node.function)
 
-    def _union(self, node: n.Concat) -> Sink:
-        columns = list(self._analysis.needed[node])
-
-        def take(frame: pl.DataFrame) -> None:
-            self._pass(node, frame.select(*columns, *hidden(frame)))
-
-        return take
+    def _union(self, node: n.Concat, number: int) -> Sink:
+        union = Union(self._analysis.needed[node], number, len(node.parents))
+        return lambda frame: self._pass(node, union(frame))
 
     def _output(self, node: n.Output) -> Sink:
         columns = self._analysis.shapes[node].schema.names()

@@ -11,6 +11,7 @@ import polars as pl
 
 from mamba_stream.operators.columns import BEHIND, OFFSET, ORDINAL, ORIGIN_TYPES, PARTITION, SOURCE, ticks
 from mamba_stream.operators.lateness import rows_behind
+from mamba_stream.operators.single import written_out
 from mamba_stream.plan.shapes import REJECTED_REASON
 from mamba_stream.runtime.feeds import Feed, Portion
 from mamba_stream.runtime.watermarks import PartitionTime
@@ -124,6 +125,5 @@ def joined(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
     """Frames of one source below each other; in some no row lay behind, and the column for it is absent."""
     if len(frames) == 1:
         return frames[0]
-    return (
-        pl.concat(frames, how="diagonal") if any(BEHIND in f.columns for f in frames) else pl.concat(frames)
-    )
+    behind = any(BEHIND in frame.columns for frame in frames)
+    return written_out(pl.concat(frames, how="diagonal" if behind else "vertical"))
