@@ -17,12 +17,13 @@ import polars as pl
 from mamba_stream.core.names import did_you_mean
 from mamba_stream.core.trees import Node, NotUnderstood, inputs, nodes, short
 from mamba_stream.errors import ColumnNotFound, ExpressionRefused
+from mamba_stream.operators.columns import PREFIX
 from mamba_stream.plan.expressions import check_aggregate, check_row_wise, columns, has_selector
 from mamba_stream.plan.partials import Partials
 from mamba_stream.plan.rebuild import rebuild
 from mamba_stream.plan.splits import AGGREGATES, Aggregate, KeepsRows, count_rows, split_aggregate
 
-_KEY = "_key"
+_KEY = f"{PREFIX}key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,13 +148,13 @@ def _checked(name: str, expr: pl.Expr, schema: pl.Schema) -> pl.DataType:
 def _try(expr: pl.Expr, schema: pl.Schema, verb: str) -> None:
     """Refuses what Polars refuses for a type only when it runs, such as the truth of texts.
 
-    Other errors are left for rows that really give them: these values are made up.
+    Errors that values give are left for rows that really give them: these are made up.
     """
     rows = pl.DataFrame([pl.Series(name, [None, _example(dtype)], dtype) for name, dtype in schema.items()])
     try:
         rows.with_columns(pl.lit(0).alias(_KEY)).group_by(_KEY).agg(expr.alias("result"))
-    except pl.exceptions.InvalidOperationError as error:
-        if "not supported" in str(error):
+    except (pl.exceptions.InvalidOperationError, pl.exceptions.SchemaError) as error:
+        if isinstance(error, pl.exceptions.SchemaError) or "not supported" in str(error):
             raise ExpressionRefused(f"{verb}: {short(expr)}: {_first_line(error)}") from error
     except pl.exceptions.PolarsError:
         return
