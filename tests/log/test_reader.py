@@ -284,7 +284,7 @@ def test_max_rows_is_a_number_from_0_on(plain: Topic, most: object) -> None:
 
 @pytest.mark.parametrize("end", [{0: -1}, {0: "1"}, {0: None}])
 def test_an_end_is_an_offset(plain: Topic, end: dict[int, object]) -> None:
-    with pytest.raises(InvalidInput, match="an offset is a number"):
+    with pytest.raises(InvalidInput, match="is not an offset"):
         plain.read(end=end)
 
 
