@@ -201,6 +201,14 @@ class TestMaps:
         maps.clear()
         assert bytes(held or b"") == bytes(range(200))
 
+    def test_a_map_of_a_removed_file_goes_when_the_next_file_is_mapped(self, place: Path) -> None:
+        maps = Maps(place)
+        maps.read(1, "commit", 0, 200)
+        path_of(place, 1, "commit").unlink()
+        path_of(place, 2, "segment").write_bytes(b"others")
+        assert bytes(maps.read(2, "segment", 0, 6) or b"") == b"others"
+        assert list(maps._maps) == [2]
+
     def test_only_so_many_files_stay_mapped(self, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(files, "_OPEN_MAPS", 3)
         maps = Maps(place)
