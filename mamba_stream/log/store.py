@@ -19,7 +19,7 @@ from mamba_stream.log.index import FORKED, MAP_SIZE, Index
 from mamba_stream.log.recovery import recover
 from mamba_stream.log.rows import Meta, TopicRow
 from mamba_stream.log.shelf import Shelf
-from mamba_stream.log.waking import Waiter, Waker
+from mamba_stream.log.waking import Ear, Waker
 
 if TYPE_CHECKING:
     from mamba_stream.log.views import Draft
@@ -47,9 +47,8 @@ class Store:
         self.maps = Maps(self.files)
         self.shelf = Shelf(self.index, self.maps)
         self.committer = Committer(self.index, self.files, clock, self._waker.announce)
-        self._waiters: list[Waiter] = []
-        self._ears = threading.Lock()
-        self._closed = False
+        self._ear: Ear | None = None
+        self._hearing = threading.Lock()
         self._pid = os.getpid()
         self.handles = 0
 
@@ -89,39 +88,36 @@ class Store:
         if now > lsn:
             return now
         deadline = self.clock.monotonic() + timeout
-        try:
-            waiter = self._waiters.pop()
-        except IndexError:
-            waiter = Waiter(self.path / directory.WAKE)
-        try:
-            # Only what is committed before the ear was there could be missed: look again.
-            while (now := self.lsn()) <= lsn:
-                left = deadline - self.clock.monotonic()
-                if left <= 0:
-                    break
-                waiter.wait(min(left, _SLOW_POLL))
-        finally:
-            with self._ears:
-                if self._closed:
-                    waiter.close()
-                else:
-                    self._waiters.append(waiter)
-        return now
+        ear = self._listener()
+        while True:
+            # Before the look, so that what comes after it is heard.
+            heard = ear.heard
+            now = self.lsn()
+            left = deadline - self.clock.monotonic()
+            if now > lsn or left <= 0:
+                return now
+            ear.wait(heard, min(left, _SLOW_POLL))
 
     def close(self) -> None:
         """Closes everything; what is committed stays. Whoever waits is woken, and hears of it."""
         if os.getpid() != self._pid:
             return
         self.committer.close()
-        with self._ears:
-            self._closed = True
-            for waiter in self._waiters:
-                waiter.close()
-            self._waiters.clear()
         self.maps.clear()
         self.index.close()
+        with self._hearing:
+            if self._ear is not None:
+                self._ear.close()
         self._waker.announce()
         self._waker.close()
+
+    def _listener(self) -> Ear:
+        with self._hearing:
+            # Not once it is closed: nobody would close it again.
+            self.index.check()
+            if self._ear is None:
+                self._ear = Ear(self.path / directory.WAKE)
+            return self._ear
 
     def abandon(self) -> None:
         """In a process that was forked: lets go of what would make its parent look alive."""
