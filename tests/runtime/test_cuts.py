@@ -63,10 +63,22 @@ def equal(topic: Topic) -> Topic:
         lambda rows: rows.window(mamba.tumbling("10s")).agg(NUMBER.max()).with_columns(made=FLOOR),
         lambda rows: rows.window(mamba.tumbling("10s")).agg(value=pl.lit(49)).with_columns(made=FLOOR),
         lambda rows: (
+            rows.window(mamba.tumbling("10s"))
+            .agg(NUMBER.max())
+            .with_columns(most=NUMBER.max().over("window_start"))
+            .filter(FLOOR <= 1)
+            .with_columns(made=(pl.col("most") / 49).floor())
+        ),
+        lambda rows: (
+            rows.window(mamba.tumbling("10s"), by="key")
+            .agg(NUMBER.max())
+            .with_columns(made=(NUMBER.max() / 49).floor().over("window_start"))
+        ),
+        lambda rows: (
             rows.with_columns(value=pl.lit(49)).window(mamba.tumbling("10s")).agg(made=FLOOR.sum().round())
         ),
     ],
-    ids="rows literal lookup function kept-rows kept-result partials window window-literal aggregate".split(),
+    ids="rows literal lookup function kept-rows kept-result partials window window-literal over-fused over aggregate".split(),
 )
 def test_equal_rows_give_equal_results_however_many_come_at_once(log, equal, verbs):
     stream = verbs(mamba.stream("rows"))
