@@ -429,7 +429,7 @@ def _index_doctor(path: Path, cases: Iterator[Case]) -> Iterator[Answer]:
             told = verify(str(path / "index"))
         except VerifyError as error:
             told = [str(error)]
-        told += doctor.turns(path / "index")
+        told += doctor.metas(path / "index")
         try:
             told += findings(path)
         except Exception as error:

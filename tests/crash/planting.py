@@ -113,8 +113,8 @@ def _rows_unverified() -> None:
     rows.unseal = lambda key, sealed: sealed[:-4]
 
 
-def _turns_unverified() -> None:
-    doctor.turns = lambda index: []
+def _metas_unverified() -> None:
+    doctor.metas = lambda index: []
 
 
 _BUGS = {
@@ -132,6 +132,6 @@ _BLINDNESS = {
     "last-column-unverified": _last_column_unverified,
     "contents-unverified": _contents_unverified,
     "rows-unverified": _rows_unverified,
-    "turns-unverified": _turns_unverified,
+    "metas-unverified": _metas_unverified,
 }
 BLINDNESS = tuple(_BLINDNESS)
