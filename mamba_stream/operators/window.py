@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ from mamba_stream.operators.columns import (
     PARTITION,
     SOURCE,
     TIME,
+    tick_values,
     ticks,
 )
 from mamba_stream.operators.grid import Grid
@@ -139,7 +140,7 @@ class WindowStep:
         """Takes rows in; gives back those that came too late for all of their windows."""
         late = None
         time = ticks(self._set.time, self._set.shift)
-        if BEHIND in frame.columns or self._reaches_closed(frame, time):
+        if BEHIND in frame.columns or self._reaches_closed(frame):
             frame, late = self._without_late(frame, time)
         if frame.height:
             frame = frame.with_columns(self._grid.pane_of(time).alias(SLOT))
@@ -159,11 +160,11 @@ class WindowStep:
     def _grouped(self, frame: pl.DataFrame, keys: Sequence[str], exprs: Sequence[pl.Expr]) -> pl.DataFrame:
         return grouped(frame, keys, exprs, nested=self._nested)
 
-    def _reaches_closed(self, frame: pl.DataFrame, time: pl.Expr) -> bool:
-        if self._closed == NEVER:
+    def _reaches_closed(self, frame: pl.DataFrame) -> bool:
+        if self._closed == NEVER or frame.height == 0:
             return False
-        first = frame.select(time.min()).item()
-        return first is not None and self._grid.last_end(first) <= self._closed
+        first: Any = tick_values(frame, self._set.time).min()
+        return self._grid.last_end(first + self._set.shift) <= self._closed
 
     def _without_late(self, frame: pl.DataFrame, time: pl.Expr) -> tuple[pl.DataFrame, Late | None]:
         """Splits off what is late; tells the other rows which of their windows still take them."""

@@ -9,7 +9,15 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from mamba_stream.operators.columns import BEHIND, OFFSET, ORDINAL, ORIGIN_TYPES, PARTITION, SOURCE, ticks
+from mamba_stream.operators.columns import (
+    BEHIND,
+    OFFSET,
+    ORDINAL,
+    ORIGIN_TYPES,
+    PARTITION,
+    SOURCE,
+    tick_values,
+)
 from mamba_stream.operators.lateness import rows_behind
 from mamba_stream.operators.single import written_out
 from mamba_stream.plan.shapes import REJECTED_REASON
@@ -97,7 +105,7 @@ class Intake:
         if append_times is not None and ahead is not None:
             numerator, denominator = self.settings.append_scale
             latest = append_times * numerator // denominator + ahead
-            beyond = frame.select(ticks(time)).to_series() > pl.Series(latest)
+            beyond = tick_values(frame, time) > pl.Series(latest)
             bad |= beyond.fill_null(value=False)
             reasons = pl.when(pl.col(time).is_null()).then(reasons).otherwise(pl.lit(AHEAD))
         if not bad.any():
@@ -110,7 +118,7 @@ class Intake:
     def _judged(self, frame: pl.DataFrame, clock: PartitionTime) -> pl.DataFrame:
         time = self.settings.time
         assert time is not None
-        times = frame.select(ticks(time)).to_series().to_numpy()
+        times = tick_values(frame, time).to_numpy()
         if not self.settings.judged:
             clock.greatest = max(clock.greatest, int(times.max())) if len(times) else clock.greatest
             return frame
