@@ -156,7 +156,7 @@ class Committer:
     def abandon(self) -> None:
         """Closes the files without a word, in a process that was forked: their locks are its parent's."""
         for file in self._open.values():
-            file.close()
+            file.let_go()
         self._open.clear()
 
     def _leave(self, pending: _Pending) -> None:
@@ -240,7 +240,7 @@ class Committer:
         return places
 
     def _rewind(self, places: dict[bool, int]) -> None:
-        """Gives back the room of what was written for a commit that certainly did not happen, or was refused."""
+        """Gives back the room of what was written for a commit that certainly did not happen."""
         for internal, position in places.items():
             self._open[internal].rewind(position)
 
@@ -266,7 +266,8 @@ class Committer:
             self._rewind(places)
             raise
         if not any(isinstance(answer, Applied) and not answer.repeated for answer in answers):
-            self._rewind(places)
+            for internal, position in places.items():
+                self._open[internal].reuse(position)
         for pending, answer in zip(group, answers, strict=True):
             if isinstance(answer, Applied):
                 pending.answer = answer

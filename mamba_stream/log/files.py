@@ -36,6 +36,9 @@ INTERNAL_FULL = 32 << 20
 
 _NUMBERED = re.compile(r"([0-9a-f]{8,})\.(?:commit|arrows|toc)")
 _VECTORS = 1024
+_SMALL = 64 << 10
+_MOST_AHEAD = 1 << 20
+_PAGE = 4096
 _OPEN_MAPS = 128
 _NO_MAP: tuple[str, pa.Buffer | None] = ("", None)
 _COPIED_BYTES = 1 << 20
@@ -65,6 +68,7 @@ class CommitFile:
         self.number = number
         self.path = path
         self.end = end
+        self._filled = end
         self._fd = fd
         self._room = _room(internal)
 
@@ -75,23 +79,61 @@ class CommitFile:
     def write(self, parts: Sequence[bytes | memoryview], length: int) -> None:
         """Appends the parts and syncs them. Nothing of them exists before the index says so."""
         position = self.end
+        zeros = self._ahead(position + length) if length <= _SMALL else 0
         try:
-            write_all(self._fd, parts, position)
+            if not zeros or not self._fits([*parts, bytes(zeros)], position):
+                zeros = 0
+                write_all(self._fd, parts, position)
             os.fdatasync(self._fd)
         except OSError as error:
             self._take_back(position)
             raise _failure(error, self.path.parent) from error
         self.end = position + length
+        self._filled = max(self._filled, self.end + zeros)
 
     def rewind(self, position: int) -> None:
         """Forgets what was written behind ``position``: its commit did not happen."""
         self._take_back(position)
         self.end = position
 
+    def reuse(self, position: int) -> None:
+        """The same, where there is room enough: the next batches are written over it."""
+        self._filled = max(self._filled, self.end)
+        self.end = position
+
     def close(self) -> None:
+        if self._filled > self.end:
+            self._take_back(self.end)
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Closes the descriptor and leaves the file as it is, in a process that it does not belong to."""
         os.close(self._fd)
 
+    def _ahead(self, end: int) -> int:
+        """How many zeros to write behind ``end``, together with small batches: none while there are some.
+
+        A sync of bytes that lie in a file already is faster than one that makes it longer, for which the file
+        system has to write its journal too. As much again as there is, so that small files stay small.
+        """
+        if end <= self._filled:
+            return 0
+        filled = end + min(end, _MOST_AHEAD)
+        return filled + -filled % _PAGE - end
+
+    def _fits(self, parts: Sequence[bytes | memoryview], position: int) -> bool:
+        """Whether there was room to write these; where not, it is as if nothing was written."""
+        try:
+            write_all(self._fd, parts, position)
+        except OSError as error:
+            if error.errno not in directory.NO_ROOM:
+                raise
+            self._take_back(position)
+            return False
+        return True
+
     def _take_back(self, position: int) -> None:
+        self._filled = min(self._filled, position)
         # Only for the room it gives back: what lies behind the published end is nothing anyway.
         with contextlib.suppress(OSError):
             os.ftruncate(self._fd, position)

@@ -145,7 +145,7 @@ def test_a_full_disk_under_the_index_fails_the_append_and_nothing_else(
         with pytest.raises(DiskFull, match="nothing was committed"):
             plain.append([{"n": 1}])
     assert picture(log) == before
-    assert sum(path.stat().st_size for path in (log.path / "files").iterdir()) == size, (
+    assert sum(path.stat().st_size for path in (log.path / "files").iterdir()) <= size, (
         "the room is given back"
     )
     assert plain.append([{"n": 2}]) == {0: (1, 2)}
@@ -339,7 +339,7 @@ def test_a_commit_that_comes_while_the_log_closes_does_not_keep_the_index_open(t
         index._env.stat()
 
 
-def test_what_nobody_took_is_taken_back(log: Log, plain: Topic) -> None:
+def test_what_nobody_took_is_written_over(log: Log, plain: Topic) -> None:
     plain.append([{"n": 0}], producer="p", sequence=0)
     before = sum(path.stat().st_size for path in (log.path / "files").iterdir())
     lsn, commits = log.lsn(), log.statistics().commits
