@@ -46,8 +46,7 @@ class Selected:
     def __call__(self, rows: pl.LazyFrame, hidden: list[str]) -> pl.LazyFrame:
         if not (self.selects and hidden):
             return rows.select(*self.exprs, *hidden)
-        frame = rows.collect(engine="in-memory")
-        return frame.drop(hidden).select(*self.exprs).hstack(frame.select(hidden)).lazy()
+        return _without(hidden, rows, lambda frame: frame.select(*self.exprs))
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +59,7 @@ class Extended:
     def __call__(self, rows: pl.LazyFrame, hidden: list[str]) -> pl.LazyFrame:
         if not (self.selects and hidden):
             return rows.with_columns(*self.exprs)
-        frame = rows.collect(engine="in-memory")
-        return frame.drop(hidden).with_columns(*self.exprs).hstack(frame.select(hidden)).lazy()
+        return _without(hidden, rows, lambda frame: frame.with_columns(*self.exprs))
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,9 +124,17 @@ class RowSteps:
         for number, verb in enumerate(self._verbs):
             try:
                 frame = RowSteps([verb])(frame)
-            except Exception:  # noqa: BLE001 - which one it is was seen and is raised by the caller
+            except (Exception, pl.exceptions.PanicException):  # noqa: BLE001 - the caller has seen and raises it
                 return number
         return len(self._verbs) - 1
+
+
+def _without(
+    hidden: Sequence[str], rows: pl.LazyFrame, verb: Callable[[pl.DataFrame], pl.DataFrame]
+) -> pl.LazyFrame:
+    """What a verb gives that must not see the hidden columns, and gives a row for each row."""
+    frame = rows.collect(engine="in-memory")
+    return verb(frame.drop(hidden)).hstack(frame.select(hidden)).lazy()
 
 
 def _together(verbs: Sequence[RowVerb], frame: pl.DataFrame) -> pl.DataFrame:

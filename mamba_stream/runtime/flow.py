@@ -21,11 +21,15 @@ from mamba_stream.operators.union import Union
 from mamba_stream.operators.window import LATE_REASON, WindowSettings, WindowStep
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.analysis import Analysis
+from mamba_stream.plan.refusing import first_line
 from mamba_stream.plan.verbs import present_after, row_verb
 from mamba_stream.plan.windows import grid_of
 
 T = TypeVar("T")
 Sink = Callable[[pl.DataFrame], None]
+
+_FAILURES = (Exception, pl.exceptions.PanicException)
+"""What a step may raise; a panic inside Polars is no Exception."""
 
 
 @dataclass(slots=True)
@@ -218,14 +222,14 @@ class Flow:
             return work()
         except JobFailed:
             raise
-        except Exception as error:
+        except _FAILURES as error:
             raise self._failed(node, error) from error
 
     def _failed(self, node: n.Node, error: Exception) -> StepFailed:
-        first = str(error).strip().partition("\n")[0]
         name = f" {node.name!r}" if isinstance(node, n.Window) else ""
         return StepFailed(
-            f"step {node.verb}{name} at {node.place} failed on {self.reading}: {type(error).__name__}: {first}"
+            f"step {node.verb}{name} at {node.place} failed on {self.reading}: "
+            f"{type(error).__name__}: {first_line(error)}"
         )
 
 

@@ -17,10 +17,10 @@ from hypothesis import HealthCheck, assume, given, settings, strategies as st
 from polars.testing import assert_series_equal
 
 from mamba_stream.core.batches import batch_from_frame, frame_from_batch
+from mamba_stream.core.trees import columns
 from mamba_stream.errors import ColumnNotFound, ExpressionRefused
 from mamba_stream.operators.columns import PREFIX
 from mamba_stream.plan.aggregates import AggregatePlan, split
-from mamba_stream.plan.expressions import columns
 from mamba_stream.plan.partials import ROWS
 
 ORDER = ("_time", "_source", "_partition", "_offset")

@@ -355,6 +355,15 @@ def test_a_step_that_raises_names_itself_the_line_and_the_rows_and_commits_nothi
     assert find_job(log, "job").state == "interrupted"
 
 
+def test_a_panic_inside_polars_is_a_step_that_raises():
+    def panics(_rows: pl.DataFrame) -> pl.DataFrame:
+        raise pl.exceptions.PanicException("assertion failed")
+
+    rows = mamba.stream(frame([Row(1, "a", 1)])).map_batches(panics)
+    with pytest.raises(mamba.StepFailed, match=r"step map_batches at .*PanicException: assertion failed"):
+        rows.collect()
+
+
 def test_the_verb_that_fails_is_found_among_those_that_run_together(log, topic):
     put(topic, 0, (1, "17", 1), (2, "x", 1))
     rows = (
