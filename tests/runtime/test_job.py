@@ -114,6 +114,15 @@ def test_the_name_of_a_live_job_is_refused_and_where_it_runs_is_said(log, topic,
     mamba.run(pipeline, log, until="now")
 
 
+def test_names_of_jobs_that_differ_only_in_case_are_refused(log, topic, pipeline):
+    mamba.run(pipeline, log, until="now")
+    with pytest.raises(
+        mamba.PipelineRefused, match="a job 'job', whose name differs from 'Job' only in case"
+    ):
+        mamba.run(mamba.pipeline("Job", windowed().to("other")), log, until="now")
+    assert "other" not in log
+
+
 def test_a_runner_that_was_taken_for_dead_can_commit_nothing(log, topic, pipeline):
     put(topic, 0, (1, "a", 1), (30, "a", 1))
     put(topic, 1, (30, "a", 1))
