@@ -15,7 +15,8 @@ is answered by a line, ``{"case": number, "outcome": word, "why": text}``. The m
     A process opens the log, reads, appends, seals and reads again: outcomes as those of ``read``.
 ``index-read``
     A process opens a log with a damaged index, reads, appends and reads again: ``same``, ``error`` (one of the
-    project's tree, and all else as it was), ``raw`` (an error of another kind), ``other`` (other answers).
+    project's tree, and all else as it was), ``raw`` (an error of another kind), ``other`` (other answers, but for
+    rows), ``wrong`` (other rows).
 ``index-doctor``
     The index's pages and the log are examined: ``told`` or ``silent``.
 
@@ -66,7 +67,7 @@ NESTED = pa.schema(
 
 
 def build(path: Path) -> None:
-    """A log with a segment for every kind of topic, and a commit file with live, trimmed and refused bytes."""
+    """A log with a segment for every kind of topic, and a commit file with live, trimmed and abandoned bytes."""
     with open_log(path) as log:
         for compression in ("none", "lz4", "zstd"):
             log.create_topic(compression, PLAIN, compression=compression, partitions=2)
@@ -82,14 +83,17 @@ def build(path: Path) -> None:
             if not turn:
                 log["none"].append(_plain(50), partition=0)
                 log.seal()
-        # Bytes that no row lies in: of a repeated append, of a topic that went, and of trimmed rows.
-        for _ in range(2):
-            log["none"].append(_plain(300), partition=1, producer="p", sequence=0)
+        # Bytes that no row lies in: of a topic that went, of trimmed rows, and of a commit that did not happen.
+        log["none"].append(_plain(300), partition=1, producer="p", sequence=0)
         log.delete_topic("dropped")
-        log["none"].trim({0: 2})
+        log["none"].trim({0: 4})
         with log.transaction() as tx:
             tx.commit_offsets("group", {("none", 1): 1})
             tx.put_record("space", "key", b"value")
+    with max((path / "files").glob("*.commit")).open("r+b") as file:
+        abandoned = file.read(1024)
+        file.seek(0, os.SEEK_END)
+        file.write(abandoned)
 
 
 def _plain(start: int) -> pa.Table:
@@ -384,15 +388,18 @@ def _index_read(path: Path, cases: Iterator[Case]) -> Iterator[Answer]:
 
 
 def _compared(expected: dict[str, Any], found: dict[str, Any]) -> tuple[str, str]:
-    outcome, why = "same", ""
+    errors, others = [], []
     for place, before in expected.items():
         after = found[place]
         if isinstance(after, MambaStreamError):
-            if outcome == "same":
-                outcome, why = "error", f"{place}: {type(after).__name__}: {after}"
+            errors.append(f"{place}: {type(after).__name__}: {after}")
         elif after != before:
-            return "other", f"{place}: {str(before)[:80]} became {str(after)[:80]}"
-    return outcome, why
+            others.append(f"{place}: {str(before)[:80]} became {str(after)[:80]}")
+            if "/" in place:
+                return "wrong", others[-1]
+    if others:
+        return "other", "; ".join(others)
+    return ("error", errors[0]) if errors else ("same", "")
 
 
 def _everything(log: Log) -> dict[str, Any]:
