@@ -7,6 +7,7 @@ who arrive meanwhile are the next group.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -81,11 +82,19 @@ class _Pending:
 class Committer:
     """Turns change sets into commits, for all threads of one process."""
 
-    def __init__(self, index: Index, directory: Path, clock: Clock, announce: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        index: Index,
+        directory: Path,
+        clock: Clock,
+        announce: Callable[[], None],
+        tidy: Callable[[], object],
+    ) -> None:
         self._index = index
         self._files = directory
         self._clock = clock
         self._announce = announce
+        self._tidy = tidy
         self._turn = threading.Lock()
         self._door = threading.Lock()
         # Under the door's lock: who waits, the first of whom leads; and how many a leader waits for, at its bell.
@@ -310,6 +319,9 @@ class Committer:
         if file is not None and file.full:
             self._retire(internal)
             file = None
+            # A process that runs for months opens the log once. What fails here is tried again with the next file.
+            with contextlib.suppress(OSError, MambaStreamError):
+                self._tidy()
         if file is None:
             file = files.open_commit_file(self._index, self._files, self._clock.now(), internal)
             self._open[internal] = file

@@ -39,14 +39,14 @@ class Store:
         self.index = Index(path / directory.INDEX, map_size)
         try:
             self.meta = self._meta()
-            self.recovered = recover(self.index, self.files, clock)
+            self.recovered = self._recover()
             self._waker = Waker(path / directory.WAKE, clock)
         except BaseException:
             self.index.close()
             raise
         self.maps = Maps(self.files)
         self.shelf = Shelf(self.index, self.maps)
-        self.committer = Committer(self.index, self.files, clock, self._waker.announce)
+        self.committer = Committer(self.index, self.files, clock, self._waker.announce, self._recover)
         self._ear: Ear | None = None
         self._hearing = threading.Lock()
         self._pid = os.getpid()
@@ -110,6 +110,9 @@ class Store:
                 self._ear.close()
         self._waker.announce()
         self._waker.close()
+
+    def _recover(self) -> int:
+        return recover(self.index, self.files, self.clock)
 
     def _listener(self) -> Ear:
         with self._hearing:

@@ -296,6 +296,18 @@ def test_a_commit_file_that_is_full_is_followed_by_another(
     assert [row for _, _, row in rows_of(plain)] == [(n,) for n in range(9)]
 
 
+def test_space_comes_back_while_the_log_stays_open(
+    log: Log, plain: Topic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "FULL", 1000)
+    monkeypatch.setattr("mamba_stream.log.recovery.TRASH_DELAY", 0)
+    for n in range(60):
+        _, end = plain.append([{"n": n}])[0]
+        plain.trim(end)
+        assert len(list((log.path / "files").iterdir())) <= 3
+    assert plain.offsets() == {0: (60, 60)}
+
+
 def test_internal_topics_have_commit_files_of_their_own(log: Log, plain: Topic) -> None:
     hidden = log.create_topic("_hidden", {"n": int}, internal=True)
     with log.transaction() as tx:
