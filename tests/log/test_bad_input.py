@@ -524,10 +524,10 @@ from mamba_stream.log import open_log
 log = open_log(sys.argv[1])
 log.create_topic("t", {"n": int}).append([{"n": 1}])
 if os.fork() == 0:
+    print("forked", flush=True)
     os.close(1)
     sys.stdin.read()
     os._exit(0)
-print("forked", flush=True)
 os._exit(0)
 """
     with script(code, tmp_path / "log") as process:
