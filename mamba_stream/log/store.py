@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from mamba_stream.core.changes import Applied, ChangeSet
 from mamba_stream.core.clock import Clock, SystemClock
 from mamba_stream.core.names import LONGEST_NAME
-from mamba_stream.errors import ForkedProcess, NewerFormat, NotALog
-from mamba_stream.log import directory, rows
+from mamba_stream.errors import DataCorrupted, ForkedProcess, NewerFormat, NotALog
+from mamba_stream.log import directory, files, rows
 from mamba_stream.log.committer import Batch, Committer
 from mamba_stream.log.files import Maps
 from mamba_stream.log.index import FORKED, MAP_SIZE, Index
@@ -150,9 +150,24 @@ class Store:
         if value is None:
             if draft.rows:
                 raise NotALog(f"{self.path / directory.INDEX} is the database of something else")
+            self._check_unfounded()
             value = rows.pack(Meta(directory.FORMAT, os.urandom(16).hex(), self.clock.now()))
             draft.put(rows.META, value)
         return value
+
+    def _check_unfounded(self) -> None:
+        """Refuses to begin a log anew where files of an earlier one hold rows: its index is gone."""
+        held = [
+            item.name
+            for item in os.scandir(self.files)
+            if files.number_of(item.name) is not None and item.stat().st_size
+        ]
+        if held:
+            raise DataCorrupted(
+                f"{self.path / directory.INDEX} is empty, but {self.path / directory.FILES} holds {len(held)} files of "
+                "a log: its index was deleted or cut off. Put the index back from a copy; or, to begin anew, move these "
+                "files away. Sealed ones (.arrows) open in any Arrow tool"
+            )
 
 
 def acquire(path: Path, clock: Clock | None = None, map_size: int = MAP_SIZE) -> Store:
