@@ -352,7 +352,7 @@ def test_trimming_stops_at_the_end(plain: Topic, before: Any) -> None:
 
 @pytest.mark.parametrize("before", [-1, "all", None, 1.5, {0: -1}, {0: None}])
 def test_what_is_no_place_is_not_trimmed_to(plain: Topic, before: Any) -> None:
-    with pytest.raises(InvalidInput, match="an offset is a number"):
+    with pytest.raises(InvalidInput, match="is not an offset"):
         plain.trim(before)
 
 
