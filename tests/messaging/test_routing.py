@@ -23,7 +23,9 @@ def everywhere(found: Any, rows: int) -> list[int]:
 
 
 @given(st.lists(st.none() | st.binary(max_size=40), min_size=1), st.integers(1, 256), st.integers(0, 10_000))
-def test_equal_keys_go_where_the_hash_of_the_single_key_says(keys: list[bytes | None], partitions: int, turn: int):
+def test_equal_keys_go_where_the_hash_of_the_single_key_says(
+    keys: list[bytes | None], partitions: int, turn: int
+):
     batch = pa.RecordBatch.from_pydict({"key": pa.array(keys, pa.large_binary())})
     found = everywhere(partition_rows(batch, partitions, turn), len(keys))
     for key, partition in zip(keys, found, strict=True):
@@ -57,9 +59,16 @@ def test_a_policy_as_published_means_partition_number_one_counted_from_zero():
 def test_rules_with_a_condition_are_asked_first_and_in_order():
     eu = FilterRule().add_condition("region", "eu")
     urgent = FilterRule().add_condition("priority", 5, op=">=", on="column")
-    policy = RoutingPolicy().add_rule("t", 3).add_rule("t", "partition-1", when=eu).add_rule("t", 2, when=urgent)
+    policy = (
+        RoutingPolicy().add_rule("t", 3).add_rule("t", "partition-1", when=eu).add_rule("t", 2, when=urgent)
+    )
     batch = messages(
-        [{"headers": {"region": "eu"}, "priority": 9}, {"priority": 9}, {"headers": {"region": "us"}}, {"key": "a"}]
+        [
+            {"headers": {"region": "eu"}, "priority": 9},
+            {"priority": 9},
+            {"headers": {"region": "us"}},
+            {"key": "a"},
+        ]
     )
     assert partition_rows(batch, 4, 0, route=policy.route("t")).tolist() == [1, 2, 3, 3]
 
@@ -67,7 +76,11 @@ def test_rules_with_a_condition_are_asked_first_and_in_order():
 def test_what_the_sender_said_comes_before_the_policy():
     policy = RoutingPolicy().add_rule("t", 3)
     given_ = np.array([-1, 0, -1], np.int64)
-    assert partition_rows(messages([{}, {}, {}]), 4, 0, route=policy.route("t"), given=given_).tolist() == [3, 0, 3]
+    assert partition_rows(messages([{}, {}, {}]), 4, 0, route=policy.route("t"), given=given_).tolist() == [
+        3,
+        0,
+        3,
+    ]
 
 
 def test_round_robin_looks_at_no_key_and_the_last_rule_without_condition_counts():
@@ -123,7 +136,10 @@ def test_a_rule_with_a_condition_needs_a_rule_and_a_partition():
 
 
 def test_a_partition_that_the_topic_does_not_have_is_known_before_the_first_message():
-    for policy in (RoutingPolicy().add_rule("t", "partition-4"), RoutingPolicy().add_rule("t", 9, when=FilterRule())):
+    for policy in (
+        RoutingPolicy().add_rule("t", "partition-4"),
+        RoutingPolicy().add_rule("t", 9, when=FilterRule()),
+    ):
         with pytest.raises(PartitionNotFound, match="it has 4, counted from 0"):
             check_route(policy.route("t"), "t", MESSAGES, 4)
     with pytest.raises(InvalidInput, match="no such column"):

@@ -62,7 +62,9 @@ def kept(rule: FilterRule, batch: pa.RecordBatch) -> list[int]:
 def test_the_published_condition_is_a_header_that_equals():
     rule = FilterRule()
     rule.add_condition("key", "value")
-    batch = messages([{"headers": {"key": "value"}}, {"headers": {"key": "other"}}, {"key": "value"}, {"headers": None}])
+    batch = messages(
+        [{"headers": {"key": "value"}}, {"headers": {"key": "other"}}, {"key": "value"}, {"headers": None}]
+    )
     assert kept(rule, batch) == [0]
     assert rule.columns(MESSAGES) == ["headers"]
 
@@ -81,7 +83,8 @@ Model = Callable[[Row], bool]
 header_texts = st.sampled_from(TEXTS)
 rows = st.fixed_dictionaries(
     {
-        "headers": st.none() | st.dictionaries(st.sampled_from(NAMES), header_texts | st.binary(max_size=3), max_size=3),
+        "headers": st.none()
+        | st.dictionaries(st.sampled_from(NAMES), header_texts | st.binary(max_size=3), max_size=3),
         "event_type": st.none() | st.sampled_from(["order.created", "order.paid", "", "é"]),
         "priority": st.integers(0, 9),
         "key": st.none() | st.sampled_from(["a", b"a", b"\x05", 5, "é", -1]),
@@ -172,7 +175,9 @@ def leaves(draw: st.DrawFn) -> tuple[FilterRule, Model]:
     if kind == "header":
         op = draw(comparisons | st.sampled_from(["in", "matches", "exists"]))
         one = header_texts | st.binary(max_size=2)
-        value = {"in": st.lists(one, min_size=1, max_size=3), "matches": patterns, "exists": st.none()}.get(op, one)
+        value = {"in": st.lists(one, min_size=1, max_size=3), "matches": patterns, "exists": st.none()}.get(
+            op, one
+        )
         chosen = draw(value)
         return FilterRule().add_condition(name, chosen, op=op), header_model(name, op, chosen)
     if kind == "number":
@@ -185,7 +190,9 @@ def leaves(draw: st.DrawFn) -> tuple[FilterRule, Model]:
         return FilterRule().add_condition("key", chosen, op=op, on="column"), key_model(op, chosen)
     if kind == "time":
         op, ticks = draw(comparisons), draw(st.integers(-5, 5))
-        naive = datetime(1970, 1, 1) + (datetime.fromtimestamp(ticks / 1e6, UTC) - datetime.fromtimestamp(0, UTC))
+        naive = datetime(1970, 1, 1) + (
+            datetime.fromtimestamp(ticks / 1e6, UTC) - datetime.fromtimestamp(0, UTC)
+        )
         when = draw(st.sampled_from([naive, naive.replace(tzinfo=UTC)]))
         return FilterRule().add_condition("time", when, op=op, on="column"), column_model("time", op, ticks)
     if kind == "expression":
@@ -198,12 +205,16 @@ def leaves(draw: st.DrawFn) -> tuple[FilterRule, Model]:
         else ("priority", st.integers(0, 9))
     )
     op = draw(comparisons | st.sampled_from(["in", "exists", *(["matches"] if kind == "event_type" else [])]))
-    value = {"in": st.lists(values, min_size=1, max_size=3), "exists": st.none(), "matches": patterns}.get(op, values)
+    value = {"in": st.lists(values, min_size=1, max_size=3), "exists": st.none(), "matches": patterns}.get(
+        op, values
+    )
     chosen = draw(value)
     return FilterRule().add_condition(column, chosen, op=op, on="column"), column_model(column, op, chosen)
 
 
-def combined(parts: st.SearchStrategy[tuple[FilterRule, Model]]) -> st.SearchStrategy[tuple[FilterRule, Model]]:
+def combined(
+    parts: st.SearchStrategy[tuple[FilterRule, Model]],
+) -> st.SearchStrategy[tuple[FilterRule, Model]]:
     def build(how: str, chosen: list[tuple[FilterRule, Model]]) -> tuple[FilterRule, Model]:
         rules, models = [r for r, _ in chosen], [m for _, m in chosen]
         if how == "none":
@@ -217,7 +228,9 @@ def combined(parts: st.SearchStrategy[tuple[FilterRule, Model]]) -> st.SearchStr
         together = {"all": all, "any": any}[how]
         return getattr(FilterRule, how)(*rules), lambda row: together(m(row) for m in models)
 
-    return st.builds(build, st.sampled_from(["all", "any", "none", "~", "|", "&"]), st.lists(parts, min_size=1, max_size=3))
+    return st.builds(
+        build, st.sampled_from(["all", "any", "none", "~", "|", "&"]), st.lists(parts, min_size=1, max_size=3)
+    )
 
 
 @given(st.lists(rows, max_size=8), st.recursive(leaves(), combined, max_leaves=4), st.integers(0, 8))
@@ -237,7 +250,9 @@ def test_a_rule_keeps_what_the_model_keeps_however_the_rows_are_cut(
 
 
 def test_of_two_headers_of_one_name_the_last_counts_as_for_a_message():
-    batch = messages([{"pairs": [("a", b"1"), ("a", b"2")]}, {"pairs": [("a", b"2"), ("b", b"1"), ("a", b"1")]}])
+    batch = messages(
+        [{"pairs": [("a", b"1"), ("a", b"2")]}, {"pairs": [("a", b"2"), ("b", b"1"), ("a", b"1")]}]
+    )
     assert kept(FilterRule().add_condition("a", "2"), batch) == [0]
     assert [decode_headers(pairs)["a"] for pairs in batch.column("headers").to_pylist()] == ["2", "1"]
 
@@ -299,7 +314,9 @@ def test_what_is_added_later_does_not_change_what_was_combined():
         (("key", {}), {"on": "column"}, "with one value"),
     ],
 )
-def test_a_condition_that_cannot_be_right_is_refused_at_once(arguments: tuple[Any, ...], options: Any, says: str):
+def test_a_condition_that_cannot_be_right_is_refused_at_once(
+    arguments: tuple[Any, ...], options: Any, says: str
+):
     rule = FilterRule()
     with pytest.raises(InvalidInput, match=re.escape(says)):
         rule.add_condition(*arguments, **options)
