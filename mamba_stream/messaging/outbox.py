@@ -222,11 +222,9 @@ class Outbox:
                 self._raise_failure()
 
     def close(self, timeout: float | None = None) -> None:
-        """Flushes, ends the thread, and lets go of the log; the first time only."""
+        """Flushes, ends the thread, and lets go of the log."""
         self._check_forked()
         with self._lock:
-            if self._closing:
-                return
             self._closing = self._trouble = True
             try:
                 self._settled(timeout)
