@@ -222,11 +222,9 @@ class Outbox:
                 self._raise_failure()
 
     def close(self, timeout: float | None = None) -> None:
-        """Flushes, ends the thread, and lets go of the log; the first time only."""
+        """Flushes, ends the thread, and lets go of the log."""
         self._check_forked()
         with self._lock:
-            if self._closing:
-                return
             self._closing = self._trouble = True
             try:
                 self._settled(timeout)
@@ -263,11 +261,17 @@ class Outbox:
     def finish(self) -> None:
         """The program ends: sends what is left, and says what it waits for if that takes long."""
         try:
-            self.flush(_QUIET_EXIT)
+            self.close(_QUIET_EXIT)
         except TimeoutError:
-            sys.stderr.write(
-                f"mamba-stream: {self.waiting[0]} messages are still to be sent; Ctrl-C gives them up\n"
-            )
+            with self._lock:
+                full = sorted(
+                    {repr(parcel.lane.name) for bundle in self._waiting for parcel in bundle.parcels}
+                )
+            if full:
+                sys.stderr.write(
+                    f"mamba-stream: {self.waiting[0]} messages wait for room in topic {', '.join(full)}; Ctrl-C gives "
+                    "them up\n"
+                )
             self.flush()
 
     @property
@@ -500,15 +504,13 @@ class Outbox:
 
 
 def _finish() -> None:
-    """Sends what is left when the program ends."""
-    errors = []
+    """Sends what is left when the program ends; there is nobody but its user who could hear of an error."""
     for outbox in list(_open):
         try:
             outbox.finish()
         except MambaStreamError as error:
-            errors.append(error)
-    if errors:
-        raise errors[0]
+            what = "; ".join([str(error), *getattr(error, "__notes__", ())])
+            sys.stderr.write(f"mamba-stream: {type(error).__name__}: {what}\n")
 
 
 def _end_with_process(outbox: Outbox) -> None:

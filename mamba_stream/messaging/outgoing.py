@@ -91,8 +91,9 @@ class Packer:
         elif lane.route is not None and lane.route.choose is not None:
             message = Outgoing(lane.name, value, key, headers or {}, event_type, priority)
             partition = chosen(lane.route, message, lane.partitions)
-        time = self._now() if timestamp is None else _moment(timestamp, "timestamp")
-        deliver_at = None if delay is None and at is None else self._deliver_at(delay, at)
+        now = self._now()
+        time = now if timestamp is None else _moment(timestamp, "timestamp")
+        deliver_at = None if delay is None and at is None else _deliver_at(delay, at, now)
         row = (data, kind, key_data, pairs, event_type, time, deliver_at, priority, partition)
         return row, size + ROW_BYTES
 
@@ -147,8 +148,9 @@ class Packer:
             _only_messages(lane, keys, headers, event_type, timestamp, delay, at, priority)
             return self.rows(lane, values, partition)
         _priority(priority)
-        time = self._now() if timestamp is None else _moment(timestamp, "timestamp")
-        deliver_at = None if delay is None and at is None else self._deliver_at(delay, at)
+        now = self._now()
+        time = now if timestamp is None else _moment(timestamp, "timestamp")
+        deliver_at = None if delay is None and at is None else _deliver_at(delay, at, now)
         if _is_frame(values):
             if keys is not None:
                 raise InvalidInput(
@@ -183,12 +185,13 @@ class Packer:
             given = _chosen_rows(lane, batch)
         return batch, given, size
 
-    def _deliver_at(self, delay: str | timedelta | None, at: Moment | None) -> int | None:
-        if delay is None:
-            return None if at is None else _moment(at, "at")
-        if at is not None:
-            raise InvalidInput(f"delay={delay!r} and at={at!s:.40}: give one of them")
-        return self._now() + duration_us(delay, what="delay")
+
+def _deliver_at(delay: str | timedelta | None, at: Moment | None, now: int) -> int | None:
+    if delay is None:
+        return None if at is None else _moment(at, "at")
+    if at is not None:
+        raise InvalidInput(f"delay={delay!r} and at={at!s:.40}: give one of them")
+    return now + duration_us(delay, what="delay")
 
 
 def _moment(value: Moment, what: str) -> int:

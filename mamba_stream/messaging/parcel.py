@@ -54,6 +54,7 @@ class Piece:
         firsts: The first offset of theirs, by partition.
         partitions: The partition of each.
         error: What was wrong, where they were not sent.
+        landed: Where all of them are, if they were sent before, and to other partitions.
     """
 
     start: int
@@ -61,12 +62,25 @@ class Piece:
     firsts: dict[int, int] = field(default_factory=dict)
     partitions: Partitions | int = 0
     error: BaseException | None = None
+    landed: dict[int, tuple[int, int]] | None = None
     seen: set[int] = field(default_factory=set)
     """Rows whose senders have heard of the error."""
     _offsets: np.ndarray[Any, Any] | None = None
 
+    def counts(self) -> dict[int, int]:
+        """How many of them go to each partition."""
+        if isinstance(self.partitions, int):
+            return {self.partitions: self.stop - self.start}
+        used, counts = np.unique(self.partitions, return_counts=True)
+        return dict(zip(used.tolist(), counts.tolist(), strict=True))
+
     def place(self, row: int) -> tuple[int, int]:
         """Partition and offset of a row."""
+        if self.landed is not None:
+            raise MambaStreamError(
+                f"these messages landed when they were first sent, in {self.landed} ({{partition: (first, next)}}); "
+                "which is which is not known, as they were routed otherwise then"
+            )
         if isinstance(self.partitions, int):
             return self.partitions, self.firsts[self.partitions] + row - self.start
         if self._offsets is None:
@@ -80,6 +94,8 @@ class Piece:
 
     def ranges(self, start: int, stop: int) -> dict[int, tuple[int, int]]:
         """``{partition: (first offset, next offset)}`` of some of its rows."""
+        if self.landed is not None:
+            return self.landed
         if isinstance(self.partitions, int):
             first = self.place(start)[1]
             return {self.partitions: (first, first + stop - start)}
@@ -140,11 +156,11 @@ class Parcel:
         "turn",
     )
 
-    def __init__(self, lane: Lane, home: Home | None, started: float) -> None:
+    def __init__(self, lane: Lane, home: Home | None, started: float, turn: int | None = None) -> None:
         self.lane = lane
         self.home = home
         self.route = lane.route
-        self.turn = lane.turn
+        self.turn = lane.turn if turn is None else turn
         self.started = started
         self.count = 0
         self.size = 0

@@ -474,7 +474,9 @@ class ProducerTransaction:
         lane = self._outbox.lane(topic)
         parcel = self._parcels.get(lane.name)
         if parcel is None:
-            parcel = self._parcels[lane.name] = Parcel(lane, None, 0.0)
+            # Under a sequence what is sent again goes where it went.
+            once = self._bundle.sequence
+            parcel = self._parcels[lane.name] = Parcel(lane, None, 0.0, None if once is None else once[1])
         return parcel
 
     def _check(self) -> None:

@@ -213,11 +213,15 @@ class Sender:
         for cut in cuts:
             lane = cut.parcel.lane
             self._numbers[lane.topic.number] = self._number(lane) + 1
-            firsts = {p: first for (name, p), (first, _) in transaction.offsets.items() if name == lane.name}
+            ranges = {p: both for (name, p), both in transaction.offsets.items() if name == lane.name}
             partitions = cut.parcel.partitions
             if not isinstance(partitions, int):
                 partitions = partitions[cut.start : cut.stop]
-            self._settle(cut.parcel, Piece(cut.start, cut.stop, firsts, partitions))
+            piece = Piece(cut.start, cut.stop, {p: first for p, (first, _) in ranges.items()}, partitions)
+            if given is not None and piece.counts() != {p: end - first for p, (first, end) in ranges.items()}:
+                # It landed in an earlier life of the program, which routed otherwise.
+                piece.landed = ranges
+            self._settle(cut.parcel, piece)
 
     def _append(self, transaction: Transaction, cut: Cut, given: tuple[str, int] | None) -> None:
         parcel = cut.parcel
