@@ -171,8 +171,8 @@ class Store:
         if held:
             raise DataCorrupted(
                 f"{self.path / directory.INDEX} is empty, but {self.path / directory.FILES} holds {len(held)} files of "
-                "a log: its index was deleted or cut off. Put the index back from a copy; or, to begin anew, move these "
-                "files away. Sealed ones (.arrows) open in any Arrow tool"
+                "a log: its index was deleted or cut off. Put the index back from a copy; or, to begin anew, move "
+                "these files away. Sealed ones (.arrows) open in any Arrow tool"
             )
 
 
