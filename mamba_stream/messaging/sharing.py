@@ -6,11 +6,14 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Final
+from datetime import date, datetime, timedelta
+from typing import Any, Final
 
 from mamba_stream.core.clock import Clock
-from mamba_stream.errors import TopicNotFound
+from mamba_stream.core.durations import duration_us
+from mamba_stream.core.names import check_name
+from mamba_stream.core.numbers import is_whole
+from mamba_stream.errors import InvalidInput, TopicNotFound
 from mamba_stream.log import Log, Topic
 from mamba_stream.messaging.books import LogBook, PrivateBook
 from mamba_stream.messaging.courier import Courier
@@ -18,6 +21,7 @@ from mamba_stream.messaging.deadletters import DEAD
 from mamba_stream.messaging.interest import Interest
 from mamba_stream.messaging.latency import Latencies
 from mamba_stream.messaging.members import Member
+from mamba_stream.messaging.message import Rule
 from mamba_stream.messaging.shared import SharedGroup, Terms
 
 LOOK: Final = 0.2
@@ -54,6 +58,52 @@ class SharingStatistics:
     latency: Mapping[str, float]
 
 
+@dataclass(frozen=True)
+class Policy:
+    """How messages are shared, as users say it: for each topic it makes terms. Times in microseconds."""
+
+    visibility: int
+    attempts: int
+    backoff: tuple[int, int]
+    dead_letter: str | None
+    ordered: bool
+
+    @classmethod
+    def of(
+        cls,
+        visibility: str | timedelta,
+        attempts: int,
+        backoff: tuple[str | timedelta, str | timedelta],
+        dead_letter: str | None,
+        ordered: bool,
+    ) -> Policy:
+        """The policy that these arguments of a subscriber or consumer say.
+
+        Raises:
+            InvalidInput: They cannot be right.
+        """
+        if not is_whole(attempts, 1):
+            raise InvalidInput(f"attempts={attempts!r}: give a number from 1 on")
+        return cls(
+            duration_us(visibility, what="visibility", zero=False),
+            int(attempts),
+            _backoff(backoff),
+            None if dead_letter is None else check_name(dead_letter),
+            ordered,
+        )
+
+    def terms(self, topic: Topic, rule: Rule | None) -> Terms:
+        """The terms for a topic."""
+        return Terms(
+            dead_letter=self.dead_letter or f"{topic.name}.dead",
+            visibility=self.visibility,
+            attempts=self.attempts,
+            backoff=self.backoff,
+            ordered=self.ordered,
+            rule=rule,
+        )
+
+
 class Sharing:
     """One session's part of a group, over all its topics.
 
@@ -67,7 +117,7 @@ class Sharing:
     """
 
     def __init__(
-        self, log: Log, clock: Clock, interest: Interest, group: str | None, start: str | datetime
+        self, log: Log, clock: Clock, interest: Interest, group: str | None, start: str | datetime | date
     ) -> None:
         self._log = log
         self._clock = clock
@@ -172,9 +222,18 @@ class Sharing:
         return found
 
     def _begin_of(self, topic: Topic) -> dict[int, int]:
-        if isinstance(self._start, datetime):
+        if isinstance(self._start, datetime | date):
             return topic.offset_at(self._start, by="time" if topic.time else "append")
         return {p: begin if self._start == "earliest" else end for p, (begin, end) in topic.offsets().items()}
+
+
+def _backoff(given: Any) -> tuple[int, int]:
+    if not isinstance(given, tuple | list) or len(given) != 2:
+        raise InvalidInput(f"backoff={given!r}: give the first and the longest wait, such as ('1s', '5m')")
+    first, longest = (duration_us(each, what="backoff") for each in given)
+    if first > longest:
+        raise InvalidInput(f"backoff={given!r}: the first wait is longer than the longest")
+    return first, longest
 
 
 def _chance() -> float:

@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mamba_stream.core.clock import Clock, SystemClock
-from mamba_stream.core.durations import duration_us
 from mamba_stream.core.names import check_name
 from mamba_stream.core.numbers import is_whole
 from mamba_stream.errors import InvalidInput, LogClosed, Reject, StaleLease
@@ -31,7 +30,7 @@ from mamba_stream.messaging.message import Message, Rule
 from mamba_stream.messaging.parts import Mask
 from mamba_stream.messaging.schema import is_message_schema
 from mamba_stream.messaging.shared import Terms
-from mamba_stream.messaging.sharing import Sharing, SharingStatistics
+from mamba_stream.messaging.sharing import Policy, Sharing, SharingStatistics
 from mamba_stream.messaging.slots import Coroutines, Inline, Slots, Threads
 
 Callback = Callable[[Message], Any]
@@ -128,18 +127,13 @@ class Subscriber:
     ) -> None:
         self._interest = interest_in(topics)
         self._group = None if group is None else check_name(group, "group")
-        for what, number in (("concurrency", concurrency), ("attempts", attempts)):
-            if not is_whole(number, 1):
-                raise InvalidInput(f"{what}={number!r}: give a number from 1 on")
+        if not is_whole(concurrency, 1):
+            raise InvalidInput(f"concurrency={concurrency!r}: give a number from 1 on")
         if start not in ("latest", "earliest") and not isinstance(start, datetime):
             raise InvalidInput(f"start={start!r}: choose 'latest', 'earliest' or a datetime")
         self._concurrency = int(concurrency)
-        self._attempts = int(attempts)
-        self._visibility = duration_us(visibility, what="visibility", zero=False)
-        self._backoff = _backoff(backoff)
-        self._dead_letter = None if dead_letter is None else check_name(dead_letter)
+        self._policy = Policy.of(visibility, attempts, backoff, dead_letter, ordered)
         self._start = start
-        self._ordered = ordered
         self._name = name
         self._clock = clock or SystemClock()
         self._subscriptions: list[_Subscription] = []
@@ -255,14 +249,7 @@ class Subscriber:
 
     def _terms(self, topic: Topic) -> Terms:
         everything = any(each.event_type is None and each.rule is None for each in self._subscriptions)
-        return Terms(
-            dead_letter=self._dead_letter or f"{topic.name}.dead",
-            visibility=self._visibility,
-            attempts=self._attempts,
-            backoff=self._backoff,
-            ordered=self._ordered,
-            rule=None if everything else _Wanted(self._subscriptions),
-        )
+        return self._policy.terms(topic, None if everything else _Wanted(self._subscriptions))
 
     def _loop(self, slots: Slots, until_empty: bool) -> None:
         courier, log = self._courier, self._open
@@ -351,20 +338,11 @@ class Subscriber:
             message.nack(None, f"{type(error).__name__}: {error}")
 
     def _courier_anew(self) -> Courier:
-        return Courier(self._clock, self._visibility, self._concurrency)
+        return Courier(self._clock, self._policy.visibility, self._concurrency)
 
     def _check_open(self) -> None:
         if self._closed:
             raise LogClosed("this subscriber was closed: make another")
-
-
-def _backoff(given: Any) -> tuple[int, int]:
-    if not isinstance(given, tuple | list) or len(given) != 2:
-        raise InvalidInput(f"backoff={given!r}: give the first and the longest wait, such as ('1s', '5m')")
-    first, longest = (duration_us(each, what="backoff") for each in given)
-    if first > longest:
-        raise InvalidInput(f"backoff={given!r}: the first wait is longer than the longest")
-    return first, longest
 
 
 def _is_async(callback: Callback) -> bool:
