@@ -265,8 +265,10 @@ class Outbox:
         try:
             self.flush(_QUIET_EXIT)
         except TimeoutError:
+            left = self.waiting[0]
             sys.stderr.write(
-                f"mamba-stream: {self.waiting[0]} messages are still to be sent; Ctrl-C gives them up\n"
+                f"mamba-stream: {left} message{' is' if left == 1 else 's are'} still to be sent; "
+                "Ctrl-C gives up\n"
             )
             self.flush()
 
