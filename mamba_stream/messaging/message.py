@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mamba_stream.log import Transaction
 from mamba_stream.messaging.schema import (
     BYTES,
     TEXT,
@@ -22,6 +21,9 @@ from mamba_stream.messaging.schema import (
     is_message_schema,
     value_kind,
 )
+
+if TYPE_CHECKING:
+    from mamba_stream.messaging.outputs import MessageTransaction
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -44,7 +46,7 @@ class Delivery(Protocol):
     def nack(self, offset: int, delay: str | timedelta | None, cause: str) -> None: ...
     def reject(self, offset: int, cause: str) -> None: ...
     def extend(self, offset: int, by: str | timedelta) -> None: ...
-    def transaction(self, offset: int) -> AbstractContextManager[Transaction]: ...
+    def transaction(self, offset: int) -> AbstractContextManager[MessageTransaction]: ...
 
 
 class Block:
@@ -222,8 +224,10 @@ class Message:
         """
         self._delivery.extend(self.offset, by)
 
-    def transaction(self) -> AbstractContextManager[Transaction]:
+    def transaction(self) -> AbstractContextManager[MessageTransaction]:
         """A transaction that also acknowledges this message: outputs and ack commit together, or not at all.
+
+        ``tx.send(...)`` sends messages in it, ``tx.append(...)`` rows; its records and offsets are those of the log.
 
         Raises:
             StaleLease: The lease ended meanwhile; nothing was committed.
