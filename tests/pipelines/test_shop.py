@@ -137,7 +137,9 @@ def test_whoever_is_killed_whenever_every_order_has_one_outcome_and_nothing_is_l
                     shop.place(log, orders[:placed], batch=some)
                     goal = done(victim) + draw.randint(1, some // 2)
                     services.wait_for(
-                        lambda victim=victim, goal=goal: done(victim) >= goal or done("orders") == placed
+                        lambda victim=victim, goal=goal, placed=placed: (
+                            done(victim) >= goal or done("orders") == placed
+                        )
                     )
                     services.kill(victim)
                     amid += done("orders") < placed
