@@ -34,7 +34,7 @@ from mamba_stream.messaging.members import Member
 from mamba_stream.messaging.message import Message, Rule
 from mamba_stream.messaging.parts import Mask
 from mamba_stream.messaging.schema import is_message_schema
-from mamba_stream.messaging.shared import SharedGroup, Terms
+from mamba_stream.messaging.shared import Counts, SharedGroup, Terms
 from mamba_stream.messaging.slots import Coroutines, Inline, Slots, Threads
 
 Callback = Callable[[Message], Any]
@@ -181,6 +181,7 @@ class Subscriber:
         self._own_log = not isinstance(log, Log)
         self._book: Book = PrivateBook(self._open) if self._group is None else LogBook(self._open)
         self._groups: dict[str, SharedGroup] = {}
+        self._counted: list[Counts] = []
         self._ends: dict[str, dict[int, int]] = {}
         self._courier = self._courier_anew()
         self._member: Member | None = None
@@ -252,6 +253,7 @@ class Subscriber:
             self._coroutines = None
             self._courier.close()
             self._courier = self._courier_anew()
+            self._counted = [group.counts for group in self._groups.values()]
             self._groups.clear()
             self._stopping.clear()
 
@@ -260,9 +262,9 @@ class Subscriber:
         self._stopping.set()
 
     def statistics(self) -> SubscriberStatistics:
-        """What it did since ``run`` began."""
+        """What it did since ``run`` began, or in the last run."""
         latencies = Latencies()
-        counts = [group.counts for group in self._groups.values()]
+        counts = [group.counts for group in self._groups.values()] or self._counted
         for count in counts:
             latencies.merge(count.latencies)
         return SubscriberStatistics(
