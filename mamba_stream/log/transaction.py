@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -84,6 +84,16 @@ class Transaction:
                 raise InvalidInput(f"group {group!r}: {offset!r} is not an offset of {name!r}")
             self._names[topic._row.id] = name
             self._offsets.append(GroupOffset(group, topic._row.id, int(partition), int(offset)))
+
+    def delete_offsets(self, group: str, places: Iterable[tuple[str, int]]) -> None:
+        """Forgets what the group reads next of these, each a (topic, partition)."""
+        self._check_open()
+        check_name(group, "group")
+        for name, partition in places:
+            topic = self._topic(name)
+            topic._numbers([partition])
+            self._names[topic._row.id] = name
+            self._offsets.append(GroupOffset(group, topic._row.id, int(partition), None))
 
     def put_record(self, namespace: str, key: str, value: bytes) -> None:
         """Stores a small value (at most 2 KB) under (namespace, key)."""
