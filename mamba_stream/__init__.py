@@ -9,14 +9,16 @@ Streams: :func:`stream` begins one, its verbs build on it (:func:`tumbling` and 
 :func:`concat` unites), :func:`pipeline` names what comes out, :func:`run` and :func:`start` set it to work as
 a :class:`Job`. Building runs nothing.
 
-Messages: a :class:`Consumer` receives the rows of topics as :class:`Message` objects, alone or in a group.
+Messages: a :class:`Publisher` or a :class:`Producer` sends them to a topic, where a :class:`RoutingPolicy` says which
+partition each goes to; a :class:`Subscriber` is called back for each :class:`Message`, a :class:`Consumer` asks for
+them, alone or in a group, and :class:`FilterRule` objects say which.
 
 Errors: all descend from :class:`MambaStreamError`; ``mamba_stream.errors`` draws the tree.
 
 The rooms of the house, each importing only from those below it::
 
     cli                 the command `mamba-stream`
-    dsl | messaging     streams and windows: thin verbs that build a plan; message queues on the log
+    dsl | messaging     streams and windows, thin verbs that build a plan; message queues on the log
     runtime             tasks, watermarks, state, jobs
     plan                a pipeline as data: nodes, validation, splitting of aggregates, explain
     operators | log     vectorised steps that know no log; the log, which knows no steps
@@ -73,6 +75,7 @@ if TYPE_CHECKING:
         PartitionNotFound,
         PipelineRefused,
         PreconditionFailed,
+        QueueFull,
         ReadOnlyLog,
         Reject,
         SchemaMismatch,
@@ -95,6 +98,18 @@ if TYPE_CHECKING:
     from mamba_stream.messaging.message import (
         Message,
     )
+    from mamba_stream.messaging.producer import (
+        Producer,
+    )
+    from mamba_stream.messaging.publisher import (
+        Publisher,
+    )
+    from mamba_stream.messaging.routing import (
+        RoutingPolicy,
+    )
+    from mamba_stream.messaging.rules import (
+        FilterRule,
+    )
     from mamba_stream.messaging.subscriber import (
         Subscriber,
     )
@@ -115,6 +130,7 @@ __all__ = [
     "DataCorrupted",
     "DiskFull",
     "ExpressionRefused",
+    "FilterRule",
     "ForkedProcess",
     "GroupInUse",
     "InvalidInput",
@@ -141,9 +157,13 @@ __all__ = [
     "Pipeline",
     "PipelineRefused",
     "PreconditionFailed",
+    "Producer",
+    "Publisher",
+    "QueueFull",
     "ReadOnlyLog",
     "Reader",
     "Reject",
+    "RoutingPolicy",
     "SchemaMismatch",
     "SequenceGap",
     "StaleLease",
@@ -185,6 +205,10 @@ _HOME = {
     "Consumer": "mamba_stream.messaging.consumer",
     "Message": "mamba_stream.messaging.message",
     "Subscriber": "mamba_stream.messaging.subscriber",
+    "Producer": "mamba_stream.messaging.producer",
+    "Publisher": "mamba_stream.messaging.publisher",
+    "RoutingPolicy": "mamba_stream.messaging.routing",
+    "FilterRule": "mamba_stream.messaging.rules",
     "Pipeline": "mamba_stream.plan",
     "Job": "mamba_stream.runtime",
 }

@@ -22,6 +22,7 @@ knows nothing of this package.
     │   ├── SequenceGap                        a producer's sequence number skips or runs backwards
     │   ├── TopicEnded                         an append to a topic that was ended
     │   ├── StaleLease                         the lease on a message or partition ended; somebody else has it
+    │   ├── QueueFull                          a bounded topic has no room, and rejects what comes
     │   └── DiskFull                           no room; append again once there is
     ├── CommitUnknown                      the commit may or may not have happened; reopen and look
     ├── LogUnavailable                     the log cannot be opened or used from here
@@ -116,6 +117,10 @@ class TopicEnded(NotCommitted):
 
 class StaleLease(NotCommitted):
     """The lease on a message or partition ended, or it was settled before: somebody else may have it now."""
+
+
+class QueueFull(NotCommitted):
+    """A bounded topic has no room for these messages; they were not taken."""
 
 
 class DiskFull(NotCommitted):

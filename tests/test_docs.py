@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from mamba_stream.cli.bench import starting
+
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 WITH_CODE = [path for path in DOCUMENTS if "```python\n" in path.read_text()]
@@ -28,6 +30,13 @@ def test_the_code_of_a_document_runs(document: Path, tmp_path: Path, environment
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_benchmark_measures_the_quick_start_of_the_readme() -> None:
+    [first, *_] = re.findall(
+        r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE
+    )
+    assert starting.quick_start() == first
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)

@@ -23,6 +23,7 @@ def test_the_public_names_are_these_and_each_can_be_had():
         *("open", "Log", "Topic", "LogBatch", "Reader", "Transaction"),
         *("stream", "Stream", "concat", "tumbling", "hopping", "pipeline", "Pipeline", "run", "start", "Job"),
         *("Consumer", "Message", "Subscriber"),
+        *("Publisher", "Producer", "RoutingPolicy", "FilterRule"),
     }
     tree = {name for name, value in vars(errors).items() if inspect.isclass(value)}
     assert set(mamba_stream.__all__) == {*ours, *tree, "__version__"}

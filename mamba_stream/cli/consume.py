@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 import click
 
 from mamba_stream.cli.options import log_option, open_place, output_option, start_option, topic_argument
-
-if TYPE_CHECKING:
-    import polars as pl
-
-    from mamba_stream.log import Topic
 
 
 @click.command()
@@ -43,13 +37,15 @@ def consume(
 
     import polars as pl
 
+    from mamba_stream.cli.predicate import failure, predicate
     from mamba_stream.cli.printing import RowPrinter
     from mamba_stream.core.batches import frame_from_batch
+    from mamba_stream.errors import InvalidInput
 
     with open_place(place) as log:
         source = log[topic]
         shown = source.schema.names if columns is None else [name.strip() for name in columns.split(",")]
-        predicate, needed = (None, []) if where is None else _predicate(where, source)
+        asked, needed = (None, []) if where is None else predicate(where, source)
         printer = RowPrinter(output, sys.stdout)
         left = rows
         batches = source.read(
@@ -57,7 +53,7 @@ def consume(
             follow=follow,
             columns=[*shown, *(name for name in needed if name not in shown)],
             # Without a predicate the log itself knows when there are enough.
-            max_rows=left if predicate is None else None,
+            max_rows=left if asked is None else None,
         )
         while left != 0 and (batch := next(batches, None)) is not None:
             frame = frame_from_batch(batch.data)
@@ -65,36 +61,13 @@ def consume(
                 frame = frame.with_columns(
                     _partition=pl.lit(batch.partition), _offset=pl.Series(batch.offsets)
                 )
-            if predicate is not None:
-                frame = frame.filter(predicate)
+            if asked is not None:
+                try:
+                    frame = frame.filter(asked)
+                except pl.exceptions.PolarsError as error:
+                    raise InvalidInput(failure(error)) from error
             frame = frame.select(*(["_partition", "_offset"] if offsets else []), *shown)
             if left is not None:
                 frame = frame.head(left)
                 left -= frame.height
             printer.write(frame)
-
-
-def _predicate(where: str, topic: Topic) -> tuple[pl.Expr, list[str]]:
-    """The SQL text as an expression over single rows, and the columns it needs."""
-    import polars as pl
-
-    from mamba_stream.core.names import did_you_mean
-    from mamba_stream.errors import ColumnNotFound
-    from mamba_stream.plan import expressions
-
-    try:
-        predicate = pl.sql_expr(where)
-    except pl.exceptions.PolarsError as error:
-        raise click.UsageError(f"--where: {error}") from error
-    needed = sorted(expressions.columns(predicate))
-    for name in needed:
-        if name not in topic.schema.names:
-            raise ColumnNotFound(
-                f"--where: topic {topic.name!r} has no column {name!r}"
-                f"{did_you_mean(name, topic.schema.names)}; it has {', '.join(topic.schema.names)}"
-            )
-    expressions.check_row_wise(predicate, verb="--where", schema=topic.polars_schema)
-    kind = pl.DataFrame(schema=topic.polars_schema).select(predicate.alias("where")).schema["where"]
-    if kind != pl.Boolean:
-        raise click.UsageError(f"--where: {where!r} is {kind}, not true or false")
-    return predicate, needed

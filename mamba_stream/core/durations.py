@@ -146,8 +146,9 @@ def duration_in(value: str | timedelta | int, dtype: Any, *, what: str = "durati
     ticks, rest = divmod(length * ticks_per_day(dtype), _DAY_US)
     if rest:
         finest = "whole days" if _unit(dtype) == "day" else f"whole {_unit(dtype)}"
+        given = f"{timedelta(microseconds=value)}" if isinstance(value, int) else repr(value)
         raise InvalidInput(
-            f"{what} of {value!r} does not fit a time column of type {dtype}, which counts {finest}"
+            f"{what} of {given} does not fit a time column of type {dtype}, which counts {finest}"
         )
     return _in_int64(ticks, value, dtype)
 

@@ -165,34 +165,6 @@ def has_selector(expr: pl.Expr) -> bool:
     return any(node.kind == "Selector" for node in nodes(expr).walk())
 
 
-def output_name(expr: pl.Expr, schema: pl.Schema | None = None) -> str:
-    """The name of the one column that the expression gives.
-
-    Args:
-        expr: Any expression with one output.
-        schema: The columns it will see. Needed where a selector or ``name.keep()`` decides on the name.
-
-    Raises:
-        ExpressionRefused: It gives several columns, or its name cannot be told.
-    """
-    if schema is not None:
-        try:
-            names = pl.LazyFrame(schema=schema).select(expr).collect_schema().names()
-        except pl.exceptions.PolarsError as error:
-            raise ExpressionRefused(f"{short(expr)}: {error}") from error
-        if len(names) != 1:
-            raise ExpressionRefused(
-                f"{short(expr)} gives {len(names)} columns ({', '.join(names[:5])}): one is needed"
-            )
-        return names[0]
-    try:
-        return expr.meta.output_name()
-    except pl.exceptions.PolarsError as error:
-        raise ExpressionRefused(
-            f"{short(expr)}: the name of its result cannot be told: add .alias(...)"
-        ) from error
-
-
 def _selected(selector: Any, schema: pl.Schema | None) -> frozenset[str]:
     """The names a serialised selector picks from a schema."""
     if isinstance(selector, dict) and len(selector) == 1:

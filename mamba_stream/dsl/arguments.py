@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import polars as pl
 
 from mamba_stream.errors import PipelineRefused
+
+_SINGLE = (str, bytes, Mapping, pl.Expr, pl.Series, pl.DataFrame, pl.LazyFrame)
+"""What can be iterated over, and is one argument all the same."""
 
 
 def expressions(positional: Iterable[Any], named: dict[str, Any], *, verb: str) -> tuple[pl.Expr, ...]:
@@ -16,7 +19,7 @@ def expressions(positional: Iterable[Any], named: dict[str, Any], *, verb: str) 
     Raises:
         PipelineRefused: There are none.
     """
-    exprs = [_expression(value) for value in _flat(positional)]
+    exprs = [_expression(value) for value in flat(positional)]
     exprs += [_expression(value).alias(name) for name, value in named.items()]
     if not exprs:
         raise PipelineRefused(f"{verb} needs at least one expression")
@@ -30,7 +33,7 @@ def predicates(positional: Iterable[Any], constraints: dict[str, Any]) -> tuple[
         PipelineRefused: There are none, or one is no expression.
     """
     found = []
-    for value in _flat(positional):
+    for value in flat(positional):
         if isinstance(value, bool) or not isinstance(value, pl.Expr | str):
             raise PipelineRefused(f"filter takes expressions such as pl.col('x') > 3, not {value!r:.80}")
         found.append(_expression(value))
@@ -46,10 +49,21 @@ def names(value: Any, *, what: str) -> tuple[str, ...]:
     Raises:
         PipelineRefused: Something is no name.
     """
-    if value is None:
-        return ()
-    values = value if isinstance(value, list | tuple) else [value]
-    return tuple(_name(item, what) for item in values)
+    return () if value is None else tuple(_name(item, what) for item in flat([value]))
+
+
+def schema(given: Any, *, verb: str) -> pl.Schema:
+    """Columns and their types, as Polars takes them.
+
+    Raises:
+        PipelineRefused: They are none.
+    """
+    try:
+        return pl.Schema(given)
+    except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
+        raise PipelineRefused(
+            f"{verb}: schema={given!r:.80} is no schema, such as {{'x': pl.Int64}}: {error}"
+        ) from error
 
 
 def _name(item: Any, what: str) -> str:
@@ -62,14 +76,13 @@ def _name(item: Any, what: str) -> str:
     return item
 
 
-def _flat(values: Iterable[Any]) -> list[Any]:
-    flat: list[Any] = []
+def flat(values: Iterable[Any]) -> list[Any]:
+    """Values, and what is in those that are lists, generators and the like."""
+    found: list[Any] = []
     for value in values:
-        if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-            flat.extend(value)
-        else:
-            flat.append(value)
-    return flat
+        several = isinstance(value, Iterable) and not isinstance(value, _SINGLE)
+        found.extend(value if several else [value])
+    return found
 
 
 def _expression(value: Any) -> pl.Expr:

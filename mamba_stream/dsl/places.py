@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import os
 from pathlib import Path
 
 from mamba_stream.plan.nodes import Place
 
-_OURS = str(Path(__file__).parent.parent)
+_OURS = f"{Path(__file__).parent.parent}{os.sep}"
 
 
 def caller() -> Place:

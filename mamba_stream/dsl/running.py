@@ -70,9 +70,10 @@ def run(
     Args:
         pipeline: The pipeline.
         log: A directory, an open log, or nothing for the default one.
-        until: ``"now"`` reads to where the topics end now, a datetime to where they reach it, and both leave windows
-            open for the next run; ``"stopped"`` goes on until it is stopped. Left out, a run whose sources are all
-            bounded (frames, ended topics) goes to their end and closes all windows; any other until it is stopped.
+        until: ``"now"`` reads to where the topics end now, a datetime to where the streams' times reach it (or to the
+            ends as they are now, if they do not), and both leave windows open for the next run; ``"stopped"`` goes on
+            until it is stopped. Left out, a run whose sources are all bounded (frames, ended topics) goes to their
+            end and closes all windows; any other until it is stopped.
         state: ``"new"`` forgets what the job did before, and empties the topics that it made.
         memory: ``"2GB"``, bytes, or a share of the machine's; 0.6 of what there is if left out.
         commit: How often to commit.

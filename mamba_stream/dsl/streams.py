@@ -5,14 +5,14 @@ A method that a Polars ``LazyFrame`` also has means the same here. Every verb ad
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import polars as pl
 
 from mamba_stream.core.names import check_name
 from mamba_stream.core.numbers import is_whole
-from mamba_stream.dsl.arguments import expressions, names, predicates
+from mamba_stream.dsl.arguments import expressions, flat, names, predicates, schema as schema_of
 from mamba_stream.dsl.places import caller
 from mamba_stream.dsl.tables import as_table
 from mamba_stream.errors import PipelineRefused
@@ -75,10 +75,9 @@ class Stream:
             *columns: Names or selectors.
             strict: Refuse a name that is not there.
         """
-        flat = tuple(
-            c for column in columns for c in (column if isinstance(column, list | tuple) else [column])
+        return self._then(
+            n.Drop(place=caller(), parent=self._node, columns=tuple(flat(columns)), strict=strict)
         )
-        return self._then(n.Drop(place=caller(), parent=self._node, columns=flat, strict=strict))
 
     def rename(self, mapping: Mapping[str, str] | Callable[[str], str], *, strict: bool = True) -> Stream:
         """Gives columns other names: ``{old: new}``, or a function of the name."""
@@ -105,7 +104,7 @@ class Stream:
         """
         if not callable(function):
             raise PipelineRefused(f"map_batches takes a function, not {function!r:.80}")
-        given = None if schema is None else pl.Schema(schema)
+        given = None if schema is None else schema_of(schema, verb="map_batches")
         return self._then(n.MapBatches(place=caller(), parent=self._node, function=function, schema=given))
 
     def inspect(self, function: Callable[[pl.DataFrame], object] = print) -> Stream:
@@ -293,10 +292,10 @@ def extended(node: n.Node, shapes: Mapping[n.Node, Shape]) -> Stream:
     return Stream(node, shapes if shape is None else {**shapes, node: shape})
 
 
-def united(streams: Sequence[Any]) -> Stream:
+def united(streams: Iterable[Any]) -> Stream:
     """The rows of several streams as one."""
     place = caller()
-    streams = list(streams)
+    streams = [] if isinstance(streams, Stream) else list(streams)
     if not streams or not all(isinstance(stream, Stream) for stream in streams):
         raise PipelineRefused("concat takes a list of streams")
     node = n.Concat(place=place, inputs=tuple(stream._node for stream in streams))  # noqa: SLF001

@@ -7,6 +7,7 @@ who arrive meanwhile are the next group.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ import msgspec
 
 from mamba_stream.core.changes import Append, Applied, ChangeSet
 from mamba_stream.core.clock import Clock
-from mamba_stream.errors import CommitUnknown, LogClosed, LogUnavailable, MambaStreamError, NotCommitted
+from mamba_stream.errors import CommitUnknown, LogClosed, LogFailed, MambaStreamError, NotCommitted
 from mamba_stream.log import files, ledger
 from mamba_stream.log.format import Message
 from mamba_stream.log.index import CLOSED, Index
@@ -33,8 +34,7 @@ _PATIENCE = 0.25
 """How long a leader waits for company, as a share of the last commit's time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(msgspec.Struct, frozen=True):
     """An encoded batch on its way to a partition; where it will lie is not known yet."""
 
     topic: int
@@ -70,6 +70,8 @@ class _Pending:
     answer: Applied | None = None
     error: BaseException | None = None
     wake: threading.Lock = field(default_factory=threading.Lock)
+    group: list[_Pending] = field(default_factory=list)
+    """Those that it leads."""
     bytes: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -80,17 +82,27 @@ class _Pending:
 class Committer:
     """Turns change sets into commits, for all threads of one process."""
 
-    def __init__(self, index: Index, directory: Path, clock: Clock, announce: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        index: Index,
+        directory: Path,
+        clock: Clock,
+        announce: Callable[[], None],
+        tidy: Callable[[], object],
+    ) -> None:
         self._index = index
         self._files = directory
         self._clock = clock
         self._announce = announce
+        self._tidy = tidy
         self._turn = threading.Lock()
         self._door = threading.Lock()
-        self._led = False
-        self._gathering = False
-        self._bell = threading.Event()
+        # Under the door's lock: who waits, the first of whom leads; and how many a leader waits for, at its bell.
         self._arrived: deque[_Pending] = deque()
+        self._leader: _Pending | None = None
+        self._awaited = 0
+        self._bell = threading.Lock()
+        self._bell.acquire()
         self._open: dict[bool, files.CommitFile] = {}
         self._closed = False
         self._expected = 1
@@ -109,20 +121,28 @@ class Committer:
         # Before any lock: over a fork a thread that holds one is not inherited, but its lock is.
         self._index.check()
         pending = _Pending(change, batches)
-        with self._door:
-            self._arrived.append(pending)
-            leads = not self._led
-            self._led = True
-            if self._gathering:
-                self._bell.set()
-        if not leads:
-            self._wait(pending)
-        if not pending.done:
-            try:
+        try:
+            with self._door:
+                self._arrived.append(pending)
+                if self._leader is None:
+                    self._leader = pending
+                elif 0 < self._awaited <= len(self._arrived):
+                    self._awaited = 0
+                    self._bell.release()
+            if self._leader is not pending:
+                # Woken with an answer, or to lead.
+                pending.wake.acquire()
+            if not pending.done:
                 with self._turn:
-                    self._lead()
-            finally:
-                self._hand_over(pending)
+                    self._lead(pending.group)
+        finally:
+            # Whatever interrupts a thread, and wherever: the others are answered, and the next in line leads.
+            if self._leader is pending or not pending.done:
+                try:
+                    self._leave(pending)
+                except BaseException:
+                    self._leave(pending)
+                    raise
         if pending.error is not None:
             raise pending.error
         assert pending.answer is not None
@@ -145,96 +165,93 @@ class Committer:
     def abandon(self) -> None:
         """Closes the files without a word, in a process that was forked: their locks are its parent's."""
         for file in self._open.values():
-            file.close()
+            file.let_go()
         self._open.clear()
 
-    def _wait(self, pending: _Pending) -> None:
-        """Returns with an answer, or as the leader."""
-        try:
-            pending.wake.acquire()
-        except BaseException:
-            with self._door:
-                leads = pending in self._arrived and not pending.wake.locked()
-                if not leads and pending in self._arrived:
-                    self._arrived.remove(pending)
-            if leads:
-                self._hand_over(pending)
-            raise
-
-    def _hand_over(self, leader: _Pending) -> None:
-        """Lets the next in line lead. A leader that was interrupted before its turn leaves the line."""
+    def _leave(self, pending: _Pending) -> None:
+        """Wakes those that a leader answered, and the next leader. Done twice it does nothing more."""
         with self._door:
-            if leader in self._arrived:
-                self._arrived.remove(leader)
-            self._led = bool(self._arrived)
-            following = self._arrived[0] if self._arrived else None
-        if following is not None:
-            following.wake.release()
+            for other in pending.group:
+                if not other.done:
+                    other.error = CommitUnknown("the commit was interrupted: reopen the log and look")
+                    other.done = True
+                _wake(other)
+            if not pending.done or pending.error is not None:
+                # Interrupted while it waited, or while it took its group.
+                self._arrived = deque(p for p in self._arrived if p is not pending and not p.done)
+            if self._leader is pending:
+                self._leader = self._arrived[0] if self._arrived else None
+            if self._leader is not None:
+                _wake(self._leader)
 
-    def _lead(self) -> None:
+    def _lead(self, group: list[_Pending]) -> None:
         self._gather()
-        group = self._take_group()
         started = self._clock.monotonic()
         try:
+            self._take_group(group)
             if self._closed:
                 raise LogClosed(CLOSED)
             self._index.check()
             places = self._write(group)
             self._apply(group, places)
             self._announce()
-        except BaseException as error:
+        except MambaStreamError as error:
             for pending in group:
                 if not pending.done:
-                    pending.error = _for_neighbour(error)
+                    pending.error = error
                     pending.done = True
-            if not isinstance(error, MambaStreamError):
-                raise
-            if isinstance(error, LogUnavailable):
+            if isinstance(error, LogFailed):
                 self._index.fail(error)
-            return
         finally:
             self._count(group, self._clock.monotonic() - started)
-            for pending in group[1:]:
-                pending.wake.release()
 
     def _gather(self) -> None:
         """Waits a moment for those who shared the last commit: they are about to be back.
 
         Without it groups alternate between one and all the others, and half of the syncs carry one caller.
-        A caller that is alone never waits.
+        A caller that is alone never waits, and nobody waits on once a moment passes in which none comes.
         """
         if self._expected == 1:
             return
-        deadline = self._clock.monotonic() + self._pace * _PATIENCE
-        self._gathering = True
-        while len(self._arrived) < self._expected:
-            self._bell.clear()
-            left = deadline - self._clock.monotonic()
-            if left <= 0 or (len(self._arrived) < self._expected and not self._bell.wait(left)):
-                break
-        self._gathering = False
+        with self._door:
+            # An earlier leader may have been interrupted at it.
+            self._bell.acquire(blocking=False)
+            there = len(self._arrived)
+            self._awaited = self._expected if there < self._expected else 0
+        while self._awaited and not self._bell.acquire(timeout=self._pace * _PATIENCE):
+            with self._door:
+                before, there = there, len(self._arrived)
+                if there == before:
+                    self._awaited = 0
 
-    def _take_group(self) -> list[_Pending]:
-        group: list[_Pending] = []
-        size = 0
-        while self._arrived and (not group or size + self._arrived[0].bytes <= GROUP_BYTES):
-            pending = self._arrived.popleft()
-            size += pending.bytes
-            group.append(pending)
-        return group
+    def _take_group(self, group: list[_Pending]) -> None:
+        with self._door:
+            size = 0
+            while self._arrived and (not group or size + self._arrived[0].bytes <= GROUP_BYTES):
+                group.append(self._arrived[0])
+                size += self._arrived.popleft().bytes
 
     def _write(self, group: list[_Pending]) -> dict[bool, int]:
         """Writes the group's messages, one file for users' topics and one for internal ones."""
         places: dict[bool, int] = {}
-        for internal in (False, True):
-            batches = [b for p in group for b in p.batches if b.internal is internal]
-            if not batches:
-                continue
-            file = self._file(internal)
-            places[internal] = file.end
-            parts = [part for batch in batches for part in batch.message.parts()]
-            file.write(parts, sum(batch.message.length for batch in batches))
+        try:
+            for internal in (False, True):
+                batches = [b for p in group for b in p.batches if b.internal is internal]
+                if not batches:
+                    continue
+                file = self._file(internal)
+                places[internal] = file.end
+                parts = [part for batch in batches for part in batch.message.parts()]
+                file.write(parts, sum(batch.message.length for batch in batches))
+        except NotCommitted:
+            self._rewind(places)
+            raise
         return places
+
+    def _rewind(self, places: dict[bool, int]) -> None:
+        """Gives back the room of what was written for a commit that certainly did not happen."""
+        for internal, position in places.items():
+            self._open[internal].rewind(position)
 
     def _apply(self, group: list[_Pending], places: dict[bool, int]) -> None:
         now = self._clock.now()
@@ -255,9 +272,11 @@ class Committer:
             self._index.update(change)
         except NotCommitted:
             # Only where it certainly did not happen: published bytes must never be taken back.
-            for internal, position in places.items():
-                self._open[internal].rewind(position)
+            self._rewind(places)
             raise
+        if not any(isinstance(answer, Applied) and not answer.repeated for answer in answers):
+            for internal, position in places.items():
+                self._open[internal].reuse(position)
         for pending, answer in zip(group, answers, strict=True):
             if isinstance(answer, Applied):
                 pending.answer = answer
@@ -300,6 +319,9 @@ class Committer:
         if file is not None and file.full:
             self._retire(internal)
             file = None
+            # A process that runs for months opens the log once. What fails here is tried again with the next file.
+            with contextlib.suppress(OSError, MambaStreamError):
+                self._tidy()
         if file is None:
             file = files.open_commit_file(self._index, self._files, self._clock.now(), internal)
             self._open[internal] = file
@@ -335,8 +357,7 @@ class Committer:
         self._pace = seconds
 
 
-def _for_neighbour(error: BaseException) -> BaseException:
-    if isinstance(error, MambaStreamError):
-        return error
-    # The leader was interrupted (KeyboardInterrupt, MemoryError): the others only know that they do not know.
-    return CommitUnknown(f"the commit was interrupted by {type(error).__name__}: reopen the log and look")
+def _wake(pending: _Pending) -> None:
+    # Who does not wait at its lock (any more) does not mind.
+    if pending.wake.locked():
+        pending.wake.release()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
 from pathlib import Path
 
 from mamba_stream.errors import DiskFull, LogUnavailable, NetworkFileSystem, NotALog, ReadOnlyLog
@@ -21,6 +22,9 @@ _NETWORK = frozenset(
     "fuse.gcsfuse fuse.rclone fuse.glusterfs fuse.ceph davfs fuse.davfs2 ncpfs".split()
 )
 _MOUNTS = Path("/proc/self/mountinfo")
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What the system says where a write finds no room."""
+_HEADROOM = 1 << 20
 
 
 def prepare(path: Path, mounts: Path = _MOUNTS) -> None:
@@ -47,7 +51,7 @@ def unopened(path: Path, error: OSError) -> LogUnavailable | DiskFull:
         return ReadOnlyLog(
             f"{path} cannot be written to ({error.strerror}): give write permission, or open a copy"
         )
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in NO_ROOM:
         return DiskFull(f"{path}: {error.strerror}; the log was not opened. Free some space")
     return LogUnavailable(f"{path} cannot be opened: {error.strerror}")
 
@@ -71,6 +75,18 @@ def _check(path: Path, mounts: Path) -> None:
                 f"{path} is not a log: it holds {', '.join(foreign[:3])}"
                 f"{' …' if len(foreign) > 3 else ''}; name an empty or a new directory"
             )
+
+
+def full(directory: Path) -> bool:
+    """Whether the disk has no room for the next megabyte, by trying: quotas and reserves count too."""
+    try:
+        with tempfile.TemporaryFile(dir=directory) as file:
+            left = _HEADROOM
+            while left:
+                left -= os.write(file.fileno(), bytes(left))
+    except OSError as error:
+        return error.errno in NO_ROOM
+    return False
 
 
 def sync(directory: Path) -> None:

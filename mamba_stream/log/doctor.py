@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -24,6 +25,13 @@ except VerifyError as error:
     problems = [str(error)]
 print("\\n".join(problems))
 """
+_VERSION = struct.Struct("=16xII16xI")
+"""Where the first page of LMDB 0.9 has a magic number, the version, and the size of pages."""
+_META = struct.Struct("=44xH46xH50xQ")
+"""Where each of the first two pages has the flags of both databases, and the number of the transaction."""
+_FLAGS = [8, 0]
+"""Of the list of free pages, whose keys are integers, and of the main database, which is a plain one."""
+_MAGIC = 0xBEEFC0DE
 
 
 @dataclass(frozen=True)
@@ -88,8 +96,32 @@ def _structure(index: Path) -> tuple[list[str], bool]:
         )
         if done.returncode != 0:
             return [], False
-        seen = set(done.stdout.split("\n")) - {""}
+        seen = (set(done.stdout.split("\n")) - {""}) | set(metas(index))
         problems = seen if problems is None else problems & seen
         if not problems:
             break
     return sorted(problems or ()), True
+
+
+def metas(index: Path) -> list[str]:
+    """What is wrong with the two pages that say where the newest state is, and that a walk over the others misses.
+
+    They are written in turn, and LMDB takes the one of the higher number: what both lead to may be sound.
+    """
+    with (index / "data.mdb").open("rb") as file:
+        data = file.read(2 << 16)
+    if len(data) < _META.size:
+        return []
+    magic, version, size = _VERSION.unpack_from(data)
+    if (magic, version) != (_MAGIC, 1) or len(data) < size + _META.size:
+        # The walk over the pages has said so.
+        return []
+    found, numbers = [], []
+    for page in range(2):
+        *flags, number = _META.unpack_from(data, page * size)
+        numbers.append(number)
+        if flags != _FLAGS:
+            found.append(f"meta page {page} has flags that no log has: {flags}, not {_FLAGS}")
+    if abs(numbers[0] - numbers[1]) != 1 and numbers != [0, 0]:
+        found.append(f"the meta pages are of transactions {numbers}, which do not follow each other")
+    return found

@@ -105,6 +105,7 @@ def _index(env: lmdb.Environment, found: _Found) -> Iterator[Finding]:
     # All but the entries are few, and read as of one moment: a writer at work is not damage.
     with env.begin() as transaction:
         few = list(_between(transaction, b"\x01", rows.ENTRY))
+        astray = _astray(transaction, few)
     for key, sealed in few:
         try:
             value = rows.unseal(key, sealed)
@@ -121,7 +122,7 @@ def _index(env: lmdb.Environment, found: _Found) -> Iterator[Finding]:
             yield Finding("damage", f"index: {error}")
     yield from _topics(found, names, schemas, heads)
     orphans: set[int] = set()
-    for key, sealed in _entries(env):
+    for key, sealed in _entries(env, astray):
         try:
             rows.unseal(key, sealed)
             topic = rows.entry_place(key)[0]
@@ -134,6 +135,12 @@ def _index(env: lmdb.Environment, found: _Found) -> Iterator[Finding]:
             created = transaction.get(rows.number_key(rows.TOPIC, topic)) is not None
         if not created:
             yield Finding("damage", f"index: entries of topic #{topic}, which does not exist")
+    for key in astray:
+        yield Finding(
+            "damage",
+            f"index: the row {key[:64].hex()} is not found by its key; a page that leads to it is damaged",
+            **_where(key, found),
+        )
 
 
 def _noted(key: bytes, value: bytes, found: _Found) -> Iterator[Finding]:
@@ -372,12 +379,26 @@ def _between(
                 yield key, bytes(value)
 
 
-def _entries(env: lmdb.Environment) -> Iterator[tuple[bytes, bytes]]:
-    """All entries, a page at a time: no read transaction is held over the work."""
+def _astray(transaction: lmdb.Transaction, met: list[tuple[bytes, bytes]]) -> list[bytes]:
+    """The rows that a walk has met and a look-up does not: it goes another way through the pages."""
+    astray = []
+    for key, sealed in met:
+        try:
+            found = transaction.get(key)
+        except lmdb.Error:
+            found = None
+        if found != sealed:
+            astray.append(key)
+    return astray
+
+
+def _entries(env: lmdb.Environment, astray: list[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    """All entries, a page at a time: no read transaction is held over the work. Says which are not found by key."""
     position = rows.ENTRY
     while True:
         with env.begin() as transaction:
             page = list(_between(transaction, position, b"\xff", _PAGE))
+            astray += _astray(transaction, page)
         yield from page
         if len(page) < _PAGE:
             return

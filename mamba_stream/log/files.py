@@ -36,7 +36,11 @@ INTERNAL_FULL = 32 << 20
 
 _NUMBERED = re.compile(r"([0-9a-f]{8,})\.(?:commit|arrows|toc)")
 _VECTORS = 1024
+_SMALL = 64 << 10
+_MOST_AHEAD = 1 << 20
+_PAGE = 4096
 _OPEN_MAPS = 128
+_NO_MAP: tuple[str, pa.Buffer | None] = ("", None)
 _COPIED_BYTES = 1 << 20
 _GROWN_BYTES = 8 << 20
 
@@ -64,6 +68,7 @@ class CommitFile:
         self.number = number
         self.path = path
         self.end = end
+        self._filled = end
         self._fd = fd
         self._room = _room(internal)
 
@@ -74,23 +79,61 @@ class CommitFile:
     def write(self, parts: Sequence[bytes | memoryview], length: int) -> None:
         """Appends the parts and syncs them. Nothing of them exists before the index says so."""
         position = self.end
+        zeros = self._ahead(position + length) if length <= _SMALL else 0
         try:
-            _write_all(self._fd, parts, position)
+            if not zeros or not self._fits([*parts, bytes(zeros)], position):
+                zeros = 0
+                write_all(self._fd, parts, position)
             os.fdatasync(self._fd)
         except OSError as error:
             self._take_back(position)
             raise _failure(error, self.path.parent) from error
         self.end = position + length
+        self._filled = max(self._filled, self.end + zeros)
 
     def rewind(self, position: int) -> None:
         """Forgets what was written behind ``position``: its commit did not happen."""
         self._take_back(position)
         self.end = position
 
+    def reuse(self, position: int) -> None:
+        """The same, where there is room enough: the next batches are written over it."""
+        self._filled = max(self._filled, self.end)
+        self.end = position
+
     def close(self) -> None:
+        if self._filled > self.end:
+            self._take_back(self.end)
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Closes the descriptor and leaves the file as it is, in a process that it does not belong to."""
         os.close(self._fd)
 
+    def _ahead(self, end: int) -> int:
+        """How many zeros to write behind ``end``, together with small batches: none while there are some.
+
+        A sync of bytes that lie in a file already is faster than one that makes it longer, for which the file
+        system has to write its journal too. As much again as there is, so that small files stay small.
+        """
+        if end <= self._filled:
+            return 0
+        filled = end + min(end, _MOST_AHEAD)
+        return filled + -filled % _PAGE - end
+
+    def _fits(self, parts: Sequence[bytes | memoryview], position: int) -> bool:
+        """Whether there was room to write these; where not, it is as if nothing was written."""
+        try:
+            write_all(self._fd, parts, position)
+        except OSError as error:
+            if error.errno not in directory.NO_ROOM:
+                raise
+            self._take_back(position)
+            return False
+        return True
+
     def _take_back(self, position: int) -> None:
+        self._filled = min(self._filled, position)
         # Only for the room it gives back: what lies behind the published end is nothing anyway.
         with contextlib.suppress(OSError):
             os.ftruncate(self._fd, position)
@@ -160,7 +203,7 @@ class Maps:
     def __init__(self, files: Path) -> None:
         self._files = files
         self._lock = threading.Lock()
-        self._maps: OrderedDict[int, pa.Buffer] = OrderedDict()
+        self._maps: OrderedDict[int, tuple[str, pa.Buffer]] = OrderedDict()
 
     def read(self, number: int, kind: str, position: int, length: int) -> pa.Buffer | None:
         """The bytes there, or ``None`` where the file is shorter. No copy unless they are few.
@@ -169,7 +212,7 @@ class Maps:
             FileNotFoundError: The file was replaced or removed; the index knows by what.
         """
         with self._lock:
-            mapped = self._maps.get(number)
+            _, mapped = self._maps.get(number, _NO_MAP)
             if mapped is not None and mapped.size >= position + length:
                 self._maps.move_to_end(number)
                 return mapped.slice(position, length)
@@ -185,8 +228,9 @@ class Maps:
             mapped = pa.py_buffer(mmap.mmap(fd, size, prot=mmap.PROT_READ))
         finally:
             os.close(fd)
+        self.drop_removed()
         with self._lock:
-            self._maps[number] = mapped
+            self._maps[number] = kind, mapped
             self._maps.move_to_end(number)
             while len(self._maps) > _OPEN_MAPS:
                 self._maps.popitem(last=False)
@@ -196,6 +240,13 @@ class Maps:
         """Lets go of a file that was removed."""
         with self._lock:
             self._maps.pop(number, None)
+
+    def drop_removed(self) -> None:
+        """Lets go of all files that were removed, by whichever process: mapped, they would still take room."""
+        with self._lock:
+            for number, (kind, _) in list(self._maps.items()):
+                if not path_of(self._files, number, kind).exists():
+                    del self._maps[number]
 
     def clear(self) -> None:
         with self._lock:
@@ -211,7 +262,7 @@ def _holds(path: Path) -> bool:
 
 def _failure(error: OSError, files: Path) -> NotCommitted | LogFailed:
     where = f"{files.parent}: {error.strerror}; nothing was committed."
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if error.errno in directory.NO_ROOM:
         return DiskFull(f"{where} Free some space and append again")
     if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
         return NotCommitted(f"{where} Close some files and append again")
@@ -234,7 +285,7 @@ def create_locked(files: Path) -> tuple[int, Path]:
             attempt += 1
             continue
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno in directory.NO_ROOM:
                 raise DiskFull(f"{files.parent}: {error.strerror}; nothing was committed") from error
             raise
         fcntl.flock(fd, fcntl.LOCK_EX)
@@ -264,7 +315,8 @@ def _adopt(ledger: Ledger, files: Path, internal: bool) -> tuple[int, int, int] 
     return None
 
 
-def _write_all(fd: int, parts: Sequence[bytes | memoryview], position: int) -> None:
+def write_all(fd: int, parts: Sequence[bytes | memoryview], position: int) -> None:
+    """Writes the parts one behind the other; a write that comes short on a full disk is not mistaken for one."""
     pending = list(parts)
     while pending:
         vector = pending[:_VECTORS]

@@ -21,7 +21,7 @@ from __future__ import annotations
 import struct
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import pyarrow as pa
@@ -31,6 +31,7 @@ ALIGNMENT = 64
 MAX_MESSAGE_BYTES = 1 << 31
 _PREFIX = struct.Struct("<Ii")
 _FOOTER = struct.Struct("<I4s")
+_BODY_LENGTH = struct.Struct("<q")
 _MAGIC = b"MBA1"
 _CONTINUATION = 0xFFFFFFFF
 _OPTIONS = {name: pa.ipc.IpcWriteOptions(compression=name) for name in ("lz4", "zstd")}
@@ -49,17 +50,19 @@ class Layout:
     fingerprint: int
     first_buffer: tuple[int, ...]
     buffers: int
+    places: dict[int, tuple[int, int]] = field(default_factory=dict, compare=False, repr=False)
+    """By the length of what lies before the body: where messages made here had their numbers, see ``_located``."""
 
     @classmethod
     def of(cls, schema: pa.Schema, fingerprint: int) -> Layout:
         first, total = [], 0
-        for field in schema:
+        for column in schema:
             first.append(total)
-            total += _buffer_count(field.type)
+            total += _buffer_count(column.type)
         return cls(schema, fingerprint, tuple(first), total)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Message:
     """A message ready to be written: what lies before the body, the body, and its end padding."""
 
@@ -67,10 +70,7 @@ class Message:
     body: memoryview
     padding: bytes
     header: int
-
-    @property
-    def length(self) -> int:
-        return len(self.head) + len(self.body) + len(self.padding)
+    length: int
 
     def parts(self) -> tuple[bytes | memoryview, ...]:
         return (self.head, self.body, self.padding) if self.padding else (self.head, self.body)
@@ -93,12 +93,10 @@ def encode(batch: pa.RecordBatch, layout: Layout, compression: str = "none") -> 
     metadata = bytearray(message[:body_start])
     body = message[body_start:]
     padding = bytes(-len(body) % ALIGNMENT)
-    body_length_at, buffers_at, count = _locate(metadata)
-    if count != layout.buffers:
-        raise ValueError(f"a message with {count} buffers does not fit a schema with {layout.buffers}")
-    if body:
-        struct.pack_into("<q", metadata, body_length_at, len(body) + len(padding))
     whole = len(body) + len(padding)
+    body_length_at, buffers_at = _located(metadata, len(body), layout)
+    if body:
+        _BODY_LENGTH.pack_into(metadata, body_length_at, whole)
     starts = _column_starts(metadata, buffers_at, layout, whole)
     digest = xxhash.xxh3_64_intdigest
     digests = [digest(body[start:end]) for start, end in pairwise(starts)]
@@ -112,7 +110,7 @@ def encode(batch: pa.RecordBatch, layout: Layout, compression: str = "none") -> 
     length = _aligned(body_start + len(table))
     struct.pack_into("<i", metadata, 4, length - _PREFIX.size)
     head = bytes(metadata) + bytes(length - body_start - len(table)) + table
-    return Message(head, body, padding, _header_checksum(head, layout))
+    return Message(head, body, padding, _header_checksum(head, layout), length + whole)
 
 
 def schema_message(schema: pa.Schema) -> bytes:
@@ -202,6 +200,25 @@ def _locate(metadata: bytearray | memoryview) -> tuple[int, int, int]:
     vector = batch + _field(metadata, batch, 2)
     vector += _u32(metadata, vector)
     return body_length, vector + 4, _u32(metadata, vector)
+
+
+def _located(metadata: bytearray, body_length: int, layout: Layout) -> tuple[int, int]:
+    """Where a fresh message has the length of its body, and its buffers.
+
+    Messages of a schema differ little: they are first looked for where the last one of this length had them.
+    """
+    known = layout.places.get(len(metadata))
+    if known is not None and body_length:
+        body_length_at, buffers_at = known
+        found = _BODY_LENGTH.unpack_from(metadata, body_length_at)[0], _u32(metadata, buffers_at - 4)
+        if found == (body_length, layout.buffers):
+            return known
+    body_length_at, buffers_at, count = _locate(metadata)
+    if count != layout.buffers:
+        raise ValueError(f"a message with {count} buffers does not fit a schema with {layout.buffers}")
+    if body_length:
+        layout.places[len(metadata)] = body_length_at, buffers_at
+    return body_length_at, buffers_at
 
 
 def _field(data: bytearray | memoryview, table: int, number: int) -> int:

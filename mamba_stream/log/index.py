@@ -30,6 +30,7 @@ from mamba_stream.errors import (
     LogUnavailable,
     ReadOnlyLog,
 )
+from mamba_stream.log import directory
 from mamba_stream.log.format import Damaged
 from mamba_stream.log.views import Draft, View
 
@@ -101,10 +102,10 @@ class Index:
         except Damaged as error:
             raise _translated(error, self._path) from error
         except lmdb.Error as error:
-            translated = _translated(error, self._path)
-            if not isinstance(translated, DiskFull):
-                self.fail(LogFailed(f"{self._path}: an earlier commit failed ({error}); reopen the log"))
-            raise translated from error
+            if self._found_no_room(error):
+                raise _no_room(self._path) from error
+            self.fail(LogFailed(f"{self._path}: an earlier commit failed ({error}); reopen the log"))
+            raise _translated(error, self._path) from error
         finally:
             self._leave()
 
@@ -173,6 +174,23 @@ class Index:
             raise
         transaction.commit()
         return result
+
+    def _found_no_room(self, error: lmdb.Error) -> bool:
+        """Whether a commit failed for want of room only, so that it certainly did not happen."""
+        text = str(error)
+        if not any(os.strerror(code) in text for code in directory.NO_ROOM):
+            # A write that the disk took a part of, LMDB calls an I/O error.
+            short = os.strerror(errno.EIO) in text and directory.full(self._path)
+            if not short:
+                return False
+        try:
+            self._env.begin(write=True).abort()
+        except lmdb.PanicError:
+            # It failed in the very page that publishes a commit.
+            return False
+        except lmdb.MapResizedError:
+            pass
+        return True
 
     def _enter(self) -> None:
         with self._gate:
@@ -246,7 +264,7 @@ def _reserve_locks(path: Path) -> None:
         if status.st_blocks * 512 < wanted:
             os.posix_fallocate(fd, 0, wanted)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in directory.NO_ROOM:
             raise
     finally:
         os.close(fd)
@@ -272,12 +290,14 @@ def _clear_stillborn(path: Path) -> bool:
         os.close(fd)
 
 
+def _no_room(path: Path) -> DiskFull:
+    return DiskFull(f"{path}: no space left on the disk; nothing was committed. Free some and append again")
+
+
 def _translated(error: lmdb.Error | Damaged, path: Path, *, reading: bool = False) -> Exception:
     text = str(error)
-    if os.strerror(errno.ENOSPC) in text:
-        return DiskFull(
-            f"{path}: no space left on the disk; nothing was committed. Free some and append again"
-        )
+    if reading and os.strerror(errno.ENOSPC) in text:
+        return _no_room(path)
     if isinstance(error, Damaged | lmdb.CorruptedError | lmdb.PageNotFoundError | lmdb.InvalidError):
         return DataCorrupted(f"{path}: the index is damaged ({text}); run: mamba-stream doctor {path.parent}")
     if isinstance(error, lmdb.PanicError):

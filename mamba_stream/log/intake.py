@@ -10,9 +10,9 @@ import pyarrow as pa
 
 from mamba_stream.core.batches import to_batches
 from mamba_stream.core.keys import split_by_partition
-from mamba_stream.core.numbers import is_whole
-from mamba_stream.errors import InvalidInput, PartitionNotFound
+from mamba_stream.errors import InvalidInput
 from mamba_stream.log import format
+from mamba_stream.log.asked import offsets_of, partition_of
 from mamba_stream.log.committer import Batch
 from mamba_stream.log.rows import NO_TIME
 
@@ -24,6 +24,8 @@ MAX_BYTES = 64 << 20
 """A batch larger than either is cut: readers skip and verify whole batches."""
 
 _NO_TIMES = (0, -1)
+_FEW = 64
+"""Up to here Python finds the least and the greatest of them before NumPy has begun."""
 
 
 class Intake:
@@ -40,8 +42,9 @@ class Intake:
         self, data: Any, partition: int | None = None, expect: Mapping[int, int] | None = None
     ) -> list[Batch]:
         """The data as encoded batches, in order; raises before anything is written."""
-        self._check(partition, expect)
-        expected = dict(expect or {})
+        if partition is not None:
+            partition = partition_of(self._topic, partition)
+        expected = offsets_of(self._topic, "expect", expect)
         prepared = []
         for batch in to_batches(data, self._layout.schema, max_rows=MAX_ROWS, to=self._to):
             for number, routed in self._route(batch, partition):
@@ -69,26 +72,9 @@ class Intake:
             )
         return prepared
 
-    def _check(self, partition: int | None, expect: Mapping[int, int] | None) -> None:
-        named = [*(expect or {}), *(() if partition is None else (partition,))]
-        for number in named:
-            if not is_whole(number, -(1 << 63)):
-                raise InvalidInput(f"a partition is a number, not {number!r}")
-            if not 0 <= number < self._topic.partitions:
-                raise PartitionNotFound(
-                    f"topic {self._topic.name!r} has no partition {number}: it has "
-                    f"{self._topic.partitions}, counted from 0"
-                )
-        for number, offset in (expect or {}).items():
-            if not is_whole(offset):
-                raise InvalidInput(
-                    f"topic {self._topic.name!r}: expect= says that partition {number} ends at {offset!r}, "
-                    "which is not an offset"
-                )
-
     def _route(self, batch: pa.RecordBatch, partition: int | None) -> list[tuple[int, pa.RecordBatch]]:
         if partition is not None:
-            return [(int(partition), batch)]
+            return [(partition, batch)]
         if self._topic.partitions == 1:
             return [(0, batch)]
         if self._topic.key:
@@ -120,8 +106,10 @@ class Intake:
         ticks = ticks_of(column.drop_null() if column.null_count else column)
         if not len(ticks):
             return _NO_TIMES
-        # The ufuncs themselves: ndarray.min() takes twice as long for a few rows.
-        return int(np.minimum.reduce(ticks)), int(np.maximum.reduce(ticks))
+        if len(ticks) <= _FEW:
+            few = ticks.tolist()
+            return min(few), max(few)
+        return int(ticks.min()), int(ticks.max())
 
 
 def ticks_of(column: pa.Array) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

@@ -44,6 +44,10 @@ class Ledger:
         self._heads: dict[tuple[int, int], Head] = {}
         self._files: dict[int, FileRow] = {}
         self._ticks: Ticks | None = None
+        # Only what was changed is written: a group of which all are refused costs no sync.
+        self._changed_heads: set[tuple[int, int]] = set()
+        self._changed_files: set[int] = set()
+        self._ticked = False
         self.get = draft.get
         self.put = draft.put
         self.delete = draft.delete
@@ -58,6 +62,7 @@ class Ledger:
     def tick(self, *, lsn: int = 0, file: int = 0, topic: int = 0) -> Ticks:
         """Counts up, and returns the new numbers."""
         old = self.ticks()
+        self._ticked = True
         self._ticks = Ticks(old.lsn + lsn, old.file + file, old.topic + topic)
         return self._ticks
 
@@ -72,6 +77,7 @@ class Ledger:
 
     def set_head(self, topic: int, partition: int, head: Head) -> None:
         self._heads[topic, partition] = head
+        self._changed_heads.add((topic, partition))
 
     def file(self, number: int) -> FileRow | None:
         if number not in self._files:
@@ -85,6 +91,7 @@ class Ledger:
         if row.live == 0 and row.state == "closed":
             row = msgspec.structs.replace(row, state="trash", since=self._now)
         self._files[number] = row
+        self._changed_files.add(number)
 
     def topic(self, number: int) -> TopicRow | None:
         value = self.get(rows.number_key(rows.TOPIC, number))
@@ -105,17 +112,18 @@ class Ledger:
         return [key for key, _ in self._draft.items(prefix)]
 
     def flush(self) -> None:
-        """Writes what was kept. Call it once, before the transaction commits."""
-        for (topic, partition), head in self._heads.items():
-            self.put(rows.head_key(topic, partition), head.pack())
-        for number, row in self._files.items():
-            self.put(rows.number_key(rows.FILE, number), rows.pack(row))
-        if self._ticks is not None:
-            self.put(rows.TICKS, self._ticks.pack())
+        """Writes what was kept and changed. Call it once, before the transaction commits."""
+        for topic, partition in self._changed_heads:
+            self.put(rows.head_key(topic, partition), self._heads[topic, partition].pack())
+        for number in self._changed_files:
+            self.put(rows.number_key(rows.FILE, number), rows.pack(self._files[number]))
+        if self._ticked:
+            self.put(rows.TICKS, self.ticks().pack())
 
     def forget(self, topic: int, partition: int) -> None:
         """Deletes a partition's head, which ``flush`` would otherwise bring back."""
         self._heads.pop((topic, partition), None)
+        self._changed_heads.discard((topic, partition))
         self.delete(rows.head_key(topic, partition))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +17,7 @@ from mamba_stream.core.numbers import is_whole
 from mamba_stream.core.schemas import canonical_schema, describe_difference, schema_bytes, time_type_of
 from mamba_stream.errors import AlreadyExists, InvalidInput, LogClosed, SchemaMismatch, TopicNotFound
 from mamba_stream.log import rows, sealing
+from mamba_stream.log.asked import text_of
 from mamba_stream.log.index import CLOSED
 from mamba_stream.log.rows import FileRow, TopicRow
 from mamba_stream.log.store import Store, release
@@ -184,10 +185,8 @@ class Log:
         return topic
 
     def __getitem__(self, name: str) -> Topic:
-        known = self._topics.get(name)
         row = self._row(name)
         if row is None:
-            self._topics.pop(name, None)
             names = self.topics(internal=True)
             raise TopicNotFound(
                 f"no topic {name!r:.80} in {self.path}{did_you_mean(str(name), names)}; "
@@ -197,6 +196,7 @@ class Log:
                     else "it has none"
                 )
             )
+        known = self._topics.get(name)
         if known is None or known._row != row:
             known = self._topics[name] = self._bind(row)
         return known
@@ -236,6 +236,7 @@ class Log:
     def group_offsets(self, group: str) -> dict[tuple[str, int], int]:
         """The next offset that a group reads, by (topic, partition)."""
         names = {row.id: row.name for row in self._store.topics()}
+        check_name(group, "group")
         found = {}
         for key, value in self._store.items(rows.OFFSET + group.encode() + b"\0"):
             _, topic, partition = rows.offset_place(key)
@@ -247,7 +248,7 @@ class Log:
 
     def record(self, namespace: str, key: str) -> bytes | None:
         """A small value stored by a transaction."""
-        return self._store.get(rows.record_key(namespace, key))
+        return self._store.get(rows.record_key(text_of(namespace), text_of(key)))
 
     def records(
         self, namespace: str, *, before: str | None = None, limit: int | None = None
@@ -259,8 +260,8 @@ class Log:
             before: Only keys that sort before this one.
             limit: At most so many.
         """
-        prefix = rows.RECORD + namespace.encode() + b"\0"
-        stop = None if before is None else prefix + before.encode()
+        prefix = rows.record_key(text_of(namespace), "")
+        stop = None if before is None else rows.record_key(namespace, text_of(before))
         found = self._store.items(prefix, stop=stop, limit=limit)
         return {key[len(prefix) :].decode(): value for key, value in found}
 
@@ -351,10 +352,10 @@ class Log:
         return Topic(self, self._store, row)
 
 
-def _key(key: str | Sequence[str] | None, names: list[str]) -> tuple[str, ...]:
+def _key(key: Any, names: list[str]) -> tuple[str, ...]:
     if key is None:
         return ()
-    columns = (key,) if isinstance(key, str) else tuple(key)
+    columns = tuple(key) if isinstance(key, Iterable) and not isinstance(key, str) else (key,)
     for column in columns:
         _known("", "key", column, names)
     if len(set(columns)) != len(columns):

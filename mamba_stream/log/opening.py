@@ -52,8 +52,8 @@ def directory_of(place: str | os.PathLike[str] | None, environment: Mapping[str,
             f"{place} is an address of a server, and this version serves logs from directories only: "
             "pass a directory"
         )
-    if not os.fspath(place):
-        raise InvalidInput("log='' names no directory: give one, or leave log out for the default")
+    if not os.fspath(place) or "\0" in os.fspath(place):
+        raise InvalidInput(f"log={place!r} names no directory: give one, or leave log out for the default")
     return Path(place)
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
-from mamba_stream.core.numbers import is_whole
-from mamba_stream.errors import InvalidInput, MambaStreamError, OffsetTrimmed, PartitionNotFound
+from mamba_stream.errors import MambaStreamError, OffsetTrimmed, PartitionNotFound
+from mamba_stream.log.asked import offsets_of
 from mamba_stream.log.rows import Head, TopicRow
 from mamba_stream.log.shelf import Placed, Shelf
 
@@ -134,15 +134,11 @@ class Reader:
 
     def seek(self, positions: Mapping[int, int]) -> None:
         """Goes on from these offsets; partitions that are not named stay where they are."""
-        for partition, offset in positions.items():
+        for partition, offset in offsets_of(self._topic, "positions", positions).items():
             if partition not in self._positions:
                 raise PartitionNotFound(
                     f"this reader of topic {self._topic.name!r} does not read partition {partition}; "
                     f"it reads {', '.join(map(str, sorted(self._positions)))}"
-                )
-            if not is_whole(offset):
-                raise InvalidInput(
-                    f"topic {self._topic.name!r}, partition {partition}: {offset!r} is not an offset"
                 )
             self._positions[partition] = offset
             self._ahead.pop(partition, None)

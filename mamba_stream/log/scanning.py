@@ -48,42 +48,43 @@ def _frames(
     n_rows: int | None,
 ) -> Iterator[pl.DataFrame]:
     wanted = None if names is None else tuple(schema.get_field_index(name) for name in names)
-    low, high = _tick_bounds(predicate, topic, schema)
-    left = 1 << 62 if n_rows is None else n_rows
-    # With a limit, batches are handed over as they come: fewer may do.
-    most = _FRAME_ROWS if n_rows is None else min(max(n_rows, 1), _FRAME_ROWS)
     projected = schema if wanted is None else pa.schema([schema.field(i) for i in wanted])
-    some = False
+    # A limit that comes here counts rows before the filter: it is then about the first rows, whatever their time.
+    bounds = _tick_bounds(predicate, topic, schema) if n_rows is None else (None, None)
+    gathered: list[pa.RecordBatch] = []
+    rows, some = 0, False
+    for batch in _limited(_batches(shelf, topic, wanted, *bounds), n_rows):
+        gathered.append(batch)
+        rows += batch.num_rows
+        if rows >= _FRAME_ROWS:
+            yield _frame(gathered, projected, predicate)
+            gathered, rows, some = [], 0, True
+    if gathered or not some:
+        yield _frame(gathered, projected, predicate)
+
+
+def _limited(batches: Iterator[pa.RecordBatch], n_rows: int | None) -> Iterator[pa.RecordBatch]:
+    """The first so many rows; no batch is read that has none of them."""
+    if n_rows is None:
+        yield from batches
+        return
+    left = n_rows
+    while left > 0 and (batch := next(batches, None)) is not None:
+        yield batch.slice(0, left)
+        left -= batch.num_rows
+
+
+def _batches(
+    shelf: Shelf, topic: TopicRow, wanted: tuple[int, ...] | None, low: int | None, high: int | None
+) -> Iterator[pa.RecordBatch]:
+    """The rows as they are now, one partition after the other, without batches that lie outside of the bounds."""
     for partition, head in shelf.heads(topic).items():
-        gathered: list[pa.RecordBatch] = []
-        rows = 0
         for placed in _entries(shelf, topic, partition, head.begin, head.end, low, high):
             batch = shelf.batch(topic, partition, placed, wanted)
             if placed.offset < head.begin or placed.next_offset > head.end:
                 first = max(head.begin - placed.offset, 0)
                 batch = batch.slice(first, min(head.end - placed.offset, batch.num_rows) - first)
-            gathered.append(batch)
-            rows += batch.num_rows
-            if rows < most:
-                continue
-            frame = _frame(gathered, projected, predicate)
-            gathered, rows = [], 0
-            if frame.height > left:
-                frame = frame.head(left)
-            left -= frame.height
-            some = True
-            yield frame
-            if left <= 0:
-                return
-        if gathered:
-            frame = _frame(gathered, projected, predicate).head(left)
-            left -= frame.height
-            some = True
-            yield frame
-            if left <= 0:
-                return
-    if not some:
-        yield _frame([], projected, predicate)
+            yield batch
 
 
 def _tick_bounds(

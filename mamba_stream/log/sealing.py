@@ -7,7 +7,6 @@ their batches there, and those that come later look up the new ones.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 from dataclasses import dataclass
@@ -46,7 +45,7 @@ def seal(store: Store) -> int:
     try:
         return _seal(store)
     except OSError as error:
-        failed = DiskFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else NotCommitted
+        failed = DiskFull if error.errno in directory.NO_ROOM else NotCommitted
         raise failed(
             f"{store.path}: {error.strerror}; what was not sealed stays as it is. Seal again later"
         ) from error
@@ -54,6 +53,7 @@ def seal(store: Store) -> int:
 
 def _seal(store: Store) -> int:
     recovery.recover(store.index, store.files, store.clock)
+    store.maps.drop_removed()
     held: dict[int, int] = {}
     try:
         for number, row in _candidates(store):
@@ -173,7 +173,7 @@ def _copy(
 ) -> tuple[dict[int, Entry], int, int]:
     """Copies the batches behind a schema message; their new entries, the size, the opening's checksum."""
     opening = format.schema_message(store.shelf.layout(segment.topic.schema).schema)
-    os.write(fd, opening)
+    files.write_all(fd, [opening], 0)
     position = len(opening)
     moved = {}
     for placed in segment.batches:

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 from mamba_stream.core.changes import Applied, ChangeSet
 from mamba_stream.core.clock import Clock, SystemClock
 from mamba_stream.core.names import LONGEST_NAME
-from mamba_stream.errors import ForkedProcess, NewerFormat, NotALog
-from mamba_stream.log import directory, rows
+from mamba_stream.errors import DataCorrupted, ForkedProcess, NewerFormat, NotALog
+from mamba_stream.log import directory, files, rows
 from mamba_stream.log.committer import Batch, Committer
 from mamba_stream.log.files import Maps
 from mamba_stream.log.index import FORKED, MAP_SIZE, Index
 from mamba_stream.log.recovery import recover
 from mamba_stream.log.rows import Meta, TopicRow
 from mamba_stream.log.shelf import Shelf
-from mamba_stream.log.waking import Waiter, Waker
+from mamba_stream.log.waking import Ear, Waker
 
 if TYPE_CHECKING:
     from mamba_stream.log.views import Draft
@@ -40,17 +40,16 @@ class Store:
         self.index = Index(path / directory.INDEX, map_size)
         try:
             self.meta = self._meta()
-            self.recovered = recover(self.index, self.files, clock)
+            self.recovered = self._recover()
             self._waker = Waker(path / directory.WAKE, clock)
         except BaseException:
             self.index.close()
             raise
         self.maps = Maps(self.files)
         self.shelf = Shelf(self.index, self.maps)
-        self.committer = Committer(self.index, self.files, clock, self._waker.announce)
-        self._waiters: list[Waiter] = []
-        self._ears = threading.Lock()
-        self._closed = False
+        self.committer = Committer(self.index, self.files, clock, self._waker.announce, self._recover)
+        self._ear: Ear | None = None
+        self._hearing = threading.Lock()
         self._pid = os.getpid()
         self.handles = 0
 
@@ -100,39 +99,39 @@ class Store:
         if now > lsn:
             return now
         deadline = self.clock.monotonic() + timeout
-        try:
-            waiter = self._waiters.pop()
-        except IndexError:
-            waiter = Waiter(self.path / directory.WAKE)
-        try:
-            # Only what is committed before the ear was there could be missed: look again.
-            while (now := self.lsn()) <= lsn:
-                left = deadline - self.clock.monotonic()
-                if left <= 0:
-                    break
-                waiter.wait(min(left, _SLOW_POLL))
-        finally:
-            with self._ears:
-                if self._closed:
-                    waiter.close()
-                else:
-                    self._waiters.append(waiter)
-        return now
+        ear = self._listener()
+        while True:
+            # Before the look, so that what comes after it is heard.
+            heard = ear.heard
+            now = self.lsn()
+            left = deadline - self.clock.monotonic()
+            if now > lsn or left <= 0:
+                return now
+            ear.wait(heard, min(left, _SLOW_POLL))
 
     def close(self) -> None:
         """Closes everything; what is committed stays. Whoever waits is woken, and hears of it."""
         if os.getpid() != self._pid:
             return
         self.committer.close()
-        with self._ears:
-            self._closed = True
-            for waiter in self._waiters:
-                waiter.close()
-            self._waiters.clear()
         self.maps.clear()
         self.index.close()
+        with self._hearing:
+            if self._ear is not None:
+                self._ear.close()
         self._waker.announce()
         self._waker.close()
+
+    def _recover(self) -> int:
+        return recover(self.index, self.files, self.clock)
+
+    def _listener(self) -> Ear:
+        with self._hearing:
+            # Not once it is closed: nobody would close it again.
+            self.index.check()
+            if self._ear is None:
+                self._ear = Ear(self.path / directory.WAKE)
+            return self._ear
 
     def abandon(self) -> None:
         """In a process that was forked: lets go of what would make its parent look alive."""
@@ -162,9 +161,24 @@ class Store:
         if value is None:
             if draft.rows:
                 raise NotALog(f"{self.path / directory.INDEX} is the database of something else")
+            self._check_unfounded()
             value = rows.pack(Meta(directory.FORMAT, os.urandom(16).hex(), self.clock.now()))
             draft.put(rows.META, value)
         return value
+
+    def _check_unfounded(self) -> None:
+        """Refuses to begin a log anew where files of an earlier one hold rows: its index is gone."""
+        held = [
+            item.name
+            for item in os.scandir(self.files)
+            if files.number_of(item.name) is not None and item.stat().st_size
+        ]
+        if held:
+            raise DataCorrupted(
+                f"{self.path / directory.INDEX} is empty, but {self.path / directory.FILES} holds {len(held)} files of "
+                "a log: its index was deleted or cut off. Put the index back from a copy; or, to begin anew, move "
+                "these files away. Sealed ones (.arrows) open in any Arrow tool"
+            )
 
 
 def acquire(path: Path, clock: Clock | None = None, map_size: int = MAP_SIZE) -> Store:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,9 @@ from mamba_stream.core.durations import to_time
 from mamba_stream.core.names import did_you_mean
 from mamba_stream.core.numbers import is_whole
 from mamba_stream.core.schemas import polars_schema
-from mamba_stream.errors import InvalidInput, PartitionNotFound, SchemaMismatch, TopicNotFound
+from mamba_stream.errors import InvalidInput, SchemaMismatch, TopicNotFound
 from mamba_stream.log import description, scanning
+from mamba_stream.log.asked import LONGEST_TEXT, is_text, offset_of, offsets_of, partitions_of
 from mamba_stream.log.committer import Batch
 from mamba_stream.log.intake import Intake, running_time
 from mamba_stream.log.reader import LogBatch, Reader
@@ -175,10 +176,9 @@ class Topic:
         end: Mapping[int, int] | None = None,
     ) -> Reader:
         """A reader to be polled; arguments as for :meth:`read`."""
-        numbers = self._numbers(partitions)
-        self._numbers(list(end or {}))
-        ends = {int(p): _offset(self.name, p, offset) for p, offset in (end or {}).items()}
-        return Reader(self._shelf, self._row, self._positions(start, numbers), self._wanted(columns), ends)
+        positions = self._positions(start, partitions_of(self._row, partitions))
+        ends = offsets_of(self._row, "end", end)
+        return Reader(self._shelf, self._row, positions, self._wanted(columns), ends)
 
     def scan(self) -> pl.LazyFrame:
         """The topic's rows as a lazy frame: projections, filters and limits reach into the log.
@@ -191,6 +191,10 @@ class Topic:
     def offsets(self) -> dict[int, tuple[int, int]]:
         """``{partition: (begin, end)}``: the first offset there is, and the next one to be given."""
         return {partition: (head.begin, head.end) for partition, head in self._heads().items()}
+
+    def sizes(self) -> dict[int, int]:
+        """``{partition: bytes}``: what its rows take on disk."""
+        return {partition: head.size for partition, head in self._heads().items()}
 
     def offset_at(self, when: datetime | date | str, by: str = "time") -> dict[int, int]:
         """For each partition the first offset at which its time has reached ``when``; its end if none has.
@@ -220,12 +224,10 @@ class Topic:
         if isinstance(before, datetime | date):
             bounds = self.offset_at(before, by="time" if self.time else "append")
         elif isinstance(before, Mapping):
-            bounds = dict(before)
-            self._numbers(list(bounds))
+            bounds = offsets_of(self._row, "before", before)
         else:
-            bounds = dict.fromkeys(range(self.partitions), before)
-        trims = tuple(Trim(self._row.id, int(p), _offset(self.name, p, o)) for p, o in sorted(bounds.items()))
-        self._commit(ChangeSet(trims=trims))
+            bounds = {p: offset_of(self._row, p, before) for p in range(self.partitions)}
+        self._commit(ChangeSet(trims=tuple(Trim(self._row.id, p, o) for p, o in sorted(bounds.items()))))
 
     def describe(self) -> TopicDescription:
         """What is in the topic: rows, bytes, time range, key skew and disorder. Reads its recent rows."""
@@ -233,8 +235,9 @@ class Topic:
 
     def _read(self, reader: Reader, follow: bool, max_rows: int | None) -> Iterator[LogBatch]:
         left = max_rows if max_rows is not None else 1 << 62
+        # What is committed after this look is either found by the next poll, or ends the wait at once.
+        lsn = self._store.lsn() if follow else 0
         while left > 0:
-            lsn = self._store.lsn() if follow else 0
             # One batch at a time: what is looked at must not wait for what is not.
             batches = reader.poll(max_rows=1)
             for batch in batches:
@@ -243,7 +246,7 @@ class Topic:
             if not batches:
                 if not follow or reader.exhausted:
                     return
-                self._store.wait(lsn, _WAIT)
+                lsn = self._store.wait(lsn, _WAIT)
 
     @property
     def _store(self) -> Store:
@@ -262,18 +265,6 @@ class Topic:
     def _heads(self) -> dict[int, Head]:
         return self._store.shelf.heads(self._row)
 
-    def _numbers(self, partitions: Sequence[int] | None) -> list[int]:
-        if partitions is None:
-            return list(range(self.partitions))
-        for number in partitions:
-            if not is_whole(number, -(1 << 63)):
-                raise InvalidInput(f"a partition is a number, not {number!r}")
-            if not 0 <= number < self.partitions:
-                raise PartitionNotFound(
-                    f"topic {self.name!r} has no partition {number}: it has {self.partitions}, counted from 0"
-                )
-        return sorted({int(number) for number in partitions})
-
     def _positions(self, start: Start, partitions: list[int]) -> dict[int, int]:
         heads = self._store.shelf.heads(self._row, partitions)
         if isinstance(start, str):
@@ -288,12 +279,10 @@ class Topic:
             found = self.offset_at(start, by="time" if self.time else "append")
             return {p: found[p] for p in partitions}
         if isinstance(start, Mapping):
-            self._numbers(list(start))
-            wanted = {
-                p: _offset(self.name, p, start[p]) if p in start else heads[p].begin for p in partitions
-            }
+            named = offsets_of(self._row, "start", start)
+            wanted = {p: named.get(p, heads[p].begin) for p in partitions}
         elif is_whole(start):
-            wanted = {p: _offset(self.name, p, start) for p in partitions}
+            wanted = dict.fromkeys(partitions, int(start))
         else:
             raise InvalidInput(
                 f"start={start!r}: choose 'earliest', 'latest', an offset, {{partition: offset}} or a datetime"
@@ -310,15 +299,18 @@ class Topic:
             return None
         if isinstance(columns, str):
             columns = [columns]
+        if not isinstance(columns, Iterable):
+            raise InvalidInput(f"topic {self.name!r}: columns={columns!r:.80}: give a list of names")
+        columns = list(columns)
         names = self.schema.names
         for column in columns:
             if column not in names:
                 raise SchemaMismatch(
-                    f"topic {self.name!r} has no column {column!r}{did_you_mean(column, names)}; "
+                    f"topic {self.name!r} has no column {column!r:.80}{did_you_mean(str(column), names)}; "
                     f"it has {', '.join(names)}"
                 )
         if len(set(columns)) != len(columns):
-            raise SchemaMismatch(f"topic {self.name!r}: columns={list(columns)} names a column twice")
+            raise SchemaMismatch(f"topic {self.name!r}: columns={columns} names a column twice")
         return tuple(names.index(column) for column in columns)
 
     def _offset_at(self, partition: int, head: Head, ticks: int, by: str) -> int:
@@ -354,8 +346,11 @@ def producer_sequences(
     """The change for ``producer=`` and ``sequence=``, which come together or not at all."""
     if producer is None and sequence is None:
         return ()
-    if not isinstance(producer, str) or not 1 <= len(producer.encode()) <= 200:
-        raise InvalidInput(f"producer={producer!r}: give a name of 1 to 200 bytes, together with sequence=")
+    if not isinstance(producer, str) or not is_text(producer):
+        raise InvalidInput(
+            f"producer={producer!r:.80}: give a name of 1 to {LONGEST_TEXT} bytes without NUL, together with "
+            "sequence="
+        )
     if not is_whole(sequence):
         raise InvalidInput(f"sequence={sequence!r}: give a number from 0 on, together with producer=")
     return (ProducerSequence(topic, producer, int(sequence)),)
@@ -368,11 +363,3 @@ def merged_ranges(ranges: Sequence[tuple[int, int, int, int]]) -> dict[int, tupl
         known = merged.get(partition)
         merged[partition] = (first if known is None else known[0], following)
     return merged
-
-
-def _offset(topic: str, partition: int, value: object) -> int:
-    if not is_whole(value):
-        raise InvalidInput(
-            f"topic {topic!r}, partition {partition}: an offset is a number from 0 on, not {value!r}"
-        )
-    return int(value)

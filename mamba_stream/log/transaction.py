@@ -15,8 +15,8 @@ from mamba_stream.core.changes import (
     Trim,
 )
 from mamba_stream.core.names import check_name
-from mamba_stream.core.numbers import is_whole
 from mamba_stream.errors import InvalidInput, MambaStreamError, TopicNotFound
+from mamba_stream.log.asked import offset_of, offsets_of, partition_of, text_of
 from mamba_stream.log.committer import Batch
 from mamba_stream.log.topic import producer_sequences
 
@@ -77,13 +77,15 @@ class Transaction:
         """Sets the next offset that a group reads, by (topic, partition)."""
         self._check_open()
         check_name(group, "group")
-        for (name, partition), offset in offsets.items():
-            topic = self._topic(name)
-            topic._numbers([partition])
-            if not is_whole(offset):
-                raise InvalidInput(f"group {group!r}: {offset!r} is not an offset of {name!r}")
-            self._names[topic._row.id] = name
-            self._offsets.append(GroupOffset(group, topic._row.id, int(partition), int(offset)))
+        if not _are_places(offsets):
+            raise InvalidInput(f"group {group!r}: give {{(topic, partition): offset}}, not {offsets!r:.80}")
+        found = []
+        for (name, number), value in offsets.items():
+            row = self._topic(name)._row
+            partition = partition_of(row, number)
+            found.append(GroupOffset(group, row.id, partition, offset_of(row, partition, value)))
+            self._names[row.id] = name
+        self._offsets += found
 
     def delete_offsets(self, group: str, places: Iterable[tuple[str, int]]) -> None:
         """Forgets what the group reads next of these, each a (topic, partition)."""
@@ -103,12 +105,14 @@ class Transaction:
                 f"the record {namespace}/{key} must be bytes, at most {MAX_RECORD_BYTES} of them: put the data "
                 "into a topic and a pointer to it into the record"
             )
-        self._records[namespace, key] = Record(_part(namespace), _part(key), value)
+        record = Record(text_of(namespace), text_of(key), value)
+        self._records[namespace, key] = record
 
     def delete_record(self, namespace: str, key: str) -> None:
         """Deletes the value under (namespace, key), if there is one."""
         self._check_open()
-        self._records[namespace, key] = Record(_part(namespace), _part(key), None)
+        record = Record(text_of(namespace), text_of(key), None)
+        self._records[namespace, key] = record
 
     def require_record(self, namespace: str, key: str, value: bytes | None) -> None:
         """Commits only if the record has exactly this value then (``None``: does not exist)."""
@@ -117,18 +121,15 @@ class Transaction:
             raise InvalidInput(
                 f"the record {namespace}/{key} is bytes, or None where there is none, not {value!r}"
             )
-        self._requires.append(Record(_part(namespace), _part(key), value))
+        self._requires.append(Record(text_of(namespace), text_of(key), value))
 
     def trim(self, topic: str, before: Mapping[int, int]) -> None:
         """Removes the rows before ``{partition: offset}``."""
         self._check_open()
-        of = self._topic(topic)
-        of._numbers(list(before))
-        self._names[of._row.id] = of.name
-        for partition, offset in before.items():
-            if not is_whole(offset):
-                raise InvalidInput(f"topic {topic!r}, partition {partition}: {offset!r} is not an offset")
-            self._trims.append(Trim(of._row.id, int(partition), int(offset)))
+        row = self._topic(topic)._row
+        bounds = offsets_of(row, "before", before)
+        self._names[row.id] = row.name
+        self._trims += [Trim(row.id, partition, offset) for partition, offset in bounds.items()]
 
     def commit(self) -> None:
         """Makes everything visible, durably.
@@ -186,11 +187,11 @@ class Transaction:
             raise MambaStreamError("this transaction is over: begin another with log.transaction()")
 
 
+def _are_places(offsets: object) -> bool:
+    if not isinstance(offsets, Mapping):
+        return False
+    return all(isinstance(place, tuple) and len(place) == 2 for place in offsets)
+
+
 def _fits(value: object) -> bool:
     return isinstance(value, bytes) and len(value) <= MAX_RECORD_BYTES
-
-
-def _part(text: Any) -> str:
-    if not isinstance(text, str) or not text or "\0" in text or len(text.encode()) > 200:
-        raise InvalidInput(f"a record's namespace and key are 1 to 200 bytes without NUL, not {text!r}")
-    return text

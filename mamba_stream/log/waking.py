@@ -1,7 +1,7 @@
 """Waking: a commit in one process ends the wait of a follower in another, without polling.
 
-Every waiting thread has a Unix datagram socket in the log's ``wake`` directory; a commit sends one byte
-to each. A byte that is lost costs a slow poll, never a row: what woke a waiter is not in the byte.
+Every process with a thread that waits has a Unix datagram socket in the log's ``wake`` directory; a commit
+sends one byte to each. A byte that is lost costs a slow poll, never a row: what woke a waiter is not in the byte.
 """
 
 from __future__ import annotations
@@ -57,42 +57,90 @@ class Waker:
         os.close(self._fd)
 
 
-class Waiter:
-    """The ear of one waiting thread."""
+class Ear:
+    """Hears of commits for all waiting threads of a process: one of them listens, and tells the others.
+
+    A socket for each thread would cost every commit a byte for each, and a process that has a thousand
+    followers its descriptors.
+    """
 
     def __init__(self, directory: Path) -> None:
-        self._fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._changed = threading.Condition()
+        self._heard = 0
+        self._listening = False
+        self._closed = False
         self._name = f"{os.getpid()}-{next(_numbers)}"
-        self._socket: socket.socket | None = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._fd: int | None = None
+        self._socket: socket.socket | None = None
+        # Without a descriptor to be had, or where the path is too long for a socket, the slow poll remains.
         with contextlib.suppress(OSError):
-            os.unlink(self._name, dir_fd=self._fd)
-        try:
-            self._socket.bind(_address(directory, self._fd, self._name))
-        except OSError:
-            # The path is too long for a socket on this system: the slow poll remains.
-            self._socket.close()
-            self._socket = None
+            self._fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._name, dir_fd=self._fd)
+            made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            try:
+                made.bind(_address(directory, self._fd, self._name))
+            except OSError:
+                made.close()
+            else:
+                self._socket = made
 
-    def wait(self, timeout: float) -> None:
-        """Returns when something was committed since the last call, or after ``timeout`` seconds."""
+    @property
+    def heard(self) -> int:
+        """A number that grows with what is heard: take it before looking whether there is need to wait."""
+        return self._heard
+
+    def wait(self, heard: int, timeout: float) -> None:
+        """Returns when something was heard since ``heard`` was taken, or after about ``timeout`` seconds."""
+        with self._changed:
+            while self._heard == heard and self._listening:
+                if not self._changed.wait(timeout):
+                    return
+            if self._heard != heard or self._closed:
+                return
+            self._listening = True
+        woken = False
+        try:
+            woken = self._listen(timeout)
+        finally:
+            with self._changed:
+                self._listening = False
+                self._heard += woken
+                if self._closed:
+                    self._shut()
+                # Otherwise one of them listens on.
+                self._changed.notify(1 << 30 if woken else 1)
+
+    def close(self) -> None:
+        """Ends all waits, once the next commit is announced."""
+        with self._changed:
+            self._closed = True
+            self._heard += 1
+            self._changed.notify_all()
+            if not self._listening:
+                self._shut()
+
+    def _listen(self, timeout: float) -> bool:
         if self._socket is None:
-            threading.Event().wait(timeout)
-            return
+            return not threading.Event().wait(timeout)
         try:
             self._socket.settimeout(timeout)
             self._socket.recv(16)
             self._socket.settimeout(0)
             while True:
                 self._socket.recv(16)
-        except (TimeoutError, BlockingIOError):
-            return
+        except TimeoutError:
+            return False
+        except BlockingIOError:
+            return True
 
-    def close(self) -> None:
-        with contextlib.suppress(OSError):
-            os.unlink(self._name, dir_fd=self._fd)
+    def _shut(self) -> None:
         if self._socket is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(self._name, dir_fd=self._fd)
             self._socket.close()
-        os.close(self._fd)
+        if self._fd is not None:
+            os.close(self._fd)
 
 
 def _address(directory: Path, fd: int, name: str) -> str:

@@ -12,7 +12,8 @@ From below to above::
 
     publisher, producer, subscriber, consumer, aio     what users hold
     outbox | delivery | membership                     the live halves: threads, time, other members
-    shared | bounds | deadletters | statistics         what is in the log's records; no threads, time is an argument
-    message, rules, routing, assignment                a message, which ones, where to, who reads what: plain values
+    sending | shared | bounds | deadletters | ...      what is in the log and its records; no threads of their own
+    parcel, outgoing                                   rows on their way, and what became of them
+    message, rules (of conditions), routing, assignment  a message, which ones, where to, who reads what: plain values
     schema, pending, books                             rows, runs of offsets, records
 """

@@ -215,6 +215,8 @@ class Consumer:
             to: ``{(topic, partition): offset}``, or instead of an offset ``"earliest"``, ``"latest"`` or a time; or one
                 of these for all partitions that it reads. Times go by the topic's time, or when it was appended.
         """
+        # Not by what it knew a moment ago: a topic may be gone.
+        self._fed().look_soon()
         feed = self._looked()
         wanted = to if isinstance(to, Mapping) else dict.fromkeys(feed.lanes, to)
         targets = []
@@ -262,9 +264,11 @@ class Consumer:
         if self._closed:
             return
         self._closed = True
-        self._leave()
-        if self._own_log:
-            self._log.close()
+        try:
+            self._leave()
+        finally:
+            if self._own_log:
+                self._log.close()
 
     def __enter__(self) -> Self:
         return self
@@ -352,9 +356,9 @@ class Consumer:
 
     def _leave(self) -> None:
         self._polled.clear()
-        if self._finalizer is not None:
-            self._finalizer()
-        self._feed = self._finalizer = None
+        finalizer, self._feed, self._finalizer = self._finalizer, None, None
+        if finalizer is not None:
+            finalizer()
 
     def _there(self) -> Log:
         if self._closed:

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from mamba_stream.core.durations import duration_us
-from mamba_stream.errors import InvalidInput, OffsetTrimmed, StaleLease
+from mamba_stream.errors import InvalidInput, OffsetTrimmed, StaleLease, TopicNotFound
 from mamba_stream.log import LogBatch, Topic, Transaction
 from mamba_stream.messaging.assignment import Slot
 from mamba_stream.messaging.message import Block, Message, Rule
@@ -28,6 +28,7 @@ _ROWS: Final = 8192
 """A portion has no more: columns become Python values at once, and these take memory."""
 
 GIVEN_UP: Final = "its partition belongs to another consumer now"
+CLOSED: Final = "the consumer was closed"
 SOUGHT: Final = "the consumer went elsewhere in its partition, or began to read again"
 SENT_BACK: Final = "it, or a message before it, is to be delivered again"
 
@@ -249,7 +250,10 @@ class Lane:
         with self.lock:
             if self._ready or any(portion.handed < portion.count for portion in self.portions):
                 return False
-            return self._reader.at_end
+            try:
+                return self._reader.at_end
+            except TopicNotFound:
+                return True
 
     def rewind(self, offset: int, why: str) -> None:
         """Delivers again from this offset on, which was handed out."""

@@ -23,6 +23,7 @@ from mamba_stream.core.keys import hash_keys, key_groups
 from mamba_stream.errors import OffsetTrimmed, PreconditionFailed
 from mamba_stream.log import Log, LogBatch, Topic, Transaction
 from mamba_stream.messaging.books import Book, Change, Place
+from mamba_stream.messaging.bounds import PRIORITIES, groups_namespace
 from mamba_stream.messaging.deadletters import Death, dead_rows, dead_topic
 from mamba_stream.messaging.latency import Latencies
 from mamba_stream.messaging.lease import Lease
@@ -52,9 +53,6 @@ from mamba_stream.messaging.schema import is_message_schema
 
 MOST_RUNS: Final = 2_048
 """A group with so many runs open in a topic takes nothing new until some are done."""
-PRIORITIES: Final = "priorities"
-"""The namespace in which senders note a topic's priorities: {priority: {partition: where it begins}}."""
-
 _DUE_AT_ONCE = 32
 _SWAPS = 16
 _LOOKED_AT = 65_536
@@ -149,15 +147,22 @@ class SharedGroup:
 
     def begin(self, start: Mapping[int, int]) -> None:
         """Sets the offsets at which the group begins, in the partitions where it has not begun."""
-        for partition, offset in start.items():
-            place = self._place(partition, 0)
-            if self._book.get(place) is None:
-                change = Change({place: None}, {place: msgspec.msgpack.encode((offset, offset))})
-                try:
-                    self._book.commit(change)
-                except PreconditionFailed:
-                    # Another member began it at this moment.
-                    continue
+        while True:
+            # Whoever asks what is consumed finds the group by this record.
+            change = Change(records={(groups_namespace(self.topic), self.name): b""})
+            for partition, offset in start.items():
+                place = self._place(partition, 0)
+                if self._book.get(place) is None:
+                    change.requires[place] = None
+                    change.records[place] = msgspec.msgpack.encode((offset, offset))
+            if not change.requires:
+                return
+            try:
+                self._book.commit(change)
+            except PreconditionFailed:
+                # Another member began it at this moment.
+                continue
+            return
 
     def take(self, limit: int) -> list[Lease]:
         """Takes up to ``limit`` messages: what is due again, then new ones, higher priorities first.

@@ -49,6 +49,17 @@ class Grid:
             return ticks // step * step
         return (ticks - shift) // step * step + shift
 
+    def end_reached(self, ticks: pl.Expr) -> pl.Expr:
+        """The end of the last window that is over at each tick."""
+        return self._floor(ticks - self.size, self.every) + self.size
+
+    def ends(self, after: int, until: int) -> range:
+        """The ends of windows behind one tick, up to another."""
+        first = (after - self.size - self.origin) // self.every + 1
+        last = (until - self.size - self.origin) // self.every
+        shift = self.origin + self.size
+        return range(first * self.every + shift, last * self.every + shift + 1, self.every)
+
     def last_end(self, pane: int) -> int:
         """The end of the last window that holds the pane starting there."""
         return (pane - self.origin) // self.every * self.every + self.origin + self.size

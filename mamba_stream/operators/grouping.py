@@ -64,7 +64,7 @@ def grouped(
         nested: Whether some give structs or lists, with which the streaming engine is several times slower.
     """
     if frame.height == 1:
-        pair = twice(frame).with_columns(pl.Series(_TWIN, [False, True]))
+        pair = twice(frame).with_columns(pl.int_range(pl.len()).ge(1).alias(_TWIN))
         # Eagerly: a lazy query would move the filter before the grouping.
         return pair.group_by([*keys, _TWIN]).agg(exprs).filter(~pl.col(_TWIN)).drop(_TWIN)
     many = frame.height >= _MANY and not nested
@@ -80,6 +80,26 @@ def grouped(
         code = code // digit.radix
     made = [pl.col(expr.meta.output_name()) for expr in exprs]
     return packed.select(*reversed(decoded), *made).collect(engine=engine)
+
+
+def grouped_in_order(
+    frame: pl.DataFrame, keys: Sequence[str], exprs: Sequence[pl.Expr], *, single: bool
+) -> pl.DataFrame:
+    """``frame.group_by(keys, maintain_order=True).agg(exprs)``, with the groups sorted.
+
+    Args:
+        frame: The rows.
+        keys: The columns to group by.
+        exprs: Any aggregations; they see each group's rows in order.
+        single: Whether there is one group only, which must give what it gives beside others.
+    """
+    if not single:
+        query = frame.lazy().group_by(keys, maintain_order=True).agg(exprs).sort(keys)
+        return query.collect(engine="in-memory")
+    pair = twice(frame).with_columns(pl.int_range(pl.len()).ge(frame.height).alias(_TWIN))
+    # Eagerly: a lazy query would move the filter before the grouping.
+    groups = pair.group_by([*keys, _TWIN], maintain_order=True).agg(exprs)
+    return groups.filter(~pl.col(_TWIN)).drop(_TWIN)
 
 
 def ordered(frame: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:

@@ -9,6 +9,7 @@ from typing import Literal
 import polars as pl
 
 from mamba_stream.operators.columns import OFFSET, ORDINAL, ORIGIN_TYPES, PARTITION, SOURCE
+from mamba_stream.operators.single import written_out
 
 How = Literal["inner", "left", "semi", "anti"]
 
@@ -47,4 +48,4 @@ class Lookup:
             width = max(self.table.height, 1)
             ordinal = pl.col(ORDINAL).cast(pl.Int64) * width + place
             joined = joined.with_columns(ordinal.cast(ORIGIN_TYPES[ORDINAL]).alias(ORDINAL))
-        return joined
+        return written_out(joined)

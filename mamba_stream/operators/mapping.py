@@ -10,6 +10,7 @@ import polars as pl
 
 from mamba_stream.errors import SchemaMismatch
 from mamba_stream.operators.columns import BEHIND, OFFSET, hidden, visible
+from mamba_stream.operators.single import written_out
 
 Function = Callable[[pl.DataFrame], Any]
 
@@ -55,7 +56,7 @@ class MapBatches:
         result = self.function(seen)
         if not isinstance(result, pl.DataFrame):
             raise SchemaMismatch(f"the function gave {type(result).__name__}: it must give a pl.DataFrame")
-        result = self._fitted(result)
+        result = written_out(self._fitted(result))
         if self.time is not None and result.height:
             self._check_time(seen, result)
         return result

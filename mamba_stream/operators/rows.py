@@ -12,8 +12,11 @@ from dataclasses import dataclass
 import polars as pl
 
 from mamba_stream.core.trees import Node, nodes
-from mamba_stream.operators.columns import hidden
-from mamba_stream.operators.single import twice
+from mamba_stream.operators.columns import PREFIX, hidden, ticks
+from mamba_stream.operators.single import twice, written_out
+from mamba_stream.operators.window import WINDOW_START, as_time
+
+_TWIN = f"{PREFIX}twin"
 
 RowVerb = Callable[[pl.LazyFrame, list[str]], pl.LazyFrame]
 """Takes the rows and the names of the hidden columns among them."""
@@ -43,8 +46,7 @@ class Selected:
     def __call__(self, rows: pl.LazyFrame, hidden: list[str]) -> pl.LazyFrame:
         if not (self.selects and hidden):
             return rows.select(*self.exprs, *hidden)
-        frame = rows.collect(engine="in-memory")
-        return frame.drop(hidden).select(*self.exprs).hstack(frame.select(hidden)).lazy()
+        return _without(hidden, rows, lambda frame: frame.select(*self.exprs))
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +59,7 @@ class Extended:
     def __call__(self, rows: pl.LazyFrame, hidden: list[str]) -> pl.LazyFrame:
         if not (self.selects and hidden):
             return rows.with_columns(*self.exprs)
-        frame = rows.collect(engine="in-memory")
-        return frame.drop(hidden).with_columns(*self.exprs).hstack(frame.select(hidden)).lazy()
+        return _without(hidden, rows, lambda frame: frame.with_columns(*self.exprs))
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,38 +98,69 @@ class RowSteps:
 
     def __init__(self, verbs: Sequence[RowVerb]) -> None:
         self._verbs = tuple(verbs)
-        self._looks_around = any(_looks_around(verb) for verb in verbs)
+        self._look_around = tuple(_looks_around(verb) for verb in verbs)
+        self._makes_columns = any(isinstance(verb, Extended | Selected) for verb in verbs)
 
     def __call__(self, frame: pl.DataFrame) -> pl.DataFrame:
         """The rows that the verbs give; hidden columns stay with their rows."""
-        result = self._together(frame)
-        if result.height > 1 or frame.height == 0 or self._looks_around:
-            return result
-        # Somewhere on the way there may have been one row only.
-        for verb in self._verbs:
-            step = RowSteps([verb])
-            if frame.height == 1:
-                pair = step._together(twice(frame))
-                frame = pair.head(pair.height // 2)
-            else:
-                frame = step._together(frame)
-        return frame
+        result = self._alike(frame)
+        return written_out(result) if self._makes_columns and result.height else result
 
-    def _together(self, frame: pl.DataFrame) -> pl.DataFrame:
-        names = hidden(frame)
-        rows = frame.lazy()
-        for verb in self._verbs:
-            rows = verb(rows, names)
-        return rows.collect(engine="in-memory")
+    def _alike(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """The rows, each computed as it would be among others."""
+        if frame.height == 0:
+            return _together(self._verbs, frame)
+        if frame.height > 1 and not any(self._look_around):
+            result = _together(self._verbs, frame)
+            if result.height > 1 or len(self._verbs) == 1:
+                return result
+        # There is one row or one window only, or there may have been somewhere on the way.
+        for verb, looks_around in zip(self._verbs, self._look_around, strict=True):
+            frame = _alone(verb, frame, looks_around=looks_around)
+        return frame
 
     def culprit(self, frame: pl.DataFrame) -> int:
         """Which verb fails on these rows, by number."""
         for number, verb in enumerate(self._verbs):
             try:
                 frame = RowSteps([verb])(frame)
-            except Exception:  # noqa: BLE001 - which one it is was seen and is raised by the caller
+            except (Exception, pl.exceptions.PanicException):  # noqa: BLE001 - the caller has seen and raises it
                 return number
         return len(self._verbs) - 1
+
+
+def _without(
+    hidden: Sequence[str], rows: pl.LazyFrame, verb: Callable[[pl.DataFrame], pl.DataFrame]
+) -> pl.LazyFrame:
+    """What a verb gives that must not see the hidden columns, and gives a row for each row."""
+    frame = rows.collect(engine="in-memory")
+    return verb(frame.drop(hidden)).hstack(frame.select(hidden)).lazy()
+
+
+def _together(verbs: Sequence[RowVerb], frame: pl.DataFrame) -> pl.DataFrame:
+    names = hidden(frame)
+    rows = frame.lazy()
+    for verb in verbs:
+        rows = verb(rows, names)
+    return rows.collect(engine="in-memory")
+
+
+def _alone(verb: RowVerb, frame: pl.DataFrame, *, looks_around: bool) -> pl.DataFrame:
+    """What a verb gives for rows that may be one row, or one window, as if there were others."""
+    if looks_around and frame.height and frame.item(0, WINDOW_START) == frame.item(-1, WINDOW_START):
+        pair = _together([verb], _beside_another_window(frame))
+        return pair.filter(~pl.col(_TWIN)).drop(_TWIN)
+    if frame.height == 1:
+        pair = _together([verb], twice(frame))
+        return pair.head(pair.height // 2)
+    return _together([verb], frame)
+
+
+def _beside_another_window(frame: pl.DataFrame) -> pl.DataFrame:
+    """The rows of one window, and once more as those of a window that begins a tick later."""
+    twin = pl.int_range(pl.len()).ge(frame.height)
+    start = as_time(ticks(WINDOW_START) + twin.cast(pl.Int64), frame.schema[WINDOW_START])
+    return twice(frame).with_columns(start.alias(WINDOW_START), twin.alias(_TWIN))
 
 
 def _looks_around(verb: RowVerb) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final
 
+import numpy as np
 import polars as pl
 
 SLOT: Final = "__mamba_slot"
@@ -47,6 +48,18 @@ class Runs:
     def first_slot(self) -> int | None:
         """The earliest slot there is."""
         return min((run.item(0, SLOT) for run in self._runs()), default=None)
+
+    @property
+    def last_slot(self) -> int:
+        """The latest slot there is; there has to be one."""
+        return max(int(run.item(-1, SLOT)) for run in self._runs())
+
+    def slot_at(self, rows: int, otherwise: int) -> int:
+        """A slot that has at most so many rows before it; ``otherwise`` where all are no more."""
+        slots = [run.get_column(SLOT).head(rows + 1).to_numpy() for run in self._runs()]
+        if sum(map(len, slots)) <= rows:
+            return otherwise
+        return int(np.partition(np.concatenate(slots), rows)[rows])
 
     def add(self, run: pl.DataFrame) -> None:
         """Adds a sorted run."""
@@ -112,6 +125,13 @@ class Runs:
     def _runs(self) -> Iterable[pl.DataFrame]:
         yield from self._settled
         yield from self._fresh
+
+
+def between(run: pl.DataFrame, first: int, before: int) -> pl.DataFrame:
+    """The rows of a run whose slots are neither before one nor at or behind the other."""
+    slots = run.get_column(SLOT)
+    low, high = (int(slots.search_sorted(slot, side="left")) for slot in (first, before))
+    return run.slice(low, high - low)
 
 
 def _split(run: pl.DataFrame, before: int) -> int:

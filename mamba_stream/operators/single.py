@@ -11,6 +11,17 @@ import polars as pl
 
 
 def twice(frame: pl.DataFrame) -> pl.DataFrame:
-    """The one row of a frame, twice."""
-    # Joining the frame with itself would leave columns that still count as one value.
+    """The rows of a frame, twice."""
+    if frame.height != 1:
+        return pl.concat([frame, frame])
+    # Joining one row with itself would leave columns that still count as one value.
     return pl.DataFrame([column.new_from_index(0, 2) for column in frame.get_columns()])
+
+
+def written_out(frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame with columns of one repeated value written out.
+
+    Polars keeps as a single value, however many rows there are, what ``pl.lit(49)`` makes, what a join takes from a
+    table of one row, and what comes of concatenating frames of one row; and computes with it as with a single row.
+    """
+    return pl.DataFrame(frame.get_columns())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -25,13 +25,14 @@ from mamba_stream.operators.columns import (
     PARTITION,
     SOURCE,
     TIME,
+    tick_values,
     ticks,
 )
 from mamba_stream.operators.grid import Grid
-from mamba_stream.operators.grouping import grouped, ordered
+from mamba_stream.operators.grouping import grouped, grouped_in_order, ordered
 from mamba_stream.operators.lateness import FOREVER, NEVER
-from mamba_stream.operators.runs import SLOT, Runs
-from mamba_stream.operators.single import twice
+from mamba_stream.operators.runs import SLOT, Runs, between
+from mamba_stream.operators.single import twice, written_out
 
 WINDOW_START: Final = "window_start"
 WINDOW_END: Final = "window_end"
@@ -46,6 +47,8 @@ ROWS: Final = "rows"
 
 _WINDOW = "__mamba_window"
 _NO_LATER = FOREVER // 2
+_MOST_COPIES = 4_000_000
+"""How many rows overlapping windows may be spread out to at once: a row in a thousand windows is a thousand rows."""
 
 
 class Aggregation(Protocol):
@@ -137,12 +140,12 @@ class WindowStep:
         """Takes rows in; gives back those that came too late for all of their windows."""
         late = None
         time = ticks(self._set.time, self._set.shift)
-        if BEHIND in frame.columns or self._reaches_closed(frame, time):
+        if BEHIND in frame.columns or self._reaches_closed(frame):
             frame, late = self._without_late(frame, time)
         if frame.height:
             frame = frame.with_columns(self._grid.pane_of(time).alias(SLOT))
-            if self._grid.overlaps and AFTER not in frame.columns:
-                frame = frame.with_columns(pl.lit(NEVER, dtype=pl.Int64).alias(AFTER))
+            if self._grid.overlaps:
+                frame = frame.with_columns(self._lost(frame).alias(AFTER))
             if self._ordered:
                 frame = frame.with_columns(time.alias(TIME))
             self._take(frame)
@@ -157,11 +160,11 @@ class WindowStep:
     def _grouped(self, frame: pl.DataFrame, keys: Sequence[str], exprs: Sequence[pl.Expr]) -> pl.DataFrame:
         return grouped(frame, keys, exprs, nested=self._nested)
 
-    def _reaches_closed(self, frame: pl.DataFrame, time: pl.Expr) -> bool:
-        if self._closed == NEVER:
+    def _reaches_closed(self, frame: pl.DataFrame) -> bool:
+        if self._closed == NEVER or frame.height == 0:
             return False
-        first = frame.select(time.min()).item()
-        return first is not None and self._grid.last_end(first) <= self._closed
+        first: Any = tick_values(frame, self._set.time).min()
+        return self._grid.last_end(first + self._set.shift) <= self._closed
 
     def _without_late(self, frame: pl.DataFrame, time: pl.Expr) -> tuple[pl.DataFrame, Late | None]:
         """Splits off what is late; tells the other rows which of their windows still take them."""
@@ -173,6 +176,18 @@ class WindowStep:
         if late.height == 0:
             return frame, None
         return frame.filter(~too_late), self._as_late(late)
+
+    def _lost(self, frame: pl.DataFrame) -> pl.Expr:
+        """The end of the last of a row's windows that it came too late for.
+
+        Rows that met different watermarks but may still go into the same windows must not differ: there would be as
+        many partial results as rows.
+        """
+        never = pl.lit(NEVER, dtype=pl.Int64)
+        if AFTER not in frame.columns:
+            return never
+        reached = self._grid.end_reached(pl.col(AFTER))
+        return pl.when(pl.col(AFTER) > pl.col(SLOT), reached > pl.col(SLOT)).then(reached).otherwise(never)
 
     def _as_late(self, rows: pl.DataFrame) -> Late:
         by_watermark = pl.col(SLOT) <= pl.col(AFTER)
@@ -186,15 +201,19 @@ class WindowStep:
         return Late(rows.drop(SLOT, AFTER), ticks_late)
 
     def close(self, watermark: int) -> pl.DataFrame | None:
-        """Gives out the windows that end at or before the watermark, whole, in the order of window and key."""
+        """Gives out windows that end at or before the watermark, whole, in the order of window and key.
+
+        Those that are too many to be held at once are left for further calls: ``closed`` says how far it came.
+        """
         if watermark <= self._closed:
             return None
-        earlier, self._closed = self._closed, watermark
         first = self._partials.first_slot
         if first is None or self._grid.first_end(first) > watermark:
+            self._closed = watermark
             return None
         if self._grid.overlaps:
-            return self._close_overlapping(earlier, watermark)
+            return self._close_overlapping(first, watermark)
+        self._closed = watermark
         # A slot is a window: those that start up to `size` before the watermark are complete.
         before = max(watermark, NEVER + self._grid.size + 1) - self._grid.size + 1
         partials = self._partials.merged(self._partials.head(before))
@@ -202,26 +221,53 @@ class WindowStep:
         self._drop(before)
         return self._finished(partials, pl.concat(rows) if rows else None)
 
-    def _close_overlapping(self, earlier: int, watermark: int) -> pl.DataFrame | None:
+    def _close_overlapping(self, first: int, watermark: int) -> pl.DataFrame | None:
         grid = self._grid
-        before = max(watermark, NEVER + grid.pane + 1) - grid.pane + 1
-        partials = [self._expanded(run, earlier, watermark) for run in self._partials.head(before)]
-        rows = [self._expanded(run, earlier, watermark) for run in self._rows.head(before)]
-        self._drop_where_last_end_passed(watermark)
-        merged = self._merge_windows(pl.concat(partials))
-        return self._finished(merged, pl.concat(rows) if rows else None) if merged.height else None
+        after = max(self._closed, grid.first_end(first) - grid.every)
+        self._closed = reached = self._in_one_go(after, watermark)
+        ends = grid.ends(after, min(reached, grid.last_end(self._partials.last_slot)))
+        partials = self._expanded(self._partials.head(reached), ends)
+        rows = self._expanded(self._rows.head(reached), ends)
+        self._drop_where_last_end_passed(reached)
+        merged = None if partials is None else self._merge_windows(partials)
+        return self._finished(merged, rows) if merged is not None and merged.height else None
 
-    def _expanded(self, run: pl.DataFrame, earlier: int, watermark: int) -> pl.DataFrame:
-        """A copy of each row for each of its windows that the watermark closes now."""
+    def _in_one_go(self, after: int, watermark: int) -> int:
+        """How far overlapping windows can be closed at once: by one at least."""
+        at_once = _MOST_COPIES // self._grid.most
+        bound = min(runs.slot_at(at_once, watermark) for runs in (self._partials, self._rows))
+        return min(watermark, max(bound, after + self._grid.every))
+
+    def _expanded(self, runs: Sequence[pl.DataFrame], ends: range) -> pl.DataFrame | None:
+        """A copy of each row for each of its windows among those with these ends; ``None`` where there are none."""
+        if not ends or not runs:
+            return None
+        if len(ends) > self._grid.most:
+            copies = [copy for run in runs for copy in self._by_place(run, ends)]
+        else:
+            copies = [copy for end in ends if (copy := self._of_window(runs, end)) is not None]
+        return pl.concat(pl.collect_all(copies, engine="in-memory")) if copies else None
+
+    def _of_window(self, runs: Sequence[pl.DataFrame], end: int) -> pl.LazyFrame | None:
+        """The rows that are in one window."""
+        start = end - self._grid.size
+        parts = [part for run in runs if (part := between(run, start, end)).height]
+        if not parts:
+            return None
+        rows = pl.concat(parts).lazy().filter(pl.col(AFTER) < end)
+        return rows.drop(SLOT, AFTER).with_columns(pl.lit(start, dtype=pl.Int64).alias(SLOT))
+
+    def _by_place(self, run: pl.DataFrame, ends: range) -> list[pl.LazyFrame]:
+        """The rows of a run in the last of their windows, in the one before it, and so on."""
         grid = self._grid
         last = grid.last_start(pl.col(SLOT))
         copies = []
         for back in range(grid.most):
             window = run.lazy().with_columns((last - back * grid.every).alias(_WINDOW))
             end = pl.col(_WINDOW) + grid.size
-            open_ = window.filter(end > pl.col(SLOT), end > earlier, end > pl.col(AFTER), end <= watermark)
+            open_ = window.filter(end > pl.col(SLOT), end > pl.col(AFTER), end.is_between(ends[0], ends[-1]))
             copies.append(open_.drop(SLOT, AFTER).rename({_WINDOW: SLOT}))
-        return pl.concat(pl.collect_all(copies, engine="in-memory"))
+        return copies
 
     def _drop_where_last_end_passed(self, watermark: int) -> None:
         """Panes leave together with the last window that holds them: those before the next open window's start."""
@@ -247,29 +293,24 @@ class WindowStep:
         partials = ordered(partials, by)
         if rows is not None:
             # Every group of rows has a group of partials and the other way round: sorted alike, they line up.
-            kept = (
-                rows.lazy()
-                .sort(ORDER)
-                .drop(set(ORDER) - set(keys))
-                .group_by(by, maintain_order=True)
-                .agg([expr.alias(name) for name, expr in split.kept.items()])
-                .sort(by)
-                .collect(engine="in-memory")
-            )
+            exprs = [expr.alias(name) for name, expr in split.kept.items()]
+            rows = written_out(rows.sort(ORDER).drop(set(ORDER) - set(keys)))
+            kept = grouped_in_order(rows, by, exprs, single=partials.height == 1)
             partials = partials.hstack(kept.get_columns()[len(by) :])
         start = pl.col(SLOT)
         results = [
             pl.col(name) if name in split.kept else split.final_exprs[name].alias(name)
             for name in split.output_schema
         ]
-        shown = twice(partials) if partials.height == 1 else partials
-        return shown.select(
+        shown = twice(partials) if partials.height == 1 else written_out(partials)
+        finished = shown.select(
             *keys,
             as_time(start, self._set.dtype).alias(WINDOW_START),
             as_time(start + self._grid.size, self._set.dtype).alias(WINDOW_END),
             *results,
             *(self._origin() if self._set.with_origin else ()),
-        ).head(partials.height)
+        )
+        return written_out(finished.head(partials.height))
 
     def _origin(self) -> list[pl.Expr]:
         """Rows that a step makes are ordered by time, key and ordinal: here their place within their window."""

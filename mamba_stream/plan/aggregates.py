@@ -15,14 +15,16 @@ from typing import Any
 import polars as pl
 
 from mamba_stream.core.names import did_you_mean
-from mamba_stream.core.trees import Node, NotUnderstood, inputs, nodes, short
+from mamba_stream.core.trees import Node, NotUnderstood, columns, has_selector, inputs, nodes, short
 from mamba_stream.errors import ColumnNotFound, ExpressionRefused
-from mamba_stream.plan.expressions import check_aggregate, check_row_wise, columns, has_selector
+from mamba_stream.operators.columns import PREFIX
 from mamba_stream.plan.partials import Partials
 from mamba_stream.plan.rebuild import rebuild
+from mamba_stream.plan.refusing import first_line
+from mamba_stream.plan.rowwise import check_aggregate, check_row_wise
 from mamba_stream.plan.splits import AGGREGATES, Aggregate, KeepsRows, count_rows, split_aggregate
 
-_KEY = "_key"
+_KEY = f"{PREFIX}key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,7 @@ def _checked(name: str, expr: pl.Expr, schema: pl.Schema) -> pl.DataType:
     try:
         result = _aggregated([expr.alias(name)], schema)
     except pl.exceptions.PolarsError as error:
-        raise ExpressionRefused(f"{verb}: {short(expr)}: {_first_line(error)}") from error
+        raise ExpressionRefused(f"{verb}: {short(expr)}: {first_line(error)}") from error
     if list(result) != [name]:
         raise ExpressionRefused(f"{verb}: {short(expr)} gives {len(result)} columns: name each of its own")
     _try(expr, schema, verb)
@@ -147,14 +149,14 @@ def _checked(name: str, expr: pl.Expr, schema: pl.Schema) -> pl.DataType:
 def _try(expr: pl.Expr, schema: pl.Schema, verb: str) -> None:
     """Refuses what Polars refuses for a type only when it runs, such as the truth of texts.
 
-    Other errors are left for rows that really give them: these values are made up.
+    Errors that values give are left for rows that really give them: these are made up.
     """
     rows = pl.DataFrame([pl.Series(name, [None, _example(dtype)], dtype) for name, dtype in schema.items()])
     try:
         rows.with_columns(pl.lit(0).alias(_KEY)).group_by(_KEY).agg(expr.alias("result"))
-    except pl.exceptions.InvalidOperationError as error:
-        if "not supported" in str(error):
-            raise ExpressionRefused(f"{verb}: {short(expr)}: {_first_line(error)}") from error
+    except (pl.exceptions.InvalidOperationError, pl.exceptions.SchemaError) as error:
+        if isinstance(error, pl.exceptions.SchemaError) or "not supported" in str(error):
+            raise ExpressionRefused(f"{verb}: {short(expr)}: {first_line(error)}") from error
     except pl.exceptions.PolarsError:
         return
 
@@ -166,10 +168,6 @@ def _example(dtype: pl.DataType) -> Any:
     if dtype.is_temporal():
         return pl.Series([1]).cast(dtype).item()
     return {pl.String: "a", pl.Binary: b"a", pl.Boolean: True}.get(type(dtype))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
 
 
 def _aggregated(exprs: Sequence[pl.Expr], schema: Mapping[str, pl.DataType]) -> pl.Schema:
@@ -187,7 +185,7 @@ def _check_types(final: pl.Expr, output: pl.DataType, partials: Partials, schema
         merged = _aggregated([partial.merged for partial in held], first)
         result = pl.LazyFrame(schema=merged).select(final.alias("result")).collect_schema()["result"]
     except pl.exceptions.PolarsError as error:
-        raise KeepsRows(_first_line(error)) from error
+        raise KeepsRows(first_line(error)) from error
     if merged != first or result != output:
         raise KeepsRows(f"{first} merges to {merged} and gives {result}, not {output}")
 

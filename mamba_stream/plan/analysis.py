@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from mamba_stream.core.trees import columns
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.aggregates import AggregatePlan
-from mamba_stream.plan.expressions import columns
 from mamba_stream.plan.refusing import refusing
 from mamba_stream.plan.shapes import Facts, Shape, shapes, split_window
 

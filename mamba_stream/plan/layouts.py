@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 
+from mamba_stream.core.trees import fingerprint
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.analysis import Analysis
-from mamba_stream.plan.expressions import fingerprint
 
 
 def layout_of(window: n.Window, analysis: Analysis) -> str:

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from mamba_stream.core.trees import fingerprint
+from mamba_stream.operators.columns import PREFIX
 
-#: The number of rows of the group, which every partial carries.
-ROWS = "_rows"
+#: The number of rows of the group, which every partial carries. It stands beside keys of any name of a user's.
+ROWS = f"{PREFIX}rows"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,4 +110,4 @@ class Partials:
 def private_name(kind: str, held: pl.Expr) -> str:
     """A name for a column that holds this."""
     digest = hashlib.blake2b(f"{kind} {fingerprint(held)}".encode(), digest_size=8).hexdigest()
-    return f"_{kind}_{digest}"
+    return f"{PREFIX}{kind}_{digest}"

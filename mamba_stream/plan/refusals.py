@@ -40,15 +40,11 @@ REASONS: dict[str, str] = _reasons(
     codes="ToPhysical Categorical.Physical Categorical.To",
 )
 
+_ALL_ROWS = "it looks at all rows, and those of a batch are chance: use .window(...).agg(...)"
+
 _SENTENCES = {
-    "unordered": (
-        "it looks at all rows, and those of a batch are chance: use .window(...).agg(...)"
-        " or .group_by(...).agg(...)"
-    ),
-    "aggregate": (
-        "it looks at all rows, and those of a batch are chance: use .window(...).agg(...)"
-        " or .group_by(...).agg(...)"
-    ),
+    "unordered": _ALL_ROWS,
+    "aggregate": _ALL_ROWS,
     "ordered": (
         "it looks at neighbouring rows, and where a batch ends is chance; not yet possible on a stream,"
         " as it needs ordered state: inside .window(...).agg(...) it sees the window's rows in order"

@@ -24,15 +24,16 @@ def refusing(node: n.Node) -> Iterator[None]:
             raise
         raise type(error)(f"{error} {where}") from error.__cause__
     except pl.exceptions.ColumnNotFoundError as error:
-        raise ColumnNotFound(f"{_first_line(error)} {where}") from error
+        raise ColumnNotFound(f"{first_line(error)} {where}") from error
     except (pl.exceptions.PolarsError, TypeError, ValueError) as error:
         if isinstance(error, InvalidInput):
             kind = PipelineRefused if type(error) is InvalidInput else type(error)
             raise (error if str(error).endswith(where) else kind(f"{error} {where}")) from error.__cause__
-        raise PipelineRefused(f"{node.verb}: {_first_line(error)} {where}") from error
+        raise PipelineRefused(f"{node.verb}: {first_line(error)} {where}") from error
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says, without the pages that Polars may add."""
     return str(error).strip().partition("\n")[0]
 
 

@@ -121,6 +121,29 @@ def _check_list_eval(node: Node, where: _Where) -> None:
     check_repeatable(evaluation, where.expr, verb=where.verb)
 
 
+def check_aggregate(expr: pl.Expr, *, verb: str) -> None:
+    """Refuses an expression that cannot be evaluated over the rows of a window, or not the same way twice.
+
+    Whatever Polars allows in ``group_by().agg()`` is allowed, except Python functions and randomness. What
+    does not reduce its rows to one value (``pl.col("x")``, ``.unique()``) gives a list, as in Polars.
+
+    Args:
+        expr: The expression.
+        verb: The verb that it was given to, for the message.
+
+    Raises:
+        ExpressionRefused: With the piece that is not allowed and what to use instead.
+    """
+    root = nodes(expr)
+    check_repeatable(root, expr, verb=verb)
+    for part in root.walk():
+        if part.kind == "Selector" and "ByIndex" in str(part.params):
+            raise ExpressionRefused(
+                f"{verb}: {short(expr)} picks a column by its position, which depends on what else is kept:"
+                " name the column"
+            )
+
+
 def check_repeatable(node: Node, expr: pl.Expr, *, verb: str) -> None:
     """Refuses what may give another result for the same rows: randomness and Python functions.
 

@@ -15,14 +15,15 @@ import polars as pl
 from mamba_stream.core.durations import duration_in
 from mamba_stream.core.names import did_you_mean
 from mamba_stream.core.schemas import describe_difference
+from mamba_stream.core.trees import columns
 from mamba_stream.errors import ColumnNotFound, ExpressionRefused, PipelineRefused
 from mamba_stream.operators.columns import ORDER, ORDER_TYPES
 from mamba_stream.operators.window import LATE_BY, LATE_REASON, WINDOW_END, WINDOW_START, duration_type
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.aggregates import AggregatePlan, split
 from mamba_stream.plan.carrying import carried
-from mamba_stream.plan.expressions import check_row_wise, columns
 from mamba_stream.plan.refusing import check_columns, columns_are, refuse_engine_names, refusing
+from mamba_stream.plan.rowwise import check_row_wise
 from mamba_stream.plan.windows import grid_of
 
 REJECTED_REASON = "rejected_reason"

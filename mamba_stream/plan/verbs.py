@@ -6,9 +6,9 @@ from collections.abc import Collection
 
 import polars as pl
 
+from mamba_stream.core.trees import has_selector
 from mamba_stream.operators.rows import Converted, Dropped, Extended, Filtered, Renamed, RowVerb, Selected
 from mamba_stream.plan import nodes as n
-from mamba_stream.plan.expressions import has_selector
 from mamba_stream.plan.shapes import Shape
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from mamba_stream.core.clock import Clock
-from mamba_stream.errors import JobFailed, PreconditionFailed
+from mamba_stream.errors import JobFailed, PipelineRefused, PreconditionFailed
 from mamba_stream.log import Log, Transaction
 from mamba_stream.operators.window import WindowStep
 from mamba_stream.runtime.progress import (
@@ -53,10 +53,19 @@ class Checkpoints:
     """The commits of one job by one runner."""
 
     def __init__(self, log: Log, job: str, clock: Clock) -> None:
+        """Looks up what the job's last commit left, and makes the topic of its state.
+
+        Raises:
+            PipelineRefused: Another job has almost this name.
+        """
         self._log = log
         self._job = job
         self._clock = clock
         self._topic = state_topic(job)
+        if other := next((name for name in log.records(JOBS) if _twins(name, job)), None):
+            raise PipelineRefused(
+                f"this log has a job {other!r}, whose name differs from {job!r} only in case: choose another name"
+            )
         log.create_topic(self._topic, _SCHEMA, exist_ok=True, internal=True)
         # The runner before may have been killed in its last commit: it counts from here on, not later.
         log.settle()
@@ -169,6 +178,11 @@ class Checkpoints:
         self._record, self._bytes = record, data
         self._end = tx.offsets[self._topic, 0][1]
         self.lsn = tx.lsn
+
+
+def _twins(one: str, other: str) -> bool:
+    """Whether names differ, but not enough for the topics that are called after them."""
+    return one != other and one.casefold() == other.casefold()
 
 
 def _rows(rows: Sequence[tuple[str, str, bytes]]) -> pl.DataFrame:

@@ -12,6 +12,7 @@ import polars as pl
 
 from mamba_stream.core.batches import frame_from_batch
 from mamba_stream.log import LogBatch, Topic
+from mamba_stream.operators.single import written_out
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +160,7 @@ class TopicFeed:
         if not batches:
             return None
         frames = [frame_from_batch(batch.data) for batch in batches]
-        frame = frames[0] if len(frames) == 1 else pl.concat(frames, rechunk=True)
+        frame = frames[0] if len(frames) == 1 else written_out(pl.concat(frames, rechunk=True))
         return Portion(frame, batches[0].offset, self._position, batches)
 
     def notice_end(self) -> None:

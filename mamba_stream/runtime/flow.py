@@ -13,19 +13,23 @@ from typing import TypeVar
 import polars as pl
 
 from mamba_stream.errors import JobFailed, StepFailed
-from mamba_stream.operators.columns import hidden
 from mamba_stream.operators.lookup import Lookup
 from mamba_stream.operators.mapping import Inspect, MapBatches
 from mamba_stream.operators.rows import RowSteps
 from mamba_stream.operators.tally import Tally
+from mamba_stream.operators.union import Union
 from mamba_stream.operators.window import LATE_REASON, WindowSettings, WindowStep
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.analysis import Analysis
+from mamba_stream.plan.refusing import first_line
 from mamba_stream.plan.verbs import present_after, row_verb
 from mamba_stream.plan.windows import grid_of
 
 T = TypeVar("T")
 Sink = Callable[[pl.DataFrame], None]
+
+_FAILURES = (Exception, pl.exceptions.PanicException)
+"""What a step may raise; a panic inside Polars is no Exception."""
 
 
 @dataclass(slots=True)
@@ -80,7 +84,7 @@ class Flow:
         """Lets every window step give out what its watermark closes, those first that feed others."""
         for node, step in self.windows.items():
             reached = watermark(node)
-            if reached > step.closed:
+            while reached > step.closed:
                 self.reading = "closing windows"
                 frame = self._guarded(node, lambda: step.close(reached))  # noqa: B023 - runs at once
                 if frame is not None:
@@ -107,8 +111,8 @@ class Flow:
             elif isinstance(node, n.Window):
                 self._connect(node.parent, self._window(node))
             elif isinstance(node, n.Concat):
-                for parent in node.parents:
-                    self._connect(parent, self._union(node))
+                for number, parent in enumerate(node.parents):
+                    self._connect(parent, self._union(node, number))
             elif isinstance(node, n.Output):
                 self._connect(node.parent, self._output(node))
             elif isinstance(node, n.Lookup | n.MapBatches | n.Inspect):
@@ -173,13 +177,9 @@ class Flow:
             case n.Inspect():
                 return Inspect(node.function)
 
-    def _union(self, node: n.Concat) -> Sink:
-        columns = list(self._analysis.needed[node])
-
-        def take(frame: pl.DataFrame) -> None:
-            self._pass(node, frame.select(*columns, *hidden(frame)))
-
-        return take
+    def _union(self, node: n.Concat, number: int) -> Sink:
+        union = Union(self._analysis.needed[node], number, len(node.parents))
+        return lambda frame: self._pass(node, union(frame))
 
     def _output(self, node: n.Output) -> Sink:
         columns = self._analysis.shapes[node].schema.names()
@@ -222,14 +222,14 @@ class Flow:
             return work()
         except JobFailed:
             raise
-        except Exception as error:
+        except _FAILURES as error:
             raise self._failed(node, error) from error
 
     def _failed(self, node: n.Node, error: Exception) -> StepFailed:
-        first = str(error).strip().partition("\n")[0]
         name = f" {node.name!r}" if isinstance(node, n.Window) else ""
         return StepFailed(
-            f"step {node.verb}{name} at {node.place} failed on {self.reading}: {type(error).__name__}: {first}"
+            f"step {node.verb}{name} at {node.place} failed on {self.reading}: "
+            f"{type(error).__name__}: {first_line(error)}"
         )
 
 

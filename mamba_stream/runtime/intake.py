@@ -9,8 +9,17 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from mamba_stream.operators.columns import BEHIND, OFFSET, ORDINAL, ORIGIN_TYPES, PARTITION, SOURCE, ticks
+from mamba_stream.operators.columns import (
+    BEHIND,
+    OFFSET,
+    ORDINAL,
+    ORIGIN_TYPES,
+    PARTITION,
+    SOURCE,
+    tick_values,
+)
 from mamba_stream.operators.lateness import rows_behind
+from mamba_stream.operators.single import written_out
 from mamba_stream.plan.shapes import REJECTED_REASON
 from mamba_stream.runtime.feeds import Feed, Portion
 from mamba_stream.runtime.watermarks import PartitionTime
@@ -96,7 +105,7 @@ class Intake:
         if append_times is not None and ahead is not None:
             numerator, denominator = self.settings.append_scale
             latest = append_times * numerator // denominator + ahead
-            beyond = frame.select(ticks(time)).to_series() > pl.Series(latest)
+            beyond = tick_values(frame, time) > pl.Series(latest)
             bad |= beyond.fill_null(value=False)
             reasons = pl.when(pl.col(time).is_null()).then(reasons).otherwise(pl.lit(AHEAD))
         if not bad.any():
@@ -109,7 +118,7 @@ class Intake:
     def _judged(self, frame: pl.DataFrame, clock: PartitionTime) -> pl.DataFrame:
         time = self.settings.time
         assert time is not None
-        times = frame.select(ticks(time)).to_series().to_numpy()
+        times = tick_values(frame, time).to_numpy()
         if not self.settings.judged:
             clock.greatest = max(clock.greatest, int(times.max())) if len(times) else clock.greatest
             return frame
@@ -124,6 +133,5 @@ def joined(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
     """Frames of one source below each other; in some no row lay behind, and the column for it is absent."""
     if len(frames) == 1:
         return frames[0]
-    return (
-        pl.concat(frames, how="diagonal") if any(BEHIND in f.columns for f in frames) else pl.concat(frames)
-    )
+    behind = any(BEHIND in frame.columns for frame in frames)
+    return written_out(pl.concat(frames, how="diagonal" if behind else "vertical"))

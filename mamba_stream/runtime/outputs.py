@@ -43,7 +43,7 @@ class Outputs:
 def make_topics(
     log: Log, outputs: Sequence[n.Output], shapes: Mapping[n.Output, Shape], *, replace: set[str]
 ) -> list[str]:
-    """Creates the topics that are not there, and checks those that are.
+    """Checks the topics that are there, then creates those that are not.
 
     Args:
         log: The log.
@@ -57,11 +57,18 @@ def make_topics(
     Raises:
         SchemaMismatch: A topic has other columns; the message names the user's line.
     """
-    made = []
+    first: dict[str, n.Output] = {}
+    outgrown = []
     for output in outputs:
         with refusing(output):
+            _check_alike(first.setdefault(output.topic, output), output, shapes)
             if output.topic in log and not _fits(log, output, shapes[output], replace):
-                log.delete_topic(output.topic)
+                outgrown.append(output.topic)
+    # Nothing is made or removed unless everything can be.
+    for name in dict.fromkeys(outgrown):
+        log.delete_topic(name)
+    for output in first.values():
+        with refusing(output):
             if output.topic not in log:
                 log.create_topic(
                     output.topic,
@@ -71,9 +78,26 @@ def make_topics(
                     time=shapes[output].declared_time,
                     exist_ok=True,
                 )
-        if not any(end for _, end in log[output.topic].offsets().values()):
-            made.append(output.topic)
-    return list(dict.fromkeys(made))
+    return [name for name in first if not any(end for _, end in log[name].offsets().values())]
+
+
+def _check_alike(first: n.Output, other: n.Output, shapes: Mapping[n.Output, Shape]) -> None:
+    """Refuses two outputs of one topic that would make it differently."""
+    difference = describe_difference(
+        canonical_schema(shapes[other].schema), canonical_schema(shapes[first].schema)
+    )
+    if difference:
+        raise SchemaMismatch(
+            f"the output at {first.place} gives topic {first.topic!r} other columns: {difference}"
+        )
+    for what, asked, there in (
+        ("key", other.key or None, first.key or None),
+        ("partitions", other.partitions, first.partitions or 1),
+    ):
+        if asked is not None and asked != there:
+            raise PipelineRefused(
+                f"the output at {first.place} makes topic {first.topic!r} with {what}={there!r}, not {asked!r}"
+            )
 
 
 def _fits(log: Log, output: n.Output, shape: Shape, replace: set[str]) -> bool:

@@ -14,12 +14,13 @@ class PartitionProgress(msgspec.Struct, frozen=True, array_like=True):
 
 
 class SourceProgress(msgspec.Struct, frozen=True, array_like=True):
-    """A source. ``content`` identifies the rows of a frame, which is empty for a topic."""
+    """A source. ``content`` identifies its rows: a frame's, or a topic among all that ever had its name."""
 
     partitions: dict[int, PartitionProgress]
     rows: int
     rejected: dict[str, int]
     content: str
+    time: str
 
 
 class StepProgress(msgspec.Struct, frozen=True, array_like=True):

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import date, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 
 from mamba_stream.core.clock import Clock
-from mamba_stream.core.durations import ticks_per_day, to_time
+from mamba_stream.core.durations import ticks_per_day
 from mamba_stream.core.names import check_name
-from mamba_stream.errors import OffsetTrimmed, PipelineRefused
-from mamba_stream.log import Log, Topic
-from mamba_stream.operators.columns import ticks
+from mamba_stream.errors import PipelineRefused
+from mamba_stream.log import Log
 from mamba_stream.operators.tally import Tally
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.analysis import analyse
@@ -21,13 +20,14 @@ from mamba_stream.runtime.budget import Budget
 from mamba_stream.runtime.checkpoint import OWNED, Checkpoints, Saved
 from mamba_stream.runtime.collecting import source_names
 from mamba_stream.runtime.engine import Engine
+from mamba_stream.runtime.extents import begin_of, ends_of, frame_end_of
 from mamba_stream.runtime.facts import RunSummary, State
 from mamba_stream.runtime.feeds import Feed, FrameFeed, TopicFeed
 from mamba_stream.runtime.fingerprints import content_of
 from mamba_stream.runtime.options import RunOptions
 from mamba_stream.runtime.outputs import Outputs, make_topics
 from mamba_stream.runtime.progress import PartitionProgress, Progress, SourceProgress, StepProgress
-from mamba_stream.runtime.topics import facts_of, first_offsets, topics_of
+from mamba_stream.runtime.topics import facts_of, identity_of, topics_of
 
 _PENDING_BYTES = 64 << 20
 
@@ -51,8 +51,11 @@ class Run:
         _check_distinct(self.analysis.sources, self._names)
         for group in self._groups():
             check_name(group, "group")
-        self._contents: dict[n.AnySource, str] = {
-            node: content_of(node.frame) for node in self.analysis.sources if isinstance(node, n.FrameSource)
+        self._contents = {
+            node: content_of(node.frame)
+            if isinstance(node, n.FrameSource)
+            else identity_of(self._topics[node.topic])
+            for node in self.analysis.sources
         }
         self._layouts = {node.name: layout_of(node, self.analysis) for node in self.analysis.windows}
         self._checkpoints = Checkpoints(log, pipeline.name, clock)
@@ -184,51 +187,15 @@ class Run:
         known = self._saved.sources.get(self._names[node])
         if isinstance(node, n.FrameSource):
             position = known.partitions[0].position if known is not None else 0
-            return [
-                FrameFeed(node.frame.select(self.analysis.needed[node]), position, self._frame_stop(node))
-            ]
+            stop = frame_end_of(node, self.analysis.shapes[node], self._options.until)
+            return [FrameFeed(node.frame.select(self.analysis.needed[node]), position, stop)]
         topic = self._topics[node.topic]
-        positions = first_offsets(topic, node.start) if known is None else self._resumed(node, topic, known)
-        stops = self._stops(topic)
+        begins = begin_of(node, topic, known, skip_gaps=self._options.skip_gaps)
+        ends = ends_of(node, topic, self.analysis.shapes[node], self._options.until, begins, known)
         columns = self.analysis.needed[node]
         return [
-            TopicFeed(topic, p, offset, columns, stop=stops.get(p)) for p, offset in sorted(positions.items())
+            TopicFeed(topic, p, offset, columns, stop=ends.get(p)) for p, offset in sorted(begins.items())
         ]
-
-    def _resumed(self, node: n.TopicSource, topic: Topic, known: SourceProgress) -> dict[int, int]:
-        positions = {}
-        for partition, (begin, end) in topic.offsets().items():
-            saved = known.partitions.get(partition)
-            position = begin if saved is None else saved.position
-            if position > end:
-                raise PipelineRefused(
-                    f"topic {topic.name!r}, partition {partition} ends at {end}, and the job has read to {position}: "
-                    f"it is another topic now. Run with state='new' (stream at {node.place})"
-                )
-            if position < begin and not self._options.skip_gaps:
-                raise OffsetTrimmed(
-                    f"topic {topic.name!r}, partition {partition}: the job has to go on at {position}, and rows before "
-                    f"{begin} were trimmed away: on_gap='earliest' goes on there, state='new' starts over"
-                )
-            positions[partition] = max(position, begin)
-        return positions
-
-    def _stops(self, topic: Topic) -> Mapping[int, int]:
-        until = self._options.until
-        if until == "now":
-            return {partition: end for partition, (_, end) in topic.offsets().items()}
-        return topic.offset_at(until) if isinstance(until, datetime | date) else {}
-
-    def _frame_stop(self, node: n.FrameSource) -> int | None:
-        until, time = self._options.until, self.analysis.shapes[node].time
-        if not isinstance(until, datetime | date) or time is None:
-            return None
-        moment = to_time(until, self.analysis.shapes[node].time_type, what="until")
-        reached = (
-            node.frame.select(ticks(time).fill_null(strategy="min").cum_max() >= moment).to_series().arg_max()
-        )
-        passed = node.frame.select((ticks(time) >= moment).any()).item()
-        return reached if passed else None
 
     def _check_resumable(self, saved: Saved) -> None:
         progress, problems = saved.progress, []
@@ -238,15 +205,28 @@ class Run:
             elif self._layouts[name] != step.layout:
                 problems.append(f"step {name!r} has other keys, windows or aggregates")
         problems += [f"step {name!r} is new" for name in self._layouts if name not in progress.steps]
-        contents = {self._names[node]: content for node, content in self._contents.items()}
-        for name, source in progress.sources.items():
-            if source.content and contents.get(name) != source.content:
-                problems.append(f"{name!r} holds other rows")
+        for node in self.analysis.sources:
+            source = progress.sources.get(self._names[node])
+            if source is not None:
+                problems += self._changes(node, source, windowed=bool(progress.steps))
         if problems:
             raise PipelineRefused(
                 f"pipeline {self.pipeline.name!r} does not fit the state of its job: {'; '.join(problems)}. "
                 "Run it with state='new' to start over, or give it another name"
             )
+
+    def _changes(self, node: n.AnySource, source: SourceProgress, *, windowed: bool) -> list[str]:
+        """Why a source is not the one that the job has read."""
+        name, time = self._names[node], self.analysis.shapes[node].time or ""
+        if source.content != self._contents[node]:
+            return [
+                f"{name!r} holds other rows"
+                if isinstance(node, n.FrameSource)
+                else f"topic {node.topic!r} was made anew: it is another topic now"
+            ]
+        if windowed and source.time != time:
+            return [f"{name!r} takes its time from {time!r}, and windows are open by {source.time!r}"]
+        return []
 
     def _restore(self, saved: Saved | None) -> None:
         if saved is None:
@@ -299,8 +279,13 @@ class Run:
                 )
                 for feed in intake.feeds
             }
-            content = self._contents.get(node, "")
-            sources[intake.settings.name] = SourceProgress(partitions, intake.rows, intake.rejected, content)
+            sources[intake.settings.name] = SourceProgress(
+                partitions,
+                intake.rows,
+                intake.rejected,
+                self._contents[node],
+                self.analysis.shapes[node].time or "",
+            )
         steps = {}
         for window, step in self.engine.flow.windows.items():
             late = self.engine.flow.late[window]

@@ -34,6 +34,11 @@ def facts_of(topics: dict[str, Topic]) -> dict[str, TopicFacts]:
     return {name: TopicFacts(pl.Schema(topic.polars_schema), topic.time) for name, topic in topics.items()}
 
 
+def identity_of(topic: Topic) -> str:
+    """What no other topic of this log is called, one made later under the same name included."""
+    return str(topic._row.id)  # noqa: SLF001 - the log gives no public name to it
+
+
 def first_offsets(topic: Topic, start: object) -> dict[int, int]:
     """Where a first run begins, by partition.
 

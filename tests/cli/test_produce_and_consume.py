@@ -266,7 +266,7 @@ def test_a_table_has_one_header_and_aligned_columns(run_command, numbers):
         (["--where", "prise > 3"], 1, "no column 'prise'"),
         (["--where", "n > > 3"], 2, "unable to parse"),
         (["--where", "n + 1"], 2, "not true or false"),
-        (["--where", "SUM(n) > 3"], 1, "--where: "),
+        (["--where", "SUM(n) > 3"], 2, "looks beyond its row"),
         (["--where", "n > LAG(n)"], 2, ""),
         (["--columns", "n,m"], 1, "no column 'm'"),
         (["--start", "yesterday"], 2, "neither 'earliest', 'latest', an offset nor a time"),

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from mamba_stream.plan.expressions import time_bounds
+from mamba_stream.core.timebounds import time_bounds
 
 t, other = pl.col("t"), pl.col("other")
 NOON = dt.datetime(2024, 3, 1, 12)

@@ -9,9 +9,8 @@ import polars as pl
 import polars.selectors as cs
 import pytest
 
-from mamba_stream.core.trees import nodes
+from mamba_stream.core.trees import columns, fingerprint, has_selector, nodes, tree
 from mamba_stream.errors import ExpressionRefused
-from mamba_stream.plan.expressions import columns, fingerprint, has_selector, output_name, tree
 
 SCHEMA = pl.Schema({"a": pl.Int64, "b": pl.Float64, "s": pl.String, "li": pl.List(pl.Int64)})
 a, b, s = pl.col("a"), pl.col("b"), pl.col("s")
@@ -90,31 +89,6 @@ def test_columns_of_a_selector_include_what_polars_picks(selector):
     assert columns(selector, SCHEMA) >= set(cs.expand_selector(SCHEMA, selector))
 
 
-@pytest.mark.parametrize(
-    ("expr", "name"),
-    [
-        (a, "a"),
-        (a + b, "a"),
-        (a.alias("x"), "x"),
-        (pl.len(), "len"),
-        (pl.lit(1), "literal"),
-        (a.name.suffix("_x"), "a_x"),
-    ],
-    ids=str,
-)
-def test_the_output_name_is_what_polars_calls_it(expr, name):
-    assert output_name(expr) == name
-    assert output_name(expr, SCHEMA) == name
-
-
-def test_an_output_name_that_only_the_schema_gives():
-    with pytest.raises(ExpressionRefused, match="alias"):
-        output_name((a + b).name.keep())
-    assert output_name((a + b).name.keep(), SCHEMA) == "a"
-    with pytest.raises(ExpressionRefused, match="2 columns"):
-        output_name(cs.numeric(), SCHEMA)
-
-
 def test_fingerprints_are_equal_for_equal_expressions_only():
     different = [
         a,
@@ -140,7 +114,7 @@ def test_fingerprints_are_equal_for_equal_expressions_only():
 
 
 def test_a_fingerprint_is_the_same_in_another_process():
-    source = "import polars as pl; from mamba_stream.plan.expressions import fingerprint;"
+    source = "import polars as pl; from mamba_stream.core.trees import fingerprint;"
     source += (
         "print(fingerprint(pl.col('a').filter(pl.col('s').is_in(['x', 'y'])).clip(float('nan'), 2).mean()))"
     )

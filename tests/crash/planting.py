@@ -1,6 +1,7 @@
-"""Changes made inside a writing process only: a log that turns over its files quickly, and planted bugs.
+"""Changes made inside a child process only: a log that turns over its files quickly, and planted bugs.
 
-The power loss tests must fail on each of the bugs; one they miss would show that they see nothing.
+The power loss tests must fail on each of ``BUGS``, those of damage on each of ``BLINDNESS``; one they miss would
+show that they see nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 import lmdb
 
-from mamba_stream.log import committer, directory, files, recovery, sealing
+from mamba_stream.log import committer, contents, directory, doctor, files, format, recovery, rows, sealing
 
 
 def tune() -> None:
@@ -25,9 +26,9 @@ def tune() -> None:
 
 
 def plant(bug: str) -> None:
-    """Plants one of ``BUGS``; none for ``""``."""
+    """Plants one of ``BUGS`` or ``BLINDNESS``; none for ``""``."""
     if bug:
-        _BUGS[bug]()
+        (_BUGS | _BLINDNESS)[bug]()
 
 
 def die_in(number: int) -> None:
@@ -85,6 +86,37 @@ def _index_option(option: str) -> Callable[[], None]:
     return plant
 
 
+def _columns_unverified() -> None:
+    format.verify_columns = lambda *_: None
+
+
+def _headers_unverified() -> None:
+    real = format.verify_header
+
+    def verify(message: memoryview, layout: format.Layout, header: int) -> format.Columns:
+        length = min(8 + int.from_bytes(message[4:8], "little"), len(message))
+        return real(message, layout, format._header_checksum(message[:length], layout))
+
+    format.verify_header = verify
+
+
+def _last_column_unverified() -> None:
+    real = format.verify_columns
+    format.verify_columns = lambda message, columns, wanted: real(message, columns, list(wanted)[:-1])
+
+
+def _contents_unverified() -> None:
+    contents.decode = lambda data: contents._decoder.decode(data[16:])
+
+
+def _rows_unverified() -> None:
+    rows.unseal = lambda key, sealed: sealed[:-4]
+
+
+def _metas_unverified() -> None:
+    doctor.metas = lambda index: []
+
+
 _BUGS = {
     "index-first": _index_first,
     "no-data-sync": _no_data_sync,
@@ -93,3 +125,13 @@ _BUGS = {
     "no-meta-sync": _index_option("metasync"),
 }
 BUGS = tuple(_BUGS)
+
+_BLINDNESS = {
+    "columns-unverified": _columns_unverified,
+    "headers-unverified": _headers_unverified,
+    "last-column-unverified": _last_column_unverified,
+    "contents-unverified": _contents_unverified,
+    "rows-unverified": _rows_unverified,
+    "metas-unverified": _metas_unverified,
+}
+BLINDNESS = tuple(_BLINDNESS)

@@ -51,7 +51,7 @@ BUILD = {
     "a filter that looks at all rows": (
         lambda: rows().filter(pl.col("value") > pl.col("value").mean()),
         EXPRESSION,
-        "window",
+        r"use \.window\(\.\.\.\)\.agg\(\.\.\.\) \(filter at",
     ),
     "types that do not compare": (lambda: rows().filter(pl.col("key") > 1), REFUSED, "filter: "),
     "a shift": (lambda: rows().with_columns(pl.col("value").shift()), EXPRESSION, "shift"),
@@ -77,6 +77,12 @@ BUILD = {
         lambda: mamba.concat([rows(), rows().rename({"value": "valeu"})]),
         REFUSED,
         "stream 2 differs from the first",
+    ),
+    "a concat of one stream": (lambda: mamba.concat(rows()), REFUSED, "list of streams"),
+    "a schema that is none": (
+        lambda: rows().map_batches(lambda batch: batch, schema={"x": "text"}),
+        REFUSED,
+        "map_batches: schema=.* is no schema",
     ),
     "a concat of frames": (lambda: mamba.concat([FRAME]), REFUSED, "list of streams"),
     "a window by what is not there": (
@@ -105,6 +111,11 @@ BUILD = {
         EXPRESSION,
         "agg",
     ),
+    "an aggregate that Polars refuses for a type only when it runs": (
+        lambda: rows().window(mamba.tumbling("1h")).agg(x=pl.col("ts").str.len_chars().sum()),
+        EXPRESSION,
+        "expected `String`",
+    ),
     "aggregates of one name": (
         lambda: rows().window(mamba.tumbling("1h")).agg(pl.col("value").sum(), value=pl.len()),
         REFUSED,
@@ -124,7 +135,7 @@ BUILD = {
     "hours of dates": (
         lambda: mamba.stream(FRAME, time="day").window(mamba.tumbling("1h")).agg(pl.len()),
         REFUSED,
-        "whole days",
+        "of 1:00:00 does not fit .*whole days",
     ),
     "a window after the time was dropped": (
         lambda: rows().drop("ts").window(mamba.tumbling("1h")).agg(pl.len()),

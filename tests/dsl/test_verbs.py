@@ -40,6 +40,27 @@ def test_a_stream_is_immutable_and_may_go_into_several():
     assert low.collect().height + high.collect().height == rows.collect().height == 3
 
 
+def test_columns_may_be_given_by_whatever_holds_several():
+    rows = mamba.stream(table(1, 2, m=[3, 4]), time="ts")
+    assert rows.select(pl.col(name) for name in ("n", "m")).collect().columns == ["n", "m"]
+    assert rows.filter(pl.col(name) > 0 for name in ("n", "m")).collect().height == 1
+    dropped = rows.drop(name for name in ("n", "m"))
+    assert dropped.collect().columns == ["ts"] == dropped.collect().columns
+    assert rows.drop({"n"}).collect().columns == ["ts", "m"]
+    by = rows.window(mamba.tumbling("1h"), by=(name for name in ("n", "m"))).agg(pl.len())
+    assert by.collect().columns[:2] == ["n", "m"]
+
+
+@pytest.mark.parametrize("name", ["_rows", "_key", "order", "rows", "literal"])
+def test_columns_may_be_called_what_the_engine_might_call_its_own(name):
+    rows = mamba.stream(table(1, 2, **{name: [5, 5]}), time="ts")
+    more = {"first": pl.col("n").first(), "kept": pl.col("n").cum_sum().last()}
+    by = rows.window(mamba.tumbling("10s"), by=name).agg(pl.len().alias("many"), **more)
+    assert by.select(name, "many", "first", "kept").collect().rows() == [(5, 2, 0, 1)]
+    assert counted(rows, pl.col(name).sum(), **more).select(name).collect().rows() == [(10,)]
+    assert counted(rows, pl.col("n").sum().alias(name)).select(name).collect().rows() == [(1,)]
+
+
 def test_a_stream_united_with_itself_gives_every_row_twice():
     rows = mamba.stream(table(1, 2), time="ts")
     assert counted(mamba.concat([rows, rows]), pl.col("n").sum()).collect().row(0)[2:] == (4, 2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -30,6 +30,7 @@ from mamba_stream.errors import (
     UnsupportedType,
 )
 from mamba_stream.log import Log, Topic, format as message_format, open_log
+from mamba_stream.log.opening import locate
 from tests.log.neighbour import finished, script
 from tests.log.pictures import picture, rows_of, unsound
 
@@ -349,6 +350,35 @@ def test_an_unknown_partition_is_answered_with_how_many_there_are(
             use()
 
 
+ARGUMENTS: dict[str, tuple[Callable[[Log], object], str]] = {
+    "partitions that are a number": (lambda log: log["trades"].read(partitions=1), "give a list such as"),  # type: ignore[arg-type]
+    "columns that are a number": (lambda log: log["trades"].read(columns=5), "give a list of names"),  # type: ignore[arg-type]
+    "an end that is a number": (lambda log: log["trades"].read(end=5), r"end=5: give \{partition: offset\}"),  # type: ignore[arg-type]
+    "ends in a list": (lambda log: log["trades"].read(end=[5]), r"give \{partition: offset\}"),  # type: ignore[arg-type]
+    "a place that is a number": (lambda log: log["trades"].reader().seek(5), r"give \{partition: offset\}"),  # type: ignore[arg-type]
+    "a key that is a number": (
+        lambda log: log.create_topic("k", {"a": pl.Int64}, key=5),
+        "key=5 is not a column",
+    ),  # type: ignore[arg-type]
+    "a record of no name": (lambda log: log.record("", "k"), "1 to 200 bytes"),
+    "a record of a long name": (lambda log: log.record("n" * 999, "k"), "1 to 200 bytes"),
+    "records of a number": (lambda log: log.records(5), "1 to 200 bytes"),  # type: ignore[arg-type]
+    "offsets of a number": (lambda log: log.group_offsets(5), "group name"),  # type: ignore[arg-type]
+    "a topic that is a list": (lambda log: log[["trades"]], "no topic"),  # type: ignore[index]
+    "a column that is a number": (lambda log: log["trades"].read(columns=[1]), "no column 1"),  # type: ignore[list-item]
+    "a directory with NUL": (lambda _: locate("a\0b"), "names no directory"),
+}
+
+
+@pytest.mark.usefixtures("filled", "unchanged")
+@pytest.mark.parametrize(("use", "words"), ARGUMENTS.values(), ids=ARGUMENTS)
+def test_an_argument_of_another_kind_is_refused_with_what_it_should_be(
+    log: Log, use: Callable[[Log], object], words: str
+) -> None:
+    with pytest.raises(MambaStreamError, match=words):
+        use(log)
+
+
 # --- producers, expectations, ends ------------------------------------------------------------------------------
 
 PRODUCERS: dict[str, tuple[dict[str, Any], str]] = {
@@ -360,14 +390,18 @@ PRODUCERS: dict[str, tuple[dict[str, Any], str]] = {
     "a producer without a name": ({"producer": "", "sequence": 1}, "producer='': give a name"),
     "a producer with too long a name": ({"producer": "é" * 101, "sequence": 1}, "1 to 200 bytes"),
     "a producer that is a number": ({"producer": 5, "sequence": 1}, "producer=5"),
+    "a producer with NUL": ({"producer": "a\0b", "sequence": 1}, "without NUL"),
+    "a producer with half a character": ({"producer": "\ud800", "sequence": 1}, "1 to 200 bytes"),
+    "an expectation of no partition": ({"expect": 5}, r"expect=5: give \{partition: offset\}"),
+    "expectations in a list": ({"expect": [0]}, r"give \{partition: offset\}"),
     "a negative sequence": ({"producer": "p", "sequence": -1}, "sequence=-1"),
     "a sequence beyond all numbers": ({"producer": "p", "sequence": 2**63}, "give a number from 0 on"),
     "half a sequence": ({"producer": "p", "sequence": 1.5}, "sequence=1.5"),
     "an expectation that is no offset": (
         {"expect": {0: "0"}, "partition": 0},
-        "partition 0 ends at '0', which is not an offset",
+        "partition 0: '0' is not an offset",
     ),
-    "a negative expectation": ({"expect": {0: -1}, "partition": 0}, "-1, which is not an offset"),
+    "a negative expectation": ({"expect": {0: -1}, "partition": 0}, "-1 is not an offset"),
 }
 
 
@@ -490,10 +524,10 @@ from mamba_stream.log import open_log
 log = open_log(sys.argv[1])
 log.create_topic("t", {"n": int}).append([{"n": 1}])
 if os.fork() == 0:
+    print("forked", flush=True)
     os.close(1)
     sys.stdin.read()
     os._exit(0)
-print("forked", flush=True)
 os._exit(0)
 """
     with script(code, tmp_path / "log") as process:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 
 from mamba_stream.errors import NotALog
 from mamba_stream.log import Log, open_log, rows
-from mamba_stream.log.doctor import examine
+from mamba_stream.log.doctor import examine, metas
 from mamba_stream.log.examination import Finding, examine as examine_here
 from mamba_stream.log.index import Index
 
@@ -255,6 +256,60 @@ def test_a_page_of_the_index_that_is_rubbish_is_found_and_crashes_nobody(path: P
     data.write_bytes(content)
     assert examine(path).sound
     assert found, "one of the last pages that were written is in use"
+
+
+def test_a_changed_number_of_the_newest_state_is_found(path: Path) -> None:
+    """LMDB takes the state of the higher number, which may now be the older one: every page of it is sound."""
+    data = path / "index" / "data.mdb"
+    content = data.read_bytes()
+    assert metas(path / "index") == []
+    for at, mask in ((144, 8), (147, 1), (150, 3), (4096 + 144, 1), (4096 + 151, 128)):
+        data.write_bytes(content[:at] + bytes([content[at] ^ mask]) + content[at + 1 :])
+        assert "do not follow each other" in "".join(metas(path / "index")), f"byte {at}"
+    report = examine(path)
+    assert report.structure
+    assert any("do not follow each other" in found.what for found in report.findings)
+    assert not report.sound
+
+
+@pytest.mark.parametrize("at", [44, 45, 92, 4096 + 44, 4096 + 92])
+def test_a_database_that_is_said_to_be_of_another_kind_is_found(path: Path, at: int) -> None:
+    """One that may have many values for a key would take the next commit as more values."""
+    data = path / "index" / "data.mdb"
+    content = bytearray(data.read_bytes())
+    content[at] ^= 4
+    data.write_bytes(content)
+    [found] = metas(path / "index")
+    assert f"meta page {at // 4096} has flags that no log has" in found
+
+
+def test_an_index_that_was_never_written_to_has_no_newest_state(tmp_path: Path) -> None:
+    Index(tmp_path).close()
+    assert metas(tmp_path) == []
+
+
+def test_a_row_that_is_there_and_not_found_by_its_key_is_found(path: Path) -> None:
+    """A page that leads to others says from which key on they hold rows; one row too far, and it is passed by."""
+    with open_log(path) as log:
+        for n in range(100):
+            log["trades"].append([{"n": n}], partition=0)
+    data = path / "index" / "data.mdb"
+    content = bytearray(data.read_bytes())
+    newest = max((0, 4096), key=lambda page: struct.unpack_from("=Q", content, page + 144)[0])
+    root = 4096 * struct.unpack_from("=Q", content, newest + 128)[0]
+    assert content[root + 10] == 1, "a page that leads to others"
+    last = (
+        root
+        + struct.unpack_from("=H", content, root + struct.unpack_from("=H", content, root + 12)[0] - 2)[0]
+    )
+    key = bytes(content[last + 8 : last + 8 + struct.unpack_from("=H", content, last + 6)[0]])
+    assert key[:1] == rows.ENTRY
+    content[last + 8 + len(key) - 1] ^= 128
+    data.write_bytes(content)
+    found = findings(path)
+    assert found
+    assert all("is not found by its key" in finding.what for finding in found)
+    assert {finding.severity for finding in found} == {"damage"}
 
 
 def test_it_runs_beside_writers_and_calls_none_of_their_work_damage(log: Log) -> None:

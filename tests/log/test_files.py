@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -56,9 +57,67 @@ def test_what_lies_behind_the_published_end_is_cut_off_before_anything_is_added(
     with open_log(tmp_path) as log:
         assert [row for _, _, row in rows_of(log["plain"])] == [(0,)]
         log["plain"].append([{"n": 1}])
-        assert path.stat().st_size == 2 * end
         assert [row for _, _, row in rows_of(log["plain"])] == [(0,), (1,)]
+    assert path.stat().st_size == 2 * end
     assert unsound(tmp_path) == []
+
+
+def test_small_batches_are_written_before_zeros_that_go_when_the_log_is_closed(tmp_path: Path) -> None:
+    with open_log(tmp_path) as log:
+        topic = log.create_topic("plain", {"n": int})
+        sizes = set()
+        for n in range(200):
+            topic.append([{"n": n}])
+            sizes.add((tmp_path / "files" / "00000001.commit").stat().st_size)
+        assert len(sizes) < 8, "few appends made the file longer"
+        assert all(size % 4096 == 0 for size in sizes)
+        end = log._store.committer._open[False].end
+        assert max(sizes) <= 2 * end + 4096
+    assert unsound(tmp_path) == []
+    assert (tmp_path / "files" / "00000001.commit").stat().st_size == end
+    with open_log(tmp_path) as log:
+        assert [row for _, _, row in rows_of(log["plain"])] == [(n,) for n in range(200)]
+
+
+def test_large_batches_are_followed_by_nothing(tmp_path: Path) -> None:
+    with open_log(tmp_path) as log:
+        log.create_topic("plain", {"n": int}).append(pl.DataFrame({"n": range(20_000)}))
+        assert (tmp_path / "files" / "00000001.commit").stat().st_size == log._store.committer._open[
+            False
+        ].end
+
+
+def test_where_there_is_no_room_for_zeros_there_may_be_for_the_batch(
+    log: Log, plain: Topic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.pwritev
+
+    def small(fd: int, parts: list[Any], position: int) -> int:
+        if position + sum(map(len, parts)) > 400:
+            real(fd, parts[:1], position)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(fd, parts, position)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwritev", small)
+        assert plain.append([{"n": 1}]) == {0: (0, 1)}
+        with pytest.raises(DiskFull):
+            plain.append([{"n": 2}])
+    assert plain.append([{"n": 3}]) == {0: (1, 2)}
+    assert [row for _, _, row in rows_of(plain)] == [(1,), (3,)]
+
+
+def test_a_file_that_is_let_go_of_keeps_what_another_wrote_behind(tmp_path: Path) -> None:
+    with open_log(tmp_path) as log:
+        topic = log.create_topic("plain", {"n": int})
+        topic.append([{"n": 0}])
+        theirs = log._store.committer._open[False]
+        # As a process that was forked here has it, which knows nothing of what its parent appends after.
+        ours = files.CommitFile(theirs.number, theirs.path, os.dup(theirs._fd), theirs.end, False)
+        ours._filled = theirs._filled
+        topic.append([{"n": 1}])
+        ours.let_go()
+        assert [row for _, _, row in rows_of(topic)] == [(0,), (1,)]
 
 
 def test_a_file_that_lost_published_bytes_is_left_as_it_is(tmp_path: Path) -> None:
@@ -200,6 +259,14 @@ class TestMaps:
         maps.forget(1)
         maps.clear()
         assert bytes(held or b"") == bytes(range(200))
+
+    def test_a_map_of_a_removed_file_goes_when_the_next_file_is_mapped(self, place: Path) -> None:
+        maps = Maps(place)
+        maps.read(1, "commit", 0, 200)
+        path_of(place, 1, "commit").unlink()
+        path_of(place, 2, "segment").write_bytes(b"others")
+        assert bytes(maps.read(2, "segment", 0, 6) or b"") == b"others"
+        assert list(maps._maps) == [2]
 
     def test_only_so_many_files_stay_mapped(self, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(files, "_OPEN_MAPS", 3)

@@ -188,7 +188,7 @@ def test_statistics_count_what_is_there_and_what_was_done(log: Log, plain: Topic
     assert (found.commit_files, found.segments, found.trash) == (2, 0, 0)
     assert (found.commits, found.changes, found.refused, found.appended_rows) == (5, 5, 1, 6)
     assert (
-        found.bytes == found.appended_bytes == sum(p.stat().st_size for p in (log.path / "files").iterdir())
+        found.bytes == found.appended_bytes <= sum(p.stat().st_size for p in (log.path / "files").iterdir())
     )
     assert found.index_bytes > 0
     assert found.commit_seconds > 0

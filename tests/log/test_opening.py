@@ -7,6 +7,7 @@ from pathlib import Path
 
 import lmdb
 import msgspec
+import polars as pl
 import pytest
 
 from mamba_stream.errors import DataCorrupted, InvalidInput, LogUnavailable, NewerFormat, NotALog
@@ -137,3 +138,21 @@ def test_the_index_may_begin_small(tmp_path: Path) -> None:
         assert log.statistics().index_bytes > 1 << 16
     with open_log(tmp_path / "log", map_size=1 << 16) as log:
         assert log["plain"].offsets() == {0: (0, 400)}
+
+
+@pytest.mark.parametrize("loss", ["deleted", "emptied"])
+def test_a_log_whose_index_is_gone_is_not_begun_anew_over_its_rows(tmp_path: Path, loss: str) -> None:
+    path = tmp_path / "log"
+    with open_log(path) as log:
+        log.create_topic("t", {"n": pl.Int64}).append([{"n": 1}])
+    index = path / "index" / "data.mdb"
+    kept = index.read_bytes()
+    if loss == "deleted":
+        index.unlink()
+    else:
+        index.write_bytes(b"")
+    with pytest.raises(DataCorrupted, match="holds 1 files of a log: its index was deleted or cut off"):
+        open_log(path)
+    index.write_bytes(kept)
+    with open_log(path) as log:
+        assert log["t"].offsets() == {0: (0, 1)}

@@ -232,7 +232,7 @@ def test_what_was_read_before_damage_is_not_lost(wide: Topic, log: Log) -> None:
     # Partition 1's third batch; the file holds the batches one after the other.
     [file] = [path for path in (log.path / "files").iterdir() if path.suffix == ".commit"]
     data = bytearray(file.read_bytes())
-    length = len(data) // 15
+    length = log._store.committer._open[False].end // 15
     data[(5 + 3) * length - 64] ^= 1
     file.write_bytes(data)
     reader = wide.reader()
@@ -272,7 +272,7 @@ def test_columns_that_do_not_exist_or_come_twice_are_refused(trades: Topic, colu
 
 @pytest.mark.parametrize("start", ["oldest", 2.5, True, None, [0], -1, {0: -1}, {0: 1.5}, {0: "1"}])
 def test_a_start_that_is_none_is_refused_with_the_choices(plain: Topic, start: object) -> None:
-    with pytest.raises(InvalidInput, match=r"earliest|offset is a number"):
+    with pytest.raises(InvalidInput, match=r"earliest|not an offset"):
         plain.read(start=start)
 
 
@@ -284,7 +284,7 @@ def test_max_rows_is_a_number_from_0_on(plain: Topic, most: object) -> None:
 
 @pytest.mark.parametrize("end", [{0: -1}, {0: "1"}, {0: None}])
 def test_an_end_is_an_offset(plain: Topic, end: dict[int, object]) -> None:
-    with pytest.raises(InvalidInput, match="an offset is a number"):
+    with pytest.raises(InvalidInput, match="is not an offset"):
         plain.read(end=end)
 
 

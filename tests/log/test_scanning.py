@@ -139,6 +139,9 @@ def test_a_scan_answers_as_polars_does_on_the_same_rows(
     if data.draw(st.booleans(), "with a head"):
         head = data.draw(st.integers(0, 40), "head")
         scanned, plain = scanned.head(head), plain.head(head)
+        if data.draw(st.booleans(), "filtered again"):
+            predicate = data.draw(predicates(dtype), "predicate")
+            scanned, plain = scanned.filter(predicate), plain.filter(predicate)
     columns = data.draw(st.none() | st.lists(st.sampled_from(whole.columns), unique=True), "columns")
     if columns is not None:
         scanned, plain = scanned.select(columns), plain.select(columns)
@@ -219,6 +222,14 @@ def test_only_the_columns_that_are_needed_are_read(hourly: Topic) -> None:
         hourly.scan().filter(pl.col("x") > 99).select("n").collect()
     assert {wanted for _, wanted in read[:50]} == {(2,)}
     assert {frozenset(wanted) for _, wanted in read[50:]} == {frozenset({2, 3})}
+
+
+def test_a_limit_before_a_filter_counts_the_rows_that_it_drops(hourly: Topic) -> None:
+    late = pl.col("n") >= 2
+    assert hourly.scan().head(5).filter(late).collect()["n"].to_list() == [2, 3, 4]
+    time = pl.col("ts") >= hourly.scan().collect()["ts"][3]
+    assert hourly.scan().head(5).filter(time).collect()["n"].to_list() == [3, 4]
+    assert hourly.scan().filter(time).head(2).collect()["n"].to_list() == [3, 4]
 
 
 def test_a_limit_stops_the_reading(hourly: Topic) -> None:
@@ -306,9 +317,10 @@ def test_both_engines_of_polars_give_the_same(hourly: Topic, engine: Any) -> Non
 def test_errors_of_a_scan_are_of_our_tree(log: Log, plain: Topic) -> None:
     plain.append([{"n": 1}])
     scan = plain.scan()
-    [file] = (log.path / "files").iterdir()
+    log.seal()
+    [file] = (log.path / "files").glob("*.arrows")
     data = bytearray(file.read_bytes())
-    data[-64] ^= 1
+    data[-72] ^= 1
     file.write_bytes(data)
     with pytest.raises(DataCorrupted, match="topic 'plain', partition 0"):
         scan.collect()

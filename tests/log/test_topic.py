@@ -352,7 +352,7 @@ def test_trimming_stops_at_the_end(plain: Topic, before: Any) -> None:
 
 @pytest.mark.parametrize("before", [-1, "all", None, 1.5, {0: -1}, {0: None}])
 def test_what_is_no_place_is_not_trimmed_to(plain: Topic, before: Any) -> None:
-    with pytest.raises(InvalidInput, match="an offset is a number"):
+    with pytest.raises(InvalidInput, match="is not an offset"):
         plain.trim(before)
 
 
@@ -385,3 +385,14 @@ def test_batches_are_values(plain: Topic) -> None:
     with pytest.raises(AttributeError):
         batch.offset = 7  # type: ignore[misc]
     assert (batch.topic, batch.partition, batch.offset, batch.next_offset) == ("plain", 0, 0, 1)
+
+
+def test_sizes_are_what_the_rows_of_each_partition_take_on_disk(log: Log):
+    topic = log.create_topic("sized", {"n": pl.Int64}, partitions=2)
+    assert topic.sizes() == {0: 0, 1: 0}
+    for _ in range(2):
+        topic.append(pl.DataFrame({"n": [1, 2, 3]}), partition=1)
+    sizes = topic.sizes()
+    assert sizes[0] == 0 and sizes[1] == topic.describe().bytes > 0
+    topic.trim({1: 3})
+    assert topic.sizes() == {0: 0, 1: sizes[1] // 2}

@@ -259,7 +259,7 @@ NONSENSE = {
     "a negative offset": (
         lambda tx: tx.commit_offsets("g", {("plain", 0): -1}),
         InvalidInput,
-        "-1 is not an offset of 'plain'",
+        "'plain', partition 0: -1 is not an offset",
     ),
     "half an offset": (
         lambda tx: tx.commit_offsets("g", {("plain", 0): 1.5}),
@@ -279,6 +279,22 @@ NONSENSE = {
         InvalidInput,
         "-1 is not an offset",
     ),
+    "offsets in a list": (
+        lambda tx: tx.commit_offsets("g", [0]),
+        InvalidInput,
+        r"give \{\(topic, partition\)",
+    ),
+    "offsets by topic": (
+        lambda tx: tx.commit_offsets("g", {"plain": 1}),
+        InvalidInput,
+        r"\(topic, partition\)",
+    ),
+    "a trim without a partition": (
+        lambda tx: tx.trim("plain", 5),
+        InvalidInput,
+        r"before=5: give \{partition",
+    ),
+    "half a character": (lambda tx: tx.put_record("\ud800", "b", b""), InvalidInput, "1 to 200 bytes"),
     "a trim to a word": (lambda tx: tx.trim("plain", {0: "1"}), InvalidInput, "'1' is not an offset"),
     "a trim of no partition": (lambda tx: tx.trim("plain", {3: 0}), PartitionNotFound, "no partition 3"),
 }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 from mamba_stream.core.clock import SystemClock
 from mamba_stream.errors import LogClosed
 from mamba_stream.log import Log, Topic, open_log, store
-from mamba_stream.log.waking import Waiter, Waker
+from mamba_stream.log.waking import Ear, Waker
 from tests.log.neighbour import Neighbour, script
 
 FOREVER = 3_600.0
@@ -43,53 +45,96 @@ def in_background(work: object) -> threading.Thread:
     return thread
 
 
-def until_waiting(log: Log, waiters: int = 1) -> None:
-    """Returns when so many ears lie in the directory."""
-    while len(ears(log.path)) < waiters:
+def until_waiting(log: Log) -> None:
+    """Returns when an ear lies in the directory."""
+    while not ears(log.path):
         threading.Event().wait(0.001)
 
 
 def test_whoever_waits_is_woken(waker: Waker, tmp_path: Path) -> None:
-    waiters = [Waiter(tmp_path) for _ in range(3)]
-    threads = [in_background(lambda w=waiter: w.wait(FOREVER)) for waiter in waiters]
+    made = [Ear(tmp_path) for _ in range(3)]
+    threads = [in_background(lambda e=ear, h=ear.heard: e.wait(h, FOREVER)) for ear in made * 4]
     waker.announce()
-    for thread, waiter in zip(threads, waiters, strict=True):
+    for thread in threads:
         thread.join(SOON)
         assert not thread.is_alive()
-        waiter.close()
+    for ear in made:
+        ear.close()
     assert os.listdir(tmp_path) == []
 
 
+def test_of_those_who_wait_another_listens_on_when_the_first_is_tired(waker: Waker, tmp_path: Path) -> None:
+    ear = Ear(tmp_path)
+    heard = ear.heard
+    threads = [in_background(lambda t=timeout: ear.wait(heard, t)) for timeout in (0.05, FOREVER, FOREVER)]
+    threads[0].join(SOON)
+    assert not threads[0].is_alive()
+    waker.announce()
+    for thread in threads:
+        thread.join(SOON)
+        assert not thread.is_alive()
+    ear.close()
+
+
+def test_an_ear_for_which_there_is_no_descriptor_is_deaf_and_does_not_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    for module, name in ((os, "open"), (socket, "socket")):
+        with monkeypatch.context() as patched:
+            patched.setattr(module, name, none_left)
+            ear = Ear(tmp_path)
+        ear.wait(ear.heard, 0.01)
+        ear.close()
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_thousand_followers_of_a_process_have_one_ear(log: Log, plain: Topic) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    seen: list[int] = []
+    threads = [in_background(lambda: seen.append(next(plain.read(follow=True)).offset)) for _ in range(1000)]
+    until_waiting(log)
+    assert len(os.listdir("/proc/self/fd")) < before + 20
+    assert len(ears(log.path)) == 1
+    plain.append([{"n": 1}])
+    for thread in threads:
+        thread.join(SOON)
+        assert not thread.is_alive()
+    assert seen == [0] * 1000
+
+
 def test_what_was_announced_before_the_wait_ends_it_at_once_and_once(waker: Waker, tmp_path: Path) -> None:
-    waiter = Waiter(tmp_path)
+    ear = Ear(tmp_path)
     for _ in range(500):
         waker.announce()
-    waiter.wait(FOREVER)
+    ear.wait(ear.heard, FOREVER)
     ended = threading.Event()
-    thread = in_background(lambda: (waiter.wait(FOREVER), ended.set()))
+    thread = in_background(lambda heard=ear.heard: (ear.wait(heard, FOREVER), ended.set()))
     assert not ended.is_set()
     while not ended.is_set():
         waker.announce()
     thread.join(SOON)
-    waiter.close()
+    ear.close()
 
 
 def test_a_waiter_that_comes_later_is_seen(waker: Waker, tmp_path: Path) -> None:
     for _ in range(5):
         waker.announce()
-        waiter = Waiter(tmp_path)
+        ear = Ear(tmp_path)
         waker.announce()
-        waiter.wait(FOREVER)
-        waiter.close()
+        ear.wait(ear.heard, FOREVER)
+        ear.close()
 
 
 def test_a_path_of_any_length_has_room_for_a_socket(tmp_path: Path) -> None:
     deep = tmp_path / ("d" * 100) / ("e" * 100)
     deep.mkdir(parents=True)
-    waker, waiter = Waker(deep, SystemClock()), Waiter(deep)
+    waker, ear = Waker(deep, SystemClock()), Ear(deep)
     waker.announce()
-    waiter.wait(FOREVER)
-    waiter.close()
+    ear.wait(ear.heard, FOREVER)
+    ear.close()
     waker.close()
 
 
@@ -137,7 +182,6 @@ def test_a_wait_returns_with_a_commit_of_another_process(log: Log, plain: Topic)
 
 def test_a_wait_for_what_has_happened_returns_at_once(log: Log, plain: Topic) -> None:
     assert log.wait(0, FOREVER) == log.lsn()
-    assert ears(log.path) == []
 
 
 def test_a_wait_that_times_out_says_where_the_log_is(log: Log, plain: Topic) -> None:
@@ -177,7 +221,7 @@ def test_closing_a_log_ends_the_waits_of_its_threads(tmp_path: Path) -> None:
             seen.append(type(error))
 
     threads = [in_background(follow) for _ in range(3)]
-    until_waiting(log, 3)
+    until_waiting(log)
     log.close()
     for thread in threads:
         thread.join(SOON)
@@ -186,11 +230,11 @@ def test_closing_a_log_ends_the_waits_of_its_threads(tmp_path: Path) -> None:
     assert ears(tmp_path) == []
 
 
-def test_threads_that_wait_in_turns_share_their_ears(log: Log, plain: Topic) -> None:
+def test_threads_that_wait_in_turns_share_an_ear(log: Log, plain: Topic) -> None:
     for _ in range(20):
         threads = [in_background(lambda lsn=log.lsn(): log.wait(lsn, FOREVER)) for _ in range(2)]
         plain.append([{"n": 1}])
         for thread in threads:
             thread.join(SOON)
             assert not thread.is_alive()
-    assert len(ears(log.path)) <= 2
+    assert len(ears(log.path)) <= 1

@@ -164,6 +164,28 @@ def test_a_topic_deleted_under_a_consumer_is_no_more_and_the_others_go_on(log, l
         assert sorted(m.value for m in consumer.consume(max_messages=2)) == ["new", "p"]
 
 
+@pytest.mark.parametrize("group", [None, "g"])
+def test_a_deleted_topic_does_not_keep_a_loop_from_its_end(log, letters, group):
+    log.create_topic("other", MESSAGES).append(messages(["o"]))
+    with Consumer(log, group=group) as consumer:
+        consumer.subscribe(["letters", "other"])
+        assert len(values(consumer)) == 11
+        log.delete_topic("letters")
+        assert values(consumer) == []
+        consumer.seek("earliest")
+        assert consumer.assignment() == [("other", 0)]
+        assert values(consumer) == ["o"]
+
+
+def test_a_log_that_is_closed_first_is_no_trouble(tmp_path):
+    log = mamba.open(tmp_path / "log")
+    consumer = Consumer(log, group="g")
+    consumer.subscribe("t")
+    consumer.poll()
+    log.close()
+    consumer.close()
+
+
 def test_rows_that_were_trimmed_away_are_counted_and_passed_over(log, letters):
     with Consumer(log, max_rows=1) as consumer:
         consumer.subscribe("letters")
@@ -248,6 +270,26 @@ def test_the_position_moves_over_what_is_done_without_a_gap(log, letters):
         assert consumer.position() == {("letters", 0): 4}
         consumer.commit()
         assert consumer.committed() == {("letters", 0): 4}
+
+
+def test_messages_may_be_acknowledged_from_any_thread_in_any_order(log):
+    log.create_topic("t", MESSAGES).append(messages(range(4_000)))
+    with Consumer(log, group="g", commit="1ms") as consumer:
+        consumer.subscribe("t")
+        polled = consumer.poll(max_messages=4_000)
+
+        def work(first: int) -> None:
+            for message in reversed(polled[first::4]):
+                message.ack()
+
+        threads = [threading.Thread(target=work, args=(first,)) for first in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert consumer.position() == {("t", 0): 4_000}
+        consumer.commit()
+        assert consumer.committed() == {("t", 0): 4_000}
 
 
 def test_an_ack_twice_is_refused(log, letters):

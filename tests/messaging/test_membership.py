@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 from mamba_stream.errors import StaleLease
 from mamba_stream.messaging.interest import Interest
 from mamba_stream.messaging.members import BALANCED, CLIENTS, Client, Registration
-from mamba_stream.messaging.membership import Membership, owners_of
+from mamba_stream.messaging.membership import Membership, Owner, owners_of
 from tests.messaging.receiving import SECOND, MemoryBook, MovedClock, SomeTopics, everything
 
 LEASE = 10 * SECOND
@@ -66,7 +66,7 @@ class WatchedBook(MemoryBook):
     def __init__(self, topics: SomeTopics) -> None:
         super().__init__()
         self._topics = topics
-        self.generations: dict[tuple[int, int], int] = defaultdict(int)
+        self.owners: dict[tuple[int, int], Owner] = {}
 
     def offset(self, slot: tuple[int, int]) -> int:
         name = next(name for name, (number, _) in self._topics.there.items() if number == slot[0])
@@ -79,9 +79,12 @@ class WatchedBook(MemoryBook):
 
     def commit(self, change, transaction=None):
         super().commit(change, transaction)
-        for slot, owner in owners_of(self, GROUP).items():
-            assert owner.generation >= self.generations[slot]
-            self.generations[slot] = owner.generation
+        owners = owners_of(self, GROUP)
+        for slot, owner in owners.items():
+            before = self.owners.get(slot, Owner("", 0))
+            # Given up, the generation stays; taken, it grows: every owner has its own.
+            assert owner == before or owner.generation == before.generation + bool(owner.member)
+        self.owners = owners
 
 
 class World:
@@ -213,7 +216,9 @@ def act_as(world: World, actor: Actor, kind: str, other: Actor, number: int) -> 
         world.actors.remove(actor)
     elif kind == "raced":
         # Between what it reads and what it writes, others do something.
-        if other is not actor:
+        if number > 5 and len(world.actors) < 6:
+            world.book.before.append(lambda: world.join().look())
+        elif other is not actor:
             world.book.before.append(other.commit if number % 2 else other.look)
         actor.look()
         world.book.before.clear()
@@ -258,6 +263,18 @@ def test_an_owner_that_renews_in_the_last_moment_keeps_what_it_has():
     assert list(first.positions) == [(1, 0)]
 
 
+def test_one_whose_lease_ended_keeps_what_nobody_took():
+    world = World()
+    world.topics.create("t", 2)
+    actor = world.join()
+    actor.look()
+    world.clock.pass_by(11)
+    commits = world.book.commits
+    actor.look()
+    assert len(actor.positions) == 2
+    assert world.book.commits == commits + 1, "only its record was swept"
+
+
 def test_who_owns_something_gives_it_up_by_itself_with_its_offsets_in_one_commit():
     world = World()
     world.topics.create("t", 2)
@@ -283,6 +300,16 @@ def test_two_that_want_everything_at_once_do_not_stop_each_other():
     world.book.before.append(two.look)
     one.look()
     assert len(one.positions) == len(two.positions) == 4
+
+
+def test_one_that_joins_between_a_look_and_a_claim_keeps_what_it_took():
+    world = World()
+    world.topics.create("t", 8)
+    one = world.join()
+    world.book.before.append(lambda: world.join().look())
+    one.look()
+    assert [len(actor.positions) for actor in world.actors] == [4, 4]
+    assert not set(one.positions) & set(world.actors[1].positions)
 
 
 def test_members_of_the_group_that_read_otherwise_get_nothing_of_the_balance():

@@ -13,7 +13,7 @@ from mamba_stream.errors import StaleLease
 from mamba_stream.log import Log, open_log
 from mamba_stream.messaging import shared
 from mamba_stream.messaging.books import Change, LogBook, PrivateBook
-from mamba_stream.messaging.shared import PRIORITIES
+from mamba_stream.messaging.bounds import PRIORITIES
 from tests.messaging.desk import SECOND, HandClock, Sent, member, message_topic, messages, rows, values
 
 

@@ -17,9 +17,11 @@ from hypothesis import HealthCheck, assume, given, settings, strategies as st
 from polars.testing import assert_series_equal
 
 from mamba_stream.core.batches import batch_from_frame, frame_from_batch
+from mamba_stream.core.trees import columns
 from mamba_stream.errors import ColumnNotFound, ExpressionRefused
+from mamba_stream.operators.columns import PREFIX
 from mamba_stream.plan.aggregates import AggregatePlan, split
-from mamba_stream.plan.expressions import columns
+from mamba_stream.plan.partials import ROWS
 
 ORDER = ("_time", "_source", "_partition", "_offset")
 EPOCH = dt.datetime(2024, 3, 1)
@@ -449,18 +451,18 @@ def test_equal_partials_are_shared():
         SCHEMA,
         ORDER,
     )
-    kinds = sorted(name.split("_")[1] for name in plan.partial_schema)
+    kinds = sorted(name.removeprefix(PREFIX).split("_")[0] for name in plan.partial_schema)
     assert kinds == ["count", "rows", "sum", "variance"]
 
 
 def test_one_list_of_values_serves_all_quantiles():
     plan = split({"p50": c("f64").median(), "p95": c("f64").quantile(0.95)}, SCHEMA, ORDER)
-    assert [name.split("_")[1] for name in plan.partial_schema] == ["rows", "values"]
+    assert [name.removeprefix(PREFIX).split("_")[0] for name in plan.partial_schema] == ["rows", "values"]
 
 
 def test_the_firsts_of_several_columns_are_looked_for_once():
     plan = split({name: c(name).first() for name in ("i8", "f64", "text")}, SCHEMA, ORDER)
-    assert [name.split("_")[1] for name in plan.partial_schema] == ["rows", "first"]
+    assert [name.removeprefix(PREFIX).split("_")[0] for name in plan.partial_schema] == ["rows", "first"]
     assert plan.needs_order
 
 
@@ -469,8 +471,8 @@ def test_only_ends_need_the_order():
 
 
 def test_every_plan_counts_rows():
-    assert list(split({}, SCHEMA, ORDER).partial_schema.items()) == [("_rows", pl.Int64())]
-    assert "_rows" in split({"top": c("text").max_by("i8")}, SCHEMA, ORDER).partial_schema
+    assert list(split({}, SCHEMA, ORDER).partial_schema.items()) == [(ROWS, pl.Int64())]
+    assert ROWS in split({"top": c("text").max_by("i8")}, SCHEMA, ORDER).partial_schema
 
 
 def test_the_layout_says_when_state_no_longer_fits():

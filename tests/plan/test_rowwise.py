@@ -17,7 +17,7 @@ from polars.testing import assert_frame_equal
 from mamba_stream.core.trees import nodes
 from mamba_stream.errors import ExpressionRefused
 from mamba_stream.plan.allowlist import ALLOWED
-from mamba_stream.plan.expressions import check_aggregate, check_row_wise
+from mamba_stream.plan.rowwise import check_aggregate, check_row_wise
 
 ROWS = 24
 a, b, x, y, s, s2 = (pl.col(name) for name in ("a", "b", "x", "y", "s", "s2"))

@@ -114,6 +114,15 @@ def test_the_name_of_a_live_job_is_refused_and_where_it_runs_is_said(log, topic,
     mamba.run(pipeline, log, until="now")
 
 
+def test_names_of_jobs_that_differ_only_in_case_are_refused(log, topic, pipeline):
+    mamba.run(pipeline, log, until="now")
+    with pytest.raises(
+        mamba.PipelineRefused, match="a job 'job', whose name differs from 'Job' only in case"
+    ):
+        mamba.run(mamba.pipeline("Job", windowed().to("other")), log, until="now")
+    assert "other" not in log
+
+
 def test_a_runner_that_was_taken_for_dead_can_commit_nothing(log, topic, pipeline):
     put(topic, 0, (1, "a", 1), (30, "a", 1))
     put(topic, 1, (30, "a", 1))
@@ -174,6 +183,26 @@ def test_until_a_moment_reads_to_where_each_partition_reaches_it(log, topic, pip
     assert (summary.state, summary.rows_in) == ("stopped", 3)
     assert counts(log) == [("a", 1)]
     assert mamba.run(pipeline, log, until="now").rows_in == 3
+
+
+def test_until_a_moment_goes_by_the_time_of_the_stream_not_of_the_topic(log):
+    topic = log.create_topic("two", {"ts": pl.Datetime("us"), "seen": pl.Datetime("us")}, time="ts")
+    seconds = [5, None, 3, 9, 4, 12]
+    rows = [
+        {"ts": EPOCH + timedelta(days=1), "seen": second and EPOCH + timedelta(seconds=second)}
+        for second in seconds
+    ]
+    topic.append(rows)
+    pipeline = mamba.pipeline("job", mamba.stream("two", time="seen").to("out"))
+
+    def until(second: int) -> int:
+        return mamba.run(pipeline, log, until=EPOCH + timedelta(seconds=second)).rows_in
+
+    # Once it has come to nine, it has come to eight, whatever follows.
+    assert [until(second) for second in (6, 8, 9, 10, 8, 99)] == [3, 0, 0, 2, 0, 1]
+    timeless = mamba.pipeline("timeless", mamba.stream(log.create_topic("none", {"n": pl.Int64})).to("all"))
+    with pytest.raises(mamba.PipelineRefused, match=r"until=.* needs the stream's time.*test_job\.py"):
+        mamba.run(timeless, log, until=EPOCH)
 
 
 def test_until_a_moment_reads_a_frame_to_where_it_reaches_it(log):
@@ -270,13 +299,39 @@ def test_rows_that_were_trimmed_away_before_they_were_read_are_a_gap(log, topic,
     assert mamba.run(pipeline, log, until="now", on_gap="earliest").rows_in == 1
 
 
-def test_a_topic_that_was_made_anew_is_noticed(log, topic, pipeline):
+@pytest.mark.parametrize("rows", [0, 5])
+def test_a_topic_that_was_made_anew_is_noticed(log, topic, pipeline, rows):
     put(topic, 0, (1, "a", 1), (2, "a", 1))
     mamba.run(pipeline, log, until="now")
     log.delete_topic("rows")
-    log.create_topic("rows", SCHEMA, partitions=2, time="ts")
+    again = log.create_topic("rows", SCHEMA, partitions=2, time="ts")
+    put(again, 0, *((number, "a", 1) for number in range(rows)))
     with pytest.raises(mamba.PipelineRefused, match="it is another topic now"):
         mamba.run(pipeline, log, until="now")
+
+
+def test_rows_that_were_trimmed_away_before_the_first_run_are_a_gap_too(log, topic):
+    put(topic, 0, (1, "a", 1), (2, "a", 1), (3, "a", 1))
+    topic.trim({0: 2})
+    pipeline = mamba.pipeline("job", mamba.stream("rows", start={0: 1}).to("out"))
+    with pytest.raises(mamba.OffsetTrimmed, match="has to begin at 1, and rows before 2 were trimmed away"):
+        mamba.start(pipeline, log, until="now")
+    assert mamba.run(pipeline, log, until="now", on_gap="earliest").rows_in == 1
+
+
+def test_windows_that_are_open_by_one_time_are_not_closed_by_another(log):
+    topic = log.create_topic("two", {"ts": pl.Datetime("us"), "seen": pl.Datetime("us")}, time="ts")
+    topic.append([{"ts": EPOCH, "seen": EPOCH + timedelta(days=1)}])
+
+    def by(time: str) -> mamba.Pipeline:
+        counted = mamba.stream("two", time=time).window(mamba.tumbling("1h"), name="w").agg(pl.len())
+        return mamba.pipeline("job", counted.to("out"))
+
+    mamba.run(by("seen"), log, until="now")
+    with pytest.raises(
+        mamba.PipelineRefused, match="takes its time from 'ts', and windows are open by 'seen'"
+    ):
+        mamba.run(by("ts"), log, until="now")
 
 
 def test_a_frame_that_holds_other_rows_than_the_first_run_s_is_refused(log):
@@ -309,6 +364,15 @@ def test_a_step_that_raises_names_itself_the_line_and_the_rows_and_commits_nothi
     assert find_job(log, "job").state == "interrupted"
 
 
+def test_a_panic_inside_polars_is_a_step_that_raises():
+    def panics(_rows: pl.DataFrame) -> pl.DataFrame:
+        raise pl.exceptions.PanicException("assertion failed")
+
+    rows = mamba.stream(frame([Row(1, "a", 1)])).map_batches(panics)
+    with pytest.raises(mamba.StepFailed, match=r"step map_batches at .*PanicException: assertion failed"):
+        rows.collect()
+
+
 def test_the_verb_that_fails_is_found_among_those_that_run_together(log, topic):
     put(topic, 0, (1, "17", 1), (2, "x", 1))
     rows = (
@@ -332,6 +396,24 @@ def test_an_output_topic_of_other_columns_is_refused_at_the_user_s_line(log, top
         mamba.SchemaMismatch, match=r"topic 'out' exists and has other columns: .*test_job\.py"
     ):
         mamba.run(pipeline, log)
+
+
+@pytest.mark.parametrize(
+    ("second", "why"),
+    [
+        (lambda rows: rows.select("key", "count").to("taken"), "topic 'taken' exists and has other columns"),
+        (lambda rows: rows.drop("count").to("out"), "gives topic 'out' other columns"),
+        (lambda rows: rows.to("out", partitions=3), "makes topic 'out' with partitions=1, not 3"),
+        (lambda rows: rows.to("out", key="key"), r"makes topic 'out' with key=None, not \('key',\)"),
+    ],
+    ids=["taken", "columns", "partitions", "key"],
+)
+def test_no_topic_is_made_unless_all_can_be(log, topic, second, why):
+    log.create_topic("taken", {"key": pl.String})
+    rows = windowed()
+    with pytest.raises(mamba.MambaStreamError, match=rf"{why}.*test_job\.py"):
+        mamba.run(mamba.pipeline("job", rows.to("out"), second(rows)), log, until="now")
+    assert log.topics() == ["rows", "taken"]
 
 
 def test_an_ended_output_topic_is_refused(log, topic, pipeline):

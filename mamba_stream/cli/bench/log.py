@@ -18,8 +18,10 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mamba_stream.cli.bench import starting
 from mamba_stream.cli.bench.measuring import (
     Figure,
+    environment,
     in_turns,
     middle,
     per_second,
@@ -50,7 +52,7 @@ def _figures(where: Path, scale: int) -> Iterator[Figure]:
         yield from _waking(log)
     yield from _scans(where)
     yield from _scale(where, scale)
-    yield from _starts(where)
+    yield from starting.figures(where)
 
 
 def _rows(start: int = 0, rows: int = _ROWS, step: int = 1) -> pa.RecordBatch:
@@ -419,40 +421,13 @@ print(float(fields["Private_Dirty"].split()[0]) / 1024)
 """
 
 
-def _starts(where: Path) -> Iterator[Figure]:
-    for name, arguments, target in (
-        ("mamba-stream --help", [sys.executable, "-m", "mamba_stream.cli", "--help"], 150),
-        ("import mamba_stream", [sys.executable, "-c", "import mamba_stream"], 60),
-    ):
-        pair = in_turns(
-            lambda a=arguments: seconds(lambda: _run(a)),  # type: ignore[misc]
-            lambda: seconds(lambda: _run([sys.executable, "-c", ""])),
-            9,
-        )
-        bare = middle(pair.limit) if name.startswith("import") else 0.0
-        value = (middle(pair.ours) - bare) * 1e3
-        yield Figure(
-            name,
-            f"{middle(pair.ours) * 1e3:.0f} ms as a process",
-            f"an empty Python {middle(pair.limit) * 1e3:.0f} ms" + (", subtracted" if bare else ", included"),
-            value,
-            target,
-            at_least=False,
-            unit=" ms",
-        )
-
-
-def _run(arguments: list[str]) -> None:
-    subprocess.run(arguments, check=True, stdout=subprocess.DEVNULL, env=_environment())
-
-
 def _first(script: str, *arguments: str) -> float:
     done = subprocess.run(
         [sys.executable, "-c", script, *arguments],
         check=True,
         stdout=subprocess.PIPE,
         text=True,
-        env=_environment(),
+        env=environment(),
     )
     return float(done.stdout)
 
@@ -463,9 +438,5 @@ def _process(script: str, *arguments: str) -> subprocess.Popen[str]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=_environment(),
+        env=environment(),
     )
-
-
-def _environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

@@ -1,0 +1,294 @@
+"""Parcels into the log: one change set for all that is ready, once however often it is tried. No threads.
+
+Rows that a bounded topic has no room for stay in their parcel, or are refused; a change set that is refused because
+of one topic is tried again without its neighbours.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import pyarrow.compute as pc
+
+from mamba_stream.core.changes import MAX_RECORD_BYTES
+from mamba_stream.errors import (
+    CommitUnknown,
+    MambaStreamError,
+    PreconditionFailed,
+    QueueFull,
+    SequenceGap,
+    TopicNotFound,
+)
+from mamba_stream.log import Log, Topic, Transaction
+from mamba_stream.messaging import bounds
+from mamba_stream.messaging.parcel import Lane, Parcel, Piece
+
+_TRIES_UNKNOWN: Final = 5
+_TRIES: Final = 1_000
+"""Each time another process made progress instead."""
+_priorities = msgspec.msgpack.Decoder(dict[int, dict[int, int]])
+
+
+@dataclass(slots=True)
+class Bundle:
+    """Parcels that are ready, at most one for a topic.
+
+    Attributes:
+        parcels: The parcels.
+        together: All of it commits, or nothing does.
+        offsets: (group, offsets) that commit with it.
+        sequence: A producer and a number under which it commits once, whoever tries it again.
+        error: Why it was not committed, where it goes together.
+        done: Whether it is over, where it goes together.
+    """
+
+    parcels: list[Parcel]
+    together: bool = False
+    offsets: list[tuple[str, Mapping[tuple[str, int], int]]] = field(default_factory=list)
+    sequence: tuple[str, int] | None = None
+    error: BaseException | None = None
+    done: bool = False
+
+
+@dataclass(slots=True)
+class Cut:
+    """Rows of a parcel that go into one change set."""
+
+    parcel: Parcel
+    start: int
+    stop: int
+    admission: bounds.Admission | None = None
+
+
+Settle = Callable[[Parcel, Piece], None]
+
+
+class Sender:
+    """Commits bundles; belongs to one thread.
+
+    Args:
+        log: The log.
+        idempotent: Whether what is tried again lands once.
+        settle: Told what became of rows.
+    """
+
+    def __init__(self, log: Log, *, idempotent: bool, settle: Settle) -> None:
+        self._log = log
+        self._idempotent = idempotent
+        self._settle = settle
+        self.commits = 0
+        self._begin()
+
+    def send(self, bundle: Bundle) -> Bundle | None:
+        """Commits what can be; gives back what must wait until a topic has room."""
+        if bundle.together:
+            return self._send_together(bundle)
+        ready = []
+        for parcel in bundle.parcels:
+            try:
+                parcel.build()
+            except MambaStreamError as error:
+                self._fail(parcel, error)
+            else:
+                ready.append(parcel)
+        waiting: list[Parcel] = []
+        for _ in range(_TRIES):
+            cuts = self._cuts(ready, waiting)
+            if cuts:
+                self._commit_apart(cuts)
+            ready = [p for p in ready if p.settled < p.count and not any(p is other for other in waiting)]
+            if not ready:
+                break
+        for parcel in ready:
+            self._fail(
+                parcel, PreconditionFailed(f"topic {parcel.lane.name!r}: others were faster, again and again")
+            )
+        return Bundle(waiting) if waiting else None
+
+    def fail(self, bundle: Bundle, error: BaseException) -> None:
+        """Gives up what is left of a bundle."""
+        for parcel in bundle.parcels:
+            if parcel.settled < parcel.count:
+                self._fail(parcel, error)
+        bundle.error, bundle.done = error, True
+
+    def _send_together(self, bundle: Bundle) -> Bundle | None:
+        error: MambaStreamError | None = None
+        for _ in range(_TRIES):
+            try:
+                cuts = []
+                for parcel in bundle.parcels:
+                    parcel.build()
+                    cut = self._cut(parcel, whole=True)
+                    if cut is None:
+                        return bundle
+                    cuts.append(cut)
+                self._commit(cuts, bundle)
+            except PreconditionFailed as raised:
+                error = raised
+                continue
+            except MambaStreamError as raised:
+                self.fail(bundle, raised)
+                return None
+            bundle.done = True
+            return None
+        assert error is not None
+        self.fail(bundle, error)
+        return None
+
+    def _cuts(self, ready: list[Parcel], waiting: list[Parcel]) -> list[Cut]:
+        """What of these parcels there is room for; the others wait, or fail."""
+        cuts = []
+        for parcel in ready:
+            try:
+                cut = self._cut(parcel, whole=False)
+            except MambaStreamError as error:
+                self._fail(parcel, error)
+                continue
+            if cut is None:
+                waiting.append(parcel)
+            else:
+                cuts.append(cut)
+        return cuts
+
+    def _cut(self, parcel: Parcel, *, whole: bool) -> Cut | None:
+        """The rows that come next; ``None`` where they have to wait."""
+        topic = parcel.lane.topic
+        start, rows = parcel.settled, parcel.count - parcel.settled
+        limit = bounds.read(self._log, topic)
+        if limit is None:
+            return Cut(parcel, start, parcel.count)
+        size = max(1, parcel.size * rows // parcel.count)
+        admission = bounds.admit(self._log, self._current(parcel.lane), limit, rows, size, whole=whole)
+        if admission.rows:
+            return Cut(parcel, start, start + admission.rows, admission)
+        if limit.when_full == "reject":
+            raise bounds.full(topic, limit, rows)
+        return None
+
+    def _commit_apart(self, cuts: list[Cut]) -> None:
+        """Commits all of these, or else each by itself, or else says why not."""
+        try:
+            self._commit(cuts)
+        except PreconditionFailed:
+            # What was read is no longer so: looked at again.
+            return
+        except MambaStreamError as error:
+            if len(cuts) == 1 or isinstance(error, CommitUnknown):
+                for cut in cuts:
+                    self._fail(cut.parcel, error)
+            else:
+                for cut in cuts:
+                    self._commit_apart([cut])
+
+    def _commit(self, cuts: list[Cut], bundle: Bundle | None = None) -> None:
+        """One change set. Tried again, and landing once, where it is not known whether it happened."""
+        given = None if bundle is None else bundle.sequence
+        left = _TRIES_UNKNOWN if self._idempotent or given else 1
+        while True:
+            left -= 1
+            transaction = self._log.transaction()
+            for cut in cuts:
+                self._append(transaction, cut, given)
+            for group, offsets in () if bundle is None else bundle.offsets:
+                transaction.commit_offsets(group, offsets)
+            try:
+                transaction.commit()
+                break
+            except CommitUnknown:
+                if not left:
+                    # Whether its numbers were used is not known: nobody may use them for something else.
+                    self._begin()
+                    raise
+            except SequenceGap:
+                if given is None:
+                    self._begin()
+                raise
+        self.commits += 1
+        for cut in cuts:
+            lane = cut.parcel.lane
+            self._numbers[lane.topic.number] = self._number(lane) + 1
+            ranges = {p: both for (name, p), both in transaction.offsets.items() if name == lane.name}
+            partitions = cut.parcel.partitions
+            if not isinstance(partitions, int):
+                partitions = partitions[cut.start : cut.stop]
+            piece = Piece(cut.start, cut.stop, {p: first for p, (first, _) in ranges.items()}, partitions)
+            if given is not None and piece.counts() != {p: end - first for p, (first, end) in ranges.items()}:
+                # It landed in an earlier life of the program, which routed otherwise.
+                piece.landed = ranges
+            self._settle(cut.parcel, piece)
+
+    def _append(self, transaction: Transaction, cut: Cut, given: tuple[str, int] | None) -> None:
+        parcel = cut.parcel
+        lane = parcel.lane
+        topic = self._current(lane)
+        once: dict[str, Any] = {}
+        if given is not None:
+            once = {"producer": given[0], "sequence": given[1]}
+        elif self._idempotent:
+            once = {"producer": self._identity, "sequence": self._number(lane)}
+        if lane.messages:
+            self._note_priorities(transaction, topic, cut)
+        if cut.admission is not None:
+            bounds.into(transaction, topic, cut.admission)
+        for partition, rows in parcel.split(cut.start, cut.stop):
+            # One number stands for all that a change set appends to a topic.
+            transaction.append(lane.name, rows, partition=partition, **once)
+            once = {}
+
+    def _current(self, lane: Lane) -> Topic:
+        topic = self._log[lane.name]
+        if topic.number != lane.topic.number:
+            raise TopicNotFound(
+                f"topic {lane.name!r} was deleted, and another has its name now; nothing was sent to it"
+            )
+        return topic
+
+    def _note_priorities(self, transaction: Transaction, topic: Topic, cut: Cut) -> None:
+        """Notes where messages of a priority begin, before the first one comes: nobody looks for them earlier."""
+        assert cut.parcel.batch is not None
+        column = cut.parcel.batch.column("priority").slice(cut.start, cut.stop - cut.start)
+        known = cut.parcel.lane.known
+        used = np.asarray(pc.unique(column).fill_null(0).to_numpy(zero_copy_only=False)).tolist()
+        if not any(priority and priority not in known for priority in used):
+            return
+        stored = self._log.record(bounds.PRIORITIES, str(topic.number))
+        noted = {} if stored is None else _priorities.decode(stored)
+        fresh = {priority for priority in used if priority} - noted.keys()
+        # Known only once it is committed: until then it is read again.
+        known.update(noted)
+        if fresh:
+            ends = {partition: end for partition, (_, end) in topic.offsets().items()}
+            transaction.require_record(bounds.PRIORITIES, str(topic.number), stored)
+            transaction.put_record(bounds.PRIORITIES, str(topic.number), _noted(noted, fresh, ends))
+
+    def _fail(self, parcel: Parcel, error: BaseException) -> None:
+        rows = parcel.count - parcel.settled
+        if not isinstance(error, QueueFull):
+            error.add_note(f"{rows} message{'s' if rows > 1 else ''} to topic {parcel.lane.name!r} not sent")
+        self._settle(parcel, Piece(parcel.settled, parcel.count, error=error))
+
+    def _begin(self) -> None:
+        """Takes a name that nobody had: not even an earlier life of this program, whose numbers are used."""
+        self._identity = f"sender-{os.urandom(8).hex()}"
+        self._numbers: dict[int, int] = {}
+
+    def _number(self, lane: Lane) -> int:
+        return self._numbers.get(lane.topic.number, 0)
+
+
+def _noted(noted: dict[int, dict[int, int]], fresh: set[int], ends: dict[int, int]) -> bytes:
+    """The record; where it would be too large, without ends: those priorities are looked for from the beginning."""
+    for value in (
+        noted | dict.fromkeys(sorted(fresh), ends),
+        noted | {priority: {} for priority in sorted(fresh)},
+    ):
+        encoded = msgspec.msgpack.encode(value)
+        if len(encoded) <= MAX_RECORD_BYTES:
+            return encoded
+    return msgspec.msgpack.encode({priority: {} for priority in sorted({*noted, *fresh})})

@@ -1,0 +1,32 @@
+"""One of several streams on its way to where they unite."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from mamba_stream.operators.columns import ORDINAL, hidden
+
+
+@dataclass(frozen=True, slots=True)
+class Union:
+    """Brings the rows of one stream into the form of all.
+
+    Attributes:
+        columns: The columns that go on, in the order of the first stream.
+        number: Which of the streams this is.
+        streams: How many there are.
+    """
+
+    columns: Sequence[str]
+    number: int
+    streams: int
+
+    def __call__(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """The rows; what came by two ways from one row is told apart by the way."""
+        united = frame.select(*self.columns, *hidden(frame))
+        if ORDINAL not in united.columns:
+            return united
+        return united.with_columns(pl.col(ORDINAL) * self.streams + self.number)

@@ -1,0 +1,147 @@
+"""Subscribers that share a topic, killed, stopped and started at random: nothing lost, nothing twice where it matters."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+import mamba_stream as mamba
+from mamba_stream.log.doctor import examine
+from tests.crash.processes import child_environment
+from tests.crash.share import GROUP, is_hopeless, is_transactional
+from tests.messaging.desk import Sent, rows
+
+_CREW = 3
+_PATIENCE = 120.0
+
+
+class Sender(threading.Thread):
+    """Sends numbers all the while, some with a key, until it is told to end."""
+
+    def __init__(self, log: mamba.Log, seed: int) -> None:
+        super().__init__()
+        self._topic = log["work"]
+        self._random = random.Random(seed)
+        self._over = threading.Event()
+        self.sent = 0
+
+    def run(self) -> None:
+        while not self._over.wait(0.01):
+            count = self._random.randint(1, 30)
+            numbers = range(self.sent, self.sent + count)
+            sent = [Sent(n, key=self._random.choice([None, None, "a", "b", "c", "d"])) for n in numbers]
+            self._topic.append(rows(sent), partition=self._random.randrange(2))
+            self.sent += count
+
+    def finish(self) -> None:
+        self._over.set()
+        self.join()
+
+
+class Crew:
+    """The members of the group."""
+
+    def __init__(self, log: Path, place: Path, environment: dict[str, str]) -> None:
+        self._log = log
+        self._place = place
+        self._environment = environment
+        self.journals: list[Path] = []
+        self.there: list[subprocess.Popen[bytes]] = []
+
+    def begin(self) -> None:
+        self.journals.append(self._place / f"journal-{len(self.journals)}")
+        arguments = [sys.executable, "-m", "tests.crash.share_member", str(self._log), str(self.journals[-1])]
+        with (self._place / f"errors-{len(self.journals)}").open("wb") as errors:
+            self.there.append(subprocess.Popen(arguments, env=self._environment, stderr=errors))
+
+    def remove(self, process: subprocess.Popen[bytes], how: signal.Signals) -> None:
+        assert process.poll() is None, f"a subscriber ended by itself, with {process.returncode}"
+        self.there.remove(process)
+        process.send_signal(how)
+        assert process.wait(_PATIENCE) == (0 if how == signal.SIGTERM else -how)
+
+    def disband(self) -> None:
+        for process in self.there:
+            process.kill()
+            process.wait()
+
+    def begun(self, process: subprocess.Popen[bytes]) -> bool:
+        """Whether it is beyond its imports, and takes a signal as it should."""
+        journal = Path(str(process.args[-1]))  # type: ignore[index]
+        return journal.exists() and journal.stat().st_size > 0
+
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + _PATIENCE
+        while not condition():
+            assert time.monotonic() < deadline, "it did not come true"
+            for process in self.there:
+                assert process.poll() is None, f"a subscriber ended by itself, with {process.returncode}"
+            time.sleep(0.01)
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(
+    "kills", [pytest.param(6, id="6"), pytest.param(80, id="80", marks=pytest.mark.slow)]
+)
+def test_a_shared_group_whose_members_are_killed_loses_nothing_and_does_nothing_twice_in_a_transaction(
+    tmp_path: Path, environment: dict[str, str], seed: int, kills: int
+) -> None:
+    chance = random.Random(seed)
+    path = tmp_path / "log"
+    with mamba.open(path) as log:
+        log.create_topic("work", rows([Sent(0)]), partitions=2, time="time")
+        out = log.create_topic("out", {"number": pl.Int64})
+        sender, crew = Sender(log, seed), Crew(path, tmp_path, child_environment(environment))
+        sender.start()
+        try:
+            for _ in range(kills):
+                while len(crew.there) < _CREW:
+                    crew.begin()
+                goal = out.offsets()[0][1] + chance.randint(1, 200)
+                crew.wait_for(lambda goal=goal: out.offsets()[0][1] >= goal)
+                victim = chance.choice(crew.there)
+                how = chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP])
+                if how == signal.SIGSTOP:
+                    # Longer than its leases: the others go on without it, and it comes back.
+                    victim.send_signal(how)
+                    time.sleep(1.5)
+                    victim.send_signal(signal.SIGCONT)
+                else:
+                    crew.remove(victim, how if crew.begun(victim) else signal.SIGKILL)
+        finally:
+            sender.finish()
+            crew.disband()
+        rest = mamba.Subscriber("work", log, group=GROUP, attempts=1000)
+        left: list[int] = []
+        rest.subscribe(lambda message: left.append(message.value))
+        rest.run(until="empty")
+        rest.close()
+        done = [
+            int(line.split()[0])
+            for j in crew.journals
+            if j.exists()
+            for line in j.read_text().splitlines()
+            if line != "here"
+        ]
+        letters = log["work.dead"].scan().collect() if "work.dead" in log else None
+        dead = [] if letters is None else [row["_dead"]["offset"] for row in letters.iter_rows(named=True)]
+        outputs = out.scan().collect()["number"].to_list()
+        everything = set(range(sender.sent))
+        hopeless = {n for n in everything if is_hopeless(n)}
+        transactional = {n for n in everything - hopeless if is_transactional(n)}
+        assert len(outputs) == len(set(outputs)), "done twice in a transaction"
+        assert not set(outputs) & set(left), "done in a transaction, and delivered again"
+        assert set(outputs) <= transactional
+        assert transactional <= set(outputs) | set(left)
+        assert everything - hopeless - transactional <= set(done) | set(left)
+        assert len(dead) + len(set(left) & hopeless) == len(hopeless), "every hopeless one is given up once"
+    assert examine(path).sound
