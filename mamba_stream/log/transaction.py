@@ -91,11 +91,12 @@ class Transaction:
         """Forgets what the group reads next of these, each a (topic, partition)."""
         self._check_open()
         check_name(group, "group")
-        for name, partition in places:
-            topic = self._topic(name)
-            topic._numbers([partition])
-            self._names[topic._row.id] = name
-            self._offsets.append(GroupOffset(group, topic._row.id, int(partition), None))
+        found = []
+        for name, number in places:
+            row = self._topic(name)._row
+            found.append(GroupOffset(group, row.id, partition_of(row, number), None))
+            self._names[row.id] = name
+        self._offsets += found
 
     def put_record(self, namespace: str, key: str, value: bytes) -> None:
         """Stores a small value (at most 2 KB) under (namespace, key)."""

@@ -265,7 +265,7 @@ class Sender:
         if fresh:
             ends = {partition: end for partition, (_, end) in topic.offsets().items()}
             transaction.require_record(bounds.PRIORITIES, str(topic.number), stored)
-            transaction.put_record(bounds.PRIORITIES, str(topic.number), _noted(noted, fresh, ends))
+            transaction.put_record(bounds.PRIORITIES, str(topic.number), noted_with(noted, fresh, ends))
 
     def _fail(self, parcel: Parcel, error: BaseException) -> None:
         rows = parcel.count - parcel.settled
@@ -282,7 +282,7 @@ class Sender:
         return self._numbers.get(lane.topic.number, 0)
 
 
-def _noted(noted: dict[int, dict[int, int]], fresh: set[int], ends: dict[int, int]) -> bytes:
+def noted_with(noted: dict[int, dict[int, int]], fresh: set[int], ends: dict[int, int]) -> bytes:
     """The record; where it would be too large, without ends: those priorities are looked for from the beginning."""
     for value in (
         noted | dict.fromkeys(sorted(fresh), ends),

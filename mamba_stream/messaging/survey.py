@@ -16,10 +16,11 @@ from mamba_stream.errors import NotFound
 from mamba_stream.log import Log, Topic
 from mamba_stream.messaging.assignment import Slot
 from mamba_stream.messaging.books import LogBook
+from mamba_stream.messaging.bounds import PRIORITIES
 from mamba_stream.messaging.members import CLIENTS, SESSIONS, Client, alive
 from mamba_stream.messaging.membership import owners_of
 from mamba_stream.messaging.pending import Pending, due_of, unpack
-from mamba_stream.messaging.shared import MOST_RUNS, PRIORITIES
+from mamba_stream.messaging.shared import MOST_RUNS
 from mamba_stream.runtime.jobs import job_of_group
 
 Place = tuple[str, int]
