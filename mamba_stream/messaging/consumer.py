@@ -21,6 +21,8 @@ from mamba_stream.messaging.interest import Interest, interest_in
 from mamba_stream.messaging.members import BALANCED, Member
 from mamba_stream.messaging.membership import LogTopics, Membership, check_group
 from mamba_stream.messaging.message import Message, Rule
+from mamba_stream.messaging.sharedfeed import SharedFeed
+from mamba_stream.messaging.sharing import Policy, Sharing, SharingStatistics
 
 _AGES: Final = float("inf")
 
@@ -47,6 +49,14 @@ class Consumer:
         session_timeout: A consumer whose process is silent for so long is taken for dead.
         max_poll_interval: One that does not ask for another message for so long is taken for stuck.
         max_rows: How many rows are read at once, roughly.
+        shared: Share the messages with the group one by one, as subscribers do, instead of dividing the partitions:
+            each message is leased, and acknowledged, retried or rejected by itself. The arguments that follow are
+            those of a :class:`Subscriber`.
+        visibility: How long a message may be in hand.
+        attempts: After so many deliveries a message goes to the dead letters.
+        backoff: How long the first retry waits, and the longest.
+        dead_letter: The topic of the dead letters.
+        ordered: Keep messages of a key in order.
         name: What to call it in statistics.
         clock: Tells the time; for tests.
 
@@ -72,6 +82,12 @@ class Consumer:
         session_timeout: str | timedelta = "10s",
         max_poll_interval: str | timedelta = "5m",
         max_rows: int = 8192,
+        shared: bool = False,
+        visibility: str | timedelta = "30s",
+        attempts: int = 5,
+        backoff: tuple[str | timedelta, str | timedelta] = ("1s", "5m"),
+        dead_letter: str | None = None,
+        ordered: bool = True,
         name: str = "",
         clock: Clock | None = None,
     ) -> None:
@@ -86,11 +102,12 @@ class Consumer:
         duration_us(session_timeout, what="session_timeout", zero=False)
         self._session_timeout = session_timeout
         self._max_poll_interval = max_poll_interval
+        self._policy = Policy.of(visibility, attempts, backoff, dead_letter, ordered) if shared else None
         self._name = name
         self._clock = clock or SystemClock()
         self._rule: Rule | None = None
         self._polled: list[tuple[Run, int]] = []
-        self._feed: PartitionFeed | None = None
+        self._feed: PartitionFeed | SharedFeed | None = None
         self._closed = False
         self._seen = -1
         self._log = locate(place)
@@ -111,13 +128,18 @@ class Consumer:
                 topics that come later too; or a list of names and globs.
         """
         interest = interest_in(topics)
-        self._read(interest, BALANCED if self._group else "alone", None)
+        reads = "shared" if self._policy is not None else BALANCED
+        self._read(interest, reads if self._group else "alone", None)
 
     def assign(self, partitions: Mapping[str, Collection[int]]) -> None:
         """Reads these partitions, ``{topic: [partition, ...]}``, instead of what it read before.
 
         In a group they are taken as soon as no other consumer has them.
         """
+        if self._policy is not None:
+            raise InvalidInput(
+                "a consumer that shares its messages is not assigned partitions: subscribe(topic)"
+            )
         given: Any = partitions
         if not isinstance(given, Mapping) or not given:
             raise InvalidInput(f"assign({partitions!r:.80}): give {{topic: [partition, ...]}}")
@@ -216,7 +238,7 @@ class Consumer:
                 of these for all partitions that it reads. Times go by the topic's time, or when it was appended.
         """
         # Not by what it knew a moment ago: a topic may be gone.
-        self._fed().look_soon()
+        self._partitions().look_soon()
         feed = self._looked()
         wanted = to if isinstance(to, Mapping) else dict.fromkeys(feed.lanes, to)
         targets = []
@@ -252,10 +274,14 @@ class Consumer:
         """From now on receives only messages that a rule accepts; the others count as done. ``None`` takes all."""
         self._there()
         self._rule = rule
+        if isinstance(self._feed, SharedFeed):
+            raise InvalidInput(
+                "a consumer that shares keeps the rule that it subscribed with: set it before subscribe"
+            )
         if self._feed is not None:
             self._feed.set_rule(rule)
 
-    def statistics(self) -> FeedStatistics:
+    def statistics(self) -> FeedStatistics | SharingStatistics:
         """What it did so far."""
         return self._fed().statistics()
 
@@ -311,7 +337,7 @@ class Consumer:
             if patience < _AGES:
                 deadline = monotonic() + patience
 
-    def _begin(self) -> PartitionFeed:
+    def _begin(self) -> PartitionFeed | SharedFeed:
         """What was polled before is done now; what a loop left unfinished comes again."""
         feed = self._fed()
         for run, upto in self._polled:
@@ -346,11 +372,16 @@ class Consumer:
             pulse=pulse,
             patience=self._max_poll_interval,
         )
-        membership = Membership(book, LogTopics(log), self._group, member.id) if self._group else None
-        self._feed = PartitionFeed(
-            log, self._clock, self._settings, interest, member, membership, self._group, pinned, pulse
-        )
-        self._feed.set_rule(self._rule)
+        if self._policy is not None:
+            start = self._settings.start
+            sharing = Sharing(log, self._clock, interest, self._group or None, start)
+            self._feed = SharedFeed(self._clock, sharing, member, self._policy, self._rule, pulse)
+        else:
+            membership = Membership(book, LogTopics(log), self._group, member.id) if self._group else None
+            self._feed = PartitionFeed(
+                log, self._clock, self._settings, interest, member, membership, self._group, pinned, pulse
+            )
+            self._feed.set_rule(self._rule)
         # A consumer that nobody closes leaves when it is forgotten, or the process ends.
         self._finalizer = weakref.finalize(self, self._feed.close)
 
@@ -365,15 +396,24 @@ class Consumer:
             raise MambaStreamError("this consumer was closed: make another")
         return self._log
 
-    def _fed(self) -> PartitionFeed:
+    def _fed(self) -> PartitionFeed | SharedFeed:
         self._there()
         if self._feed is None:
             raise InvalidInput('this consumer reads nothing yet: subscribe("topic"), or assign(...), first')
         return self._feed
 
+    def _partitions(self) -> PartitionFeed:
+        feed = self._fed()
+        if isinstance(feed, SharedFeed):
+            raise InvalidInput(
+                "a consumer that shares its messages has no partitions of its own, and cannot seek or pause: "
+                "leave shared=True out to read by partition"
+            )
+        return feed
+
     def _looked(self) -> PartitionFeed:
         """The feed, which knows its partitions."""
-        feed = self._fed()
+        feed = self._partitions()
         if self._clock.monotonic() >= feed.due:
             feed.tick()
         return feed

@@ -6,30 +6,26 @@ Every step is one change set that requires the records it changes to be as they 
 
 from __future__ import annotations
 
-import itertools
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from mamba_stream.core.clock import Clock
-from mamba_stream.core.keys import hash_keys, key_groups
-from mamba_stream.errors import OffsetTrimmed, PreconditionFailed
-from mamba_stream.log import Log, LogBatch, Topic, Transaction
-from mamba_stream.messaging.books import Book, Change, Place
-from mamba_stream.messaging.bounds import PRIORITIES, groups_namespace
+from mamba_stream.errors import PreconditionFailed
+from mamba_stream.log import Log, Topic, Transaction
+from mamba_stream.messaging.accounts import WITHOUT_PRIORITIES, Accounts, Priorities
+from mamba_stream.messaging.books import Book, Change
 from mamba_stream.messaging.deadletters import Death, dead_rows, dead_topic
 from mamba_stream.messaging.latency import Latencies
 from mamba_stream.messaging.lease import Lease
 from mamba_stream.messaging.message import Rule
 from mamba_stream.messaging.parts import (
-    Groups,
     Part,
     all_held_up,
     floors_of,
@@ -44,12 +40,11 @@ from mamba_stream.messaging.pending import (
     bits_of,
     due_of,
     key_bitmap,
-    key_of,
     pack,
     unpack,
     without,
 )
-from mamba_stream.messaging.schema import is_message_schema
+from mamba_stream.messaging.source import Source
 
 MOST_RUNS: Final = 2_048
 """A group with so many runs open in a topic takes nothing new until some are done."""
@@ -61,8 +56,6 @@ _WINDOW = 1_024
 _FEW = 32
 _MOST_KEYED = 64
 """Messages with keys taken at once: while they are open, they hold up others of their key groups."""
-_priorities = msgspec.msgpack.Decoder(dict[int, dict[int, int]])
-_cursor = msgspec.msgpack.Decoder(tuple[int, int])
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,35 +127,17 @@ class SharedGroup:
         self.counts = Counts()
         self.full = False
         self._book = book
-        self._session = session
-        self._numbers = itertools.count(session << 32)
+        self._accounts = Accounts(book, log, topic, name, session)
+        self._source = Source(topic, ordered=terms.ordered)
+        self._ordered = self._source.ordered
         self._chance = chance
-        self._runs = pending_namespace(name, topic)
-        self._cursors = cursor_namespace(name, topic)
         self._turn = 0
         self._takes = 0
         self._counting = threading.Lock()
-        self._messages = is_message_schema(topic.schema)
-        self._ordered = terms.ordered and (self._messages or bool(topic.key))
 
     def begin(self, start: Mapping[int, int]) -> None:
         """Sets the offsets at which the group begins, in the partitions where it has not begun."""
-        while True:
-            # Whoever asks what is consumed finds the group by this record.
-            change = Change(records={(groups_namespace(self.topic), self.name): b""})
-            for partition, offset in start.items():
-                place = self._place(partition, 0)
-                if self._book.get(place) is None:
-                    change.requires[place] = None
-                    change.records[place] = msgspec.msgpack.encode((offset, offset))
-            if not change.requires:
-                return
-            try:
-                self._book.commit(change)
-            except PreconditionFailed:
-                # Another member began it at this moment.
-                continue
-            return
+        self._accounts.begin(start)
 
     def take(self, limit: int) -> list[Lease]:
         """Takes up to ``limit`` messages: what is due again, then new ones, higher priorities first.
@@ -192,15 +167,15 @@ class SharedGroup:
 
     def next_due(self) -> int | None:
         """When the next run falls due, or fell; ``None`` where there is none."""
-        return next((due_of(key) for key in self._book.records(self._runs, limit=1)), None)
+        return self._accounts.next_due()
 
     def idle(self) -> bool:
         """Whether everything is done: nothing is new, leased, or waits."""
-        if self._book.records(self._runs, limit=1):
+        if self._accounts.next_due() is not None:
             return False
         priorities = self._priorities()
         return all(
-            self._position(partition, priority, begin, priorities)[0] >= end
+            self._accounts.cursor(partition, priority, begin, priorities)[0] >= end
             for partition, (begin, end) in self.topic.offsets().items()
             for priority in priorities
         )
@@ -208,9 +183,8 @@ class SharedGroup:
     # What is due: leases that ended, retries, messages whose time has come or whose key is free.
 
     def _again(self, step: _Step) -> None:
-        before = key_of(step.now + 1, 0)
-        due = self._book.records(self._runs, before=before, limit=None if self._ordered else _DUE_AT_ONCE)
-        everything = self._everything() if due and self._ordered else {}
+        due = self._accounts.due(step.now, None if self._ordered else _DUE_AT_ONCE)
+        everything = self._accounts.runs() if due and self._ordered else {}
         for key, value in due.items():
             if step.room <= 0:
                 step.more = True
@@ -225,7 +199,7 @@ class SharedGroup:
             self._again_run(step, key, value, run, floors)
 
     def _again_run(self, step: _Step, key: str, value: bytes, run: Pending, floors: Offsets | None) -> None:
-        parts, lost = self._parts_of(run)
+        parts, lost = self._source.of(run)
         ended, attempt, room = run.session != 0, run.attempt + 1, step.room
         last = attempt > self.terms.attempts
         give_up = last and (run.count == 1 or not ended)
@@ -235,7 +209,7 @@ class SharedGroup:
         taken, kept, when = self._choose(step.now, parts, room, floors, new=run.attempt == 0)
         if not taken and not lost and when is None:
             return
-        place = self._runs, key
+        place = self._accounts.run_place(key)
         step.change.requires[place] = value
         step.change.records[place] = None
         step.count("trimmed", lost)
@@ -252,7 +226,7 @@ class SharedGroup:
             rest = msgspec.structs.replace(
                 run, base=int(left[0]), bits=bits_of(left, int(left[0])), keys=keys_of(kept)
             )
-            self._put(step.change, due_of(key) if when is None else when, rest)
+            self._accounts.put(step.change, due_of(key) if when is None else when, rest)
             step.more = True
 
     def _choose(
@@ -263,7 +237,7 @@ class SharedGroup:
         when: list[int] = []
         for part in parts:
             free = np.ones(len(part), bool)
-            if new and (times := self._deliver_at(part.data)) is not None:
+            if new and (times := self._source.deliver_at(part.data)) is not None:
                 waits = times > now
                 free &= ~waits
                 when += times[waits].tolist()
@@ -294,11 +268,11 @@ class SharedGroup:
         priorities = self._priorities()
         # After the cursors' own records a new run cannot come without one of them changing.
         places = {
-            (partition, priority): self._position(partition, priority, begin, priorities)
+            (partition, priority): self._accounts.cursor(partition, priority, begin, priorities)
             for priority in priorities
             for partition, (begin, _) in ends.items()
         }
-        everything = self._everything().values() if self._ordered else ()
+        everything = self._accounts.runs().values() if self._ordered else ()
         self._turn = (self._turn + 1) % len(ends)
         turns = [*range(self._turn, len(ends)), *range(self._turn)]
         for priority in sorted(priorities, reverse=True):
@@ -315,9 +289,7 @@ class SharedGroup:
                     floors = floors_of(run for run in everything if run.partition == partition)
                 step.count("trimmed", begin - position if only in (None, 0) and begin > position else 0)
                 cursor = self._scan(step, partition, max(position, begin), end, only, floors)
-                place = self._place(partition, priority)
-                step.change.requires[place] = stored
-                step.change.records[place] = msgspec.msgpack.encode((cursor, start))
+                self._accounts.move(step.change, partition, priority, stored, cursor, start)
                 step.more |= cursor < end
 
     def _scan(
@@ -326,14 +298,13 @@ class SharedGroup:
         """Takes rows from a cursor on until there is no more room, or enough was looked at; says how far it came."""
         sorts = _Sorted([], [], [])
         looked, cursor = 0, position
-        for part in self._read(partition, position, end):
+        for part in self._source.read(partition, position, end):
             at = 0
             while at < len(part) and step.room > 0 and looked < _LOOKED_AT:
                 window = part.window(at, max(step.room, _WINDOW if self.terms.rule or only else 0))
-                if self._ordered:
-                    window = replace(window, groups=self._groups(window.data))
-                    if window.groups is not None:
-                        step.room = min(step.room, _MOST_KEYED)
+                window = self._source.grouped(window)
+                if window.groups is not None:
+                    step.room = min(step.room, _MOST_KEYED)
                 used = self._sort(step, window, only, floors, sorts)
                 at += used
                 looked += used
@@ -342,10 +313,10 @@ class SharedGroup:
                 break
         self._lease(step, partition, sorts.free, 1)
         for offsets, parts in split(sorts.waits):
-            times = [int(t.min()) for p in parts if (t := self._deliver_at(p.data)) is not None]
-            self._put(step.change, min(times), _waiting(partition, offsets, b""))
+            times = [int(t.min()) for p in parts if (t := self._source.deliver_at(p.data)) is not None]
+            self._accounts.wait(step.change, min(times), partition, offsets, b"")
         for offsets, parts in split(sorts.stuck):
-            self._put(step.change, step.now, _waiting(partition, offsets, keys_of(parts)))
+            self._accounts.wait(step.change, step.now, partition, offsets, keys_of(parts))
         return cursor
 
     def _sort(
@@ -358,7 +329,7 @@ class SharedGroup:
         if self.terms.rule is not None and (mask := self.terms.rule.mask(window.data)) is not None:
             wanted &= mask
         waits = np.zeros(len(window), bool)
-        if (times := self._deliver_at(window.data)) is not None:
+        if (times := self._source.deliver_at(window.data)) is not None:
             waits = wanted & (times > step.now)
         stuck = np.zeros(len(window), bool) if floors is None else wanted & ~waits & held_up(window, floors)
         free = np.flatnonzero(wanted & ~waits & ~stuck)
@@ -390,7 +361,7 @@ class SharedGroup:
 
     def holds(self, lease: Lease) -> bool:
         """Whether a lease is still what it was: nobody has taken it."""
-        return not lease.stale and self._book.get((self._runs, lease.key)) == lease.value
+        return not lease.stale and self._accounts.run_at(lease.key) == lease.value
 
     def settle(self, leases: Sequence[Lease]) -> None:
         """Writes what was settled. A lease that ended meanwhile is marked stale, and nothing of it is changed."""
@@ -443,20 +414,22 @@ class SharedGroup:
         written, again, dead = lease.done[:], lease.again[:], lease.dead[:]
         done = written if also is None else [*written, also]
         gone = {*done, *(offset for offset, _, _ in again), *(death.offset for death in dead)}
-        change.requires[self._runs, key] = lease.value
-        change.records[self._runs, key] = None
+        place = self._accounts.run_place(key)
+        change.requires[place] = lease.value
+        change.records[place] = None
         if bits := without(run.bits, run.base, gone):
             run = msgspec.structs.replace(
                 run, bits=bits, keys=keys_of(lease.parts, gone) if run.keys else b""
             )
             value = pack(run)
             if lease.deadline != due_of(key):
-                key = key_of(lease.deadline, next(self._numbers))
-            change.records[self._runs, key] = value
+                key = self._accounts.put(change, lease.deadline, run)
+            else:
+                change.records[place] = value
         for offset, when, attempt in again:
             group = lease.group_of(offset) if run.keys or lease.run.keys else -1
             keys = key_bitmap(np.array([group], np.uint8)) if group >= 0 else b""
-            self._put(change, when, Pending(run.partition, offset, b"\x01", attempt, 0, keys))
+            self._accounts.put(change, when, Pending(run.partition, offset, b"\x01", attempt, 0, keys))
         if dead:
             deaths = {death.offset: death for death in dead}
             parts = [
@@ -497,108 +470,22 @@ class SharedGroup:
                 )
                 change.appends.append((topic.name, rows, None))
 
-    # Records.
+    # What both need.
 
     def _lease(self, step: _Step, partition: int, parts: list[Part], attempt: int) -> None:
+        until = step.now + self.terms.visibility
         for offsets, within in split(parts):
-            base = int(offsets[0])
-            run = Pending(partition, base, bits_of(offsets, base), attempt, self._session, keys_of(within))
-            key = self._put(step.change, step.now + self.terms.visibility, run)
+            key, run = self._accounts.lease(step.change, until, partition, offsets, attempt, keys_of(within))
             step.leases.append((key, run, within))
-
-    def _put(self, change: Change, when: int, run: Pending) -> str:
-        key = key_of(when, next(self._numbers))
-        change.records[self._runs, key] = pack(run)
-        return key
-
-    def _everything(self) -> dict[str, Pending]:
-        return {key: unpack(value) for key, value in self._book.records(self._runs).items()}
 
     def _is_full(self) -> bool:
         self._takes += 1
         if self.full or self._takes % 16 == 1:
-            self.full = len(self._book.records(self._runs, limit=MOST_RUNS)) >= MOST_RUNS
+            self.full = self._accounts.holds(MOST_RUNS)
         return self.full
 
-    def _place(self, partition: int, priority: int) -> Place:
-        return self._cursors, f"{partition}.{priority}"
-
-    def _position(
-        self, partition: int, priority: int, begin: int, priorities: Mapping[int, Mapping[int, int]]
-    ) -> tuple[int, int, bytes | None]:
-        """A cursor, where the group began, and the cursor's record."""
-        stored = self._book.get(self._place(partition, priority))
-        if stored is not None:
-            return (*_cursor.decode(stored), stored)
-        if priority == 0:
-            return begin, begin, None
-        first = self._book.get(self._place(partition, 0))
-        start = begin if first is None else _cursor.decode(first)[1]
-        return max(start, priorities[priority].get(partition, 0)), start, None
-
-    def _priorities(self) -> dict[int, dict[int, int]]:
-        known = self.log.record(PRIORITIES, str(self.topic.number)) if self._messages else None
-        return {0: {}} if known is None else {0: {}, **_priorities.decode(known)}
-
-    # Rows.
-
-    def _read(self, partition: int, position: int, end: int) -> _Batches:
-        return _Batches(self.topic, partition, position, end)
-
-    def _groups(self, data: pa.RecordBatch) -> Groups | None:
-        """Key groups; ``None`` where not one row has a key."""
-        columns = [data.column("key")] if self._messages else [data.column(name) for name in self.topic.key]
-        if self._messages and columns[0].null_count == data.num_rows:
-            return None
-        groups = key_groups(hash_keys(columns)).astype(np.int16)
-        if self._messages and columns[0].null_count:
-            groups[columns[0].is_null().to_numpy(zero_copy_only=False)] = -1
-        return groups
-
-    def _parts_of(self, run: Pending) -> tuple[list[Part], int]:
-        """The open rows of a run, and how many of them were trimmed away meanwhile."""
-        wanted, partition = run.offsets, run.partition
-        while True:
-            begin, _ = self.topic.offsets()[partition]
-            left = wanted[wanted >= begin]
-            parts: list[Part] = []
-            try:
-                for part in self._read(partition, int(left[0]), run.end) if len(left) else ():
-                    own = part.where(np.isin(part.offsets, left))
-                    if len(own):
-                        parts.append(replace(own, groups=self._groups(own.data) if self._ordered else None))
-            except OffsetTrimmed:
-                continue
-            return parts, run.count - sum(map(len, parts))
-
-    def _deliver_at(self, data: pa.RecordBatch) -> Offsets | None:
-        """When each row may be delivered, in microseconds; ``None`` where all may at once."""
-        if not self._messages:
-            return None
-        column = data.column("deliver_at")
-        if column.null_count == data.num_rows:
-            return None
-        times: Offsets = pc.fill_null(pc.cast(column, pa.int64()), 0).to_numpy(zero_copy_only=False)
-        return times
-
-
-class _Batches:
-    """The rows of a partition between two offsets, batch by batch."""
-
-    def __init__(self, topic: Topic, partition: int, position: int, end: int) -> None:
-        self._reader = topic.reader(start={partition: position}, partitions=[partition], end={partition: end})
-        self._batches: list[LogBatch] = []
-
-    def __iter__(self) -> _Batches:
-        return self
-
-    def __next__(self) -> Part:
-        if not self._batches:
-            self._batches = self._reader.poll(max_rows=1)
-        if not self._batches:
-            raise StopIteration
-        batch = self._batches.pop(0)
-        return Part(batch.data, batch.offsets, batch.append_time)
+    def _priorities(self) -> Priorities:
+        return self._accounts.priorities() if self._source.messages else WITHOUT_PRIORITIES
 
 
 @dataclass(slots=True)
@@ -639,18 +526,3 @@ class _Outcome:
     done: list[int]
     again: list[tuple[int, int, int]]
     dead: list[Death]
-
-
-def pending_namespace(group: str, topic: Topic) -> str:
-    """Where the runs of a group on a topic are."""
-    return f"pending/{group}/{topic.number}"
-
-
-def cursor_namespace(group: str, topic: Topic) -> str:
-    """Where the cursors of a group on a topic are: by ``partition.priority``, (cursor, where the group began)."""
-    return f"cursor/{group}/{topic.number}"
-
-
-def _waiting(partition: int, offsets: Offsets, keys: bytes) -> Pending:
-    base = int(offsets[0])
-    return Pending(partition, base, bits_of(offsets, base), 0, 0, keys)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import inspect
 import logging
-import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -18,61 +17,28 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mamba_stream.core.clock import Clock, SystemClock
-from mamba_stream.core.durations import duration_us
 from mamba_stream.core.names import check_name
 from mamba_stream.core.numbers import is_whole
-from mamba_stream.errors import InvalidInput, LogClosed, Reject, StaleLease, TopicNotFound
+from mamba_stream.errors import InvalidInput, LogClosed, Reject, StaleLease
 from mamba_stream.log import Log, Topic
 from mamba_stream.log.opening import Place, locate
-from mamba_stream.messaging.books import Book, LogBook, PrivateBook
+from mamba_stream.messaging.books import LogBook
 from mamba_stream.messaging.courier import Courier
-from mamba_stream.messaging.deadletters import DEAD
 from mamba_stream.messaging.interest import interest_in
-from mamba_stream.messaging.latency import Latencies
 from mamba_stream.messaging.members import Member
 from mamba_stream.messaging.message import Message, Rule
 from mamba_stream.messaging.parts import Mask
 from mamba_stream.messaging.schema import is_message_schema
-from mamba_stream.messaging.shared import SharedGroup, Terms
+from mamba_stream.messaging.shared import Terms
+from mamba_stream.messaging.sharing import Policy, Sharing, SharingStatistics
 from mamba_stream.messaging.slots import Coroutines, Inline, Slots, Threads
 
 Callback = Callable[[Message], Any]
 
-_LOOK = 0.2
-"""Seconds between two looks at topics that may have come, and at whether to stop."""
-_REPORT = 1.0
+_MOMENT = 0.001
 _PATIENCE = 2.0
 """A subscriber that starts at the latest message and waits so long beside earlier ones says so."""
 _logger = logging.getLogger("mamba_stream.messaging")
-
-
-@dataclass(frozen=True)
-class SubscriberStatistics:
-    """What a subscriber did since it was made.
-
-    Attributes:
-        delivered: Messages handed out, each time they were.
-        acknowledged: Messages that were done, and are written as such.
-        retried: Deliveries that failed, or were given back.
-        dead: Messages that went to the dead letters.
-        expired: Messages taken from others whose leases had ended.
-        stale: Acknowledgements that came too late: the messages were another's.
-        trimmed: Messages that were gone before they could be delivered.
-        inhand: Messages that are being handled now.
-        paused: Topics whose group has so much open that it takes nothing new.
-        latency: Seconds from the append to the acknowledgement: ``latency_sum``, ``latency_count``, ``p50``, ``p99``.
-    """
-
-    delivered: int
-    acknowledged: int
-    retried: int
-    dead: int
-    expired: int
-    stale: int
-    trimmed: int
-    inhand: int
-    paused: tuple[str, ...]
-    latency: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,34 +127,24 @@ class Subscriber:
     ) -> None:
         self._interest = interest_in(topics)
         self._group = None if group is None else check_name(group, "group")
-        for what, number in (("concurrency", concurrency), ("attempts", attempts)):
-            if not is_whole(number, 1):
-                raise InvalidInput(f"{what}={number!r}: give a number from 1 on")
+        if not is_whole(concurrency, 1):
+            raise InvalidInput(f"concurrency={concurrency!r}: give a number from 1 on")
         if start not in ("latest", "earliest") and not isinstance(start, datetime):
             raise InvalidInput(f"start={start!r}: choose 'latest', 'earliest' or a datetime")
         self._concurrency = int(concurrency)
-        self._attempts = int(attempts)
-        self._visibility = duration_us(visibility, what="visibility", zero=False)
-        self._backoff = _backoff(backoff)
-        self._dead_letter = None if dead_letter is None else check_name(dead_letter)
+        self._policy = Policy.of(visibility, attempts, backoff, dead_letter, ordered)
         self._start = start
-        self._ordered = ordered
         self._name = name
         self._clock = clock or SystemClock()
         self._subscriptions: list[_Subscription] = []
         self._open = locate(log)
         self._own_log = not isinstance(log, Log)
-        self._book: Book = PrivateBook(self._open) if self._group is None else LogBook(self._open)
-        self._groups: dict[str, SharedGroup] = {}
-        self._ends: dict[str, dict[int, int]] = {}
+        self._sharing = Sharing(self._open, self._clock, self._interest, self._group, start)
         self._courier = self._courier_anew()
         self._member: Member | None = None
-        self._next_look = self._next_report = 0.0
+        self._running = False
         self._stopping = threading.Event()
         self._closed = False
-        # What is there when it subscribes begins at ``start``; what comes later, at its beginning.
-        for topic in self._wanted():
-            self._ends[topic.name] = self._first(topic)
 
     def __repr__(self) -> str:
         group = f", group={self._group!r}" if self._group else ""
@@ -210,7 +166,7 @@ class Subscriber:
             raise InvalidInput(f"subscribe({callback!r:.80}): give a function of one message")
         if rule is not None and not callable(getattr(rule, "mask", None)):
             raise InvalidInput(f"rule={rule!r:.80}: give a mamba.FilterRule")
-        if self._groups:
+        if self._running:
             raise InvalidInput("subscribe before run(): it is under way")
         self._subscriptions.append(_Subscription(callback, event_type, rule))
 
@@ -236,38 +192,24 @@ class Subscriber:
             slots = Threads(self._handle, self._concurrency)
         else:
             slots = Inline(self._handle)
-        self._begin()
+        self._running = True
         try:
+            self._join()
             self._loop(slots, until == "empty")
         finally:
             slots.close()
             self._courier.close()
             self._courier = self._courier_anew()
-            self._groups.clear()
             self._stopping.clear()
+            self._running = False
 
     def stop(self) -> None:
         """Has ``run`` return, from another thread or a signal handler; what is being handled is finished."""
         self._stopping.set()
 
-    def statistics(self) -> SubscriberStatistics:
-        """What it did since ``run`` began."""
-        latencies = Latencies()
-        counts = [group.counts for group in self._groups.values()]
-        for count in counts:
-            latencies.merge(count.latencies)
-        return SubscriberStatistics(
-            delivered=sum(c.delivered for c in counts),
-            acknowledged=sum(c.acknowledged for c in counts),
-            retried=sum(c.retried for c in counts),
-            dead=sum(c.dead for c in counts),
-            expired=sum(c.expired for c in counts),
-            stale=sum(c.stale for c in counts),
-            trimmed=sum(c.trimmed for c in counts),
-            inhand=self._courier.inhand,
-            paused=tuple(name for name, group in self._groups.items() if group.full),
-            latency=latencies.counters(),
-        )
+    def statistics(self) -> SharingStatistics:
+        """What became of its messages since ``run`` began last."""
+        return self._sharing.statistics()
 
     def close(self) -> None:
         """Leaves. Not while ``run`` is under way: stop it first."""
@@ -292,7 +234,7 @@ class Subscriber:
 
     # The loop.
 
-    def _begin(self) -> None:
+    def _join(self) -> None:
         if self._member is None:
             self._member = Member(
                 LogBook(self._open),
@@ -303,7 +245,11 @@ class Subscriber:
                 reads="shared" if self._group else "alone",
                 interest=self._interest,
             )
-        self._look(first=True)
+        self._sharing.join(self._member, self._courier, self._terms)
+
+    def _terms(self, topic: Topic) -> Terms:
+        everything = any(each.event_type is None and each.rule is None for each in self._subscriptions)
+        return self._policy.terms(topic, None if everything else _Wanted(self._subscriptions))
 
     def _loop(self, slots: Slots, until_empty: bool) -> None:
         courier, log = self._courier, self._open
@@ -311,9 +257,7 @@ class Subscriber:
         while not self._stopping.is_set():
             courier.check()
             lsn = log.lsn()
-            now = self._clock.monotonic()
-            if now >= self._next_look:
-                self._look()
+            self._sharing.look()
             took = courier.fetch()
             started = False
             while slots.free and not self._stopping.is_set() and (message := courier.next()) is not None:
@@ -324,87 +268,22 @@ class Subscriber:
                 continue
             if until_empty and courier.empty and not courier.inhand:
                 courier.settle()
-                if all(group.idle() for group in self._groups.values()):
+                if self._sharing.idle():
                     return
-            if now >= told:
+            if self._clock.monotonic() >= told:
                 told = float("inf")
                 self._tell()
-            log.wait(lsn, self._pause(slots))
-
-    def _pause(self, slots: Slots) -> float:
-        if not slots.free:
-            return 0.001
-        due = [due for group in self._groups.values() if (due := group.next_due()) is not None]
-        soon = (min(due) - self._clock.now()) / 1e6 if due else _LOOK
-        return max(0.001, min(soon, _LOOK))
-
-    def _look(self, *, first: bool = False) -> None:
-        """Finds topics that came, and forgets those that went."""
-        now = self._clock.monotonic()
-        self._next_look = now + _LOOK
-        assert self._member is not None
-        for topic in self._wanted():
-            known = self._groups.get(topic.name)
-            if known is None or known.topic.number != topic.number:
-                self._join(topic)
-        if now >= self._next_report or first:
-            self._next_report = now + _REPORT
-            facts = self.statistics()
-            self._member.report(
-                {"received": facts.delivered, "acknowledged": facts.acknowledged, **facts.latency}
-            )
-
-    def _join(self, topic: Topic) -> None:
-        assert self._member is not None
-        everything = any(each.event_type is None and each.rule is None for each in self._subscriptions)
-        terms = Terms(
-            dead_letter=self._dead_letter or f"{topic.name}.dead",
-            visibility=self._visibility,
-            attempts=self._attempts,
-            backoff=self._backoff,
-            ordered=self._ordered,
-            rule=None if everything else _Wanted(self._subscriptions),
-        )
-        group = SharedGroup(
-            self._open,
-            topic,
-            self._group or f"subscriber-{self._member.id}",
-            session=self._member.session,
-            terms=terms,
-            book=self._book,
-            clock=self._clock,
-            chance=_chance,
-        )
-        group.begin(self._ends.get(topic.name) or {p: begin for p, (begin, _) in topic.offsets().items()})
-        self._groups[topic.name] = group
-        self._courier.add(group)
-
-    def _wanted(self) -> list[Topic]:
-        names = self._open.topics() if self._interest.open else self._interest.named
-        found = []
-        for name in names:
-            if self._interest.wants(name) and name in self._open:
-                with suppress(TopicNotFound):
-                    topic = self._open[name]
-                    # A pattern does not mean the dead letters of what it names.
-                    if name in self._interest.named or DEAD not in topic.schema.names:
-                        found.append(topic)
-        return found
-
-    def _first(self, topic: Topic) -> dict[int, int]:
-        if isinstance(self._start, datetime):
-            return topic.offset_at(self._start, by="time" if topic.time else "append")
-        return {p: begin if self._start == "earliest" else end for p, (begin, end) in topic.offsets().items()}
+            log.wait(lsn, self._sharing.pause() if slots.free else _MOMENT)
 
     def _tell(self) -> None:
+        shared = self._sharing.groups
         earlier = sum(
             end - begin
-            for name in self._ends
-            if name in self._groups
-            for begin, end in self._groups[name].topic.offsets().values()
+            for name in self._sharing.begins
+            if name in shared
+            for begin, end in shared[name].topic.offsets().values()
         )
-        delivered = sum(group.counts.delivered for group in self._groups.values())
-        if earlier and not delivered:
+        if earlier and not self.statistics().delivered:
             _logger.warning(
                 "%r starts at the latest message and waits for new ones; there are %s earlier ones: start='earliest' "
                 "would begin with those",
@@ -459,24 +338,11 @@ class Subscriber:
             message.nack(None, f"{type(error).__name__}: {error}")
 
     def _courier_anew(self) -> Courier:
-        return Courier(self._clock, self._visibility, self._concurrency)
+        return Courier(self._clock, self._policy.visibility, self._concurrency)
 
     def _check_open(self) -> None:
         if self._closed:
             raise LogClosed("this subscriber was closed: make another")
-
-
-def _chance() -> float:
-    return int.from_bytes(os.urandom(4)) / (1 << 32)
-
-
-def _backoff(given: Any) -> tuple[int, int]:
-    if not isinstance(given, tuple | list) or len(given) != 2:
-        raise InvalidInput(f"backoff={given!r}: give the first and the longest wait, such as ('1s', '5m')")
-    first, longest = (duration_us(each, what="backoff") for each in given)
-    if first > longest:
-        raise InvalidInput(f"backoff={given!r}: the first wait is longer than the longest")
-    return first, longest
 
 
 def _is_async(callback: Callback) -> bool:

@@ -257,9 +257,7 @@ class Sharing(RuleBasedStateMachine):
             for lease in leases:
                 if lease is not held.lease and lease.run.partition == message.partition:
                     ended = lease.stale or lease.deadline < self.clock.now()
-                    written = lease.value == self.members[session]._book.get(
-                        (self.members[session]._runs, lease.key)
-                    )
+                    written = lease.value == self.members[session]._accounts.run_at(lease.key)
                     there = message.offset in lease.left
                     assert ended or not (written and there), f"{message} is also member {session}'s"
 
@@ -288,11 +286,11 @@ class Sharing(RuleBasedStateMachine):
     def _look(self) -> None:
         """Takes in what is settled now: it is in no run, and behind its cursor."""
         anyone = next(iter(self.members.values()))
-        runs = anyone._everything().values()
+        runs = anyone._accounts.runs().values()
         pending = {(run.partition, offset) for run in runs for offset in run.offsets.tolist()}
         priorities = anyone._priorities()
         for (partition, offset), known in self.known.items():
-            cursor = anyone._position(partition, known.sent.priority, 0, priorities)[0]
+            cursor = anyone._accounts.cursor(partition, known.sent.priority, 0, priorities)[0]
             settled = offset < cursor and (partition, offset) not in pending
             assert settled or not known.settled, f"{partition}/{offset} was settled, and is open again"
             known.settled = settled

@@ -1,0 +1,157 @@
+"""A group's records for one topic that it shares: its runs and its cursors, read, and written into a change."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from mamba_stream.errors import PreconditionFailed
+from mamba_stream.log import Log, Topic
+from mamba_stream.messaging.books import Book, Change, Place
+from mamba_stream.messaging.bounds import PRIORITIES, groups_namespace
+from mamba_stream.messaging.pending import Offsets, Pending, bits_of, due_of, key_of, pack, unpack
+
+_priorities = msgspec.msgpack.Decoder(dict[int, dict[int, int]])
+_cursor = msgspec.msgpack.Decoder(tuple[int, int])
+
+Priorities = Mapping[int, Mapping[int, int]]
+"""The priorities of a topic, and from where on there are such messages, by partition."""
+WITHOUT_PRIORITIES: Final[Priorities] = {0: {}}
+
+
+class Accounts:
+    """The records, as one session reads and changes them.
+
+    Args:
+        book: Where they are.
+        log: Where senders note priorities.
+        topic: The topic.
+        group: The group.
+        session: Who we are.
+    """
+
+    def __init__(self, book: Book, log: Log, topic: Topic, group: str, session: int) -> None:
+        self.book = book
+        self._log = log
+        self._topic = topic
+        self._group = group
+        self._session = session
+        self._numbers = itertools.count(session << 32)
+        self._runs = pending_namespace(group, topic)
+        self._cursors = cursor_namespace(group, topic)
+
+    def begin(self, start: Mapping[int, int]) -> None:
+        """Sets the offsets at which the group begins, in the partitions where it has not begun."""
+        while True:
+            # Whoever asks what is consumed finds the group by this record.
+            change = Change(records={(groups_namespace(self._topic), self._group): b""})
+            for partition, offset in start.items():
+                place = self.cursor_place(partition, 0)
+                if self.book.get(place) is None:
+                    change.requires[place] = None
+                    change.records[place] = msgspec.msgpack.encode((offset, offset))
+            if not change.requires:
+                return
+            try:
+                self.book.commit(change)
+            except PreconditionFailed:
+                # Another member began it at this moment.
+                continue
+            return
+
+    # Runs.
+
+    def run_place(self, key: str) -> Place:
+        """Where the record of a run is."""
+        return self._runs, key
+
+    def run_at(self, key: str) -> bytes | None:
+        """The record of a run."""
+        return self.book.get((self._runs, key))
+
+    def runs(self) -> dict[str, Pending]:
+        """All runs, by their keys: those that fall due first come first."""
+        return {key: unpack(value) for key, value in self.book.records(self._runs).items()}
+
+    def due(self, now: int, limit: int | None) -> dict[str, bytes]:
+        """The records of runs that are due."""
+        return self.book.records(self._runs, before=key_of(now + 1, 0), limit=limit)
+
+    def next_due(self) -> int | None:
+        """When the next run falls due, or fell; ``None`` where there is none."""
+        return next((due_of(key) for key in self.book.records(self._runs, limit=1)), None)
+
+    def holds(self, most: int) -> bool:
+        """Whether there are so many runs, or more."""
+        return len(self.book.records(self._runs, limit=most)) >= most
+
+    def put(self, change: Change, when: int, run: Pending) -> str:
+        """Adds a run that falls due then; the key of its record."""
+        key = key_of(when, next(self._numbers))
+        change.records[self._runs, key] = pack(run)
+        return key
+
+    def lease(
+        self, change: Change, until: int, partition: int, offsets: Offsets, attempt: int, keys: bytes
+    ) -> tuple[str, Pending]:
+        """Adds a run that is ours until then; the key of its record, and the run."""
+        base = int(offsets[0])
+        run = Pending(partition, base, bits_of(offsets, base), attempt, self._session, keys)
+        return self.put(change, until, run), run
+
+    def wait(self, change: Change, when: int, partition: int, offsets: Offsets, keys: bytes) -> None:
+        """Adds a run of messages that were not delivered yet, and may be from then on."""
+        base = int(offsets[0])
+        self.put(change, when, Pending(partition, base, bits_of(offsets, base), 0, 0, keys))
+
+    # Cursors.
+
+    def cursor_place(self, partition: int, priority: int) -> Place:
+        """Where the record of a cursor is."""
+        return self._cursors, f"{partition}.{priority}"
+
+    def cursor(
+        self, partition: int, priority: int, begin: int, priorities: Priorities
+    ) -> tuple[int, int, bytes | None]:
+        """A cursor, where the group began, and the cursor's record.
+
+        Args:
+            partition: The partition.
+            priority: The priority.
+            begin: Where the partition begins.
+            priorities: Those of the topic.
+        """
+        stored = self.book.get(self.cursor_place(partition, priority))
+        if stored is not None:
+            return (*_cursor.decode(stored), stored)
+        if priority == 0:
+            return begin, begin, None
+        first = self.book.get(self.cursor_place(partition, 0))
+        start = begin if first is None else _cursor.decode(first)[1]
+        return max(start, priorities[priority].get(partition, 0)), start, None
+
+    def move(
+        self, change: Change, partition: int, priority: int, stored: bytes | None, cursor: int, start: int
+    ) -> None:
+        """Moves a cursor on from what it was."""
+        place = self.cursor_place(partition, priority)
+        change.requires[place] = stored
+        change.records[place] = msgspec.msgpack.encode((cursor, start))
+
+    def priorities(self) -> Priorities:
+        """The priorities of the topic, 0 always among them."""
+        known = self._log.record(PRIORITIES, str(self._topic.number))
+        return WITHOUT_PRIORITIES if known is None else {0: {}, **_priorities.decode(known)}
+
+
+def pending_namespace(group: str, topic: Topic) -> str:
+    """Where the runs of a group on a topic are."""
+    return f"pending/{group}/{topic.number}"
+
+
+def cursor_namespace(group: str, topic: Topic) -> str:
+    """Where the cursors of a group on a topic are: by ``partition.priority``, (cursor, where the group began)."""
+    return f"cursor/{group}/{topic.number}"
