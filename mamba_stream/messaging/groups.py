@@ -24,11 +24,11 @@ from mamba_stream.errors import (
     TopicNotFound,
 )
 from mamba_stream.log import Log, Topic
+from mamba_stream.messaging.accounts import cursor_namespace, pending_namespace
 from mamba_stream.messaging.books import Change, LogBook
 from mamba_stream.messaging.members import SESSIONS, Client, place_of
 from mamba_stream.messaging.membership import Owner, namespace_of, owners_of
 from mamba_stream.messaging.pending import due_of, unpack
-from mamba_stream.messaging.shared import cursor_namespace, pending_namespace
 from mamba_stream.messaging.survey import SHARED, GroupFacts, OpenRun, Place, Survey, state_of
 
 To = str | int | datetime | date
