@@ -11,7 +11,8 @@ a :class:`Job`. Building runs nothing.
 
 Messages: a :class:`Publisher` or a :class:`Producer` sends them to a topic, where a :class:`RoutingPolicy` says which
 partition each goes to; a :class:`Subscriber` is called back for each :class:`Message`, a :class:`Consumer` asks for
-them, alone or in a group, and :class:`FilterRule` objects say which. ``mamba.aio`` has the same for asyncio.
+them, alone or in a group, and :class:`FilterRule` objects say which. ``mamba.aio`` has the same for asyncio, and
+:func:`queue_statistics` tells how it goes.
 
 Errors: all descend from :class:`MambaStreamError`; ``mamba_stream.errors`` draws the tree.
 
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
         DiskFull,
         ExpressionRefused,
         ForkedProcess,
+        GroupInUse,
         InvalidInput,
         InvalidName,
         JobFailed,
@@ -112,6 +114,9 @@ if TYPE_CHECKING:
     from mamba_stream.messaging.rules import (
         FilterRule,
     )
+    from mamba_stream.messaging.statistics import (
+        queue_statistics,
+    )
     from mamba_stream.messaging.subscriber import (
         Subscriber,
     )
@@ -134,6 +139,7 @@ __all__ = [
     "ExpressionRefused",
     "FilterRule",
     "ForkedProcess",
+    "GroupInUse",
     "InvalidInput",
     "InvalidName",
     "Job",
@@ -183,6 +189,7 @@ __all__ = [
     "hopping",
     "open",
     "pipeline",
+    "queue_statistics",
     "run",
     "start",
     "stream",
@@ -208,6 +215,7 @@ _HOME = {
     "Consumer": "mamba_stream.messaging.consumer",
     "Message": "mamba_stream.messaging.message",
     "Subscriber": "mamba_stream.messaging.subscriber",
+    "queue_statistics": "mamba_stream.messaging.statistics",
     "Producer": "mamba_stream.messaging.producer",
     "Publisher": "mamba_stream.messaging.publisher",
     "RoutingPolicy": "mamba_stream.messaging.routing",

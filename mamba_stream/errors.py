@@ -35,6 +35,7 @@ knows nothing of this package.
     │   └── LogClosed                          the handle was closed
     ├── DataCorrupted                      stored bytes are not what was written; never returned as data
     ├── OffsetTrimmed                      the rows asked for were trimmed away
+    ├── GroupInUse                         members are in the group, which must be stopped first
     ├── JobRunning                         a live job has this name
     ├── JobFailed                          a running pipeline stopped; the cause is in ``__cause__``
     │   ├── StepFailed                         a step, or your function in it, raised
@@ -187,6 +188,10 @@ class DataCorrupted(MambaStreamError):
 
 class OffsetTrimmed(MambaStreamError, LookupError):
     """The rows asked for were trimmed away, or never existed."""
+
+
+class GroupInUse(MambaStreamError):
+    """Members are at work in the group: what was asked for waits until they are stopped."""
 
 
 class JobRunning(MambaStreamError):

@@ -41,8 +41,8 @@ def topic_argument(function: _Function) -> _Function:
     return click.argument("topic", shell_complete=_topics)(function)
 
 
-def _start(_context: click.Context, _parameter: click.Parameter, value: str) -> str | int | datetime:
-    """As ``Topic.read`` takes it."""
+def position(_context: click.Context, _parameter: click.Parameter, value: str) -> str | int | datetime:
+    """Where to begin, as ``Topic.read`` takes it."""
     if value in ("earliest", "latest"):
         return value
     if value.isdecimal():
@@ -59,7 +59,7 @@ def start_option(default: str) -> Callable[[_Function], _Function]:
     """``--start``: where to begin reading."""
     return click.option(
         "--start",
-        callback=_start,
+        callback=position,
         metavar="earliest|latest|OFFSET|TIME",
         default=default,
         show_default=True,

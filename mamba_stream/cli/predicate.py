@@ -14,11 +14,14 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import click
+import numpy as np
 import polars as pl
+import pyarrow as pa
 
+from mamba_stream.core.batches import frame_from_batch
 from mamba_stream.core.names import did_you_mean
 from mamba_stream.core.trees import Node, NotUnderstood, inputs, nodes
-from mamba_stream.errors import ColumnNotFound, ExpressionRefused
+from mamba_stream.errors import ColumnNotFound, ExpressionRefused, InvalidInput
 from mamba_stream.log import Topic
 from mamba_stream.plan import expressions
 from mamba_stream.plan.rebuild import rebuild
@@ -302,3 +305,24 @@ def _read(text: str, parse: Any, example: str) -> Any:
         return parse(text.strip())
     except ValueError as error:
         raise click.UsageError(f"--where: {text!r} is no time: write it as in {example}") from error
+
+
+class Where:
+    """Rows for which a predicate holds, as rules of messages are.
+
+    Args:
+        where: SQL.
+        topic: The topic whose rows are asked.
+    """
+
+    def __init__(self, where: str, topic: Topic) -> None:
+        self._asked, _ = predicate(where, topic)
+
+    def mask(self, batch: pa.RecordBatch) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        """For every row whether it holds; where it is null, it does not."""
+        rows = frame_from_batch(batch)
+        try:
+            holds = rows.with_columns(self._asked.fill_null(value=False).alias("where"))["where"]
+        except pl.exceptions.PolarsError as error:
+            raise InvalidInput(failure(error)) from error
+        return holds.to_numpy()

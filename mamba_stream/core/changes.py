@@ -63,12 +63,12 @@ class Trim(msgspec.Struct, frozen=True, array_like=True):
 
 
 class GroupOffset(msgspec.Struct, frozen=True, array_like=True):
-    """The next offset that a group reads from a partition."""
+    """The next offset that a group reads from a partition; ``None`` forgets it."""
 
     group: str
     topic: int
     partition: int
-    offset: int
+    offset: int | None
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True):

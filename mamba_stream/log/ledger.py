@@ -149,9 +149,11 @@ def apply(ledger: Ledger, change: ChangeSet) -> Applied:
     for trim in change.trims:
         _trim(ledger, trim.topic, trim.partition, trim.begin)
     for offset in change.offsets:
-        ledger.put(
-            rows.offset_key(offset.group, offset.topic, offset.partition), offset.offset.to_bytes(8, "big")
-        )
+        key = rows.offset_key(offset.group, offset.topic, offset.partition)
+        if offset.offset is None:
+            ledger.delete(key)
+        else:
+            ledger.put(key, offset.offset.to_bytes(8, "big"))
     for record in change.records:
         key = rows.record_key(record.namespace, record.key)
         if record.value is None:
@@ -209,6 +211,8 @@ def _check(ledger: Ledger, change: ChangeSet) -> None:
                 f"{trim.begin}, it ends at {head.end}"
             )
     for offset in change.offsets:
+        if offset.offset is None:
+            continue
         head = _existing(ledger, offset.topic, offset.partition)
         end = ends.get((offset.topic, offset.partition), head.end)
         if not 0 <= offset.offset <= end:

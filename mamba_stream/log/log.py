@@ -70,6 +70,27 @@ class LogStatistics:
     commit_seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class PartitionHead:
+    """The state of a partition.
+
+    Attributes:
+        topic: The number of its topic.
+        begin: The first offset there is.
+        end: The next one to be given.
+        rows: Rows that are stored, some of which may lie before ``begin``.
+        bytes: What they take on disk.
+        append_time: When rows were last appended, in microseconds since the epoch; 0 for never.
+    """
+
+    topic: int
+    begin: int
+    end: int
+    rows: int
+    bytes: int
+    append_time: int
+
+
 class Log:
     """A durable log of Arrow record batches in a directory.
 
@@ -210,7 +231,7 @@ class Log:
 
     def groups(self) -> list[str]:
         """The names of the groups that have committed offsets."""
-        return sorted({rows.offset_place(key)[0] for key, _ in self._store.items(rows.OFFSET)})
+        return sorted(group.decode() for group in self._store.openings(rows.OFFSET))
 
     def group_offsets(self, group: str) -> dict[tuple[str, int], int]:
         """The next offset that a group reads, by (topic, partition)."""
@@ -243,6 +264,24 @@ class Log:
         stop = None if before is None else rows.record_key(namespace, text_of(before))
         found = self._store.items(prefix, stop=stop, limit=limit)
         return {key[len(prefix) :].decode(): value for key, value in found}
+
+    def namespaces(self, prefix: str = "") -> list[str]:
+        """The namespaces that hold records and begin so, sorted; costs what there are, however full they are."""
+        start = prefix.encode()
+        return [(start + rest).decode() for rest in self._store.openings(rows.RECORD + start)]
+
+    def heads(self, *, internal: bool = False) -> dict[tuple[str, int], PartitionHead]:
+        """What the index knows of every partition without a look at its rows, by (topic, partition), of one moment."""
+        names = {row.id: row.name for row in self._store.topics() if internal or not row.internal}
+        found = {}
+        for key, value in self._store.items(rows.HEAD):
+            topic, partition = rows.partition_place(key)
+            if topic in names:
+                head = rows.unpack_head(value)
+                found[names[topic], partition] = PartitionHead(
+                    topic, head.begin, head.end, head.rows, head.size, head.append_time
+                )
+        return found
 
     def seal(self) -> int:
         """Repacks commit files into one segment per partition, which any Arrow tool opens.

@@ -72,6 +72,11 @@ class Store:
                 items = itertools.takewhile(lambda item: item[0] < stop, items)
             return list(itertools.islice(items, limit))
 
+    def openings(self, prefix: bytes) -> list[bytes]:
+        """How keys of the index that begin so go on up to their first zero byte, each once, of one moment."""
+        with self.index.view() as view:
+            return list(view.openings(prefix))
+
     def lsn(self) -> int:
         value = self.get(rows.TICKS)
         return 0 if value is None else rows.unpack_ticks(value).lsn

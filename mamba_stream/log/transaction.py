@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -84,6 +84,17 @@ class Transaction:
             row = self._topic(name)._row
             partition = partition_of(row, number)
             found.append(GroupOffset(group, row.id, partition, offset_of(row, partition, value)))
+            self._names[row.id] = name
+        self._offsets += found
+
+    def delete_offsets(self, group: str, places: Iterable[tuple[str, int]]) -> None:
+        """Forgets what the group reads next of these, each a (topic, partition)."""
+        self._check_open()
+        check_name(group, "group")
+        found = []
+        for name, number in places:
+            row = self._topic(name)._row
+            found.append(GroupOffset(group, row.id, partition_of(row, number), None))
             self._names[row.id] = name
         self._offsets += found
 

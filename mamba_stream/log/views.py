@@ -31,6 +31,18 @@ class View:
                         return
                     yield key, rows.unseal(key, sealed)
 
+    def openings(self, prefix: bytes) -> Iterator[bytes]:
+        """How the keys that begin so go on up to their first zero byte, each once, in order.
+
+        No value is read, and what shares an opening is skipped.
+        """
+        with self._transaction.cursor() as cursor:
+            found = cursor.set_range(prefix)
+            while found and (key := cast("bytes", cursor.key())).startswith(prefix):
+                opening, _, _ = key[len(prefix) :].partition(b"\0")
+                yield opening
+                found = cursor.set_range(prefix + opening + b"\1")
+
     def floor(self, key: bytes, prefix: bytes) -> bytes | None:
         """The greatest key up to ``key`` that begins so."""
         with self._transaction.cursor() as cursor:

@@ -517,7 +517,8 @@ class PartitionFeed:
 
     def _report(self) -> None:
         facts = self.statistics()
-        self._member.report({"received": facts.received, "acknowledged": facts.acknowledged, **facts.latency})
+        counters = {"received": facts.received, "acknowledged": facts.acknowledged, **facts.latency}
+        self._member.report(counters, self._counts.latencies)
 
 
 def _at(lane: Lane, when: datetime | date) -> int:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
+from typing import Final
+
+_MOST_BUCKETS: Final = 48
 
 
 class Latencies:
     """Durations in microseconds, of which only the distribution is kept."""
 
-    def __init__(self) -> None:
-        self._buckets: Counter[int] = Counter()
+    def __init__(self, buckets: Mapping[int, int] | None = None) -> None:
+        self._buckets: Counter[int] = Counter(buckets or {})
         self._sum = 0
-        self._count = 0
+        self._count = sum(self._buckets.values())
 
     def add(self, duration: int, times: int = 1) -> None:
         """Counts a duration, ``times`` times; a negative one, where the clock jumped, as none."""
@@ -26,6 +30,39 @@ class Latencies:
         self._buckets.update(other._buckets)
         self._sum += other._sum
         self._count += other._count
+
+    @property
+    def count(self) -> int:
+        """How many were counted."""
+        return self._count
+
+    def buckets(self) -> dict[int, int]:
+        """The distribution, as others can go on counting with."""
+        return dict(self._buckets)
+
+    def since(self, before: Mapping[int, int], most: int = _MOST_BUCKETS) -> dict[int, int]:
+        """What was counted since the buckets were those, in few enough buckets for a record, if need be wider ones.
+
+        >>> latencies = Latencies()
+        >>> latencies.add(1_000_000)
+        >>> before = latencies.buckets()
+        >>> latencies.add(1_000_000, times=2)
+        >>> latencies.since(before)
+        {120: 2}
+        """
+        found = {
+            bucket: count - before.get(bucket, 0)
+            for bucket, count in sorted(self._buckets.items())
+            if count > before.get(bucket, 0)
+        }
+        width = 1
+        while len(found) > most:
+            width *= 2
+            wider: Counter[int] = Counter()
+            for bucket, count in found.items():
+                wider[-(-bucket // width) * width] += count
+            found = dict(wider)
+        return found
 
     def quantile(self, share: float) -> float:
         """The duration in seconds that this share of all does not exceed, an eighth too long at most; 0 of none.

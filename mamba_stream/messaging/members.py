@@ -11,7 +11,9 @@ import contextlib
 import os
 import socket
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
@@ -23,11 +25,18 @@ from mamba_stream.core.durations import duration_us
 from mamba_stream.errors import InvalidInput, LogUnavailable, MambaStreamError, PreconditionFailed
 from mamba_stream.messaging.books import Book, Change, Place
 from mamba_stream.messaging.interest import Interest
+from mamba_stream.messaging.latency import Latencies
 
 CLIENTS: Final = "clients"
 SESSIONS: Final[Place] = ("sessions", "next")
 LEASE: Final = "10s"
 BALANCED: Final = "balanced"
+_WINDOW: Final = 60_000_000
+"""Microseconds that rates are told of."""
+_APART: Final = 1_000_000
+"""Microseconds between two samples."""
+_SILENT: Final = 5_000_000
+_NO_RATES: Final = frozenset({"latency_sum", "latency_count", "p50", "p99"})
 _RENEWALS: Final = 0.3
 """When a lease is renewed, as a share of it: two renewals may fail."""
 
@@ -49,6 +58,8 @@ class Client(msgspec.Struct, frozen=True, kw_only=True):
         since: When it came, in microseconds since the epoch.
         until: When its lease ends, if it is not renewed.
         counters: What it says of itself: ``sent``, ``received``, ``acknowledged``, ``latency_sum``, ...
+        rates: How fast these grew in the last minute, by the second.
+        latency: How long messages took that were done in the last minute, as :class:`Latencies` counts.
     """
 
     id: str = ""
@@ -63,6 +74,56 @@ class Client(msgspec.Struct, frozen=True, kw_only=True):
     since: int = 0
     until: int = 0
     counters: dict[str, float] = {}
+    rates: dict[str, float] = {}
+    latency: dict[int, int] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """What a client had counted at some time, in microseconds since the epoch."""
+
+    at: int
+    counters: Mapping[str, float]
+    latencies: Mapping[int, int]
+
+
+class _Recent:
+    """How fast counters grew lately. Any thread may tell and ask."""
+
+    def __init__(self, now: int) -> None:
+        self._samples = deque([_Sample(now, {}, {})])
+        self._latencies = Latencies()
+        self._lock = threading.Lock()
+
+    def tell(self, now: int, counters: Mapping[str, float], latencies: Latencies | None) -> None:
+        """They are that now."""
+        with self._lock:
+            if latencies is not None:
+                self._latencies = Latencies(latencies.buckets())
+            samples = self._samples
+            if len(samples) > 1 and now - samples[-2].at < _APART:
+                samples.pop()
+            samples.append(_Sample(now, dict(counters), self._latencies.buckets()))
+
+    def rates(self, now: int) -> tuple[dict[str, float], dict[int, int]]:
+        """By the second, for what grew in the last minute; and the latencies of that minute."""
+        with self._lock:
+            samples = self._samples
+            while len(samples) > 1 and samples[1].at <= now - _WINDOW:
+                samples.popleft()
+            first, last = samples[0], samples[-1]
+            if first is last:
+                return {}, {}
+            # Who told us a moment ago is told of as of then; who is silent slows down.
+            seconds = max(last.at if now - last.at < _SILENT else now, first.at + _APART) - first.at
+            return (
+                {
+                    name: (value - first.counters.get(name, 0)) * 1e6 / seconds
+                    for name, value in last.counters.items()
+                    if value > first.counters.get(name, 0) and name not in _NO_RATES
+                },
+                self._latencies.since(first.latencies),
+            )
 
 
 _decoder = msgspec.msgpack.Decoder(Client)
@@ -150,6 +211,8 @@ class Registration:
         interest: Interest | None = None,
         reads: str | None = None,
         counters: Mapping[str, float] | None = None,
+        rates: Mapping[str, float] | None = None,
+        latency: Mapping[int, int] | None = None,
     ) -> None:
         """Renews the lease, even one that ended and was swept: who took what it had keeps it."""
         known = self.client
@@ -159,7 +222,12 @@ class Registration:
             interest=known.interest if interest is None else interest,
             reads=known.reads if reads is None else reads,
             counters=known.counters if counters is None else dict(counters),
+            rates=dict(rates or {}),
+            latency=dict(latency or {}),
         )
+        if len(msgspec.msgpack.encode(client)) > MAX_RECORD_BYTES:
+            # Better alive than well known.
+            client = msgspec.structs.replace(client, rates={}, latency={})
         self._book.commit(Change(records={place_of(client.id): self._packed(client)}))
         self.client = client
         self.present = True
@@ -199,6 +267,7 @@ class Member:
         pulse: Something that changes as the client does its work. Where it has not for ``patience``, the client is
             stuck, and its record is removed until :meth:`revive`.
         patience: See ``pulse``; ``None``: for ever.
+        delay: It registers so much later, from its thread, if it is still there then.
     """
 
     def __init__(
@@ -215,6 +284,7 @@ class Member:
         renew: str | timedelta | None = None,
         pulse: Callable[[], object] | None = None,
         patience: str | timedelta | None = None,
+        delay: str | timedelta | None = None,
     ) -> None:
         length = duration_us(lease, what="lease", zero=False)
         every = (
@@ -239,12 +309,17 @@ class Member:
         )
         self._every = every / 1e6
         self._counters: Mapping[str, float] | None = None
+        self._interest: Interest | None = None
+        self._recent = _Recent(clock.now())
+        self._delay = 0.0 if delay is None else duration_us(delay, what="delay") / 1e6
         self._turn = threading.Lock()
         self._bell = threading.Event()
         self._beat: object = None if pulse is None else pulse()
         self._excused = clock.monotonic() + (self._patience or 0)
         self._failure: MambaStreamError | None = None
-        self._registration.enter(clock.now())
+        self._entered = delay is None
+        if self._entered:
+            self._registration.enter(clock.now())
         self._thread = threading.Thread(target=self._live, name=f"mamba-stream {kind} {self.id}", daemon=True)
         self._thread.start()
 
@@ -268,21 +343,32 @@ class Member:
         """Why its last renewal did not happen; ``None`` where it did."""
         return self._failure
 
-    def report(self, counters: Mapping[str, float]) -> None:
-        """Puts these counters into its record at the next renewal.
+    def report(
+        self,
+        counters: Mapping[str, float],
+        latencies: Latencies | None = None,
+        interest: Interest | None = None,
+    ) -> None:
+        """Puts these counters into its record at the next renewal, and how fast they grow.
+
+        Args:
+            counters: What it counted so far.
+            latencies: How long the messages took that it has done so far.
+            interest: Its topics, if they are others than before.
 
         Raises:
             InvalidInput: They do not fit.
         """
         self._registration.check(counters)
         self._counters = dict(counters)
+        self._interest = interest or self._interest
+        self._recent.tell(self._clock.now(), counters, latencies)
 
     def change(self, interest: Interest, reads: str) -> None:
         """Tells everybody of other topics, at once."""
         with self._turn:
-            self._registration.renew(
-                self._clock.now(), interest=interest, reads=reads, counters=self._counters
-            )
+            self._interest = interest
+            self._write(reads)
 
     def revive(self) -> None:
         """Registers again, where it was taken for stuck."""
@@ -290,7 +376,7 @@ class Member:
             return
         with self._turn:
             self._excused = max(self._excused, self._clock.monotonic() + (self._patience or 0))
-            self._registration.renew(self._clock.now(), counters=self._counters)
+            self._write()
 
     def excuse(self, seconds: float) -> None:
         """It is not stuck before so many seconds from now."""
@@ -303,10 +389,26 @@ class Member:
         self._bell.set()
         self._thread.join()
         # A record that cannot be removed ends with its lease.
-        with contextlib.suppress(MambaStreamError):
-            self._registration.leave()
+        if self._entered:
+            with contextlib.suppress(MambaStreamError):
+                self._registration.leave()
 
     def _live(self) -> None:
+        if not self._entered and self._bell.wait(self._delay):
+            return
+        while not self._entered:
+            try:
+                with self._turn:
+                    self._registration.enter(self._clock.now())
+                    self._entered = True
+                    self._write()
+            except LogUnavailable as error:
+                self._failure = error
+                return
+            except MambaStreamError as error:
+                self._failure = error
+                if self._bell.wait(self._every):
+                    return
         while not self._bell.wait(self._every):
             try:
                 self._renew()
@@ -324,7 +426,19 @@ class Member:
                 if self._registration.present:
                     self._registration.leave()
             elif self._registration.present:
-                self._registration.renew(self._clock.now(), counters=self._counters)
+                self._write()
+
+    def _write(self, reads: str | None = None) -> None:
+        now = self._clock.now()
+        rates, latency = self._recent.rates(now)
+        self._registration.renew(
+            now,
+            interest=self._interest,
+            reads=reads,
+            counters=self._counters,
+            rates=rates,
+            latency=latency,
+        )
 
     def _stuck(self) -> bool:
         if self._pulse is None or self._patience is None:

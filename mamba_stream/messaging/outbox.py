@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import itertools
 import os
 import sys
 import threading
@@ -22,6 +23,9 @@ from mamba_stream.core.clock import Clock
 from mamba_stream.core.names import check_name
 from mamba_stream.errors import ForkedProcess, MambaStreamError, NotFound
 from mamba_stream.log import Log
+from mamba_stream.messaging.books import LogBook
+from mamba_stream.messaging.interest import Interest
+from mamba_stream.messaging.members import Member
 from mamba_stream.messaging.parcel import Lane, Parcel, Piece, Sent, SentMany
 from mamba_stream.messaging.routing import Partitions, RoutingPolicy, check_route
 from mamba_stream.messaging.sending import Bundle, Sender
@@ -30,6 +34,10 @@ _AWAKE, _IDLE, _GATHERING = range(3)
 _LONG_WAIT: Final = 60.0
 _QUIET_EXIT: Final = 2.0
 """Seconds after which a program that ends says what it waits for."""
+_SETTLED: Final = "1s"
+"""A sender that is gone by then is not told of to others."""
+_MOST_TOLD: Final = 1_000
+"""Bytes of names of topics that others are told of."""
 _open: set[Outbox] = set()
 
 
@@ -73,6 +81,8 @@ class Outbox:
         self._change = threading.Condition(self._lock)
         self._sender = Sender(log, idempotent=idempotent, settle=self._settle)
         self._thread: threading.Thread | None = None
+        self._member: Member | None = None
+        self._told = 0
         self._state = _AWAKE
         self._filling: dict[Lane, Parcel] = {}
         self._filling_bytes = 0
@@ -374,11 +384,26 @@ class Outbox:
             if bundle is None:
                 break
             self._send(bundle)
+            self._tell()
         if self._retired:
             self._end()
             if self._failures:
                 # Nobody is left who could be told: threading's excepthook is.
                 self._raise_failure()
+
+    def _tell(self) -> None:
+        """Tells the log that somebody sends, and how much: not for those who are gone within a moment."""
+        if self._member is None:
+            self._member = Member(LogBook(self.log), self._clock, kind="producer", delay=_SETTLED)
+        interest = None
+        if len(self.lanes) != self._told:
+            names = list(self.lanes)
+            self._told = len(names)
+            room = itertools.accumulate(map(len, names))
+            interest = Interest(
+                tuple(name for name, size in zip(names, room, strict=True) if size <= _MOST_TOLD)
+            )
+        self._member.report({"sent": self.sent, "failed": self.failed}, interest=interest)
 
     def _next(self) -> Bundle | None:
         """What is to be sent now; waits for it. ``None`` where nothing will come any more."""
@@ -480,6 +505,8 @@ class Outbox:
         with self._lock:
             first = self in _open
             _open.discard(self)
+        if first and self._member is not None:
+            self._member.close()
         if first and self._owned:
             self.log.close()
 

@@ -7,12 +7,13 @@ of one topic is tried again without its neighbours.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from mamba_stream.core.changes import MAX_RECORD_BYTES
@@ -254,18 +255,8 @@ class Sender:
         assert cut.parcel.batch is not None
         column = cut.parcel.batch.column("priority").slice(cut.start, cut.stop - cut.start)
         known = cut.parcel.lane.known
-        used = np.asarray(pc.unique(column).fill_null(0).to_numpy(zero_copy_only=False)).tolist()
-        if not any(priority and priority not in known for priority in used):
-            return
-        stored = self._log.record(bounds.PRIORITIES, str(topic.number))
-        noted = {} if stored is None else _priorities.decode(stored)
-        fresh = {priority for priority in used if priority} - noted.keys()
         # Known only once it is committed: until then it is read again.
-        known.update(noted)
-        if fresh:
-            ends = {partition: end for partition, (_, end) in topic.offsets().items()}
-            transaction.require_record(bounds.PRIORITIES, str(topic.number), stored)
-            transaction.put_record(bounds.PRIORITIES, str(topic.number), _noted(noted, fresh, ends))
+        known.update(note_priorities(self._log, transaction, topic, column, known))
 
     def _fail(self, parcel: Parcel, error: BaseException) -> None:
         rows = parcel.count - parcel.settled
@@ -280,6 +271,34 @@ class Sender:
 
     def _number(self, lane: Lane) -> int:
         return self._numbers.get(lane.topic.number, 0)
+
+
+def note_priorities(
+    log: Log, transaction: Transaction, topic: Topic, column: pa.Array, known: Collection[int] = ()
+) -> dict[int, dict[int, int]]:
+    """Notes where messages of a priority begin, before the first one comes: nobody looks for them earlier.
+
+    Args:
+        log: The log.
+        transaction: What the messages are appended in.
+        topic: Where to.
+        column: The priorities of the messages.
+        known: Priorities that are noted for certain.
+
+    Returns:
+        What was noted before, if it had to be looked at.
+    """
+    used = np.asarray(pc.unique(column).fill_null(0).to_numpy(zero_copy_only=False)).tolist()
+    if not any(priority and priority not in known for priority in used):
+        return {}
+    stored = log.record(bounds.PRIORITIES, str(topic.number))
+    noted = {} if stored is None else _priorities.decode(stored)
+    fresh = {priority for priority in used if priority} - noted.keys()
+    if fresh:
+        ends = {partition: end for partition, (_, end) in topic.offsets().items()}
+        transaction.require_record(bounds.PRIORITIES, str(topic.number), stored)
+        transaction.put_record(bounds.PRIORITIES, str(topic.number), _noted(noted, fresh, ends))
+    return noted
 
 
 def _noted(noted: dict[int, dict[int, int]], fresh: set[int], ends: dict[int, int]) -> bytes:

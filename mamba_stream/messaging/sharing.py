@@ -160,9 +160,8 @@ class Sharing:
         if now >= self._next_report:
             self._next_report = now + _REPORT
             facts = self.statistics()
-            self._member.report(
-                {"received": facts.delivered, "acknowledged": facts.acknowledged, **facts.latency}
-            )
+            counters = {"received": facts.delivered, "acknowledged": facts.acknowledged, **facts.latency}
+            self._member.report(counters, self._latencies())
 
     def idle(self) -> bool:
         """Whether everything is done: nothing is new, leased, or waits."""
@@ -176,10 +175,7 @@ class Sharing:
 
     def statistics(self) -> SharingStatistics:
         """What became of the messages since it joined."""
-        latencies = Latencies()
         counts = [group.counts for group in self._groups.values()]
-        for count in counts:
-            latencies.merge(count.latencies)
         return SharingStatistics(
             delivered=sum(c.delivered for c in counts),
             acknowledged=sum(c.acknowledged for c in counts),
@@ -190,8 +186,14 @@ class Sharing:
             trimmed=sum(c.trimmed for c in counts),
             inhand=self._courier.inhand if self._groups else 0,
             paused=tuple(name for name, group in self._groups.items() if group.full),
-            latency=latencies.counters(),
+            latency=self._latencies().counters(),
         )
+
+    def _latencies(self) -> Latencies:
+        latencies = Latencies()
+        for group in self._groups.values():
+            latencies.merge(group.counts.latencies)
+        return latencies
 
     def _share(self, topic: Topic) -> None:
         group = SharedGroup(

@@ -56,6 +56,16 @@ def find_job(log: Log, name: str) -> JobFacts:
     return _facts(log, name, data)
 
 
+def job_of_group(log: Log, group: str) -> str | None:
+    """The job whose progress the offsets of a group show; ``None`` for other groups."""
+    if not group.startswith("job."):
+        return None
+    rest = group.removeprefix("job.")
+    # ``job.NAME`` and ``job.NAME.SOURCE``, where both may have dots.
+    names = (name for name in log.records(JOBS) if rest == name or rest.startswith(f"{name}."))
+    return max(names, key=len, default=None)
+
+
 def reset_job(log: Log, name: str) -> None:
     """Forgets a job's offsets and state, and empties the topics that it made: its next run starts over.
 

@@ -196,6 +196,23 @@ def test_statistics_count_what_is_there_and_what_was_done(log: Log, plain: Topic
         found.lsn = 0  # type: ignore[misc]
 
 
+def test_heads_say_where_every_partition_is_and_how_large(log: Log, plain: Topic) -> None:
+    log.create_topic("_hidden", {"n": int}, internal=True)
+    pair = log.create_topic("pair", {"n": int}, partitions=2)
+    pair.append([{"n": n} for n in range(5)], partition=1)
+    pair.append([{"n": n} for n in range(2)], partition=1)
+    pair.trim({1: 3})
+    heads = log.heads()
+    assert {place: (head.topic, head.begin, head.end, head.rows) for place, head in heads.items()} == {
+        ("plain", 0): (plain.number, 0, 0, 0),
+        ("pair", 0): (pair.number, 0, 0, 0),
+        ("pair", 1): (pair.number, 3, 7, 7),
+    }
+    assert {place for place, head in heads.items() if head.append_time} == {("pair", 1)}
+    assert heads["pair", 1].bytes == log.statistics().bytes > 0
+    assert heads.keys() ^ log.heads(internal=True).keys() == {("_hidden", 0)}
+
+
 # --- handles ---------------------------------------------------------------------------------------------------
 
 
@@ -229,6 +246,8 @@ def uses(log: Log, topic: Topic) -> dict[str, Any]:
         "group offsets": lambda: log.group_offsets("g"),
         "record": lambda: log.record("a", "b"),
         "records": lambda: log.records("a"),
+        "namespaces": lambda: log.namespaces(),
+        "heads": lambda: log.heads(),
         "seal": lambda: log.seal(),
         "statistics": lambda: log.statistics(),
         "append": lambda: topic.append([{"n": 1}]),

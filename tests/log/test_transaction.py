@@ -75,6 +75,7 @@ def test_a_transaction_that_is_over_takes_nothing_more(log: Log, plain: Topic, e
     for use in (
         lambda: tx.append("plain", [{"n": 1}]),
         lambda: tx.commit_offsets("g", {}),
+        lambda: tx.delete_offsets("g", []),
         lambda: tx.put_record("a", "b", b""),
         lambda: tx.delete_record("a", "b"),
         lambda: tx.require_record("a", "b", None),
@@ -156,6 +157,47 @@ def test_a_group_whose_name_begins_another_is_another(log: Log, plain: Topic) ->
     assert log.group_offsets("g") == {("plain", 0): 0}
 
 
+def test_offsets_of_a_group_can_be_forgotten(log: Log, plain: Topic, audit: Topic) -> None:
+    with log.transaction() as tx:
+        tx.commit_offsets("g", {("plain", 0): 0, ("audit", 0): 0, ("audit", 1): 0})
+        tx.commit_offsets("h", {("plain", 0): 0})
+    with log.transaction() as tx:
+        tx.delete_offsets("g", [("plain", 0), ("audit", 1)])
+        tx.delete_offsets("nobody", [("plain", 0)])
+    assert log.group_offsets("g") == {("audit", 0): 0}
+    assert log.group_offsets("h") == {("plain", 0): 0}
+    with log.transaction() as tx:
+        tx.delete_offsets("g", [("audit", 0)])
+        tx.commit_offsets("h", {("plain", 0): 0})
+        tx.delete_offsets("h", [("plain", 0)])
+    assert log.groups() == []
+
+
+def test_offsets_that_went_with_their_topic_are_forgotten_anyway(log: Log, audit: Topic) -> None:
+    tx = log.transaction()
+    tx.delete_offsets("g", [("audit", 0)])
+    tx.put_record("a", "b", b"c")
+    log.delete_topic("audit")
+    tx.commit()
+    assert log.record("a", "b") == b"c"
+
+
+def test_namespaces_are_those_that_hold_records(log: Log) -> None:
+    assert log.namespaces() == []
+    with log.transaction() as tx:
+        for namespace in ("a", "a/b", "a!", "ab", "b", "é"):
+            for key in ("x", "y"):
+                tx.put_record(namespace, key, b"")
+    assert log.namespaces() == ["a", "a!", "a/b", "ab", "b", "é"]
+    assert log.namespaces("a") == ["a", "a!", "a/b", "ab"]
+    assert log.namespaces("a/") == ["a/b"]
+    assert log.namespaces("c") == []
+    with log.transaction() as tx:
+        for key in ("x", "y"):
+            tx.delete_record("a/b", key)
+    assert log.namespaces("a/") == []
+
+
 def test_records_come_back_by_namespace(log: Log) -> None:
     with log.transaction() as tx:
         for namespace, key in (("a", "x"), ("a", "y"), ("ab", "x"), ("b", "x")):
@@ -203,6 +245,11 @@ NONSENSE = {
     "an unknown topic": (lambda tx: tx.append("plane", []), TopicNotFound, "did you mean 'plain'"),
     "an unknown partition": (lambda tx: tx.append("plain", [], partition=1), PartitionNotFound, "from 0"),
     "a group of two names": (lambda tx: tx.commit_offsets("a/b", {}), InvalidName, "'a/b' contains '/'"),
+    "forgetting offsets of no topic": (
+        lambda tx: tx.delete_offsets("g", [("plane", 0)]),
+        TopicNotFound,
+        "plain",
+    ),
     "offsets of no topic": (lambda tx: tx.commit_offsets("g", {("plane", 0): 0}), TopicNotFound, "plain"),
     "offsets of no partition": (
         lambda tx: tx.commit_offsets("g", {("plain", 1): 0}),

@@ -47,6 +47,20 @@ def test_rows_are_found_by_prefix_start_and_floor(
         }
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(known=st.sets(KEYS), prefix=KEYS.map(lambda k: k[:1].replace(b"\0", b"")))
+def test_openings_are_what_keys_have_before_their_first_zero_byte(
+    env: lmdb.Environment, known: set[bytes], prefix: bytes
+) -> None:
+    with env.begin(write=True) as transaction:
+        draft = Draft(transaction)
+        draft.delete_prefix(b"")
+        for each in known:
+            draft.put(each, b"")
+        inside = {each[len(prefix) :].split(b"\0")[0] for each in known if each.startswith(prefix)}
+        assert list(draft.openings(prefix)) == sorted(inside)
+
+
 def test_what_is_not_there_is_none(env: lmdb.Environment) -> None:
     with env.begin() as transaction:
         view = View(transaction)
