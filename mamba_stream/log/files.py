@@ -35,6 +35,7 @@ INTERNAL_FULL = 32 << 20
 """The same for internal topics, whose rows are trimmed soon: a file goes when all its rows are gone."""
 
 _NUMBERED = re.compile(r"([0-9a-f]{8,})\.(?:commit|arrows|toc)")
+CONTENTS = ".toc"
 _VECTORS = 1024
 _SMALL = 64 << 10
 _MOST_AHEAD = 1 << 20
@@ -58,7 +59,7 @@ def number_of(name: str) -> int | None:
 
 def contents_path(segment: Path) -> Path:
     """The table of contents beside a segment."""
-    return segment.with_suffix(".toc")
+    return segment.with_suffix(CONTENTS)
 
 
 class CommitFile:

@@ -56,15 +56,19 @@ def recover(index: Index, directory: Path, clock: Clock) -> int:
             path.unlink(missing_ok=True)
             draft.delete(rows.number_key(rows.FILE, number))
             removed += 1
-        # A segment before its table of contents, without which nobody knows what it holds.
-        for path in sorted(strays):
-            stray = files.number_of(path.name)
-            if stray is not None:
-                owner = ledger.file(stray)
-                known_now = owner is not None and unknown.belongs(path, owner)
-                if known_now or not unknown.needless(draft, path):
-                    continue
-            removed += _unlink_unlocked(path)
+        # A segment goes, durably, before its table of contents, without which nobody knows what it holds.
+        tables = [path for path in strays if path.suffix == files.CONTENTS]
+        for paths in ([path for path in strays if path not in tables], tables):
+            for path in paths:
+                stray = files.number_of(path.name)
+                if stray is not None:
+                    owner = ledger.file(stray)
+                    known_now = owner is not None and unknown.belongs(path, owner)
+                    if known_now or not unknown.needless(draft, path):
+                        continue
+                removed += _unlink_unlocked(path)
+            if tables:
+                directories.sync(directory)
         # Files go before the rows that know them: a file without a row is one that holds something.
         directories.sync(directory)
         return removed

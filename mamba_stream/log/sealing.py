@@ -7,6 +7,7 @@ their batches there, and those that come later look up the new ones.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from dataclasses import dataclass
@@ -208,7 +209,9 @@ def _publish(store: Store, segment: _Segment, moved: dict[int, Entry], size: int
     # Its number is its own before it has a name: one that was taken back could be given to another file.
     number = store.index.update(lambda draft: _taken(draft, store.files, now))
     path = files.path_of(store.files, number, "segment")
+    # Whoever finds the segment, also after a loss of power, finds what it holds beside it.
     os.rename(files.contents_path(fresh), files.contents_path(path))
+    directory.sync(store.files)
     os.rename(fresh, path)
     directory.sync(store.files)
 
@@ -259,8 +262,11 @@ def _taken(draft: Draft, directory: Path, now: int) -> int:
 
 
 def _remove(segment: Path) -> None:
-    files.contents_path(segment).unlink(missing_ok=True)
     segment.unlink(missing_ok=True)
+    # Where that is not sure to last, the table stays and tells what the segment holds.
+    with contextlib.suppress(OSError):
+        directory.sync(segment.parent)
+        files.contents_path(segment).unlink(missing_ok=True)
 
 
 def _listed(offset: int, entry: Entry) -> contents.Batch:
