@@ -30,9 +30,10 @@ format: $(VENV)/.installed-dev  ## Format, and fix what can be fixed
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(VENV)/.installed-dev  ## Measure the log and a pipeline against the machine's own limits
+bench: $(VENV)/.installed-dev  ## Measure the log, a pipeline and the queue against the machine's own limits
 	@$(BIN)/mamba-stream bench log
 	@$(BIN)/mamba-stream bench pipeline
+	@$(BIN)/python benchmarks/queue.py
 	@$(BIN)/python -m pytest -q benchmarks --benchmark-enable -m "" $(PYTEST)
 
 notebooks: $(VENV)/.installed-dev  ## Write the notebooks from their sources, executed

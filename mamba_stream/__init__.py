@@ -11,7 +11,8 @@ a :class:`Job`. Building runs nothing.
 
 Messages: a :class:`Publisher` or a :class:`Producer` sends them to a topic, where a :class:`RoutingPolicy` says which
 partition each goes to; a :class:`Subscriber` is called back for each :class:`Message`, a :class:`Consumer` asks for
-them, alone or in a group, and :class:`FilterRule` objects say which. :func:`queue_statistics` tells how it goes.
+them, alone or in a group, and :class:`FilterRule` objects say which. ``mamba.aio`` has the same for asyncio, and
+:func:`queue_statistics` tells how it goes.
 
 Errors: all descend from :class:`MambaStreamError`; ``mamba_stream.errors`` draws the tree.
 
@@ -91,6 +92,9 @@ if TYPE_CHECKING:
         LogBatch,
         Reader,
         Transaction,
+    )
+    from mamba_stream.messaging import (
+        aio,
     )
     from mamba_stream.messaging.consumer import (
         Consumer,
@@ -180,6 +184,7 @@ __all__ = [
     "Transaction",
     "UnsupportedType",
     "__version__",
+    "aio",
     "concat",
     "hopping",
     "open",
@@ -206,6 +211,7 @@ _HOME = {
     "LogBatch": "mamba_stream.log",
     "Reader": "mamba_stream.log",
     "Transaction": "mamba_stream.log",
+    "aio": "mamba_stream.messaging.aio",
     "Consumer": "mamba_stream.messaging.consumer",
     "Message": "mamba_stream.messaging.message",
     "Subscriber": "mamba_stream.messaging.subscriber",
@@ -223,7 +229,7 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     home = import_module(_HOME.get(name, "mamba_stream.errors"))
-    value = getattr(home, "open_log" if name == "open" else name)
+    value = home if name == "aio" else getattr(home, "open_log" if name == "open" else name)
     globals()[name] = value
     return value
 

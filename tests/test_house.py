@@ -22,8 +22,8 @@ def test_the_public_names_are_these_and_each_can_be_had():
     ours = {
         *("open", "Log", "Topic", "LogBatch", "Reader", "Transaction"),
         *("stream", "Stream", "concat", "tumbling", "hopping", "pipeline", "Pipeline", "run", "start", "Job"),
+        *("Publisher", "Producer", "RoutingPolicy", "FilterRule", "aio"),
         *("Consumer", "Message", "Subscriber", "queue_statistics"),
-        *("Publisher", "Producer", "RoutingPolicy", "FilterRule"),
     }
     tree = {name for name, value in vars(errors).items() if inspect.isclass(value)}
     assert set(mamba_stream.__all__) == {*ours, *tree, "__version__"}

@@ -173,7 +173,7 @@ class Consumer:
             timeout: End when none came for so long.
             until: ``"empty"``: end when everything that is there now has been read.
         """
-        most = _most(max_messages, "max_messages")
+        most = at_most(max_messages, "max_messages")
         wait = _AGES if timeout is None else duration_us(timeout, what="timeout") / 1e6
         if until not in (None, "empty"):
             raise InvalidInput(f"until={until!r}: choose 'empty', or leave it out to go on for ever")
@@ -189,7 +189,7 @@ class Consumer:
             timeout: How long to wait.
             max_messages: At most so many.
         """
-        most = _most(max_messages, "max_messages")
+        most = at_most(max_messages, "max_messages")
         wait = duration_us(timeout, what="timeout") / 1e6
         feed = self._begin()
         deadline = self._clock.monotonic() + wait
@@ -419,7 +419,8 @@ class Consumer:
         return feed
 
 
-def _most(value: int | None, what: str) -> int:
+def at_most(value: int | None, what: str) -> int:
+    """The number, checked; as good as endless where it is not given."""
     if value is None:
         return 1 << 62
     if not is_whole(value, 1):

@@ -129,6 +129,14 @@ class Courier:
                     self._queue.extendleft(reversed(behind))
         self._bell.set()
 
+    def returned(self, message: Message) -> None:
+        """It is no longer in hand and not done, for no fault of its own: this delivery does not count as one."""
+        with self._lock:
+            lease, _ = self._inhand.get(message, (None, 0))
+        if lease is not None:
+            self._give_back(lease, message, delivered=False)
+        self.finished(message)
+
     def settle(self) -> None:
         """Writes what was settled so far."""
         with self._lock:

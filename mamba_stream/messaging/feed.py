@@ -22,7 +22,7 @@ from mamba_stream.errors import (
     StaleLease,
     TopicNotFound,
 )
-from mamba_stream.log import Log, Transaction
+from mamba_stream.log import Log
 from mamba_stream.messaging.assignment import Slot
 from mamba_stream.messaging.interest import Interest
 from mamba_stream.messaging.lanes import CLOSED, GIVEN_UP, Lane, Portion
@@ -30,6 +30,7 @@ from mamba_stream.messaging.latency import Latencies
 from mamba_stream.messaging.members import Member
 from mamba_stream.messaging.membership import LogTopics, Membership
 from mamba_stream.messaging.message import Block, Delivery, Message, Rule
+from mamba_stream.messaging.outputs import MessageTransaction
 
 Start = Literal["earliest", "latest"] | datetime | date
 Partition = tuple[str, int]
@@ -376,11 +377,11 @@ class PartitionFeed:
         self._member.excuse(microseconds / 1e6)
 
     @contextmanager
-    def transaction(self, portion: Portion, offset: int) -> Iterator[Transaction]:
+    def transaction(self, portion: Portion, offset: int) -> Iterator[MessageTransaction]:
         """A transaction that also commits that this message is done."""
         portion.check_next(offset)
         lane = portion.lane
-        transaction = self._log.transaction()
+        transaction = MessageTransaction(self._log, self._clock)
         try:
             yield transaction
             portion.check_next(offset)

@@ -20,9 +20,10 @@ import pyarrow as pa
 
 from mamba_stream.core.durations import duration_us
 from mamba_stream.errors import InvalidInput, OffsetTrimmed, StaleLease, TopicNotFound
-from mamba_stream.log import LogBatch, Topic, Transaction
+from mamba_stream.log import LogBatch, Topic
 from mamba_stream.messaging.assignment import Slot
 from mamba_stream.messaging.message import Block, Message, Rule
+from mamba_stream.messaging.outputs import MessageTransaction
 
 _ROWS: Final = 8192
 """A portion has no more: columns become Python values at once, and these take memory."""
@@ -39,7 +40,7 @@ class Host(Protocol):
     def count(self, portion: Portion) -> None: ...
     def delay(self, lane: Lane, microseconds: int) -> None: ...
     def extend(self, microseconds: int) -> None: ...
-    def transaction(self, portion: Portion, offset: int) -> AbstractContextManager[Transaction]: ...
+    def transaction(self, portion: Portion, offset: int) -> AbstractContextManager[MessageTransaction]: ...
 
 
 class Portion:
@@ -141,7 +142,7 @@ class Portion:
             self._open(offset)
         self.lane.host.extend(length)
 
-    def transaction(self, offset: int) -> AbstractContextManager[Transaction]:
+    def transaction(self, offset: int) -> AbstractContextManager[MessageTransaction]:
         return self.lane.host.transaction(self, offset)
 
     def check_next(self, offset: int) -> None:

@@ -17,6 +17,7 @@ from mamba_stream.errors import PreconditionFailed, StaleLease
 from mamba_stream.log import Log, Topic, Transaction
 from mamba_stream.messaging.deadletters import Death
 from mamba_stream.messaging.message import Block, Message
+from mamba_stream.messaging.outputs import MessageTransaction
 from mamba_stream.messaging.parts import Part
 from mamba_stream.messaging.pending import Pending, due_of
 
@@ -141,10 +142,10 @@ class Lease:
             raise self._ended(offset)
 
     @contextmanager
-    def transaction(self, offset: int) -> Iterator[Transaction]:
+    def transaction(self, offset: int) -> Iterator[MessageTransaction]:
         if self.stale or offset not in self.left:
             raise self._ended(offset)
-        transaction = self.keeper.log.transaction()
+        transaction = MessageTransaction(self.keeper.log, self.keeper.clock)
         try:
             yield transaction
             self._settle(offset)

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import Any, Protocol
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mamba_stream.log import Transaction
 from mamba_stream.messaging.schema import (
     BYTES,
     TEXT,
@@ -22,6 +22,10 @@ from mamba_stream.messaging.schema import (
     is_message_schema,
     value_kind,
 )
+from mamba_stream.messaging.waiting import in_thread
+
+if TYPE_CHECKING:
+    from mamba_stream.messaging.outputs import MessageTransaction
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -44,7 +48,7 @@ class Delivery(Protocol):
     def nack(self, offset: int, delay: str | timedelta | None, cause: str) -> None: ...
     def reject(self, offset: int, cause: str) -> None: ...
     def extend(self, offset: int, by: str | timedelta) -> None: ...
-    def transaction(self, offset: int) -> AbstractContextManager[Transaction]: ...
+    def transaction(self, offset: int) -> AbstractContextManager[MessageTransaction]: ...
 
 
 class Block:
@@ -109,6 +113,39 @@ class Block:
     def priorities(self) -> list[int]:
         priorities: list[int] = [0] * self.data.num_rows
         return priorities if self.plain else self.data.column("priority").to_pylist()
+
+
+class TransactionBlock:
+    """What ``with`` or ``async with`` goes through; in a coroutine a thread commits, and the event loop goes on."""
+
+    __slots__ = ("_block",)
+
+    def __init__(self, block: AbstractContextManager[MessageTransaction]) -> None:
+        self._block = block
+
+    def __enter__(self) -> MessageTransaction:
+        return self._block.__enter__()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool | None:
+        return self._block.__exit__(kind, error, trace)
+
+    async def __aenter__(self) -> MessageTransaction:
+        return self._block.__enter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool | None:
+        if error is not None:
+            return self._block.__exit__(kind, error, trace)
+        return await in_thread(self._block.__exit__, None, None, None)
 
 
 class Message:
@@ -222,10 +259,13 @@ class Message:
         """
         self._delivery.extend(self.offset, by)
 
-    def transaction(self) -> AbstractContextManager[Transaction]:
+    def transaction(self) -> TransactionBlock:
         """A transaction that also acknowledges this message: outputs and ack commit together, or not at all.
+
+        ``tx.send(...)`` sends messages in it, ``tx.append(...)`` rows; its records and offsets are those of the log. In
+        a coroutine write ``async with message.transaction() as tx``.
 
         Raises:
             StaleLease: The lease ended meanwhile; nothing was committed.
         """
-        return self._delivery.transaction(self.offset)
+        return TransactionBlock(self._delivery.transaction(self.offset))

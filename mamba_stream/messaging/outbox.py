@@ -284,6 +284,10 @@ class Outbox:
                 )
             self.flush()
 
+    def has_room(self, size: int) -> bool:
+        """Whether so many bytes can be put in without waiting, unless others are faster."""
+        return not self._bytes or self._bytes + size <= self._max_bytes
+
     @property
     def waiting(self) -> tuple[int, int]:
         """Messages and bytes that are under way."""

@@ -49,7 +49,7 @@ class Packer:
 
     def __init__(self, clock: Clock, most: int) -> None:
         self._now = clock.now
-        self._most = most
+        self.most = most
 
     def message(
         self,
@@ -82,8 +82,8 @@ class Packer:
             size += sum(len(name) + len(part) for name, part in pairs or ())
         if event_type is not None:
             size += len(_event_type(event_type))
-        if size > self._most:
-            raise _too_large(lane, size, self._most)
+        if size > self.most:
+            raise _too_large(lane, size, self.most)
         if priority != 0 or type(priority) is not int:
             _priority(priority)
         if partition is not None:
@@ -118,8 +118,8 @@ class Packer:
                 f"{type(value).__name__} {value!r:.60}; send frames with send_many(...)"
             )
         (batch,) = to_batches([value], lane.topic.schema, to=f"topic {lane.name!r}")
-        if batch.nbytes > self._most:
-            raise _too_large(lane, batch.nbytes, self._most)
+        if batch.nbytes > self.most:
+            raise _too_large(lane, batch.nbytes, self.most)
         if partition is not None:
             partition = check_partition(partition, lane.name, lane.partitions)
         elif lane.route is not None and lane.route.choose is not None:
@@ -176,8 +176,8 @@ class Packer:
         self, lane: Lane, batch: pa.RecordBatch, partition: int | None
     ) -> tuple[pa.RecordBatch, Partitions | int | None, int]:
         size = batch.nbytes
-        if size > self._most and lane.messages and batch.num_rows:
-            _check_sizes(lane, batch, self._most)
+        if size > self.most and lane.messages and batch.num_rows:
+            _check_sizes(lane, batch, self.most)
         given: Partitions | int | None = None
         if partition is not None:
             given = check_partition(partition, lane.name, lane.partitions)

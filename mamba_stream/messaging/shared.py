@@ -426,10 +426,7 @@ class SharedGroup:
                 key = self._accounts.put(change, lease.deadline, run)
             else:
                 change.records[place] = value
-        for offset, when, attempt in again:
-            group = lease.group_of(offset) if run.keys or lease.run.keys else -1
-            keys = key_bitmap(np.array([group], np.uint8)) if group >= 0 else b""
-            self._accounts.put(change, when, Pending(run.partition, offset, b"\x01", attempt, 0, keys))
+        self._put_again(change, lease, again)
         if dead:
             deaths = {death.offset: death for death in dead}
             parts = [
@@ -438,6 +435,24 @@ class SharedGroup:
             ordered = [deaths[offset] for offset in joined(parts).tolist()]
             self._bury(change, run.partition, parts, ordered, self.clock.now())
         return _Outcome(lease, key, value, run, len(written), done, again, dead)
+
+    def _put_again(self, change: Change, lease: Lease, again: Sequence[tuple[int, int, int]]) -> None:
+        now, partition, keyed = self.clock.now(), lease.run.partition, bool(lease.run.keys)
+        at_once: dict[int, list[int]] = {}
+        for offset, when, attempt in again:
+            if when <= now:
+                at_once.setdefault(attempt, []).append(offset)
+                continue
+            group = lease.group_of(offset) if keyed else -1
+            keys = key_bitmap(np.array([group], np.uint8)) if group >= 0 else b""
+            self._accounts.put(change, when, Pending(partition, offset, b"\x01", attempt, 0, keys))
+        # Whoever stops gives back thousands: these are few runs, not thousands of them.
+        for attempt, given in at_once.items():
+            parts = [part.where(np.isin(part.offsets, given)) for part in lease.parts]
+            for offsets, within in split(parts):
+                base, keys = int(offsets[0]), keys_of(within) if keyed else b""
+                run = Pending(partition, base, bits_of(offsets, base), attempt, 0, keys)
+                self._accounts.put(change, now, run)
 
     def _settled(self, outcome: _Outcome) -> None:
         lease = outcome.lease

@@ -8,11 +8,11 @@ from datetime import timedelta
 
 from mamba_stream.core.clock import Clock
 from mamba_stream.errors import LogUnavailable, StaleLease
-from mamba_stream.log import Transaction
 from mamba_stream.messaging.courier import Courier
 from mamba_stream.messaging.feed import Pulse
 from mamba_stream.messaging.members import Member
 from mamba_stream.messaging.message import Message, Rule
+from mamba_stream.messaging.outputs import MessageTransaction
 from mamba_stream.messaging.sharing import Policy, Sharing, SharingStatistics
 
 
@@ -65,7 +65,7 @@ class InHand:
         self._lease.extend(offset, by)
 
     @contextlib.contextmanager
-    def transaction(self, offset: int) -> Iterator[Transaction]:
+    def transaction(self, offset: int) -> Iterator[MessageTransaction]:
         with self._lease.transaction(offset) as transaction:
             yield transaction
         self._settled(lambda: None)

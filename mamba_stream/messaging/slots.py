@@ -71,39 +71,76 @@ class Threads:
 
 
 class Coroutines:
-    """So many coroutines at a time, in an event loop with a thread of its own."""
+    """So many coroutines at a time, on an event loop: one with a thread of its own, or the caller's.
 
-    def __init__(self, handle: Callable[[Message], Coroutine[Any, Any, None]], number: int) -> None:
+    Args:
+        handle: What handles a message.
+        number: How many at a time.
+        give_back: Told of a message whose coroutine was cancelled, perhaps before it began.
+        loop: The caller's event loop, which runs in another thread than this object's methods.
+    """
+
+    def __init__(
+        self,
+        handle: Callable[[Message], Coroutine[Any, Any, None]],
+        number: int,
+        give_back: Callable[[Message], None],
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
         self._handle = handle
         self._number = number
+        self._give_back = give_back
         self._taken = 0
-        self._lock = threading.Lock()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="mamba-coroutines", daemon=True)
-        self._thread.start()
+        self._change = threading.Condition()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._over = False
+        self._thread: threading.Thread | None = None
+        self._loop = asyncio.new_event_loop() if loop is None else loop
+        if loop is None:
+            self._thread = threading.Thread(
+                target=self._loop.run_forever, name="mamba-coroutines", daemon=True
+            )
+            self._thread.start()
 
     @property
     def free(self) -> int:
         return self._number - self._taken
 
     def start(self, message: Message) -> None:
-        with self._lock:
+        with self._change:
             self._taken += 1
-        asyncio.run_coroutine_threadsafe(self._run(message), self._loop)
+        self._loop.call_soon_threadsafe(self._begin, message)
+
+    def cancel(self) -> None:
+        """Cancels what is handled, and begins nothing more; called on the event loop."""
+        self._over = True
+        for task in self._tasks:
+            task.cancel()
 
     def close(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._finish(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        with self._change:
+            self._change.wait_for(lambda: not self._taken)
+        if self._thread is not None:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
 
-    async def _run(self, message: Message) -> None:
-        try:
-            await self._handle(message)
-        finally:
-            with self._lock:
-                self._taken -= 1
+    def _begin(self, message: Message) -> None:
+        if self._over:
+            self._give_back(message)
+            self._leave()
+            return
+        task = self._loop.create_task(self._handle(message))
+        self._tasks.add(task)
+        task.add_done_callback(lambda task: self._end(task, message))
 
-    async def _finish(self) -> None:
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        await asyncio.gather(*tasks, return_exceptions=True)
+    def _end(self, task: asyncio.Task[None], message: Message) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            self._give_back(message)
+        self._leave()
+
+    def _leave(self) -> None:
+        with self._change:
+            self._taken -= 1
+            self._change.notify_all()

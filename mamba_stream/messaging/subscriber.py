@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 import threading
@@ -142,6 +143,7 @@ class Subscriber:
         self._sharing = Sharing(self._open, self._clock, self._interest, self._group, start)
         self._courier = self._courier_anew()
         self._member: Member | None = None
+        self._coroutines: Coroutines | None = None
         self._running = False
         self._stopping = threading.Event()
         self._closed = False
@@ -177,6 +179,10 @@ class Subscriber:
             until: ``"stopped"``; or ``"empty"``: until every message of these topics is done, also those that wait for
                 a retry or for their time.
         """
+        self._run(until, None)
+
+    def _run(self, until: str, event_loop: asyncio.AbstractEventLoop | None) -> None:
+        """Runs; coroutines on this event loop, where one is given."""
         if until not in ("stopped", "empty"):
             raise InvalidInput(f"until={until!r}: choose 'stopped' or 'empty'")
         if not self._subscriptions:
@@ -187,7 +193,9 @@ class Subscriber:
             raise InvalidInput("the callbacks are functions and coroutine functions: make them all one kind")
         slots: Slots
         if asynchronous == {True}:
-            slots = Coroutines(self._handle_async, self._concurrency)
+            self._coroutines = slots = Coroutines(
+                self._handle_async, self._concurrency, self._courier.returned, event_loop
+            )
         elif self._concurrency > 1:
             slots = Threads(self._handle, self._concurrency)
         else:
@@ -198,6 +206,7 @@ class Subscriber:
             self._loop(slots, until == "empty")
         finally:
             slots.close()
+            self._coroutines = None
             self._courier.close()
             self._courier = self._courier_anew()
             self._stopping.clear()
@@ -300,8 +309,8 @@ class Subscriber:
         except Exception as error:  # noqa: BLE001 - whatever a callback raises is a retry
             self._failed(message, error)
         except BaseException:
-            with suppress(StaleLease):
-                message.nack("0s", "interrupted")
+            # Interrupted: the message is not to blame.
+            self._courier.returned(message)
             raise
         else:
             self._succeeded(message)
@@ -314,6 +323,9 @@ class Subscriber:
                 await callback(message)
         except Exception as error:  # noqa: BLE001 - whatever a callback raises is a retry
             self._failed(message, error)
+        except BaseException:
+            self._courier.returned(message)
+            raise
         else:
             self._succeeded(message)
         finally:

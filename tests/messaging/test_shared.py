@@ -12,6 +12,7 @@ import pytest
 from mamba_stream.errors import StaleLease
 from mamba_stream.log import Log, open_log
 from mamba_stream.messaging import shared
+from mamba_stream.messaging.accounts import pending_namespace
 from mamba_stream.messaging.books import Change, LogBook, PrivateBook
 from mamba_stream.messaging.bounds import PRIORITIES
 from tests.messaging.desk import SECOND, HandClock, Sent, member, message_topic, messages, rows, values
@@ -390,3 +391,20 @@ def test_a_row_of_a_typed_topic_is_its_message(log: Log, clock: HandClock) -> No
     messages(leases)[1].ack()
     group.settle(leases)
     assert log["typed.dead"].scan().collect()["n"].to_list() == [1]
+
+
+def test_who_stops_with_thousands_in_hand_gives_them_back_in_few_records(log: Log) -> None:
+    topic, clock = message_topic(log), HandClock()
+    topic.append(rows([Sent(number) for number in range(4_000)]))
+    first, second = member(log, 1, clock), member(log, 2, clock)
+    first.begin({0: 0})
+    leases = first.take(4_000)
+    for lease in leases:
+        for offset in sorted(lease.left):
+            if offset % 7:
+                lease.release(offset, delivered=False)
+            else:
+                lease.ack(offset)
+    first.settle(leases)
+    assert len(log.records(pending_namespace("group", topic))) <= 2
+    assert values(second.take(4_000)) == [number for number in range(4_000) if number % 7]

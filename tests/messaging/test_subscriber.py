@@ -372,3 +372,17 @@ def test_ctrl_c_ends_run_and_nothing_is_lost(log: Log) -> None:
 def test_what_cannot_be_right_is_refused(log: Log, wrong: Callable[[Log], Any], says: str) -> None:
     with pytest.raises(mamba.InvalidInput, match=re.escape(says)):
         wrong(log)
+
+
+def test_what_a_run_did_is_known_after_it(log: Log) -> None:
+    send(log, *range(5))
+
+    def work(message: mamba.Message) -> None:
+        if message.value == 3:
+            raise mamba.Reject("no")
+
+    with mamba.Subscriber("work", log, group="crew", start="earliest") as subscriber:
+        subscriber.subscribe(work)
+        subscriber.run(until="empty")
+        facts = subscriber.statistics()
+    assert (facts.delivered, facts.acknowledged, facts.dead, facts.inhand) == (5, 4, 1, 0)

@@ -1,0 +1,603 @@
+"""Measures the message queue, in processes of their own: ``python benchmarks/queue.py``, or ``make bench``.
+
+Each figure stands beside its target and beside a limit of the machine that was measured in the same run. Beside Kafka
+too, where there is one (``KAFKA_HOME``) and the ``confluent-kafka`` client is installed.
+"""
+
+from __future__ import annotations
+
+import sys
+
+if sys.path and sys.path[0].endswith("benchmarks"):
+    # A module of the standard library has this file's name, and others import that.
+    del sys.path[0]
+
+import argparse
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+import mamba_stream as mamba
+from mamba_stream.cli.bench.measuring import Figure, middle, quantile, seconds, show
+from mamba_stream.messaging.schema import MESSAGES
+
+SIZE = 100
+VALUES = [f"{number:0{SIZE}}" for number in range(10_000)]
+ROUNDS = 5
+
+
+def figures(where: Path, options: argparse.Namespace) -> Iterator[Figure]:
+    yield from _sending(where, options.scale)
+    yield from _latency(where, options.seconds)
+    yield from _acks(where, options.scale)
+    yield from _backlog(where, options.backlog)
+    yield from _many(where, options.topics, options.groups)
+    yield from _kafka(where, options.scale)
+
+
+# --- sending and consuming
+
+
+def _sending(where: Path, scale: float) -> Iterator[Figure]:
+    count = int(1_000_000 * scale)
+    place = where / "send"
+    for part, name, target, limit in (
+        ("send", "send of 100-byte messages, one call each", 150_000, "a list that takes the same values"),
+        ("send_many", "send_many, 10,000 at a time", 1_000_000, "plain append of the same rows"),
+    ):
+        yield _rate(part, name, target, limit, place, count)
+    yield _rate(
+        "consume",
+        "for message in consumer.consume(): message.value",
+        300_000,
+        "a loop over the values of the same batches",
+        place,
+        count,
+    )
+
+
+def _rate(part: str, name: str, target: float, limit: str, place: Path, count: int) -> Figure:
+    found = _child(part, place, count)
+    rate, most = middle(found["ours"]), middle(found["limit"])
+    return Figure(
+        name,
+        f"{rate / most:.2f} of the limit ({min(found['ours']):,.0f} to {max(found['ours']):,.0f}/s)",
+        f"{limit}: {most:,.0f}/s",
+        round(rate),
+        target,
+        unit=" messages/s",
+    )
+
+
+def part_send(place: str, count: str) -> dict[str, Any]:
+    """One call for each message, from the first call until the last message is durable."""
+    number = int(count)
+    ours, limit = [], []
+    with mamba.Producer(place) as producer:
+        producer.create_topic("send", partitions=1)
+
+        def ourselves() -> None:
+            for _ in range(number // len(VALUES)):
+                for value in VALUES:
+                    producer.send("send", value)
+            producer.flush()
+
+        def least() -> None:
+            taken: list[str] = []
+            for _ in range(number // len(VALUES)):
+                for value in VALUES:
+                    taken.append(value)  # noqa: PERF402 - a call each
+
+        for _ in range(ROUNDS):
+            ours.append(number / seconds(ourselves))
+            limit.append(number / seconds(least))
+    return {"ours": ours, "limit": limit}
+
+
+def part_send_many(place: str, count: str) -> dict[str, Any]:
+    number = int(count)
+    ours, limit = [], []
+    with mamba.open(place) as log, mamba.Producer(log) as producer:
+        producer.create_topic("many", partitions=1)
+        plain = producer.create_topic("plain", partitions=1)
+        rows = _message_rows()
+
+        def ourselves() -> None:
+            for _ in range(number // len(VALUES)):
+                producer.send_many("many", VALUES)
+            producer.flush()
+
+        def least() -> None:
+            for _ in range(number // len(VALUES)):
+                plain.append(rows)
+
+        for _ in range(ROUNDS):
+            ours.append(number / seconds(ourselves))
+            limit.append(number / seconds(least))
+    return {"ours": ours, "limit": limit}
+
+
+def part_consume(place: str, count: str) -> dict[str, Any]:
+    ours, limit = [], []
+    with mamba.open(place) as log:
+        topic = log["many"]
+        number = min(int(count), topic.offsets()[0][1])
+
+        def ourselves() -> None:
+            with mamba.Consumer(log, group=f"g{len(ours)}") as consumer:
+                consumer.subscribe("many")
+                for message in consumer.consume(max_messages=number):
+                    message.value  # noqa: B018 - decoded
+
+        def least() -> None:
+            left = number
+            for batch in topic.read():
+                for _ in batch.data.column("value").cast(pa.large_string()).to_pylist():
+                    pass
+                left -= batch.data.num_rows
+                if left <= 0:
+                    return
+
+        for _ in range(ROUNDS):
+            ours.append(number / seconds(ourselves))
+            limit.append(number / seconds(least))
+    return {"ours": ours, "limit": limit}
+
+
+def _message_rows() -> pa.RecordBatch:
+    """What ``VALUES`` are as rows."""
+    count = len(VALUES)
+    columns = {
+        "value": pa.array([value.encode() for value in VALUES], pa.large_binary()),
+        "kind": pa.array([1] * count, pa.uint8()),
+        "time": pa.array([time.time_ns() // 1000] * count, pa.timestamp("us", "UTC")),
+        "priority": pa.array([0] * count, pa.uint8()),
+    }
+    return pa.RecordBatch.from_arrays(
+        [columns.get(field.name, pa.nulls(count, field.type)) for field in MESSAGES], schema=MESSAGES
+    )
+
+
+# --- latency
+
+
+def _latency(where: Path, lasts: float) -> Iterator[Figure]:
+    place = where / "latency"
+    with mamba.open(place) as log, mamba.Producer(log) as producer:
+        producer.create_topic("ticks", partitions=1)
+        producer.create_topic("alone", partitions=1)
+    count = int(lasts * 1_000)
+    subscriber = _process("ticked", place, count)
+    _line(subscriber)
+    idle = _process("idle")
+    published = _child("ticking", place, count)
+    found = json.loads(_line(subscriber))["latencies"]
+    subscriber.wait()
+    assert idle.stdin is not None
+    idle.stdin.close()
+    stalls = json.loads(_line(idle))["stalls"]
+    idle.wait()
+    commit = middle(published["commits"])
+    everything = [latency for _, latency in found]
+    kept = [
+        latency
+        for at, latency in found
+        if not any(start < at + latency / 1e3 and at < end for start, end in stalls)
+    ]
+    for name, share, target in (("median", 0.5, 2.0), ("99th percentile", 0.99, 10.0)):
+        yield Figure(
+            f"publish to callback at 1,000 messages a second, beyond the durable commit: {name}",
+            f"{quantile(kept, share):.2f} ms in all, over {len(kept) / len(found):.0%} of the messages: the others met "
+            f"one of {len(stalls)} moments in which this machine let a process that does nothing wait for more than 2 ms "
+            f"(with these {quantile(everything, share):.2f} ms)",
+            f"a durable commit alone takes {commit:.2f} ms (99th percentile "
+            f"{quantile(published['commits'], 0.99):.2f} ms), of which the median is subtracted",
+            quantile(kept, share) - commit,
+            target,
+            at_least=False,
+            unit=" ms",
+        )
+
+
+def part_idle() -> dict[str, Any]:
+    """Only wakes each millisecond, and notes when it woke late: what a busy machine does to whoever waits."""
+    over, rest = threading.Event(), threading.Event()
+    threading.Thread(target=lambda: (sys.stdin.read(), over.set())).start()
+    stalls, before = [], time.time()
+    while not over.is_set():
+        rest.wait(0.001)
+        now = time.time()
+        if now - before > 0.003:
+            stalls.append((before, now))
+        before = now
+    return {"stalls": stalls}
+
+
+def part_ticking(place: str, count: str) -> dict[str, Any]:
+    """Publishes one message each millisecond; before and after, how long a commit takes that has nothing else to do."""
+    with mamba.open(place) as log, mamba.Publisher("ticks", log) as publisher:
+        row = _message_rows().slice(0, 1)
+        commits: list[float] = []
+
+        def alone() -> None:
+            commits.extend(seconds(lambda: log["alone"].append(row)) * 1e3 for _ in range(300))
+
+        alone()
+        begun = time.perf_counter()
+        rest = threading.Event()
+        for number in range(int(count)):
+            wait = begun + number / 1_000 - time.perf_counter()
+            if wait > 0:
+                rest.wait(wait)
+            publisher.publish(time.time_ns())
+        publisher.flush()
+        alone()
+    return {"commits": commits}
+
+
+def part_ticked(place: str, count: str) -> dict[str, Any]:
+    latencies: list[tuple[float, float]] = []
+    subscriber = mamba.Subscriber("ticks", place)
+
+    def tick(message: mamba.Message) -> None:
+        latencies.append((message.value / 1e9, (time.time_ns() - message.value) / 1e6))
+        if len(latencies) == int(count):
+            subscriber.stop()
+
+    subscriber.subscribe(tick)
+    print("ready", flush=True)
+    subscriber.run()
+    subscriber.close()
+    return {"latencies": latencies}
+
+
+# --- acknowledgements
+
+
+def _acks(where: Path, scale: float) -> Iterator[Figure]:
+    place, count = where / "acks", int(400_000 * scale)
+    with mamba.open(place) as log, mamba.Producer(log) as producer:
+        producer.create_topic("work", partitions=4)
+        for at in range(0, count, len(VALUES)):
+            producer.send_many("work", VALUES[: min(len(VALUES), count - at)])
+    workers = [_process("acking", place) for _ in range(4)]
+    for worker in workers:
+        _line(worker)
+    begun = time.time()
+    for worker in workers:
+        assert worker.stdin is not None
+        worker.stdin.write("go\n")
+        worker.stdin.flush()
+    found = [json.loads(_line(worker)) for worker in workers]
+    for worker in workers:
+        worker.wait()
+    assert sum(each["done"] for each in found) == count, "a message was done twice, or not at all"
+    lasted = max(each["ended"] for each in found) - begun
+    one = _child("looping", place, count)
+    yield Figure(
+        "per-message ack, one group of 4 subscriber processes",
+        f"{count:,} messages in {lasted:.2f} s; by process {', '.join(str(each['done']) for each in found)}",
+        f"one consumer that commits offsets only: {one['rate']:,.0f}/s",
+        round(count / lasted),
+        50_000,
+        unit=" messages/s",
+    )
+
+
+def part_acking(place: str) -> dict[str, Any]:
+    with mamba.Subscriber("work", place, group="crew", start="earliest") as subscriber:
+        done = ended = 0
+
+        def work(message: mamba.Message) -> None:
+            nonlocal done, ended
+            done += 1
+            ended = time.time()
+
+        subscriber.subscribe(work)
+        print("ready", flush=True)
+        sys.stdin.readline()
+        subscriber.run(until="empty")
+    return {"done": done, "ended": ended}
+
+
+def part_looping(place: str, count: str) -> dict[str, Any]:
+    with mamba.Consumer(place, group="loop") as consumer:
+        consumer.subscribe("work")
+
+        def loop() -> None:
+            for _ in consumer.consume(max_messages=int(count)):
+                pass
+
+        return {"rate": int(count) / seconds(loop)}
+
+
+# --- scale
+
+
+def _backlog(where: Path, backlog: int) -> Iterator[Figure]:
+    found = {}
+    for size in (1_000, backlog):
+        place = where / f"backlog-{size}"
+        _child("fill", place, size)
+        found[size] = _child("behind", place)
+        shutil.rmtree(place)
+    for name, key in (
+        ("send of 1,000 messages", "send"),
+        ("receipt and ack of a message by a group", "shared"),
+        ("receipt of a message by a consumer", "consume"),
+    ):
+        yield _beside(
+            f"{name}, with a backlog of {backlog:,}",
+            found[backlog][key],
+            found[1_000][key],
+            "a backlog of 1,000",
+        )
+
+
+def _beside(name: str, ours: list[float], least: list[float], of: str) -> Figure:
+    """How much more it costs (seconds each, several times) than with less."""
+    return Figure(
+        name,
+        f"{middle(ours) * 1e6:,.1f} µs",
+        f"with {of} {middle(least) * 1e6:,.1f} µs",
+        middle(ours) / middle(least),
+        1.5,
+        at_least=False,
+    )
+
+
+def part_fill(place: str, count: str) -> dict[str, Any]:
+    with mamba.Producer(place) as producer:
+        producer.create_topic("work", partitions=1)
+        rows = VALUES[:1_000]
+        for _ in range(int(count) // len(rows)):
+            producer.send_many("work", rows)
+    return {}
+
+
+def part_behind(place: str) -> dict[str, Any]:
+    return _exercise(place, "work", rounds=ROUNDS)
+
+
+def _exercise(place: str, topic: str, rounds: int) -> dict[str, Any]:
+    """Seconds for sending 1,000 messages, and for each message that is received and acknowledged."""
+    found: dict[str, list[float]] = {"send": [], "shared": [], "consume": []}
+    some, batch = 10_000, VALUES[:1_000]
+    with (
+        mamba.open(place) as log,
+        mamba.Producer(log) as producer,
+        mamba.Consumer(log, group="g") as consumer,
+    ):
+        consumer.subscribe(topic)
+        handled = 0
+
+        def handle(message: mamba.Message) -> None:
+            nonlocal handled
+            handled += 1
+            if handled % some == 0:
+                subscriber.stop()
+
+        subscriber = mamba.Subscriber(topic, log, group="s", start="earliest")
+        subscriber.subscribe(handle)
+        for number in range(rounds + 1):
+            sent = [seconds(lambda: producer.send_many(topic, batch).result()) for _ in range(some // 1_000)]
+            shared = seconds(subscriber.run) / some
+            consumed = seconds(lambda: [None for _ in consumer.consume(max_messages=some)]) / some
+            if number:
+                found["send"] += sent
+                found["shared"].append(shared)
+                found["consume"].append(consumed)
+        subscriber.close()
+    return found
+
+
+def _many(where: Path, topics: int, groups: int) -> Iterator[Figure]:
+    few, many = where / "few", where / "many"
+    some = _child("topics", few, 100)
+    all_ = _child("topics", many, topics)
+    yield _beside(f"creating one of {topics:,} topics", all_["last"], some["last"], "100 topics")
+    ours, least = _child("among", many), _child("among", few)
+    for key in ("send", "shared", "consume"):
+        name = {"send": "send of 1,000 messages", "shared": "receipt and ack", "consume": "receipt"}[key]
+        yield _beside(f"{name}, among {topics:,} topics", ours[key], least[key], "100 topics")
+    _child("groups", many, groups)
+    ours = _child("among", many)
+    for key in ("send", "shared", "consume"):
+        name = {"send": "send of 1,000 messages", "shared": "receipt and ack", "consume": "receipt"}[key]
+        yield _beside(f"{name}, among {groups:,} groups too", ours[key], least[key], "none")
+
+
+def part_topics(place: str, count: str) -> dict[str, Any]:
+    with mamba.Producer(place) as producer:
+        took = [
+            seconds(lambda n=number: producer.create_topic(f"t{n}", partitions=1))
+            for number in range(int(count))
+        ]
+    return {"last": took[-100:]}
+
+
+def part_among(place: str) -> dict[str, Any]:
+    return _exercise(place, "t7", rounds=ROUNDS)
+
+
+def part_groups(place: str, count: str) -> dict[str, Any]:
+    """Groups that read the topic and hold some of its messages."""
+    with mamba.open(place) as log:
+        for number in range(int(count)):
+            subscriber = mamba.Subscriber("t7", log, group=f"group-{number}", start="earliest")
+            subscriber.subscribe(lambda message, of=subscriber: (message.nack(delay="1h"), of.stop()))
+            subscriber.run()
+            subscriber.close()
+    return {}
+
+
+# --- Kafka
+
+
+def _kafka(where: Path, scale: float) -> Iterator[Figure]:
+    home = os.environ.get("KAFKA_HOME")
+    if not home or not (Path(home) / "bin" / "kafka-server-start.sh").exists():
+        print(" - Kafka beside it: left out, no Kafka in $KAFKA_HOME")
+        return
+    if importlib.util.find_spec("confluent_kafka") is None:
+        print(" - Kafka beside it: left out, confluent-kafka is not installed")
+        return
+    number = int(1_000_000 * scale)
+    with _broker(Path(home), where / "kafka") as address:
+        found = _child("kafka", where, address, number)
+    for key, target in (("send", 150_000), ("consume", 300_000)):
+        yield Figure(
+            f"Kafka, by confluent-kafka: {key}, one call each",
+            "acks=all, as its broker syncs by itself",
+            "for comparison",
+            round(found[key]),
+            0,
+            unit=f" messages/s (ours is to be {target:,})",
+        )
+
+
+class _broker:  # noqa: N801 - used as a block
+    """A Kafka broker of one node, in a directory of its own."""
+
+    def __init__(self, home: Path, place: Path) -> None:
+        self._home = home
+        self._place = place
+        self._server: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> str:
+        self._place.mkdir()
+        settings = self._place / "server.properties"
+        settings.write_text(
+            "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:19093\n"
+            "listeners=PLAINTEXT://127.0.0.1:19092,CONTROLLER://127.0.0.1:19093\n"
+            "controller.listener.names=CONTROLLER\noffsets.topic.replication.factor=1\n"
+            f"transaction.state.log.replication.factor=1\nlog.dirs={self._place / 'data'}\n"
+        )
+        tools = self._home / "bin"
+        name = subprocess.run(
+            [tools / "kafka-storage.sh", "random-uuid"], check=True, capture_output=True, text=True
+        ).stdout.strip()
+        subprocess.run(
+            [tools / "kafka-storage.sh", "format", "-t", name, "-c", settings],
+            check=True,
+            capture_output=True,
+        )
+        self._server = subprocess.Popen(
+            [tools / "kafka-server-start.sh", settings], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        return "127.0.0.1:19092"
+
+    def __exit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.terminate()
+        self._server.wait()
+
+
+def part_kafka(place: str, address: str, count: str) -> dict[str, Any]:
+    import confluent_kafka
+    from confluent_kafka.admin import AdminClient, NewTopic
+
+    number = int(count)
+    admin = AdminClient({"bootstrap.servers": address})
+    admin.list_topics(timeout=60)
+    for future in admin.create_topics([NewTopic("send", 1, 1)]).values():
+        future.result()
+    settings = {"bootstrap.servers": address, "linger.ms": 5, "acks": "all"}
+    producer = confluent_kafka.Producer({**settings, "queue.buffering.max.messages": 1_000_000})
+
+    def send() -> None:
+        for at in range(number):
+            while True:
+                try:
+                    producer.produce("send", VALUES[at % len(VALUES)])
+                    break
+                except BufferError:
+                    producer.poll(0.01)
+        producer.flush()
+
+    sent = number / seconds(send)
+    consumer = confluent_kafka.Consumer(
+        {"bootstrap.servers": address, "group.id": "g", "auto.offset.reset": "earliest"}
+    )
+    consumer.subscribe(["send"])
+    while (first := consumer.poll(1.0)) is None or first.error():
+        pass
+
+    def consume() -> None:
+        left = number - 1
+        while left:
+            message = consumer.poll(1.0)
+            if message is not None and not message.error():
+                message.value()
+                left -= 1
+
+    consumed = number / seconds(consume)
+    consumer.close()
+    return {"send": sent, "consume": consumed}
+
+
+# --- processes
+
+PARTS: dict[str, Callable[..., dict[str, Any]]] = {
+    name.removeprefix("part_"): value for name, value in list(globals().items()) if name.startswith("part_")
+}
+
+
+def _process(part: str, *arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, __file__, "--part", part, *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+
+
+def _line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        raise SystemExit(f"a part of the benchmark failed: {process.args}")
+    return line
+
+
+def _child(part: str, *arguments: object) -> dict[str, Any]:
+    """What a part found out, in a process of its own."""
+    with _process(part, *arguments) as process:
+        found: dict[str, Any] = json.loads(_line(process))
+    return found
+
+
+def main() -> int:
+    if sys.argv[1:2] == ["--part"]:
+        print(json.dumps(PARTS[sys.argv[2]](*sys.argv[3:])), flush=True)
+        return 0
+    parser = argparse.ArgumentParser(description="Measures the message queue.")
+    parser.add_argument(
+        "--directory", type=Path, help="where to; a temporary directory unless told otherwise"
+    )
+    parser.add_argument("--scale", type=float, default=1.0, help="how many messages: 1 is a million")
+    parser.add_argument("--seconds", type=float, default=10, help="how long latency is measured")
+    parser.add_argument("--backlog", type=int, default=10_000_000)
+    parser.add_argument("--topics", type=int, default=10_000)
+    parser.add_argument("--groups", type=int, default=1_000)
+    options = parser.parse_args()
+    where = Path(tempfile.mkdtemp(prefix="mamba-stream-queue-", dir=options.directory))
+    try:
+        return 0 if show(f"The queue, on {where.parent}", figures(where, options)) else 1
+    finally:
+        shutil.rmtree(where)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
