@@ -91,8 +91,8 @@ def list_letters(
             print_list(counts, output, empty=f"no topics of dead letters in {log.path}")
             return
         found = letters(log, topic, where=_rule(log, topic, where), every=every)
-        show = _json if output == "json" else _row
-        print_list([show(each) for each in islice(found, rows)], output, empty=f"no letters in {topic}")
+        shown = [_json(each) if output == "json" else _row(each, every) for each in islice(found, rows)]
+        print_list(shown, output, empty=f"no letters in {topic}")
         if left := sum(1 for _ in found):
             click.echo(f"and {left:,} more: --rows {rows + left} shows all", err=True)
 
@@ -197,11 +197,11 @@ def _rule(log: Log, topic: str, where: str | None) -> Where | None:
     return None if where is None else Where(where, log[topic])
 
 
-def _row(letter: DeadLetter) -> dict[str, Any]:
+def _row(letter: DeadLetter, every: bool) -> dict[str, Any]:
     return {
         "partition": letter.partition,
         "offset": letter.offset,
-        "state": letter.state,
+        **({"state": letter.state} if every else {}),
         "from": f"{letter.topic}/{letter.origin[0]}",
         "group": letter.group,
         "attempts": letter.attempts,

@@ -78,7 +78,11 @@ def describe(name: str, output: str, place: str | None) -> None:
         click.echo(encode({**facts, "members": members, "partitions": partitions}))
         return
     print_facts(facts, output)
-    print_list(partitions, output, empty="it has read nothing yet")
+    # What a person needs, in the width of a terminal.
+    shown = [
+        {name: value for name, value in row.items() if name not in ("begin", "runs")} for row in partitions
+    ]
+    print_list(shown, output, empty="it has read nothing yet")
     print_list(members, output, empty="nobody is there")
     for topic in found.paused:
         click.echo(
@@ -217,7 +221,7 @@ def _partition(each: GroupPartition) -> dict[str, Any]:
     return {
         "topic": each.topic,
         "partition": each.partition,
-        "reads": "message by message" if each.shared else "in order",
+        "shared": each.shared,
         "offset": each.offset,
         "begin": each.begin,
         "end": each.end,

@@ -235,15 +235,17 @@ class Log:
 
     def group_offsets(self, group: str) -> dict[tuple[str, int], int]:
         """The next offset that a group reads, by (topic, partition)."""
-        names = {row.id: row.name for row in self._store.topics()}
         check_name(group, "group")
+        names: dict[int, str | None] = {}
         found = {}
         for key, value in self._store.items(rows.OFFSET + group.encode() + b"\0"):
             _, topic, partition = rows.offset_place(key)
             if topic not in names:
-                # Created since the names were read.
-                continue
-            found[names[topic], partition] = int.from_bytes(value, "big")
+                row = self._store.get(rows.number_key(rows.TOPIC, topic))
+                names[topic] = None if row is None else rows.unpack(TopicRow, row).name
+            # Where the topic was deleted since, this went with it.
+            if (name := names[topic]) is not None:
+                found[name, partition] = int.from_bytes(value, "big")
         return found
 
     def record(self, namespace: str, key: str) -> bytes | None:

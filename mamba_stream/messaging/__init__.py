@@ -11,6 +11,7 @@ A message is a row of a topic; sending is appending. Two ways to receive stand o
 From below to above::
 
     publisher, producer, subscriber, consumer, aio     what users hold
+    groups, redrive, statistics (by survey)            what operators ask and do, from outside; no threads
     outbox | delivery | membership                     the live halves: threads, time, other members
     sending | shared | bounds | deadletters | ...      what is in the log and its records; no threads of their own
     parcel, outgoing                                   rows on their way, and what became of them

@@ -199,14 +199,13 @@ class Survey:
 
     def divided(self, group: str) -> dict[int, dict[int, int | None]]:
         """The topics that a group reads by partition, with the offsets that it committed."""
-        numbers = {each.name: each.number for each in self.topics.values()}
         found: dict[int, dict[int, int | None]] = defaultdict(dict)
         for topic, partition in owners_of(LogBook(self.log), group):
             if topic in self.topics:
                 found[topic][partition] = None
         for (name, partition), offset in self.log.group_offsets(group).items():
-            if name in numbers:
-                found[numbers[name]][partition] = offset
+            if name in self._numbers:
+                found[self._numbers[name]][partition] = offset
         return found
 
     def chosen(self, group: GroupFacts, topic: str | None) -> dict[str, Topic]:
@@ -227,6 +226,7 @@ class Survey:
             for slot, owner in owners_of(LogBook(self.log), name).items()
             if owner.member in self.clients
         }
+        self._numbers = {each.name: each.number for each in self.topics.values()}
         return GroupFacts(
             name=name,
             job=job_of_group(self.log, name),
