@@ -198,7 +198,7 @@ def _latency(where: Path, lasts: float) -> Iterator[Figure]:
         yield Figure(
             f"publish to callback at 1,000 messages a second, beyond the durable commit: {name}",
             f"{quantile(kept, share):.2f} ms in all, over {len(kept) / len(found):.0%} of the messages: the others met "
-            f"one of {len(stalls)} moments in which this machine let a process that does nothing wait for more than 2 ms "
+            f"one of {len(stalls)} moments in which this machine kept an idle process waiting for more than 2 ms "
             f"(with these {quantile(everything, share):.2f} ms)",
             f"a durable commit alone takes {commit:.2f} ms (99th percentile "
             f"{quantile(published['commits'], 0.99):.2f} ms), of which the median is subtracted",
