@@ -145,9 +145,17 @@ class _ConsumerCore(consumer.Consumer):
         self._wait(min(deadline, now + _SLICE))
         return False, None
 
-    def forget_polled(self) -> None:
-        """What the last poll took was given to nobody."""
-        self._polled.clear()
+    _asker: object = None
+
+    def poll_for(self, asker: object, timeout: timedelta, most: int) -> list[Message]:
+        messages = self.poll(timeout, max_messages=most)
+        self._asker = asker
+        return messages
+
+    def forget(self, asker: object) -> None:
+        """What was taken for this asker was given to nobody; what another was given before is."""
+        if self._asker is asker:
+            self._polled.clear()
 
 
 class _SubscriberCore(subscriber.Subscriber):
@@ -402,17 +410,17 @@ class Consumer(_Twin[_ConsumerCore]):
         Asking again acknowledges those of the last time. A poll that is cancelled has handed out none.
         """
         core = await self.core()
-        left = duration_us(timeout, what="timeout")
+        left, asker = duration_us(timeout, what="timeout"), object()
         try:
             while True:
                 now = min(left, int(_SLICE * 1e6))
-                found = await self.call(core.poll, timedelta(microseconds=now), max_messages=max_messages)
+                found = await self.call(core.poll_for, asker, timedelta(microseconds=now), max_messages)
                 left -= now
                 if found or left <= 0:
                     return found
         except asyncio.CancelledError:
             # What the thread took, or still takes, nobody was given: the next loop has it delivered again.
-            self._thread.submit(core.forget_polled)
+            self._thread.submit(core.forget, asker)
             raise
 
     async def commit(self, messages: Message | Iterable[Message] | None = None) -> None:

@@ -232,6 +232,26 @@ def test_a_poll_that_is_cancelled_took_nothing(log: Log) -> None:
     assert log.group_offsets("g") == {("work", 0): 20}
 
 
+def test_a_poll_that_is_cancelled_before_it_begins_acknowledges_nothing_and_forgets_nothing(log: Log) -> None:
+    fill(log, "a")
+
+    async def main() -> list[list[Any]]:
+        async with aio.Consumer(log, group="g") as consumer:
+            await consumer.subscribe("work")
+            first = await consumer.poll()
+            busy, over = threading.Event(), threading.Event()
+            consumer._thread.submit(lambda: (busy.set(), over.wait(20)))
+            poll = asyncio.create_task(consumer.poll("10s"))
+            await until(busy.is_set)
+            poll.cancel()
+            await asyncio.wait([poll])
+            over.set()
+            return [[message.value for message in each] for each in (first, await consumer.poll())]
+
+    assert asyncio.run(main()) == [["a"], []]
+    assert log.group_offsets("g") == {("work", 0): 1}
+
+
 def test_others_run_while_a_consumer_waits(log: Log) -> None:
     async def main() -> list[Any]:
         async with aio.Consumer(log) as consumer:
