@@ -2,19 +2,21 @@
 
 A message is a row of a topic; sending is appending. Two ways to receive stand on the log's interface alone:
 
-* *Shared*: every message of a topic goes to one of the group's subscribers, wherever they run; each is acknowledged,
-  retried or given up by itself (``shared.py``; its books are in ``pending.py``, and where they are kept in
-  ``books.py``).
+* *Shared*: every message of a topic goes to one of the group's members, wherever they run; each is leased, and then
+  acknowledged, retried or given up by itself. A group is runs of offsets in small records (``pending.py``), changed by
+  compare and swap (``shared.py``); nobody is in charge.
 * *By partition*: every partition goes to one of the group's consumers, which reads it in order and commits how far
-  (``membership.py``, ``assignment.py``).
+  (``membership.py``, ``assignment.py``, ``lanes.py``).
 
-From below to above::
+From above to below, each on what stands under it::
 
-    publisher, producer, subscriber, consumer, aio     what users hold
-    groups, redrive, statistics (by survey)            what operators ask and do, from outside; no threads
-    outbox | delivery | membership                     the live halves: threads, time, other members
-    sending | shared | bounds | deadletters | ...      what is in the log and its records; no threads of their own
-    parcel, outgoing                                   rows on their way, and what became of them
-    message, rules (of conditions), routing, assignment  a message, which ones, where to, who reads what: plain values
-    schema, pending, books                             rows, runs of offsets, records
+    publisher  producer  subscriber  consumer  aio         what users hold
+    groups  redrive  statistics                            what operators ask and do, from outside
+    outbox  |  courier  slots  |  feed  sharedfeed         the live halves: threads, time, other members
+    sending  bounds  |  sharing  shared  lease  |  membership  lanes
+                                                           a step at a time in the log's records; time is an argument
+    accounts  source  deadletters  members  survey         records and rows of one kind, read and written
+    outgoing  parcel  outputs  |  rules  conditions  routing  |  assignment  interest  parts  latency
+                                                           what goes out, which messages, who reads what: values
+    message  schema  pending  books                        a message, a row, a run of offsets, a record
 """

@@ -18,7 +18,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mamba_stream.core.clock import Clock, SystemClock
-from mamba_stream.core.names import check_name
 from mamba_stream.core.numbers import is_whole
 from mamba_stream.errors import InvalidInput, LogClosed, Reject, StaleLease
 from mamba_stream.log import Log, Topic
@@ -27,6 +26,7 @@ from mamba_stream.messaging.books import LogBook
 from mamba_stream.messaging.courier import Courier
 from mamba_stream.messaging.interest import interest_in
 from mamba_stream.messaging.members import Member
+from mamba_stream.messaging.membership import check_group
 from mamba_stream.messaging.message import Message, Rule
 from mamba_stream.messaging.parts import Mask
 from mamba_stream.messaging.schema import is_message_schema
@@ -127,7 +127,7 @@ class Subscriber:
         clock: Clock | None = None,
     ) -> None:
         self._interest = interest_in(topics)
-        self._group = None if group is None else check_name(group, "group")
+        self._group = None if group is None else check_group(group)
         if not is_whole(concurrency, 1):
             raise InvalidInput(f"concurrency={concurrency!r}: give a number from 1 on")
         if start not in ("latest", "earliest") and not isinstance(start, datetime):
