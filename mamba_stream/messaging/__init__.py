@@ -12,6 +12,7 @@ From below to above::
 
     publisher, producer, subscriber, consumer, aio     what users hold
     outbox | delivery | membership                     the live halves: threads, time, other members
+    outputs                                            a message's transaction, which can send too
     shared | bounds | deadletters | statistics         what is in the log's records; no threads, time is an argument
     message, rules, routing, assignment                a message, which ones, where to, who reads what: plain values
     schema, pending, books                             rows, runs of offsets, records
