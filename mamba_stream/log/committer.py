@@ -21,7 +21,7 @@ from mamba_stream.core.changes import Append, Applied, ChangeSet
 from mamba_stream.core.clock import Clock
 from mamba_stream.errors import CommitUnknown, LogClosed, LogFailed, MambaStreamError, NotCommitted
 from mamba_stream.log import files, ledger
-from mamba_stream.log.format import Message
+from mamba_stream.log.format import Message, Rows, encode
 from mamba_stream.log.index import CLOSED, Index
 
 if TYPE_CHECKING:
@@ -35,11 +35,15 @@ _PATIENCE = 0.25
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """An encoded batch on its way to a partition; where it will lie is not known yet."""
+    """A batch on its way to a partition; where it will lie is not known yet.
+
+    A small one may be encoded by whoever commits it: threads that append together would only wait for each other
+    at the interpreter's lock.
+    """
 
     topic: int
     partition: int
-    message: Message
+    message: Message | Rows
     rows: int
     min_time: int
     max_time: int
@@ -72,11 +76,26 @@ class _Pending:
     wake: threading.Lock = field(default_factory=threading.Lock)
     group: list[_Pending] = field(default_factory=list)
     """Those that it leads."""
+    messages: list[Message] = field(default_factory=list)
+    """Its batches, encoded."""
     bytes: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.wake.acquire()
         self.bytes = sum(batch.message.length for batch in self.batches)
+
+    def encode(self) -> bool:
+        """Encodes what was left to be encoded; where that fails, this one alone fails."""
+        try:
+            self.messages = [
+                encode(m.batch, m.layout, m.compression) if isinstance(m, Rows) else m
+                for m in (batch.message for batch in self.batches)
+            ]
+        except Exception as error:  # noqa: BLE001 - raised where it was to be appended
+            self.error, self.done = error, True
+            return False
+        self.bytes = sum(message.length for message in self.messages)
+        return True
 
 
 class Committer:
@@ -192,8 +211,9 @@ class Committer:
             if self._closed:
                 raise LogClosed(CLOSED)
             self._index.check()
-            places = self._write(group)
-            self._apply(group, places)
+            ready = [pending for pending in group if pending.encode()]
+            places = self._write(ready)
+            self._apply(ready, places)
             self._announce()
         except MambaStreamError as error:
             for pending in group:
@@ -236,13 +256,18 @@ class Committer:
         places: dict[bool, int] = {}
         try:
             for internal in (False, True):
-                batches = [b for p in group for b in p.batches if b.internal is internal]
-                if not batches:
+                messages = [
+                    message
+                    for pending in group
+                    for batch, message in zip(pending.batches, pending.messages, strict=True)
+                    if batch.internal is internal
+                ]
+                if not messages:
                     continue
                 file = self._file(internal)
                 places[internal] = file.end
-                parts = [part for batch in batches for part in batch.message.parts()]
-                file.write(parts, sum(batch.message.length for batch in batches))
+                parts = [part for message in messages for part in message.parts()]
+                file.write(parts, sum(message.length for message in messages))
         except NotCommitted:
             self._rewind(places)
             raise
@@ -290,21 +315,21 @@ class Committer:
             change = pending.change
             if pending.batches:
                 appends = []
-                for batch in pending.batches:
+                for batch, message in zip(pending.batches, pending.messages, strict=True):
                     position = places[batch.internal]
-                    places[batch.internal] = position + batch.message.length
+                    places[batch.internal] = position + message.length
                     appends.append(
                         Append(
                             topic=batch.topic,
                             partition=batch.partition,
                             file=self._open[batch.internal].number,
                             position=position,
-                            length=batch.message.length,
+                            length=message.length,
                             rows=batch.rows,
                             min_time=batch.min_time,
                             max_time=batch.max_time,
                             schema=batch.schema,
-                            header=batch.message.header,
+                            header=message.header,
                             append_time=now,
                             compressed=batch.compressed,
                             expect=batch.expect,

@@ -76,6 +76,16 @@ class Message:
         return (self.head, self.body, self.padding) if self.padding else (self.head, self.body)
 
 
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A batch that is to become a message, of about this length, when it is written; its schema is the layout's."""
+
+    batch: pa.RecordBatch
+    layout: Layout
+    compression: str
+    length: int
+
+
 @dataclass(frozen=True)
 class Columns:
     """Where the columns of a message lie, relative to its start, and their checksums."""

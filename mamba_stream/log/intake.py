@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 MAX_ROWS = 1 << 18
 MAX_BYTES = 64 << 20
 """A batch larger than either is cut: readers skip and verify whole batches."""
+_FEW_ROWS, _FEW_BYTES = 256, 16 << 10
+"""Up to here encoding costs less than handing the interpreter's lock to another thread and getting it back."""
+_OVERHEAD = 320
+"""About what a message takes beside its rows."""
 
 _NO_TIMES = (0, -1)
 _FEW = 64
@@ -39,16 +43,25 @@ class Intake:
         self._to = f"topic {topic.name!r}"
 
     def batches(
-        self, data: Any, partition: int | None = None, expect: Mapping[int, int] | None = None
+        self,
+        data: Any,
+        partition: int | None = None,
+        expect: Mapping[int, int] | None = None,
+        *,
+        at_once: bool = False,
     ) -> list[Batch]:
-        """The data as encoded batches, in order; raises before anything is written."""
+        """The data as batches, in order; raises before anything is written.
+
+        They are encoded, unless they are small and are to be committed ``at_once``: before the caller may change
+        what it passed.
+        """
         if partition is not None:
             partition = partition_of(self._topic, partition)
         expected = offsets_of(self._topic, "expect", expect)
         prepared = []
         for batch in to_batches(data, self._layout.schema, max_rows=MAX_ROWS, to=self._to):
             for number, routed in self._route(batch, partition):
-                for rows, message in self._messages(routed):
+                for rows, message in self._messages(routed, at_once=at_once):
                     low, high = self._times(rows)
                     prepared.append(
                         Batch(
@@ -82,15 +95,22 @@ class Intake:
         self._turn += 1
         return [(self._turn % self._topic.partitions, batch)]
 
-    def _messages(self, batch: pa.RecordBatch) -> Iterator[tuple[pa.RecordBatch, format.Message]]:
+    def _messages(
+        self, batch: pa.RecordBatch, *, at_once: bool
+    ) -> Iterator[tuple[pa.RecordBatch, format.Message | format.Rows]]:
         """The rows as messages: one, unless they are too many bytes."""
+        # Not nbytes, which lets go of the lock that is not to be handed over.
+        few = min(_FEW_BYTES, MAX_BYTES)
+        if at_once and batch.num_rows <= _FEW_ROWS and (size := batch.get_total_buffer_size()) <= few:
+            yield batch, format.Rows(batch, self._layout, self._topic.compression, size + _OVERHEAD)
+            return
         message = format.encode(batch, self._layout, self._topic.compression)
         if message.length <= MAX_BYTES:
             yield batch, message
         elif batch.num_rows > 1:
             half = batch.num_rows // 2
-            yield from self._messages(batch.slice(0, half))
-            yield from self._messages(batch.slice(half))
+            yield from self._messages(batch.slice(0, half), at_once=False)
+            yield from self._messages(batch.slice(half), at_once=False)
         elif message.length <= format.MAX_MESSAGE_BYTES:
             yield batch, message
         else:

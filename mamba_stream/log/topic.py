@@ -134,7 +134,7 @@ class Topic:
             DiskFull: There is no room; nothing was appended.
         """
         sequences = producer_sequences(self._row.id, producer, sequence)
-        batches = self._intake.batches(data, partition, expect)
+        batches = self._intake.batches(data, partition, expect, at_once=True)
         if not batches and not sequences:
             return {}
         answer = self._commit(ChangeSet(sequences=sequences), batches)

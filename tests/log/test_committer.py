@@ -13,6 +13,7 @@ from typing import Any
 
 import lmdb
 import polars as pl
+import pyarrow as pa
 import pytest
 
 from mamba_stream.core.changes import ChangeSet
@@ -436,3 +437,32 @@ def test_a_thread_may_be_interrupted_anywhere_and_the_others_go_on(
     assert at > 10
     assert sum(row == (1,) for _, _, row in rows_of(plain)) >= acknowledged
     assert plain.append([{"n": 2}])
+
+
+def test_a_small_batch_that_cannot_be_encoded_fails_alone(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is encoded by whoever commits it, for others too."""
+    topic = log.create_topic("t", {"n": pl.Int64})
+    real = committer.encode
+
+    def encode(batch: pa.RecordBatch, *rest: Any) -> Any:
+        if batch.column(0)[0].as_py() == 13:
+            raise MemoryError("no room for thirteen")
+        return real(batch, *rest)
+
+    monkeypatch.setattr(committer, "encode", encode)
+    failed: list[int] = []
+
+    def append(number: int) -> None:
+        try:
+            topic.append([{"n": number}])
+        except MemoryError:
+            failed.append(number)
+
+    threads = [threading.Thread(target=append, args=(number,)) for number in range(10, 18)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == [13]
+    assert sorted(topic.scan().collect()["n"]) == [10, 11, 12, 14, 15, 16, 17]
+    assert log.statistics().refused == 1
