@@ -451,8 +451,11 @@ def part_groups(place: str, count: str) -> dict[str, Any]:
 
 def _kafka(where: Path, scale: float) -> Iterator[Figure]:
     home = os.environ.get("KAFKA_HOME")
-    if not home or not (Path(home) / "bin" / "kafka-server-start.sh").exists():
-        print(" - Kafka beside it: left out, no Kafka in $KAFKA_HOME")
+    if not home or not list(Path(home).glob("libs/kafka_*.jar")) or shutil.which("java") is None:
+        print(
+            " - Kafka beside it: left out; it takes java, and a $KAFKA_HOME with Kafka's jars under libs/ "
+            "(a distribution, or org.apache.kafka:kafka_2.13 with its dependencies)"
+        )
         return
     if importlib.util.find_spec("confluent_kafka") is None:
         print(" - Kafka beside it: left out, confluent-kafka is not installed")
@@ -460,14 +463,14 @@ def _kafka(where: Path, scale: float) -> Iterator[Figure]:
     number = int(1_000_000 * scale)
     with _broker(Path(home), where / "kafka") as address:
         found = _child("kafka", where, address, number)
-    for key, target in (("send", 150_000), ("consume", 300_000)):
+    for key in ("send", "consume"):
         yield Figure(
             f"Kafka, by confluent-kafka: {key}, one call each",
-            "acks=all, as its broker syncs by itself",
+            "acks=all; its broker leaves syncing to the system, where ours has synced every message",
             "for comparison",
             round(found[key]),
             0,
-            unit=f" messages/s (ours is to be {target:,})",
+            unit=" messages/s",
         )
 
 
@@ -488,17 +491,13 @@ class _broker:  # noqa: N801 - used as a block
             "controller.listener.names=CONTROLLER\noffsets.topic.replication.factor=1\n"
             f"transaction.state.log.replication.factor=1\nlog.dirs={self._place / 'data'}\n"
         )
-        tools = self._home / "bin"
-        name = subprocess.run(
-            [tools / "kafka-storage.sh", "random-uuid"], check=True, capture_output=True, text=True
-        ).stdout.strip()
-        subprocess.run(
-            [tools / "kafka-storage.sh", "format", "-t", name, "-c", settings],
-            check=True,
-            capture_output=True,
-        )
+        java = ["java", "-cp", f"{self._home / 'libs'}/*"]
+        tool = [*java, "kafka.tools.StorageTool"]
+        name = subprocess.run([*tool, "random-uuid"], check=True, capture_output=True, text=True)
+        formatting = [*tool, "format", "-t", name.stdout.split()[-1], "-c", settings]
+        subprocess.run(formatting, check=True, capture_output=True)
         self._server = subprocess.Popen(
-            [tools / "kafka-server-start.sh", settings], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [*java, "kafka.Kafka", settings], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         return "127.0.0.1:19092"
 
@@ -513,7 +512,8 @@ def part_kafka(place: str, address: str, count: str) -> dict[str, Any]:
     from confluent_kafka.admin import AdminClient, NewTopic
 
     number = int(count)
-    admin = AdminClient({"bootstrap.servers": address})
+    # Until it listens, each attempt would be told of.
+    admin = AdminClient({"bootstrap.servers": address, "log_level": 0})
     admin.list_topics(timeout=60)
     for future in admin.create_topics([NewTopic("send", 1, 1)]).values():
         future.result()
