@@ -84,9 +84,9 @@ class Accounts:
         """When the next run falls due, or fell; ``None`` where there is none."""
         return next((due_of(key) for key in self.book.records(self._runs, limit=1)), None)
 
-    def holds(self, most: int) -> bool:
-        """Whether there are so many runs, or more."""
-        return len(self.book.records(self._runs, limit=most)) >= most
+    def count(self, most: int) -> int:
+        """How many runs there are; ``most``, where there are more."""
+        return len(self.book.records(self._runs, limit=most))
 
     def put(self, change: Change, when: int, run: Pending) -> str:
         """Adds a run that falls due then; the key of its record."""

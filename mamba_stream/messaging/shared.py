@@ -132,7 +132,6 @@ class SharedGroup:
         self._ordered = self._source.ordered
         self._chance = chance
         self._turn = 0
-        self._takes = 0
         self._counting = threading.Lock()
 
     def begin(self, start: Mapping[int, int]) -> None:
@@ -147,7 +146,8 @@ class SharedGroup:
         for _ in range(_SWAPS):
             step = _Step(self.clock.now(), limit)
             self._again(step)
-            if step.room > 0 and not self._is_full():
+            self._bound(step)
+            if step.room > 0:
                 self._fresh(step)
             if not step.change:
                 return []
@@ -493,11 +493,11 @@ class SharedGroup:
             key, run = self._accounts.lease(step.change, until, partition, offsets, attempt, keys_of(within))
             step.leases.append((key, run, within))
 
-    def _is_full(self) -> bool:
-        self._takes += 1
-        if self.full or self._takes % 16 == 1:
-            self.full = self._accounts.holds(MOST_RUNS)
-        return self.full
+    def _bound(self, step: _Step) -> None:
+        """Leaves room for no more new messages than there may be runs: each may yet become one, by a retry."""
+        room = MOST_RUNS - self._accounts.count(MOST_RUNS)
+        self.full = room <= 0
+        step.room = min(step.room, room)
 
     def _priorities(self) -> Priorities:
         return self._accounts.priorities() if self._source.messages else WITHOUT_PRIORITIES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -27,6 +28,7 @@ from mamba_stream.messaging.shared import SharedGroup, Terms
 LOOK: Final = 0.2
 """Seconds between two looks at topics that may have come or gone."""
 _REPORT: Final = 1.0
+_logger = logging.getLogger("mamba_stream.messaging")
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,7 @@ class Sharing:
         self._book = PrivateBook(log) if group is None else LogBook(log)
         self._start = start
         self._groups: dict[str, SharedGroup] = {}
+        self._paused: set[str] = set()
         self._next_look = self._next_report = 0.0
         self.begins = {topic.name: self._begin_of(topic) for topic in self._topics()}
 
@@ -157,6 +160,7 @@ class Sharing:
             known = self._groups.get(topic.name)
             if known is None or known.topic.number != topic.number:
                 self._share(topic)
+        self._say_what_pauses()
         if now >= self._next_report:
             self._next_report = now + _REPORT
             facts = self.statistics()
@@ -194,6 +198,17 @@ class Sharing:
         for group in self._groups.values():
             latencies.merge(group.counts.latencies)
         return latencies
+
+    def _say_what_pauses(self) -> None:
+        full = {name for name, group in self._groups.items() if group.full}
+        for name in sorted(full - self._paused):
+            _logger.warning(
+                "group %r has as many leases, retries and delayed messages open in topic %r as it may: it takes "
+                "nothing new until some are done; 'mamba-stream group pending' lists them",
+                self._group,
+                name,
+            )
+        self._paused = full
 
     def _share(self, topic: Topic) -> None:
         group = SharedGroup(

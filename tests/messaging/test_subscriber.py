@@ -333,6 +333,23 @@ def test_stopping_gives_back_what_was_not_handled(log: Log) -> None:
     assert rest == [(n, 1) for n in range(10, 100)]
 
 
+def test_a_group_that_has_too_much_open_pauses_and_says_so(
+    log: Log, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mamba_stream.messaging.shared.MOST_RUNS", 20)
+    send(log, *range(200))
+    subscriber = mamba.Subscriber("work", log, group="g", start="earliest", backoff=("1h", "1h"))
+
+    def fail(message: mamba.Message) -> None:
+        raise RuntimeError
+
+    subscriber.subscribe(fail)
+    with Running(subscriber):
+        wait_for(lambda: "takes nothing new until some are done" in caplog.text)
+        assert subscriber.statistics().paused == ("work",)
+    assert subscriber.statistics().delivered < 200
+
+
 def test_ctrl_c_ends_run_and_nothing_is_lost(log: Log) -> None:
     send(log, "a", "b")
     subscriber = mamba.Subscriber("work", log, group="g", start="earliest")
