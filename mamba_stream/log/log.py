@@ -187,7 +187,7 @@ class Log:
     def __getitem__(self, name: str) -> Topic:
         row = self._row(name)
         if row is None:
-            names = self.topics(internal=True)
+            names = self.topics(internal=str(name).startswith("_"))
             raise TopicNotFound(
                 f"no topic {name!r:.80} in {self.path}{did_you_mean(str(name), names)}; "
                 + (

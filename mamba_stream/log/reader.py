@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
-from mamba_stream.errors import MambaStreamError, OffsetTrimmed, PartitionNotFound
+from mamba_stream.core.numbers import is_whole
+from mamba_stream.errors import InvalidInput, MambaStreamError, OffsetTrimmed, PartitionNotFound
 from mamba_stream.log.asked import offsets_of
 from mamba_stream.log.rows import Head, TopicRow
 from mamba_stream.log.shelf import Placed, Shelf
@@ -104,7 +105,11 @@ class Reader:
         Raises:
             OffsetTrimmed: The rows to read next were trimmed away.
             DataCorrupted: Stored bytes are damaged; ``seek`` behind them to go on.
+            InvalidInput: A bound is not a number.
         """
+        for what, most in (("max_rows", max_rows), ("max_bytes", max_bytes)):
+            if most is not None and not is_whole(most):
+                raise InvalidInput(f"poll({what}={most!r:.40}): give a number from 0 on")
         batches: list[LogBatch] = []
         room, space = max_rows, max_bytes if max_bytes is not None else 1 << 62
         for _ in range(len(self._turn)):

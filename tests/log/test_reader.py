@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import polars as pl
 import pytest
 
 from mamba_stream.errors import (
@@ -323,3 +324,15 @@ def test_a_reader_that_is_behind_a_seal_reads_the_same_rows(plain: Topic, log: L
     first = numbers(reader.poll(max_rows=3))
     assert log.seal() == 1
     assert first + numbers(drained(reader, max_rows=1)) == list(range(10))
+
+
+@pytest.mark.parametrize("wrong", [{"max_rows": "a"}, {"max_rows": 1.5}, {"max_bytes": -1}])
+def test_a_bound_that_is_no_number_is_refused(plain: Topic, wrong: dict[str, object]) -> None:
+    with pytest.raises(InvalidInput, match="give a number from 0 on"):
+        plain.reader().poll(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_topic_that_is_missing_is_not_looked_for_among_the_engines_own(log: Log) -> None:
+    log.create_topic("_state.job", {"n": pl.Int64}, internal=True)
+    with pytest.raises(TopicNotFound, match="it has none"):
+        log["state.job"]
