@@ -14,6 +14,8 @@ from mamba_stream.messaging.books import Book, Change, Place
 from mamba_stream.messaging.bounds import PRIORITIES, groups_namespace
 from mamba_stream.messaging.pending import Offsets, Pending, bits_of, due_of, key_of, pack, unpack
 
+_numbers = itertools.count()
+"""A session may share a topic again, when it runs again: all that a process does is numbered through."""
 _priorities = msgspec.msgpack.Decoder(dict[int, dict[int, int]])
 _cursor = msgspec.msgpack.Decoder(tuple[int, int])
 
@@ -39,7 +41,6 @@ class Accounts:
         self._topic = topic
         self._group = group
         self._session = session
-        self._numbers = itertools.count(session << 32)
         self._runs = pending_namespace(group, topic)
         self._cursors = cursor_namespace(group, topic)
 
@@ -84,13 +85,17 @@ class Accounts:
         """When the next run falls due, or fell; ``None`` where there is none."""
         return next((due_of(key) for key in self.book.records(self._runs, limit=1)), None)
 
+    def next_after(self, now: int) -> int | None:
+        """When the first run falls due that is not due by now; ``None`` where there is none."""
+        return next((due for key in self.book.records(self._runs) if (due := due_of(key)) > now), None)
+
     def count(self, most: int) -> int:
         """How many runs there are; ``most``, where there are more."""
         return len(self.book.records(self._runs, limit=most))
 
     def put(self, change: Change, when: int, run: Pending) -> str:
         """Adds a run that falls due then; the key of its record."""
-        key = key_of(when, next(self._numbers))
+        key = key_of(when, self._session << 32 | next(_numbers) & 0xFFFF_FFFF)
         change.records[self._runs, key] = pack(run)
         return key
 

@@ -73,7 +73,8 @@ def dead_rows(
             "offset": death.offset,
             "group": group,
             "attempts": death.attempts,
-            "cause": death.cause[:_LONGEST_CAUSE],
+            # An error may tell of halves of characters, which no column holds.
+            "cause": death.cause[:_LONGEST_CAUSE].encode(errors="backslashreplace").decode(),
             "at": now,
         }
         for death in deaths

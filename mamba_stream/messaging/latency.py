@@ -18,6 +18,13 @@ class Latencies:
         self._sum = 0
         self._count = sum(self._buckets.values())
 
+    @classmethod
+    def of(cls, other: Latencies) -> Latencies:
+        """What another counted so far."""
+        copy = cls()
+        copy.merge(other)
+        return copy
+
     def add(self, duration: int, times: int = 1) -> None:
         """Counts a duration, ``times`` times; a negative one, where the clock jumped, as none."""
         duration = max(duration, 1)

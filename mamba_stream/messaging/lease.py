@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Protocol
 
@@ -42,6 +42,8 @@ class Keeper(Protocol):
 class Lease:
     """A run of messages that is ours. Any thread may settle them.
 
+    What was settled leaves ``left`` and is noted elsewhere in one moment, for those who ask whether it is over.
+
     Attributes:
         key: The key of its record now.
         value: Its record now; whoever takes the messages from us replaces it.
@@ -53,6 +55,7 @@ class Lease:
         dead: Given up, and not written yet.
         stale: Somebody else has what was left.
         until: By offset, when a message that was extended has to be done.
+        size: The bytes of its rows.
         keyed: Whether some of its messages have keys whose order is kept.
         keeper: Who keeps its books.
     """
@@ -70,8 +73,11 @@ class Lease:
         self.dead: list[Death] = []
         self.stale = False
         self.until: dict[int, int] = {}
+        self.size = sum(part.data.nbytes for part in parts)
         self.keyed = bool(run.keys)
         self.writing = threading.Lock()
+        self._noting = threading.Lock()
+        self._committing = 0
         self.keeper = keeper
 
     @property
@@ -82,7 +88,8 @@ class Lease:
     @property
     def over(self) -> bool:
         """Whether nothing is left to be done with it."""
-        return self.stale or not (self.left or self.changed)
+        with self._noting:
+            return self.stale or not (self.left or self._committing or self.changed)
 
     def messages(self) -> Iterator[Message]:
         """Its messages, in the order of their offsets."""
@@ -102,8 +109,8 @@ class Lease:
         return -1
 
     def ack(self, offset: int) -> None:
-        self._settle(offset)
-        self.done.append(offset)
+        with self._settling(offset):
+            self.done.append(offset)
 
     def nack(
         self, offset: int, delay: str | timedelta | None = None, cause: str = "not acknowledged"
@@ -112,34 +119,43 @@ class Lease:
         if self.keeper.last(self.attempt):
             self.reject(offset, cause)
             return
-        self._settle(offset)
         wait = self.keeper.backoff(self.attempt) if wait is None else wait
-        self.again.append((offset, self.keeper.clock.now() + wait, self.attempt))
+        with self._settling(offset):
+            self.again.append((offset, self.keeper.clock.now() + wait, self.attempt))
         # What follows of its key must not overtake it.
         group = self.group_of(offset)
         if group >= 0:
             for later in sorted(self.left):
                 if later > offset and self.group_of(later) == group:
-                    self.release(later, delivered=False)
+                    with suppress(StaleLease):
+                        self.release(later, delivered=False)
 
     def reject(self, offset: int, cause: str = "rejected") -> None:
-        self._settle(offset)
-        self.dead.append(Death(offset, self.attempt, str(cause)))
+        death = Death(offset, self.attempt, str(cause))
+        with self._settling(offset):
+            self.dead.append(death)
 
     def release(self, offset: int, *, delivered: bool) -> None:
         """Gives it to whoever is next; whether this delivery counts as one."""
-        self._settle(offset)
-        self.again.append((offset, self.keeper.clock.now(), self.attempt - (not delivered)))
+        with self._settling(offset):
+            self.again.append((offset, self.keeper.clock.now(), self.attempt - (not delivered)))
 
     def extend(self, offset: int, by: str | timedelta) -> None:
         length = duration_us(by, what="extend", zero=False)
-        if self.stale or offset not in self.left:
-            raise self._ended(offset)
-        self.until[offset] = self.keeper.clock.now() + length
-        self.deadline = max(self.deadline, self.until[offset])
+        with self._noting:
+            if self.stale or offset not in self.left:
+                raise self._ended(offset)
+            self.until[offset] = self.keeper.clock.now() + length
+            self.deadline = max(self.deadline, self.until[offset])
         self.keeper.settle([self])
         if self.stale:
             raise self._ended(offset)
+
+    def renew(self, now: int, length: int) -> None:
+        """Has it last so much longer, if half of that is over; written with the next change."""
+        with self._noting:
+            if self.left and not self.stale and self.deadline - now < length // 2:
+                self.deadline = now + length
 
     @contextmanager
     def transaction(self, offset: int) -> Iterator[MessageTransaction]:
@@ -148,7 +164,8 @@ class Lease:
         transaction = MessageTransaction(self.keeper.log, self.keeper.clock)
         try:
             yield transaction
-            self._settle(offset)
+            with self._settling(offset):
+                self._committing += 1
         except BaseException:
             transaction.abort()
             raise
@@ -157,19 +174,30 @@ class Lease:
             self.keeper.write([self], transaction, offset)
         except BaseException as error:
             # Not done, as far as this process knows; if it is, the next write finds that the record has changed.
-            self.left.add(offset)
+            with self._noting:
+                self.left.add(offset)
             if self.stale and isinstance(error, PreconditionFailed):
                 raise self._ended(offset) from error
             raise
+        finally:
+            with self._noting:
+                self._committing -= 1
 
-    def _settle(self, offset: int) -> None:
-        late = self.keeper.clock.now() > self.deadline
-        if self.stale or (late and not self.keeper.holds(self)):
+    @contextmanager
+    def _settling(self, offset: int) -> Iterator[None]:
+        """Takes a message out of ``left`` as the block notes what became of it."""
+        if self.stale or (self.keeper.clock.now() > self.deadline and not self._held()):
             raise self._ended(offset)
-        try:
+        with self._noting:
+            if offset not in self.left:
+                raise self._ended(offset)
+            yield
             self.left.remove(offset)
-        except KeyError:
-            raise self._ended(offset) from None
+
+    def _held(self) -> bool:
+        # A write that is under way replaces the record before it says so here.
+        with self.writing:
+            return self.keeper.holds(self)
 
     def _ended(self, offset: int) -> StaleLease:
         where = f"topic {self.keeper.topic.name!r}, partition {self.run.partition}, offset {offset}"

@@ -7,9 +7,9 @@ Every step is one change set that requires the records it changes to be as they 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import msgspec
@@ -17,7 +17,16 @@ import numpy as np
 import pyarrow.compute as pc
 
 from mamba_stream.core.clock import Clock
-from mamba_stream.errors import PreconditionFailed
+from mamba_stream.errors import (
+    DataCorrupted,
+    DiskFull,
+    InvalidInput,
+    MambaStreamError,
+    NotCommitted,
+    OffsetTrimmed,
+    PreconditionFailed,
+    TopicNotFound,
+)
 from mamba_stream.log import Log, Topic, Transaction
 from mamba_stream.messaging.accounts import WITHOUT_PRIORITIES, Accounts, Priorities
 from mamba_stream.messaging.books import Book, Change
@@ -26,9 +35,8 @@ from mamba_stream.messaging.latency import Latencies
 from mamba_stream.messaging.lease import Lease
 from mamba_stream.messaging.message import Rule
 from mamba_stream.messaging.parts import (
+    Order,
     Part,
-    all_held_up,
-    floors_of,
     held_up,
     joined,
     keys_of,
@@ -54,6 +62,9 @@ _LOOKED_AT = 65_536
 """Rows looked at in one step for what a filter leaves."""
 _WINDOW = 1_024
 _FEW = 32
+_NOTHING_OPEN: Final = Order({})
+_MOST_BYTES: Final = 64 << 20
+"""Bytes of messages that are taken at once."""
 _MOST_KEYED = 64
 """Messages with keys taken at once: while they are open, they hold up others of their key groups."""
 
@@ -126,6 +137,7 @@ class SharedGroup:
         self.clock = clock
         self.counts = Counts()
         self.full = False
+        self.gone = False
         self._book = book
         self._accounts = Accounts(book, log, topic, name, session)
         self._source = Source(topic, ordered=terms.ordered)
@@ -138,18 +150,33 @@ class SharedGroup:
         """Sets the offsets at which the group begins, in the partitions where it has not begun."""
         self._accounts.begin(start)
 
-    def take(self, limit: int) -> list[Lease]:
+    def take(self, limit: int, space: int = _MOST_BYTES) -> list[Lease]:
         """Takes up to ``limit`` messages: what is due again, then new ones, higher priorities first.
 
-        Gives nothing where nothing is to be had, or where others were faster again and again.
+        Gives nothing where nothing is to be had, where others were faster again and again, or where the topic is gone.
+
+        Args:
+            limit: So many messages at most.
+            space: About so many bytes of them at most, but one message.
+
+        Raises:
+            DataCorrupted: What is to be delivered next is damaged, and there is nothing else.
         """
         for _ in range(_SWAPS):
-            step = _Step(self.clock.now(), limit)
-            self._again(step)
-            self._bound(step)
-            if step.room > 0:
+            step = _Step(self.clock.now(), limit, space)
+            try:
+                self._again(step)
+                self._bound(step)
                 self._fresh(step)
+            except OffsetTrimmed:
+                # Between the look at where it begins and the look at its rows.
+                continue
+            except TopicNotFound:
+                self.gone = True
+                return []
             if not step.change:
+                if step.damage is not None:
+                    raise step.damage
                 return []
             try:
                 self._book.commit(step.change)
@@ -165,14 +192,36 @@ class SharedGroup:
                 return leases
         return []
 
+    def counted(self) -> Counts:
+        """The counts of this moment."""
+        with self._counting:
+            return replace(self.counts, latencies=Latencies.of(self.counts.latencies))
+
     def next_due(self) -> int | None:
         """When the next run falls due, or fell; ``None`` where there is none."""
         return self._accounts.next_due()
 
+    def next_change(self) -> int | None:
+        """When there may be something to take although nobody writes; ``None`` where there never may.
+
+        What is due and was not taken waits for a message of its key, and for somebody to write what became of that.
+        """
+        due, now = self._accounts.next_due(), self.clock.now()
+        return due if due is None or due > now else self._accounts.next_after(now)
+
     def idle(self) -> bool:
-        """Whether everything is done: nothing is new, leased, or waits."""
+        """Whether everything is done: nothing is new, leased, or waits; or the topic is gone."""
+        if self.gone:
+            return True
         if self._accounts.next_due() is not None:
             return False
+        try:
+            return self._at_end()
+        except TopicNotFound:
+            self.gone = True
+            return True
+
+    def _at_end(self) -> bool:
         priorities = self._priorities()
         return all(
             self._accounts.cursor(partition, priority, begin, priorities)[0] >= end
@@ -184,19 +233,22 @@ class SharedGroup:
 
     def _again(self, step: _Step) -> None:
         due = self._accounts.due(step.now, None if self._ordered else _DUE_AT_ONCE)
-        everything = self._accounts.runs() if due and self._ordered else {}
+        orders = self._orders() if due and self._ordered else {}
         for key, value in due.items():
-            if step.room <= 0:
+            if step.over:
                 step.more = True
                 return
             run = unpack(value)
             floors = None
+            # One that is not in it was put there after the look at the others: it is left for the next step.
+            if self._ordered and (run.partition not in orders or orders[run.partition].holds_up(key)):
+                continue
             if self._ordered:
-                others = (o for k, o in everything.items() if k != key and o.partition == run.partition)
-                floors = floors_of(others)
-                if all_held_up(run, floors):
-                    continue
-            self._again_run(step, key, value, run, floors)
+                floors = orders[run.partition].floors(key)
+            try:
+                self._again_run(step, key, value, run, floors)
+            except DataCorrupted as error:
+                step.damage = error
 
     def _again_run(self, step: _Step, key: str, value: bytes, run: Pending, floors: Offsets | None) -> None:
         parts, lost = self._source.of(run)
@@ -206,8 +258,10 @@ class SharedGroup:
         if ended:
             # Which of its messages was to blame is not known: fewer at a time, and the last attempts alone.
             room = 1 if attempt >= self.terms.attempts or run.attempt > 1 else min(room, _FEW)
-        taken, kept, when = self._choose(step.now, parts, room, floors, new=run.attempt == 0)
-        if not taken and not lost and when is None:
+        if (size := sum(part.data.nbytes for part in parts)) > step.space:
+            room = max(1, min(room, run.count * step.space // size))
+        taken, kept, later = self._choose(step.now, parts, room, floors, new=run.attempt == 0)
+        if not (taken or lost or later):
             return
         place = self._accounts.run_place(key)
         step.change.requires[place] = value
@@ -220,39 +274,45 @@ class SharedGroup:
         else:
             step.count("expired", count if ended else 0)
             step.room -= count
+            step.space -= sum(part.data.nbytes for part in taken)
             self._lease(step, run.partition, taken, run.attempt if last else attempt)
         if kept:
-            left = joined(kept)
-            rest = msgspec.structs.replace(
-                run, base=int(left[0]), bits=bits_of(left, int(left[0])), keys=keys_of(kept)
-            )
-            self._accounts.put(step.change, due_of(key) if when is None else when, rest)
+            self._put_rest(step.change, step.now, run, kept, keys_of(kept))
             step.more = True
+        if later:
+            # Before its time it holds up nothing of its key, and waits for nothing but its time.
+            self._put_rest(step.change, self._earliest(later), run, later, b"")
+
+    def _put_rest(self, change: Change, when: int, run: Pending, parts: list[Part], keys: bytes) -> None:
+        left = joined(parts)
+        base = int(left[0])
+        self._accounts.put(
+            change, when, msgspec.structs.replace(run, base=base, bits=bits_of(left, base), keys=keys)
+        )
 
     def _choose(
         self, now: int, parts: list[Part], room: int, floors: Offsets | None, *, new: bool
-    ) -> tuple[list[Part], list[Part], int | None]:
-        """The rows of a run to deliver now, those that stay, and when these fall due if that changes."""
-        taken, kept = [], []
-        when: list[int] = []
+    ) -> tuple[list[Part], list[Part], list[Part]]:
+        """The rows of a run to deliver now, those that stay, and those whose time has not come."""
+        taken: list[Part] = []
+        kept: list[Part] = []
+        later: list[Part] = []
         for part in parts:
-            free = np.ones(len(part), bool)
+            waits, held = np.zeros(len(part), bool), np.zeros(len(part), bool)
             if new and (times := self._source.deliver_at(part.data)) is not None:
                 waits = times > now
-                free &= ~waits
-                when += times[waits].tolist()
             if floors is not None:
-                free &= ~held_up(part, floors)
+                held = held_up(part, floors)
             chosen = np.zeros(len(part), bool)
-            chosen[np.flatnonzero(free)[:room]] = True
+            chosen[np.flatnonzero(~waits & ~held)[:room]] = True
             room -= int(chosen.sum())
-            if chosen.any():
-                taken.append(part.where(chosen))
-            if not chosen.all():
-                kept.append(part.where(~chosen))
-            if (free & ~chosen).any():
-                when.append(now)
-        return taken, kept, min(when, default=None)
+            for mask, into in ((chosen, taken), (~chosen & ~waits, kept), (waits, later)):
+                if mask.any():
+                    into.append(part.where(mask))
+        return taken, kept, later
+
+    def _earliest(self, parts: Sequence[Part]) -> int:
+        return min(int(t.min()) for part in parts if (t := self._source.deliver_at(part.data)) is not None)
 
     def _gave_up(self, run: Pending, parts: list[Part]) -> list[Death]:
         cause = (
@@ -272,13 +332,13 @@ class SharedGroup:
             for priority in priorities
             for partition, (begin, _) in ends.items()
         }
-        everything = self._accounts.runs().values() if self._ordered else ()
+        orders = self._orders() if self._ordered else {}
         self._turn = (self._turn + 1) % len(ends)
         turns = [*range(self._turn, len(ends)), *range(self._turn)]
         for priority in sorted(priorities, reverse=True):
             only = priority if len(priorities) > 1 else None
             for partition in turns:
-                if step.room <= 0:
+                if step.over:
                     return
                 begin, end = ends[partition]
                 position, start, stored = places[partition, priority]
@@ -286,9 +346,12 @@ class SharedGroup:
                     continue
                 floors = None
                 if self._ordered:
-                    floors = floors_of(run for run in everything if run.partition == partition)
+                    floors = orders.get(partition, _NOTHING_OPEN).floors()
                 step.count("trimmed", begin - position if only in (None, 0) and begin > position else 0)
                 cursor = self._scan(step, partition, max(position, begin), end, only, floors)
+                if cursor == position:
+                    # Damaged.
+                    continue
                 self._accounts.move(step.change, partition, priority, stored, cursor, start)
                 step.more |= cursor < end
 
@@ -298,10 +361,12 @@ class SharedGroup:
         """Takes rows from a cursor on until there is no more room, or enough was looked at; says how far it came."""
         sorts = _Sorted([], [], [])
         looked, cursor = 0, position
-        for part in self._source.read(partition, position, end):
+        for part in self._intact(step, partition, position, end):
             at = 0
-            while at < len(part) and step.room > 0 and looked < _LOOKED_AT:
+            while at < len(part) and not step.over and looked < _LOOKED_AT:
                 window = part.window(at, max(step.room, _WINDOW if self.terms.rule or only else 0))
+                while len(window) > 1 and window.data.nbytes > step.space:
+                    window = window.window(0, len(window) // 2)
                 window = self._source.grouped(window)
                 if window.groups is not None:
                     step.room = min(step.room, _MOST_KEYED)
@@ -311,13 +376,23 @@ class SharedGroup:
                 cursor = int(window.offsets[used - 1]) + 1
             if at < len(part):
                 break
+        else:
+            if step.damage is None:
+                # Also where the last offsets have no rows any more.
+                cursor = end
         self._lease(step, partition, sorts.free, 1)
         for offsets, parts in split(sorts.waits):
-            times = [int(t.min()) for p in parts if (t := self._source.deliver_at(p.data)) is not None]
-            self._accounts.wait(step.change, min(times), partition, offsets, b"")
+            self._accounts.wait(step.change, self._earliest(parts), partition, offsets, b"")
         for offsets, parts in split(sorts.stuck):
             self._accounts.wait(step.change, step.now, partition, offsets, keys_of(parts))
         return cursor
+
+    def _intact(self, step: _Step, partition: int, position: int, end: int) -> Iterator[Part]:
+        """Rows as far as they are not damaged."""
+        try:
+            yield from self._source.read(partition, position, end)
+        except DataCorrupted as error:
+            step.damage = error
 
     def _sort(
         self, step: _Step, window: Part, only: int | None, floors: Offsets | None, sorts: _Sorted
@@ -339,6 +414,7 @@ class SharedGroup:
             used = int(free[step.room - 1]) + 1
             free = free[: step.room]
         step.room -= len(free)
+        step.space -= window.data.nbytes * len(free) // len(window)
         for index, into in (
             (free, sorts.free),
             (np.flatnonzero(waits[:used]), sorts.waits),
@@ -364,13 +440,21 @@ class SharedGroup:
         return not lease.stale and self._accounts.run_at(lease.key) == lease.value
 
     def settle(self, leases: Sequence[Lease]) -> None:
-        """Writes what was settled. A lease that ended meanwhile is marked stale, and nothing of it is changed."""
+        """Writes what was settled. A lease that ended meanwhile is marked stale, and nothing of it is changed.
+
+        Raises:
+            MambaStreamError: Something could not be written, such as a dead letter that its topic does not take; all
+                else was.
+        """
         changed = [lease for lease in leases if lease.changed and not lease.stale]
         if not changed:
             return
+        failed: MambaStreamError | None = None
         try:
             self.write(changed)
-        except PreconditionFailed:
+        except DiskFull:
+            raise
+        except (NotCommitted, InvalidInput):
             for lease in changed:
                 if lease.stale:
                     continue
@@ -378,6 +462,10 @@ class SharedGroup:
                     self.write([lease])
                 except PreconditionFailed:
                     continue
+                except (NotCommitted, InvalidInput) as error:
+                    failed = failed or error
+        if failed is not None:
+            raise failed
 
     def write(
         self, leases: Sequence[Lease], transaction: Transaction | None = None, done: int | None = None
@@ -395,6 +483,11 @@ class SharedGroup:
         with ExitStack() as locks:
             for lease in sorted(leases, key=id):
                 locks.enter_context(lease.writing)
+            if transaction is None:
+                # Somebody else may have written it just now.
+                leases = [lease for lease in leases if lease.changed]
+                if not leases:
+                    return
             change = Change()
             outcomes = [self._outcome(change, leases[0], done)]
             outcomes += [self._outcome(change, lease) for lease in leases[1:]]
@@ -499,6 +592,13 @@ class SharedGroup:
         self.full = room <= 0
         step.room = min(step.room, room)
 
+    def _orders(self) -> dict[int, Order]:
+        """What holds up what, by partition."""
+        runs: dict[int, dict[str, Pending]] = {}
+        for key, run in self._accounts.runs().items():
+            runs.setdefault(run.partition, {})[key] = run
+        return {partition: Order(within) for partition, within in runs.items()}
+
     def _priorities(self) -> Priorities:
         return self._accounts.priorities() if self._source.messages else WITHOUT_PRIORITIES
 
@@ -509,10 +609,17 @@ class _Step:
 
     now: int
     room: int
+    space: int
     change: Change = field(default_factory=Change)
     leases: list[tuple[str, Pending, list[Part]]] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     more: bool = False
+    damage: DataCorrupted | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether there is room for no more."""
+        return self.room <= 0 or self.space <= 0
 
     def count(self, name: str, value: int) -> None:
         if value:

@@ -9,12 +9,22 @@ import msgspec
 import polars as pl
 import pytest
 
-from mamba_stream.errors import StaleLease
+from mamba_stream.errors import (
+    AlreadyExists,
+    DataCorrupted,
+    PreconditionFailed,
+    SchemaMismatch,
+    StaleLease,
+)
 from mamba_stream.log import Log, open_log
 from mamba_stream.messaging import shared
 from mamba_stream.messaging.accounts import pending_namespace
 from mamba_stream.messaging.books import Change, LogBook, PrivateBook
 from mamba_stream.messaging.bounds import PRIORITIES
+from mamba_stream.messaging.lease import Lease
+from mamba_stream.messaging.parts import Part
+from mamba_stream.messaging.shared import SharedGroup
+from mamba_stream.messaging.source import Source
 from tests.messaging.desk import SECOND, HandClock, Sent, member, message_topic, messages, rows, values
 
 
@@ -408,3 +418,201 @@ def test_who_stops_with_thousands_in_hand_gives_them_back_in_few_records(log: Lo
     first.settle(leases)
     assert len(log.records(pending_namespace("group", topic))) <= 2
     assert values(second.take(2_000)) == [number for number in range(2_000) if number % 7]
+
+
+def ack_all(group: SharedGroup, leases: list[Lease]) -> list[object]:
+    found = values(leases)
+    for message in messages(leases):
+        message.ack()
+    group.settle(leases)
+    return found
+
+
+def test_a_session_that_shares_anew_writes_over_nothing_of_what_it_shared_before(
+    log: Log, clock: HandClock
+) -> None:
+    at = clock.now() + 60 * SECOND
+    send(log, Sent("first", deliver_at=at))
+    assert member(log, 1, clock).take(10) == []
+    send(log, Sent("second", deliver_at=at))
+    again = member(log, 1, clock)
+    assert again.take(10) == []
+    clock.advance(60)
+    assert sorted(map(str, values(again.take(10)))) == ["first", "second"]
+
+
+def test_a_message_whose_time_has_not_come_holds_up_no_other_of_its_key(log: Log, clock: HandClock) -> None:
+    now = clock.now()
+    send(log, Sent("soon", deliver_at=now + SECOND), Sent("late", key="k", deliver_at=now + 3600 * SECOND))
+    group = member(log, 1, clock)
+    assert group.take(10) == []
+    clock.advance(1)
+    assert ack_all(group, group.take(10)) == ["soon"]
+    send(log, Sent("now", key="k"))
+    assert ack_all(group, group.take(10)) == ["now"]
+    clock.advance(3600)
+    assert ack_all(group, group.take(10)) == ["late"]
+    assert group.idle()
+
+
+def test_a_message_whose_time_has_come_does_not_wait_for_those_whose_time_has_not(
+    log: Log, clock: HandClock
+) -> None:
+    now = clock.now()
+    one, two = member(log, 1, clock, visibility=3600 * SECOND), member(log, 2, clock)
+    send(
+        log,
+        Sent("first", key="k"),
+        Sent("soon", key="k", deliver_at=now + SECOND),
+        Sent("late", deliver_at=now + 7200 * SECOND),
+    )
+    first = one.take(1)
+    assert two.take(10) == []
+    clock.advance(1)
+    # Its time has come, but one of its key is in hand.
+    assert two.take(10) == []
+    assert two.next_change() == first[0].deadline
+    ack_all(one, first)
+    assert ack_all(two, two.take(10)) == ["soon"]
+    clock.advance(7200)
+    assert ack_all(two, two.take(10)) == ["late"]
+    assert two.idle()
+
+
+def test_what_is_held_up_is_looked_at_when_something_may_have_changed(log: Log, clock: HandClock) -> None:
+    one, two = member(log, 1, clock), member(log, 2, clock)
+    assert two.next_change() is None
+    send(log, *(Sent(n, key="k") for n in range(10)))
+    held = one.take(1)
+    assert two.take(10) == []
+    due = two.next_due()
+    assert due is not None and due <= clock.now()
+    assert two.next_change() == held[0].deadline
+
+
+def test_a_topic_may_be_trimmed_while_it_is_taken(
+    log: Log, clock: HandClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send(log, *"abcd")
+    group = member(log, 1, clock)
+    group.begin({0: 0})
+    read, trims = Source.read, [3]
+
+    def read_late(self: Source, partition: int, position: int, end: int) -> Iterator[Part]:
+        if trims:
+            log["work"].trim({0: trims.pop()})
+        return read(self, partition, position, end)
+
+    monkeypatch.setattr(Source, "read", read_late)
+    assert values(group.take(10)) == ["d"]
+    assert group.counts.trimmed == 3
+
+
+def test_what_lies_before_damage_and_beside_it_is_delivered_and_then_it_is_reported(
+    tmp_path: Path, clock: HandClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_log(tmp_path / "wide") as log:
+        message_topic(log, partitions=2)
+        for partition in (0, 1):
+            for number in range(4):
+                send(log, f"{partition}.{number}", partition=partition)
+        read = Source.read
+
+        def damaged(self: Source, partition: int, position: int, end: int) -> Iterator[Part]:
+            for part in read(self, partition, position, end):
+                if partition == 0 and part.offsets[-1] >= 2:
+                    raise DataCorrupted("topic 'work', partition 0, offset 2")
+                yield part
+
+        monkeypatch.setattr(Source, "read", damaged)
+        group = member(log, 1, clock)
+        found: list[object] = []
+        with pytest.raises(DataCorrupted, match="offset 2"):
+            while True:
+                found += ack_all(group, group.take(1))
+        assert sorted(map(str, found)) == ["0.0", "0.1", "1.0", "1.1", "1.2", "1.3"]
+        assert not group.idle()
+
+
+def test_what_is_taken_at_once_is_bounded_by_bytes(log: Log, clock: HandClock) -> None:
+    send(log, *(bytes(1_000) for _ in range(100)))
+    group = member(log, 1, clock)
+    taken = sum(len(lease.left) for lease in group.take(1_000, 10_000))
+    assert 5 <= taken <= 12
+    # One message at least, however large; and what comes again is bounded as what is new.
+    assert sum(len(lease.left) for lease in group.take(1_000, 10)) == 1
+    clock.advance(31)
+    assert 1 <= sum(len(lease.left) for lease in group.take(1_000, 5_000)) <= 7
+    left = 0
+    while leases := group.take(1_000):
+        left += sum(len(lease.left) for lease in leases)
+    assert left > 80
+
+
+def test_a_group_whose_topic_was_deleted_is_done(log: Log, clock: HandClock) -> None:
+    group = member(log, 1, clock)
+    send(log, "a", "b")
+    [lease] = group.take(1)
+    log.delete_topic("work")
+    messages([lease])[0].ack()
+    group.settle([lease])
+    assert group.take(10) == []
+    assert group.idle()
+
+
+def test_a_lease_is_not_over_while_its_last_message_is_being_committed(log: Log, clock: HandClock) -> None:
+    group = member(log, 1, clock)
+    send(log, "a")
+    [lease] = group.take(1)
+    [message] = messages([lease])
+    seen: list[bool] = []
+    write = group.write
+
+    def watched(*arguments: object) -> None:
+        seen.append(lease.over)
+        write(*arguments)  # type: ignore[arg-type]
+
+    group.write = watched  # type: ignore[method-assign]
+    with pytest.raises(PreconditionFailed), message.transaction() as tx:
+        tx.require_record("shop", "state", b"other")
+    assert seen == [False]
+    assert not lease.over
+    message.nack("0s")
+    group.settle([lease])
+    assert [(m.value, m.attempt) for m in messages(group.take(1))] == [("a", 2)]
+
+
+def test_one_dead_letter_that_cannot_be_written_keeps_nothing_else_from_being_written(
+    log: Log, clock: HandClock
+) -> None:
+    log.create_topic("work.dead", pl.Schema({"other": pl.Int64}))
+    group = member(log, 1, clock)
+    send(log, *"ab")
+    leases = group.take(1) + group.take(1)
+    messages(leases)[0].reject("no")
+    messages(leases)[1].ack()
+    with pytest.raises((SchemaMismatch, AlreadyExists)):
+        group.settle(leases)
+    assert group.counts.acknowledged == 1
+    assert group.counts.dead == 0
+    log.delete_topic("work.dead")
+    group.settle(leases)
+    assert dead(log) == [("a", 0, 1, "no")]
+    assert group.idle()
+
+
+def test_causes_that_no_column_holds_are_told_all_the_same(log: Log, clock: HandClock) -> None:
+    class Mute:
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    group = member(log, 1, clock)
+    send(log, "a")
+    leases = group.take(1)
+    [message] = messages(leases)
+    with pytest.raises(RuntimeError):
+        message.reject(Mute())
+    # Nothing was settled by that.
+    message.reject("half \ud83d of a face")
+    group.settle(leases)
+    assert dead(log) == [("a", 0, 1, "half \\ud83d of a face")]
