@@ -1,18 +1,19 @@
 """Hands out the messages of shared groups, and keeps their leases while they are in hand: the live half of a group.
 
 A thread of its own writes acknowledgements, a few milliseconds' worth at a time, renews the leases of messages that
-wait in this process, and gives a message back whose handler takes longer than the visibility.
+wait in this process, and gives a message back whose handler takes longer than the visibility. Where the disk is full
+it tries again and again; until there is room leases may end, and their messages come again.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections import deque
-from collections.abc import Iterable
+from collections import defaultdict, deque
 from contextlib import suppress
 
 from mamba_stream.core.clock import Clock
-from mamba_stream.errors import StaleLease
+from mamba_stream.errors import DiskFull, StaleLease
 from mamba_stream.messaging.lease import Lease
 from mamba_stream.messaging.message import Message
 from mamba_stream.messaging.shared import SharedGroup
@@ -21,8 +22,11 @@ _LINGER = 0.005
 """Seconds that acknowledgements wait for company."""
 _PULSE = 0.5
 _LEAST, _MOST = 4, 4_096
+_MOST_BYTES = 64 << 20
+"""Bytes of the messages that are here; where one is larger, that one."""
 _QUICK, _SLOW = 50_000, 500_000
 """Microseconds: messages that last less are taken in larger numbers the next time, those that last more in fewer."""
+_logger = logging.getLogger("mamba_stream.messaging")
 
 
 class Courier:
@@ -50,6 +54,8 @@ class Courier:
         self._leases: list[tuple[SharedGroup, Lease]] = []
         self._appetite = _LEAST
         self._taken_at = 0
+        self._hung = False
+        self._full = False
         self._error: BaseException | None = None
         self._bell = threading.Event()
         self._over = threading.Event()
@@ -59,15 +65,15 @@ class Courier:
         """From now on messages of this group are fetched too."""
         self._groups.append(group)
 
-    @property
-    def groups(self) -> Iterable[SharedGroup]:
-        """The groups whose messages are fetched."""
-        return tuple(self._groups)
+    def remove(self, group: SharedGroup) -> None:
+        """From now on no messages of this group are fetched; what is in hand of it is settled."""
+        self._groups.remove(group)
 
     @property
     def empty(self) -> bool:
         """Whether no message waits here to be handed out."""
-        return not self._queue and not any(self._busy.values())
+        with self._lock:
+            return not self._queue and not any(self._busy.values())
 
     @property
     def inhand(self) -> int:
@@ -81,7 +87,11 @@ class Courier:
 
     def fetch(self) -> bool:
         """Takes more where few are left here; whether there were any."""
-        if len(self._queue) > self._appetite // 2 or not self._groups:
+        if len(self._queue) > self._appetite // 2 or not self._groups or self._hung:
+            return False
+        with self._lock:
+            space = _MOST_BYTES - sum(lease.size for _, lease in self._leases if lease.left)
+        if space <= 0:
             return False
         self._adapt()
         found = False
@@ -89,17 +99,19 @@ class Courier:
         for _ in range(len(self._groups)):
             group = self._groups[self._turn % len(self._groups)]
             self._turn += 1
-            for lease in group.take(room):
+            for lease in group.take(room, space):
                 found = True
                 room -= len(lease.left)
+                space -= lease.size
                 with self._lock:
                     self._leases.append((group, lease))
                     self._queue.extend((lease, message) for message in lease.messages())
-            if room <= 0:
+                if self._keeper is None:
+                    self._keeper = threading.Thread(target=self._keep, name="mamba-leases", daemon=True)
+                    self._keeper.start()
+            if room <= 0 or space <= 0:
                 break
-        if found and self._keeper is None:
-            self._keeper = threading.Thread(target=self._keep, name="mamba-leases", daemon=True)
-            self._keeper.start()
+        self._taken_at = self._clock.now() if found else 0
         return found
 
     def next(self) -> Message | None:
@@ -123,6 +135,7 @@ class Courier:
         """It is no longer in hand; the next of its key may be."""
         with self._lock:
             lease, _ = self._inhand.pop(message, (None, 0))
+            self._hung = False
             if lease is not None and lease.keyed:
                 behind = self._busy.pop(_key(lease, message), None)
                 if behind:
@@ -141,8 +154,20 @@ class Courier:
         """Writes what was settled so far."""
         with self._lock:
             leases = list(self._leases)
-        for group in self._groups:
-            group.settle([lease for of, lease in leases if of is group])
+        changed: defaultdict[SharedGroup, list[Lease]] = defaultdict(list)
+        for group, lease in leases:
+            if lease.changed:
+                changed[group].append(lease)
+        failed: Exception | None = None
+        for group, its in changed.items():
+            try:
+                group.settle(its)
+            except DiskFull:
+                raise
+            except Exception as error:  # noqa: BLE001 - raised when the others are written
+                failed = failed or error
+        if failed is not None:
+            raise failed
 
     def close(self) -> None:
         """Gives back what was not handed out, writes what was settled, and leaves what is in hand to its time."""
@@ -159,14 +184,14 @@ class Courier:
         self.settle()
 
     def _adapt(self) -> None:
-        now = self._clock.now()
-        if self._taken_at and not self._queue:
-            lasted = now - self._taken_at
-            if lasted < _QUICK:
-                self._appetite = min(self._appetite * 4, _MOST)
-            elif lasted > _SLOW:
-                self._appetite = max(self._appetite // 2, _LEAST)
-        self._taken_at = now
+        if not self._taken_at:
+            # Nothing was there the last time.
+            return
+        lasted = self._clock.now() - self._taken_at
+        if lasted > _SLOW:
+            self._appetite = max(self._appetite // 2, _LEAST)
+        elif lasted < _QUICK and not self._queue:
+            self._appetite = min(self._appetite * 4, _MOST)
 
     def _keep(self) -> None:
         try:
@@ -177,11 +202,20 @@ class Courier:
                     self._bell.clear()
                 self._give_up_waiting()
                 self._renew()
-                self.settle()
+                self._write()
                 with self._lock:
                     self._leases = [(group, lease) for group, lease in self._leases if not lease.over]
         except Exception as error:  # noqa: BLE001 - whoever asks for a message next raises it
             self._error = error
+
+    def _write(self) -> None:
+        try:
+            self.settle()
+            self._full = False
+        except DiskFull as error:
+            if not self._full:
+                self._full = True
+                _logger.warning("what became of messages cannot be written before there is room: %s", error)
 
     def _give_up_waiting(self) -> None:
         """Gives back what is in hand too long; and if everything is, what waits behind it."""
@@ -198,7 +232,8 @@ class Courier:
                 if behind:
                     waiting += behind
                     behind.clear()
-            if len(late) >= self._slots:
+            self._hung = len(late) >= self._slots
+            if self._hung:
                 waiting += self._queue
                 self._queue.clear()
         for lease, message in late:
@@ -211,8 +246,7 @@ class Courier:
         with self._lock:
             leases = list(self._leases)
         for _, lease in leases:
-            if lease.left and not lease.stale and lease.deadline - now < self._visibility // 2:
-                lease.deadline = now + self._visibility
+            lease.renew(now, self._visibility)
 
     @staticmethod
     def _give_back(lease: Lease, message: Message, *, delivered: bool) -> None:

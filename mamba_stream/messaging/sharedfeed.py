@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 
@@ -79,9 +80,15 @@ class InHand:
     def _settled(self, settle: Callable[[], None]) -> None:
         try:
             settle()
-        finally:
-            self.open = False
-            self._courier.finished(self._message)
+        except StaleLease:
+            self._finished()
+            raise
+        # Whatever else is raised (by a delay without a unit) settled nothing: the message is in hand as before.
+        self._finished()
+
+    def _finished(self) -> None:
+        self.open = False
+        self._courier.finished(self._message)
 
 
 class SharedFeed:
@@ -110,7 +117,7 @@ class SharedFeed:
         self._member = member
         self._pulse = pulse
         self._courier = Courier(clock, policy.visibility)
-        self._inhand: list[InHand] = []
+        self._inhand: deque[InHand] = deque()
         sharing.join(member, self._courier, lambda topic: policy.terms(topic, rule))
         self.due = clock.monotonic()
 
@@ -129,7 +136,8 @@ class SharedFeed:
             message = self._courier.next()
         if message is None:
             return None
-        self._inhand = [each for each in self._inhand if each.open]
+        while self._inhand and not self._inhand[0].open:
+            self._inhand.popleft()
         self._inhand.append(InHand(self._courier, message))
         return self._inhand[-1]
 
@@ -153,10 +161,12 @@ class SharedFeed:
 
     def close(self) -> None:
         """Gives back what was not done, and leaves."""
-        with contextlib.suppress(LogUnavailable):
-            self.begin()
-            self._courier.close()
-        self._member.close()
+        try:
+            with contextlib.suppress(LogUnavailable):
+                self.begin()
+                self._courier.close()
+        finally:
+            self._member.close()
 
     def statistics(self) -> SharingStatistics:
         """What became of its messages."""

@@ -23,7 +23,7 @@ from mamba_stream.messaging.interest import Interest
 from mamba_stream.messaging.latency import Latencies
 from mamba_stream.messaging.members import Member
 from mamba_stream.messaging.message import Rule
-from mamba_stream.messaging.shared import SharedGroup, Terms
+from mamba_stream.messaging.shared import Counts, SharedGroup, Terms
 
 LOOK: Final = 0.2
 """Seconds between two looks at topics that may have come or gone."""
@@ -128,14 +128,19 @@ class Sharing:
         self._book = PrivateBook(log) if group is None else LogBook(log)
         self._start = start
         self._groups: dict[str, SharedGroup] = {}
+        self._gone: list[SharedGroup] = []
         self._paused: set[str] = set()
         self._next_look = self._next_report = 0.0
-        self.begins = {topic.name: self._begin_of(topic) for topic in self._topics()}
+        self.begins: dict[int, dict[int, int]] = {}
+        """Where the group begins in topics that were there at first, by the number of the topic."""
+        for topic in self._topics():
+            with suppress(TopicNotFound):
+                self.begins[topic.number] = self._begin_of(topic)
 
     @property
     def groups(self) -> Mapping[str, SharedGroup]:
         """What is shared now, by topic."""
-        return self._groups
+        return dict(self._groups)
 
     def join(self, member: Member, courier: Courier, terms: Callable[[Topic], Terms]) -> None:
         """Begins to take part: from now on the courier gets messages of these topics.
@@ -147,39 +152,47 @@ class Sharing:
         """
         self._member, self._courier, self._terms = member, courier, terms
         self._groups.clear()
+        self._gone.clear()
         self._next_look = self._next_report = 0.0
         self.look()
 
     def look(self) -> None:
-        """Finds topics that came, where it is time to look."""
+        """Finds topics that came and went, where it is time to look."""
         now = self._clock.monotonic()
         if now < self._next_look:
             return
         self._next_look = now + LOOK
-        for topic in self._topics():
-            known = self._groups.get(topic.name)
-            if known is None or known.topic.number != topic.number:
-                self._share(topic)
+        topics = {topic.name: topic for topic in self._topics()}
+        for name, known in list(self._groups.items()):
+            if name not in topics or topics[name].number != known.topic.number:
+                # Deleted; another of its name is another topic.
+                del self._groups[name]
+                self._gone.append(known)
+                self._courier.remove(known)
+        for name, topic in topics.items():
+            if name not in self._groups:
+                with suppress(TopicNotFound):
+                    self._share(topic)
         self._say_what_pauses()
         if now >= self._next_report:
             self._next_report = now + _REPORT
             facts = self.statistics()
             counters = {"received": facts.delivered, "acknowledged": facts.acknowledged, **facts.latency}
-            self._member.report(counters, self._latencies())
+            self._member.report(counters, _latencies(self._counts()))
 
     def idle(self) -> bool:
         """Whether everything is done: nothing is new, leased, or waits."""
         return all(group.idle() for group in self._groups.values())
 
     def pause(self) -> float:
-        """Seconds until something falls due, or it is time to look around, whichever is first."""
-        due = [due for group in self._groups.values() if (due := group.next_due()) is not None]
+        """Seconds until there may be something to take, or it is time to look around, whichever is first."""
+        due = [due for group in self._groups.values() if (due := group.next_change()) is not None]
         soon = (min(due) - self._clock.now()) / 1e6 if due else LOOK
         return max(0.001, min(soon, LOOK))
 
     def statistics(self) -> SharingStatistics:
         """What became of the messages since it joined."""
-        counts = [group.counts for group in self._groups.values()]
+        counts = self._counts()
         return SharingStatistics(
             delivered=sum(c.delivered for c in counts),
             acknowledged=sum(c.acknowledged for c in counts),
@@ -189,15 +202,13 @@ class Sharing:
             stale=sum(c.stale for c in counts),
             trimmed=sum(c.trimmed for c in counts),
             inhand=self._courier.inhand if self._groups else 0,
-            paused=tuple(name for name, group in self._groups.items() if group.full),
-            latency=self._latencies().counters(),
+            paused=tuple(name for name, group in self.groups.items() if group.full),
+            latency=_latencies(counts).counters(),
         )
 
-    def _latencies(self) -> Latencies:
-        latencies = Latencies()
-        for group in self._groups.values():
-            latencies.merge(group.counts.latencies)
-        return latencies
+    def _counts(self) -> list[Counts]:
+        # Any thread may ask, while topics come and go.
+        return [group.counted() for group in (*self.groups.values(), *self._gone)]
 
     def _say_what_pauses(self) -> None:
         full = {name for name, group in self._groups.items() if group.full}
@@ -222,7 +233,7 @@ class Sharing:
             chance=_chance,
         )
         earliest = {p: begin for p, (begin, _) in topic.offsets().items()}
-        group.begin(self.begins.get(topic.name, earliest))
+        group.begin(self.begins.get(topic.number, earliest))
         self._groups[topic.name] = group
         self._courier.add(group)
 
@@ -242,6 +253,13 @@ class Sharing:
         if isinstance(self._start, datetime | date):
             return topic.offset_at(self._start, by="time" if topic.time else "append")
         return {p: begin if self._start == "earliest" else end for p, (begin, end) in topic.offsets().items()}
+
+
+def _latencies(counts: list[Counts]) -> Latencies:
+    latencies = Latencies()
+    for each in counts:
+        latencies.merge(each.latencies)
+    return latencies
 
 
 def _backoff(given: Any) -> tuple[int, int]:

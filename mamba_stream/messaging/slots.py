@@ -19,6 +19,11 @@ class Slots(Protocol):
         """How many take a message now."""
         ...
 
+    @property
+    def error(self) -> BaseException | None:
+        """What a handler raised to end more than itself, such as ``SystemExit``."""
+        ...
+
     def start(self, message: Message) -> None:
         """Handles the message, or begins to."""
         ...
@@ -32,6 +37,7 @@ class Inline:
     """One place: the loop's own thread."""
 
     free = 1
+    error = None
 
     def __init__(self, handle: Callable[[Message], None]) -> None:
         self.start = handle
@@ -41,11 +47,19 @@ class Inline:
 
 
 class Threads:
-    """So many threads."""
+    """So many threads.
 
-    def __init__(self, handle: Callable[[Message], None], number: int) -> None:
+    Args:
+        handle: What handles a message.
+        number: How many at a time.
+        freed: Called where one of them takes a message again.
+    """
+
+    def __init__(self, handle: Callable[[Message], None], number: int, freed: Callable[[], object]) -> None:
         self._handle = handle
         self._number = number
+        self._freed = freed
+        self.error: BaseException | None = None
         self._taken = 0
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(number, "mamba-handler")
@@ -65,9 +79,12 @@ class Threads:
     def _run(self, message: Message) -> None:
         try:
             self._handle(message)
+        except BaseException as error:  # noqa: BLE001 - raised where it ends more than a thread
+            self.error = error
         finally:
             with self._lock:
                 self._taken -= 1
+            self._freed()
 
 
 class Coroutines:
@@ -77,6 +94,7 @@ class Coroutines:
         handle: What handles a message.
         number: How many at a time.
         give_back: Told of a message whose coroutine was cancelled, perhaps before it began.
+        freed: Called where one more may begin.
         loop: The caller's event loop, which runs in another thread than this object's methods.
     """
 
@@ -85,11 +103,14 @@ class Coroutines:
         handle: Callable[[Message], Coroutine[Any, Any, None]],
         number: int,
         give_back: Callable[[Message], None],
+        freed: Callable[[], object],
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self._handle = handle
         self._number = number
         self._give_back = give_back
+        self._freed = freed
+        self.error: BaseException | None = None
         self._taken = 0
         self._change = threading.Condition()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -130,9 +151,17 @@ class Coroutines:
             self._give_back(message)
             self._leave()
             return
-        task = self._loop.create_task(self._handle(message))
+        task = self._loop.create_task(self._run(message))
         self._tasks.add(task)
         task.add_done_callback(lambda task: self._end(task, message))
+
+    async def _run(self, message: Message) -> None:
+        try:
+            await self._handle(message)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - it would end the event loop, which others are on
+            self.error = error
 
     def _end(self, task: asyncio.Task[None], message: Message) -> None:
         self._tasks.discard(task)
@@ -144,3 +173,4 @@ class Coroutines:
         with self._change:
             self._taken -= 1
             self._change.notify_all()
+        self._freed()

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from mamba_stream.core.clock import Clock, SystemClock
 from mamba_stream.core.numbers import is_whole
-from mamba_stream.errors import InvalidInput, LogClosed, Reject, StaleLease
+from mamba_stream.errors import DiskFull, InvalidInput, LogClosed, Reject, StaleLease
 from mamba_stream.log import Log, Topic
 from mamba_stream.log.opening import Place, locate
 from mamba_stream.messaging.books import LogBook
@@ -31,12 +31,12 @@ from mamba_stream.messaging.message import Message, Rule
 from mamba_stream.messaging.parts import Mask
 from mamba_stream.messaging.schema import is_message_schema
 from mamba_stream.messaging.shared import Terms
-from mamba_stream.messaging.sharing import Policy, Sharing, SharingStatistics
+from mamba_stream.messaging.sharing import LOOK, Policy, Sharing, SharingStatistics
 from mamba_stream.messaging.slots import Coroutines, Inline, Slots, Threads
 
 Callback = Callable[[Message], Any]
 
-_MOMENT = 0.001
+_MOMENT = 0.005
 _PATIENCE = 2.0
 """A subscriber that starts at the latest message and waits so long beside earlier ones says so."""
 _logger = logging.getLogger("mamba_stream.messaging")
@@ -145,7 +145,10 @@ class Subscriber:
         self._member: Member | None = None
         self._coroutines: Coroutines | None = None
         self._running = False
-        self._stopping = threading.Event()
+        self._full = False
+        # Not an event: a signal's handler may set it while this very thread is within the event's lock.
+        self._stopping = False
+        self._freed = threading.Event()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -194,10 +197,14 @@ class Subscriber:
         slots: Slots
         if asynchronous == {True}:
             self._coroutines = slots = Coroutines(
-                self._handle_async, self._concurrency, self._courier.returned, event_loop
+                self._handle_async,
+                self._concurrency,
+                self._courier.returned,
+                self._freed.set,
+                event_loop,
             )
         elif self._concurrency > 1:
-            slots = Threads(self._handle, self._concurrency)
+            slots = Threads(self._handle, self._concurrency, self._freed.set)
         else:
             slots = Inline(self._handle)
         self._running = True
@@ -205,16 +212,21 @@ class Subscriber:
             self._join()
             self._loop(slots, until == "empty")
         finally:
-            slots.close()
-            self._coroutines = None
-            self._courier.close()
-            self._courier = self._courier_anew()
-            self._stopping.clear()
-            self._running = False
+            # Whatever interrupts one of these: nobody may go on renewing leases.
+            try:
+                slots.close()
+            finally:
+                courier, self._courier = self._courier, self._courier_anew()
+                self._coroutines = None
+                self._stopping = self._running = False
+                courier.close()
 
     def stop(self) -> None:
-        """Has ``run`` return, from another thread or a signal handler; what is being handled is finished."""
-        self._stopping.set()
+        """Has ``run`` return, from another thread or a signal handler; what is being handled is finished.
+
+        Where it does not run, the next ``run`` returns at once.
+        """
+        self._stopping = True
 
     def statistics(self) -> SharingStatistics:
         """What became of its messages since ``run`` began last."""
@@ -261,36 +273,69 @@ class Subscriber:
         return self._policy.terms(topic, None if everything else _Wanted(self._subscriptions))
 
     def _loop(self, slots: Slots, until_empty: bool) -> None:
-        courier, log = self._courier, self._open
+        log = self._open
         told = self._clock.monotonic() + _PATIENCE if self._start == "latest" else float("inf")
-        while not self._stopping.is_set():
-            courier.check()
+        while not self._stopping:
+            if slots.error is not None:
+                raise slots.error
+            self._courier.check()
+            self._freed.clear()
             lsn = log.lsn()
-            self._sharing.look()
-            took = courier.fetch()
-            started = False
-            while slots.free and not self._stopping.is_set() and (message := courier.next()) is not None:
-                slots.start(message)
-                started = True
-            if took or started:
-                told = float("inf") if took else told
-                continue
-            if until_empty and courier.empty and not courier.inhand:
-                courier.settle()
-                if self._sharing.idle():
+            try:
+                took, started = self._hand_out(slots)
+                if took or started:
+                    told = float("inf") if took else told
+                    continue
+                if until_empty and self._done():
                     return
+            except DiskFull as error:
+                self._wait_for_room(error)
+                continue
+            self._full = False
             if self._clock.monotonic() >= told:
                 told = float("inf")
                 self._tell()
-            log.wait(lsn, self._sharing.pause() if slots.free else _MOMENT)
+            self._wait(slots, lsn, until_empty)
+
+    def _hand_out(self, slots: Slots) -> tuple[bool, bool]:
+        """Whether messages were taken, and whether some began to be handled."""
+        self._sharing.look()
+        took, started = self._courier.fetch(), False
+        while slots.free and not self._stopping and (message := self._courier.next()) is not None:
+            slots.start(message)
+            started = True
+        return took, started
+
+    def _done(self) -> bool:
+        courier = self._courier
+        if not courier.empty or courier.inhand:
+            return False
+        courier.settle()
+        return self._sharing.idle()
+
+    def _wait(self, slots: Slots, lsn: int, until_empty: bool) -> None:
+        """Waits for what may bring something to do: a message that is finished, a commit, a time."""
+        if not slots.free:
+            self._freed.wait(self._sharing.pause())
+        elif self._courier.inhand and (until_empty or not self._courier.empty):
+            # For whichever of both is first.
+            self._freed.wait(_MOMENT)
+        else:
+            self._open.wait(lsn, self._sharing.pause())
+
+    def _wait_for_room(self, error: DiskFull) -> None:
+        if not self._full:
+            self._full = True
+            _logger.warning("%r goes on when there is room: %s", self, error)
+        self._freed.wait(LOOK)
 
     def _tell(self) -> None:
         shared = self._sharing.groups
         earlier = sum(
             end - begin
-            for name in self._sharing.begins
-            if name in shared
-            for begin, end in shared[name].topic.offsets().values()
+            for group in shared.values()
+            if group.topic.number in self._sharing.begins
+            for begin, end in group.topic.offsets().values()
         )
         if earlier and not self.statistics().delivered:
             _logger.warning(
@@ -305,7 +350,11 @@ class Subscriber:
     def _handle(self, message: Message) -> None:
         try:
             for callback in self._callbacks(message):
-                callback(message)
+                if inspect.iscoroutine(later := callback(message)):
+                    later.close()
+                    raise TypeError(
+                        f"{callback!r} returned a coroutine, which nobody awaits: subscribe a coroutine function"
+                    )
         except Exception as error:  # noqa: BLE001 - whatever a callback raises is a retry
             self._failed(message, error)
         except BaseException:
@@ -323,6 +372,14 @@ class Subscriber:
                 await callback(message)
         except Exception as error:  # noqa: BLE001 - whatever a callback raises is a retry
             self._failed(message, error)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or not task.cancelling():
+                # Not this one was cancelled, but something that it awaited.
+                self._failed(message, error)
+                return
+            self._courier.returned(message)
+            raise
         except BaseException:
             self._courier.returned(message)
             raise
@@ -341,13 +398,14 @@ class Subscriber:
         with suppress(StaleLease, LogClosed):
             message.ack()
 
-    def _failed(self, message: Message, error: Exception) -> None:
+    def _failed(self, message: Message, error: BaseException) -> None:
         with suppress(StaleLease, LogClosed):
             if isinstance(error, Reject):
-                message.reject(str(error) or "rejected")
+                message.reject(_text(error) or "rejected")
                 return
-            _logger.warning("%r failed, attempt %d: %r", message, message.attempt, error, exc_info=error)
-            message.nack(None, f"{type(error).__name__}: {error}")
+            message.nack(None, f"{type(error).__name__}: {_text(error)}")
+        where = f"topic={message.topic!r}, partition={message.partition}, offset={message.offset}"
+        _logger.warning("Message(%s) failed, attempt %d", where, message.attempt, exc_info=error)
 
     def _courier_anew(self) -> Courier:
         return Courier(self._clock, self._policy.visibility, self._concurrency)
@@ -359,3 +417,10 @@ class Subscriber:
 
 def _is_async(callback: Callback) -> bool:
     return inspect.iscoroutinefunction(callback) or inspect.iscoroutinefunction(type(callback).__call__)
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as failed:  # noqa: BLE001 - an error that cannot tell of itself is one all the same
+        return f"(its text cannot be had: {type(failed).__name__})"

@@ -122,3 +122,17 @@ def test_a_filter_rule_decides_what_there_is_for_the_group(log: Log) -> None:
     receiving.subscribe("work")
     assert [message.value for message in receiving.consume(until="empty")] == ["a"]
     receiving.close()
+
+
+def test_what_cannot_be_settled_so_is_in_hand_as_before(log: Log) -> None:
+    send(log, "a")
+    with consumer(log) as receiving:
+        [message] = receiving.poll("1s")
+        for wrong in (lambda: message.nack("5 bananas"), lambda: message.nack(5), lambda: message.extend("")):
+            with pytest.raises(mamba.InvalidInput):
+                wrong()
+        message.nack("0s")
+        assert [again.attempt for again in receiving.poll("5s")] == [2]
+    with consumer(log) as later:
+        # What is lost in between would be waited for, for ever.
+        assert [message.value for message in later.consume(until="empty")] == ["a"]

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import re
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,8 +16,11 @@ import polars as pl
 import pytest
 
 import mamba_stream as mamba
+from mamba_stream.errors import DiskFull
 from mamba_stream.log import Log, open_log
+from mamba_stream.messaging.slots import Inline
 from tests.messaging.desk import Sent, message_topic, rows
+from tests.messaging.flaky import FlakyLog
 
 
 @pytest.fixture
@@ -403,3 +407,244 @@ def test_what_a_run_did_is_known_after_it(log: Log) -> None:
         subscriber.run(until="empty")
         facts = subscriber.statistics()
     assert (facts.delivered, facts.acknowledged, facts.dead, facts.inhand) == (5, 4, 1, 0)
+
+
+def test_messages_of_a_key_follow_each_other_without_a_pause(log: Log) -> None:
+    send(log, *(Sent(n, key="k") for n in range(30)))
+    begun = time.monotonic()
+    pause = threading.Event()
+    subscriber = mamba.Subscriber("work", log, concurrency=4, start="earliest")
+    subscriber.subscribe(lambda message: pause.wait(0.003))
+    subscriber.run(until="empty")
+    subscriber.close()
+    # A look around every 200 ms for each would take six seconds.
+    assert time.monotonic() - begun < 3
+
+
+def spent(subscriber: mamba.Subscriber, seconds: float) -> float:
+    """What share of a processor it takes."""
+    timer = threading.Timer(seconds, subscriber.stop)
+    timer.start()
+    before = time.process_time()
+    subscriber.run()
+    timer.join()
+    subscriber.close()
+    return (time.process_time() - before) / seconds
+
+
+def test_who_waits_costs_next_to_nothing(log: Log) -> None:
+    release = threading.Event()
+
+    def hold(message: mamba.Message) -> None:
+        message.extend("1h")
+        release.wait(20)
+
+    send(log, *(Sent(n, key="k") for n in range(300)))
+    holder = mamba.Subscriber("work", log, group="g", start="earliest", concurrency=2)
+    holder.subscribe(hold)
+    with Running(holder):
+        wait_for(lambda: holder.statistics().inhand == 1)
+        # What is left of the topic is held up by the key that another has.
+        waiting = mamba.Subscriber("work", log, group="g")
+        waiting.subscribe(lambda message: None)
+        assert spent(waiting, 1.0) < 0.15
+        release.set()
+
+
+def test_a_topic_that_is_deleted_and_made_again_is_another(log: Log) -> None:
+    send(log, *range(5))
+    found: list[Any] = []
+    # It begins behind the five; in the topic that comes later it begins at its beginning.
+    subscriber = mamba.Subscriber("work", log, group="g")
+    subscriber.subscribe(lambda message: found.append(message.value))
+    with Running(subscriber):
+        send(log, "old")
+        wait_for(lambda: found == ["old"])
+        log.delete_topic("work")
+        message_topic(log)
+        send(log, "a", "b")
+        wait_for(lambda: found == ["old", "a", "b"])
+        assert subscriber.statistics().delivered == 3
+        log.delete_topic("work")
+        wait_for(lambda: not subscriber._sharing.groups)
+    assert subscriber.statistics().delivered == 3
+
+
+def test_a_disk_that_is_full_is_waited_for_and_nothing_is_lost(
+    log: Log, caplog: pytest.LogCaptureFixture
+) -> None:
+    send(log, *range(20))
+    flaky = FlakyLog(log)
+    done: list[int] = []
+
+    def work(message: mamba.Message) -> None:
+        if not done:
+            flaky.plan = [("before", DiskFull("no room")) for _ in range(3)]
+        done.append(message.value)
+
+    subscriber = mamba.Subscriber("work", flaky, group="g", start="earliest")
+    subscriber.subscribe(work)
+    subscriber.run(until="empty")
+    assert sorted(done) == list(range(20))
+    assert subscriber.statistics().acknowledged == 20
+    subscriber.close()
+    assert "no room" in caplog.text
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_handler_that_ends_the_program_ends_run(log: Log, asynchronous: bool) -> None:
+    send(log, *range(4))
+    calls: list[int] = []
+
+    def leave(message: mamba.Message) -> None:
+        calls.append(message.value)
+        raise SystemExit(3)
+
+    async def leave_later(message: mamba.Message) -> None:
+        leave(message)
+
+    subscriber = mamba.Subscriber("work", log, group="g", start="earliest", concurrency=2)
+    subscriber.subscribe(leave_later if asynchronous else leave)
+    with pytest.raises(SystemExit):
+        subscriber.run()
+    subscriber.close()
+    assert len(calls) <= 4
+    following = mamba.Subscriber("work", log, group="g")
+    rest: list[tuple[int, int]] = []
+    following.subscribe(lambda message: rest.append((message.value, message.attempt)))
+    following.run(until="empty")
+    following.close()
+    assert sorted(rest) == [(n, 1) for n in range(4)]
+
+
+def test_what_a_coroutine_awaits_may_be_cancelled_and_that_is_a_failure(log: Log) -> None:
+    send(log, "a")
+    attempts: list[int] = []
+
+    async def work(message: mamba.Message) -> None:
+        attempts.append(message.attempt)
+        inner = asyncio.ensure_future(asyncio.sleep(20))
+        inner.cancel()
+        await inner
+
+    subscriber = mamba.Subscriber(
+        "work", log, group="g", start="earliest", attempts=3, backoff=("1ms", "1ms")
+    )
+    subscriber.subscribe(work)
+    subscriber.run(until="empty")
+    subscriber.close()
+    assert attempts == [1, 2, 3]
+    assert log["work.dead"].offsets() == {0: (0, 1)}
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_an_error_that_cannot_tell_of_itself_is_a_failure_like_others(log: Log, concurrency: int) -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    send(log, "a")
+
+    def fail(message: mamba.Message) -> None:
+        raise Mute
+
+    subscriber = mamba.Subscriber(
+        "work",
+        log,
+        group="g",
+        start="earliest",
+        attempts=2,
+        backoff=("1ms", "1ms"),
+        concurrency=concurrency,
+    )
+    subscriber.subscribe(fail)
+    subscriber.run(until="empty")
+    subscriber.close()
+    [letter] = log["work.dead"].scan().collect()["_dead"].to_list()
+    assert letter["cause"].startswith("Mute: (its text cannot be had")
+
+
+def test_a_function_that_returns_a_coroutine_has_not_done_its_message(log: Log) -> None:
+    send(log, "a")
+
+    async def work(message: mamba.Message) -> None:
+        raise AssertionError("nobody awaits it")
+
+    subscriber = mamba.Subscriber("work", log, group="g", start="earliest", attempts=1)
+    subscriber.subscribe(lambda message: work(message))
+    subscriber.run(until="empty")
+    subscriber.close()
+    [letter] = log["work.dead"].scan().collect()["_dead"].to_list()
+    assert "returned a coroutine" in letter["cause"]
+
+
+def test_who_has_only_hung_handlers_takes_nothing_from_others(log: Log) -> None:
+    send(log, *range(40))
+    release = threading.Event()
+    stuck = mamba.Subscriber("work", log, group="g", visibility="200ms", start="earliest", concurrency=2)
+    stuck.subscribe(lambda message: release.wait(30))
+    done: list[int] = []
+    with Running(stuck):
+        wait_for(lambda: stuck._courier._hung)
+        delivered = stuck.statistics().delivered
+        other = mamba.Subscriber("work", log, group="g", visibility="10s")
+        other.subscribe(lambda message: done.append(message.value))
+        other.run(until="empty")
+        other.close()
+        assert stuck.statistics().delivered <= delivered + 4
+        release.set()
+    assert sorted(done) == list(range(40))
+
+
+def test_run_that_is_interrupted_while_it_ends_renews_nothing_any_more(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send(log, "a", "b")
+
+    def close(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Inline, "close", close)
+    subscriber = mamba.Subscriber("work", log, group="g", start="earliest")
+    subscriber.subscribe(lambda message: subscriber.stop())
+    with pytest.raises(KeyboardInterrupt):
+        subscriber.run()
+    assert not [thread for thread in threading.enumerate() if thread.name == "mamba-leases"]
+    monkeypatch.undo()
+    subscriber.run(until="empty")
+    subscriber.close()
+
+
+def test_stop_before_run_has_it_return_at_once(log: Log) -> None:
+    send(log, "a")
+    found: list[Any] = []
+    subscriber = mamba.Subscriber("work", log, group="g", start="earliest")
+    subscriber.subscribe(lambda message: found.append(message.value))
+    subscriber.stop()
+    subscriber.run()
+    assert found == []
+    subscriber.run(until="empty")
+    assert found == ["a"]
+    subscriber.close()
+
+
+def test_a_log_that_is_closed_under_a_subscriber_ends_it_with_an_error(log: Log) -> None:
+    send(log, "a")
+    seen = threading.Event()
+    subscriber = mamba.Subscriber("work", log, group="g", start="earliest")
+    subscriber.subscribe(lambda message: seen.set())
+    ended: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            subscriber.run()
+        except BaseException as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert seen.wait(20)
+    log.close()
+    thread.join(20)
+    assert [type(error) for error in ended] == [mamba.LogClosed]
+    subscriber.close()
