@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import weakref
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import date, datetime, timedelta
@@ -25,6 +27,12 @@ from mamba_stream.messaging.sharedfeed import SharedFeed
 from mamba_stream.messaging.sharing import Policy, Sharing, SharingStatistics
 
 _AGES: Final = float("inf")
+_FORGOTTEN: Final = 5.0
+"""Seconds that a consumer which was forgotten keeps whoever collects it."""
+_OVER: Final = (
+    "this loop over consume() is over, as consume() or poll() was called within it: its message was delivered again "
+    "there. Read with one loop at a time, or use another consumer"
+)
 
 
 class Consumer:
@@ -107,6 +115,7 @@ class Consumer:
         self._clock = clock or SystemClock()
         self._rule: Rule | None = None
         self._polled: list[tuple[Run, int]] = []
+        self._loops = 0
         self._feed: PartitionFeed | SharedFeed | None = None
         self._closed = False
         self._seen = -1
@@ -167,6 +176,8 @@ class Consumer:
 
         Asking for the next message acknowledges the one before. Leaving the loop, by ``break`` or an exception, does
         not: that one is delivered again, by the next ``consume()`` or, after the process ended, to whoever reads on.
+        There is one loop at a time: where ``consume()`` or ``poll()`` is called within it, it ends with
+        ``InvalidInput``.
 
         Args:
             max_messages: End after so many.
@@ -263,7 +274,10 @@ class Consumer:
         return list(self._looked().lanes)
 
     def pause(self, partitions: Collection[Partition] | None = None) -> None:
-        """Hands out no more messages of these partitions, or of any, until :meth:`resume`; it keeps them."""
+        """Hands out no more messages of these partitions, or of any, until :meth:`resume`; it keeps them.
+
+        A partition that goes to another consumer of the group and comes back is still paused.
+        """
         self._looked().pause(partitions, True)
 
     def resume(self, partitions: Collection[Partition] | None = None) -> None:
@@ -310,6 +324,7 @@ class Consumer:
     def _consume(self, most: int, patience: float, until_empty: bool) -> Iterator[Message]:
         monotonic = self._clock.monotonic
         self._begin()
+        loop = self._loops
         left = most
         deadline = monotonic() + patience
         while left and not self._closed:
@@ -327,6 +342,8 @@ class Consumer:
                 run.handed = row + 1
                 left -= 1
                 yield Message(block, row, run)
+                if self._loops != loop:
+                    raise InvalidInput(_OVER)
                 if row >= run.count:
                     break
                 run.done = row + 1
@@ -340,6 +357,7 @@ class Consumer:
     def _begin(self) -> PartitionFeed | SharedFeed:
         """What was polled before is done now; what a loop left unfinished comes again."""
         feed = self._fed()
+        self._loops += 1
         for run, upto in self._polled:
             run.finish(upto)
         self._polled.clear()
@@ -372,24 +390,40 @@ class Consumer:
             pulse=pulse,
             patience=self._max_poll_interval,
         )
+        try:
+            self._feed = self._fed_by(log, book, member, interest, pinned, pulse)
+        except BaseException:
+            # Nobody else would end it: its lease would go on, and partitions be kept for it.
+            member.close()
+            raise
+        # A consumer that nobody closes leaves when it is forgotten, or the process ends.
+        self._finalizer = weakref.finalize(self, _close_forgotten, self._feed)
+
+    def _fed_by(
+        self,
+        log: Log,
+        book: LogBook,
+        member: Member,
+        interest: Interest,
+        pinned: Collection[Partition] | None,
+        pulse: Pulse,
+    ) -> PartitionFeed | SharedFeed:
         if self._policy is not None:
             start = self._settings.start
             sharing = Sharing(log, self._clock, interest, self._group or None, start)
-            self._feed = SharedFeed(self._clock, sharing, member, self._policy, self._rule, pulse)
-        else:
-            membership = Membership(book, LogTopics(log), self._group, member.id) if self._group else None
-            self._feed = PartitionFeed(
-                log, self._clock, self._settings, interest, member, membership, self._group, pinned, pulse
-            )
-            self._feed.set_rule(self._rule)
-        # A consumer that nobody closes leaves when it is forgotten, or the process ends.
-        self._finalizer = weakref.finalize(self, self._feed.close)
+            return SharedFeed(self._clock, sharing, member, self._policy, self._rule, pulse)
+        membership = Membership(book, LogTopics(log), self._group, member.id) if self._group else None
+        feed = PartitionFeed(
+            log, self._clock, self._settings, interest, member, membership, self._group, pinned, pulse
+        )
+        feed.set_rule(self._rule)
+        return feed
 
     def _leave(self) -> None:
         self._polled.clear()
-        finalizer, self._feed, self._finalizer = self._finalizer, None, None
-        if finalizer is not None:
-            finalizer()
+        feed, finalizer, self._feed, self._finalizer = self._feed, self._finalizer, None, None
+        if feed is not None and finalizer is not None and finalizer.detach() is not None:
+            feed.close()
 
     def _there(self) -> Log:
         if self._closed:
@@ -417,6 +451,24 @@ class Consumer:
         if self._clock.monotonic() >= feed.due:
             feed.tick()
         return feed
+
+
+def _close_forgotten(feed: PartitionFeed | SharedFeed) -> None:
+    """Closes in a thread of its own: garbage is collected anywhere, also in a thread that holds locks of the log."""
+
+    def close() -> None:
+        # What cannot be given up ends with its lease.
+        with contextlib.suppress(MambaStreamError):
+            feed.close()
+
+    thread = threading.Thread(target=close, name="mamba-stream forgotten consumer", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:
+        # The interpreter ends.
+        close()
+    else:
+        thread.join(_FORGOTTEN)
 
 
 def at_most(value: int | None, what: str) -> int:

@@ -203,7 +203,8 @@ class PartitionFeed:
         self._topics = LogTopics(log)
         self._lanes: dict[Slot, Lane] = {}
         self._turn: deque[Slot] = deque()
-        self._paused: set[Partition] = set()
+        self._all_paused = False
+        self._otherwise: set[Partition] = set()
         self._rule: Rule | None = None
         self._counts = _Counts()
         self._settled = False
@@ -311,10 +312,15 @@ class PartitionFeed:
         )
 
     def pause(self, places: Collection[Partition] | None, paused: bool) -> None:
-        """Reads no more from these, or goes on; from all where none is named."""
-        for lane in self._lanes.values() if places is None else map(self.find, places):
+        """Reads no more from these, or goes on; from all where none is named, those that come later too."""
+        lanes = list(self._lanes.values()) if places is None else [self.find(each) for each in places]
+        if places is None:
+            # Also what is not ours just now: it may come back.
+            self._all_paused = paused
+            self._otherwise.clear()
+        for lane in lanes:
             lane.paused = paused
-            (self._paused.add if paused else self._paused.discard)(lane.place)
+            (self._otherwise.discard if paused == self._all_paused else self._otherwise.add)(lane.place)
             if paused:
                 lane.refilter()
 
@@ -460,9 +466,10 @@ class PartitionFeed:
             if committed is None:
                 start = self._settings.start if slot[0] in self._before else "earliest"
                 lane.seek(self.resolve(lane, start))
-                if start != "earliest":
+                # A topic that came after us is read from its beginning, also by whoever comes after it.
+                if self._settings.start != "earliest":
                     begun[slot] = lane.position
-            lane.paused = lane.place in self._paused
+            lane.paused = self._all_paused != (lane.place in self._otherwise)
             self._lanes[slot] = lane
             self._turn.append(slot)
         if begun and self._membership is not None:

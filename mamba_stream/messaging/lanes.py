@@ -239,7 +239,12 @@ class Lane:
             if last is not None and last.handed < last.count:
                 return last
             while (batch := self._batch(rows)) is not None:
-                portion = self._portion(batch, rule)
+                try:
+                    portion = self._portion(batch, rule)
+                except BaseException:
+                    # A rule that cannot judge these rows, or Ctrl-C: they are still to be read.
+                    self._go(self._fetched)
+                    raise
                 self._fetched = batch.next_offset
                 if portion is not None:
                     self.portions.append(portion)

@@ -12,6 +12,7 @@ else's succeeded.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -72,6 +73,10 @@ class Topics(Protocol):
         """The number of the topic that now has this name."""
         ...
 
+    def existing(self, numbers: Collection[int]) -> set[int]:
+        """Those of these numbers that a topic has now."""
+        ...
+
 
 class LogTopics:
     """The topics of a log."""
@@ -99,6 +104,9 @@ class LogTopics:
             return self._log[name].number
         except TopicNotFound:
             return None
+
+    def existing(self, numbers: Collection[int]) -> set[int]:
+        return {head.topic for head in self._log.heads(internal=True).values()} & {*numbers}
 
 
 @dataclass(slots=True)
@@ -165,6 +173,7 @@ class Membership:
         self._member = member
         self._owned: dict[Slot, bytes] = {}
         self._names: dict[int, str] = {}
+        self._swept = False
 
     @property
     def owned(self) -> frozenset[Slot]:
@@ -210,7 +219,9 @@ class Membership:
                 # Somebody else was faster, or a topic went: look again.
                 continue
             self._owned = {slot: value for slot, value in self._owned.items() if slot in wanted} | claimed
-            sweep(self._book, clients, now)
+            # Our own record is ours to renew, however late.
+            sweep(self._book, {key: clients[key] for key in clients if key != self._member}, now)
+            self._sweep_gone(raw, living)
             break
         after = self._owned
         return Moves(
@@ -266,6 +277,22 @@ class Membership:
                 self._owned.clear()
             except (PreconditionFailed, TopicNotFound):
                 self._recognise(_raw_owners(self._book, self._group))
+
+    def _sweep_gone(self, raw: Mapping[Slot, bytes], living: Collection[str]) -> None:
+        """Removes, once, what was left of topics that were deleted while nobody was there: no number comes again."""
+        if self._swept:
+            return
+        self._swept = True
+        over = {
+            self._place(slot): value
+            for slot, value in raw.items()
+            if slot not in self._owned and _decoder.decode(value).member not in living
+        }
+        there = self._topics.existing({slot[0] for slot in raw}) if over else ()
+        over = {place: value for place, value in over.items() if int(place[1].partition("/")[0]) not in there}
+        if over:
+            with contextlib.suppress(PreconditionFailed):
+                self._book.commit(Change(requires={**over}, records=dict.fromkeys(over)))
 
     def _recognise(self, raw: Mapping[Slot, bytes]) -> set[Slot]:
         """What the records say is ours, is ours; returns what is not so any more.

@@ -76,6 +76,9 @@ class SomeTopics:
     def number(self, name: str) -> int | None:
         return self.there.get(name, (None, 0))[0]
 
+    def existing(self, numbers: Any) -> set[int]:
+        return {number for number, _ in self.there.values()} & {*numbers}
+
 
 class MemoryBook:
     """Records and offsets in memory, as the log's ledger applies them; others may come before any commit."""

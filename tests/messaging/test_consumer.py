@@ -389,6 +389,50 @@ def test_a_consumer_that_nobody_closes_leaves_when_it_is_forgotten(log, letters)
     assert log.records(CLIENTS) == {}
 
 
+def test_a_forgotten_consumer_does_not_stop_a_thread_that_holds_the_logs_locks(log, letters, monkeypatch):
+    monkeypatch.setattr("mamba_stream.messaging.consumer._FORGOTTEN", 0.05)
+    consumer = Consumer(log, group="g")
+    consumer.subscribe("letters")
+    values(consumer)
+    # Its thread is about to renew its lease, and collects garbage.
+    with consumer._feed._member._turn:
+        waiting, go = consumer._feed._member, threading.Event()
+        close = waiting.close
+        monkeypatch.setattr(waiting, "close", lambda: (go.wait(30), close()))
+        del consumer
+        gc.collect()
+        go.set()
+    eventually(lambda: log.records(CLIENTS) == {})
+    assert log.group_offsets("g") == {("letters", 0): 5, ("letters", 1): 5}
+
+
+def test_a_consumer_that_cannot_begin_to_read_leaves_no_member_behind(log, letters, monkeypatch):
+    with Consumer(log, group="g") as consumer:
+        with monkeypatch.context() as patched:
+            patched.setattr("mamba_stream.messaging.consumer.Membership", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                consumer.subscribe("letters")
+        assert log.records(CLIENTS) == {}
+        consumer.subscribe("letters")
+        assert len(values(consumer)) == 10
+
+
+@pytest.mark.parametrize(
+    "call", [lambda c: next(c.consume()), lambda c: c.poll()[0]], ids=["consume", "poll"]
+)
+def test_a_second_loop_ends_the_first_which_says_so(log, letters, call):
+    with Consumer(log) as consumer:
+        consumer.assign({"letters": [0]})
+        outer = consumer.consume()
+        next(outer).ack()
+        assert next(outer).value == "b"
+        assert call(consumer).value == "b"
+        with pytest.raises(InvalidInput, match="one loop at a time"):
+            next(outer)
+        assert consumer.position() != {("letters", 0): 3}
+        assert list(outer) == []
+
+
 def test_what_was_polled_by_somebody_interrupted_is_not_done(log, letters, monkeypatch):
     with Consumer(log) as consumer:
         consumer.assign({"letters": [0]})
@@ -496,6 +540,22 @@ def test_where_a_group_began_does_not_move_although_nothing_came(log, letters):
         consumer.subscribe("letters")
         assert values(consumer) == []
         assert log.group_offsets("g") == {("letters", 0): 5, ("letters", 1): 5}
+
+
+def test_a_topic_that_came_later_is_read_from_its_beginning_by_whoever_comes_after_a_crash(log, letters):
+    def member() -> Consumer:
+        consumer = Consumer(log, group="g", start="latest", commit=None)
+        consumer.subscribe(["letters", "later"])
+        return consumer
+
+    with member() as first:
+        assert values(first) == []
+        log.create_topic("later", MESSAGES).append(messages("ab"))
+        first._feed.look_soon()
+        assert values(first) == ["a", "b"]
+    # As one that was killed, it has committed nothing of what it did.
+    with member() as second:
+        assert values(second) == ["a", "b"]
 
 
 def test_partitions_are_divided_and_handed_over_with_their_offsets(log):
@@ -639,7 +699,56 @@ def test_paused_partitions_are_kept_and_give_nothing_until_resumed(log, letters)
         assert values(consumer) == list("de")
 
 
+def test_what_comes_after_everything_was_paused_is_paused_too(log):
+    log.create_topic("orders.eu", MESSAGES).append(messages("a"))
+    with Consumer(log) as consumer:
+        consumer.subscribe("orders.*")
+        consumer.pause()
+        log.create_topic("orders.us", MESSAGES).append(messages("b"))
+        consumer._feed.look_soon()
+        assert values(consumer) == []
+        assert len(consumer.assignment()) == 2
+        consumer.resume([("orders.us", 0)])
+        assert values(consumer) == ["b"]
+        consumer.resume()
+        assert values(consumer) == ["a"]
+
+
+def test_a_partition_that_was_paused_and_went_is_not_paused_when_it_comes_back_after_a_resume(log):
+    topic = log.create_topic("t", MESSAGES, partitions=2)
+    with Consumer(log, group="g") as one:
+        one.subscribe("t")
+        one.pause(one.assignment())
+        with Consumer(log, group="g") as two:
+            two.subscribe("t")
+            eventually(lambda: not one.poll() and two.poll("1ms") == [] and len(two.assignment()) == 1)
+            one.resume()
+        eventually(lambda: one.poll() == [] and len(one.assignment()) == 2)
+        for partition in range(2):
+            topic.append(messages([partition]), partition=partition)
+        assert sorted(values(one)) == [0, 1]
+
+
 # --- filters
+
+
+def test_rows_that_a_rule_fails_on_are_not_passed_over(log, letters):
+    class Fails(Only):
+        failed = False
+
+        def mask(self, batch):
+            if b"d" in batch.column("value").to_pylist() and not self.failed:
+                self.failed = True
+                raise ZeroDivisionError
+
+    with Consumer(log, group="g", max_rows=1) as consumer:
+        consumer.set_filter_rule(Fails())
+        consumer.assign({"letters": [0]})
+        received = []
+        with pytest.raises(ZeroDivisionError):
+            received.extend(m.value for m in consumer.consume())
+        assert consumer.position() == {("letters", 0): 3}
+        assert values(consumer) == list("de")
 
 
 def test_rows_that_a_rule_does_not_accept_never_become_messages_and_count_as_done(log, letters):
