@@ -6,7 +6,7 @@ before it, in whatever run that is.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -89,14 +89,38 @@ def keys_of(parts: Sequence[Part], gone: Collection[int] = ()) -> bytes:
     return key_bitmap(groups.astype(np.uint8)) if len(groups) else b""
 
 
-def floors_of(others: Iterable[Pending]) -> Offsets:
-    """By key group, the lowest open offset of those runs that hold a message of it."""
-    floors = np.full(KEY_GROUPS, _FAR, np.int64)
-    for run in others:
-        if run.keys:
-            held = _marks(run.keys)
-            floors[held] = np.minimum(floors[held], run.offsets[0])
-    return floors
+class Order:
+    """What the open runs of a partition hold up: a message waits for those of its key group that lie before it.
+
+    Args:
+        runs: The runs, by the keys of their records.
+    """
+
+    def __init__(self, runs: Mapping[str, Pending]) -> None:
+        keyed = {key: run for key, run in runs.items() if run.keys}
+        self._at = {key: number for number, key in enumerate(keyed)}
+        self._marks = _marks(b"".join(run.keys for run in keyed.values())).reshape(len(keyed), KEY_GROUPS)
+        self._lowest = np.array([run.lowest for run in keyed.values()], np.int64)
+        places = np.where(self._marks, self._lowest[:, None], _FAR)
+        groups = np.arange(KEY_GROUPS)
+        self._first = places.argmin(axis=0) if keyed else np.zeros(KEY_GROUPS, np.int64)
+        self._floors = places[self._first, groups] if keyed else np.full(KEY_GROUPS, _FAR, np.int64)
+        if keyed:
+            # As it is for the run that holds the lowest itself.
+            places[self._first, groups] = _FAR
+        self._others = places.min(axis=0, initial=_FAR)
+        held = self._marks & (self._floors[None, :] >= self._lowest[:, None])
+        self._free: Mask = np.logical_or.reduce(held, axis=1)
+
+    def holds_up(self, key: str) -> bool:
+        """Whether every key group of a run is held up by others, as far as the bitmaps tell without reading it."""
+        at = self._at.get(key)
+        return at is not None and not self._free[at]
+
+    def floors(self, key: str | None = None) -> Offsets:
+        """By key group, the lowest open offset of the runs that hold a message of it; but for this run."""
+        at = None if key is None else self._at.get(key)
+        return self._floors if at is None else np.where(self._first == at, self._others, self._floors)
 
 
 def held_up(part: Part, floors: Offsets) -> Mask:
@@ -104,11 +128,6 @@ def held_up(part: Part, floors: Offsets) -> Mask:
     if part.groups is None:
         return np.zeros(len(part), bool)
     return (part.groups >= 0) & (floors[part.groups] < part.offsets)
-
-
-def all_held_up(run: Pending, floors: Offsets) -> bool:
-    """Whether every key group of a run is held up, as far as its bitmaps tell without reading it."""
-    return bool(run.keys) and bool((floors[_marks(run.keys)] < run.offsets[0]).all())
 
 
 def _marks(keys: bytes) -> Mask:

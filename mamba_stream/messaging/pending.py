@@ -50,6 +50,12 @@ class Pending(msgspec.Struct, frozen=True, array_like=True):
         return np.flatnonzero(bits) + self.base
 
     @property
+    def lowest(self) -> int:
+        """The first open offset."""
+        bits = int.from_bytes(self.bits, "little")
+        return self.base + (bits & -bits).bit_length() - 1
+
+    @property
     def end(self) -> int:
         """One past the last open offset."""
         return self.base + int.from_bytes(self.bits, "little").bit_length()

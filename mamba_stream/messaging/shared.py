@@ -58,6 +58,8 @@ MOST_RUNS: Final = 2_048
 """A group with so many runs open in a topic takes nothing new until some are done."""
 _DUE_AT_ONCE = 32
 _SWAPS = 16
+_QUIET = 10_000_000
+"""Microseconds after which a topic is looked at, whatever speaks against it."""
 _LOOKED_AT = 65_536
 """Rows looked at in one step for what a filter leaves."""
 _WINDOW = 1_024
@@ -138,6 +140,8 @@ class SharedGroup:
         self.counts = Counts()
         self.full = False
         self.gone = False
+        self._quiet: _Quiet | None = None
+        self._writes = 0
         self._book = book
         self._accounts = Accounts(book, log, topic, name, session)
         self._source = Source(topic, ordered=terms.ordered)
@@ -162,6 +166,9 @@ class SharedGroup:
         Raises:
             DataCorrupted: What is to be delivered next is damaged, and there is nothing else.
         """
+        if self._is_quiet():
+            return []
+        lsn, writes = self.log.lsn(), self._writes
         for _ in range(_SWAPS):
             step = _Step(self.clock.now(), limit, space)
             try:
@@ -177,6 +184,8 @@ class SharedGroup:
             if not step.change:
                 if step.damage is not None:
                     raise step.damage
+                if not self.full:
+                    self._quiet = _Quiet(lsn, writes, step.ends, self._next_change(step.now), step.now)
                 return []
             try:
                 self._book.commit(step.change)
@@ -185,6 +194,7 @@ class SharedGroup:
                 continue
             leases = [Lease(self, key, pack(run), run, parts) for key, run, parts in step.leases]
             with self._counting:
+                self._writes += 1
                 for name, value in step.counts.items():
                     setattr(self.counts, name, getattr(self.counts, name) + value)
                 self.counts.delivered += sum(len(lease.left) for lease in leases)
@@ -206,8 +216,43 @@ class SharedGroup:
 
         What is due and was not taken waits for a message of its key, and for somebody to write what became of that.
         """
-        due, now = self._accounts.next_due(), self.clock.now()
+        if (quiet := self._quiet) is not None and quiet.writes == self._writes:
+            return quiet.until
+        return self._next_change(self.clock.now())
+
+    def _next_change(self, now: int) -> int | None:
+        due = self._accounts.next_due()
         return due if due is None or due > now else self._accounts.next_after(now)
+
+    def deleted(self) -> bool:
+        """Whether the topic is there no more."""
+        try:
+            self.topic.offsets()
+        except TopicNotFound:
+            self.gone = True
+        return self.gone
+
+    def _is_quiet(self) -> bool:
+        """Whether there was nothing to take when it was looked last, and nothing since that could have changed this.
+
+        Thousands of topics are looked at whenever somebody writes into one of them.
+        """
+        quiet, now = self._quiet, self.clock.now()
+        if quiet is None or quiet.writes != self._writes or not 0 <= now - quiet.looked < _QUIET:
+            return False
+        if quiet.until is not None and now >= quiet.until:
+            return False
+        lsn = self.log.lsn()
+        if lsn == quiet.lsn:
+            return True
+        try:
+            ends, due = self.topic.offsets(), self._accounts.next_due()
+        except TopicNotFound:
+            return False
+        if ends != quiet.ends or (due is not None and due <= now):
+            return False
+        self._quiet = replace(quiet, lsn=lsn, until=due)
+        return True
 
     def idle(self) -> bool:
         """Whether everything is done: nothing is new, leased, or waits; or the topic is gone."""
@@ -234,6 +279,7 @@ class SharedGroup:
     def _again(self, step: _Step) -> None:
         due = self._accounts.due(step.now, None if self._ordered else _DUE_AT_ONCE)
         orders = self._orders() if due and self._ordered else {}
+        read = 0
         for key, value in due.items():
             if step.over:
                 step.more = True
@@ -244,6 +290,11 @@ class SharedGroup:
             if self._ordered and (run.partition not in orders or orders[run.partition].holds_up(key)):
                 continue
             if self._ordered:
+                if read >= _DUE_AT_ONCE and step.leases:
+                    # Enough was read for what it gave; the rest is for the next step.
+                    step.more = True
+                    return
+                read += 1
                 floors = orders[run.partition].floors(key)
             try:
                 self._again_run(step, key, value, run, floors)
@@ -324,7 +375,7 @@ class SharedGroup:
     # What is new: rows behind the cursors.
 
     def _fresh(self, step: _Step) -> None:
-        ends = self.topic.offsets()
+        ends = step.ends = self.topic.offsets()
         priorities = self._priorities()
         # After the cursors' own records a new run cannot come without one of them changing.
         places = {
@@ -497,6 +548,7 @@ class SharedGroup:
                 for lease in leases:
                     lease.stale = not self.holds(lease)
                 with self._counting:
+                    self._writes += 1
                     self.counts.stale += sum(len(lease.done) for lease in leases if lease.stale)
                 raise
             for outcome in outcomes:
@@ -558,6 +610,7 @@ class SharedGroup:
         now = self.clock.now()
         done = np.array(outcome.done, np.int64)
         with self._counting:
+            self._writes += 1
             for part in lease.parts if outcome.done else ():
                 if count := int(np.isin(done, part.offsets).sum()):
                     self.counts.latencies.add(now - part.append_time, count)
@@ -615,6 +668,7 @@ class _Step:
     counts: dict[str, int] = field(default_factory=dict)
     more: bool = False
     damage: DataCorrupted | None = None
+    ends: Mapping[int, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def over(self) -> bool:
@@ -624,6 +678,17 @@ class _Step:
     def count(self, name: str, value: int) -> None:
         if value:
             self.counts[name] = self.counts.get(name, 0) + value
+
+
+@dataclass(frozen=True, slots=True)
+class _Quiet:
+    """There was nothing to take: when that was, and what it was seen by."""
+
+    lsn: int
+    writes: int
+    ends: Mapping[int, tuple[int, int]]
+    until: int | None
+    looked: int
 
 
 @dataclass(slots=True)
