@@ -265,6 +265,7 @@ def condition(name: object, operator: object, value: object, on: object) -> OnHe
         raise InvalidInput(
             f"condition on {name!r}: op={operator!r:.40} is none{hint}; there are {', '.join(OPERATORS)}"
         )
+    _bytes(name)
     where = f"condition {name!r} {operator}"
     value = _checked(where, str(operator), value, on == "header")
     return (OnHeader if on == "header" else OnColumn)(name, str(operator), value)
@@ -346,10 +347,17 @@ def _scalar(where: str, value: Any, header: bool, *, numbers: bool) -> Any:
                 f"{where}: a header is text, and compares with str or bytes{also}, not with "
                 f"{type(value).__name__} {value!r:.60}; for a column say on='column'"
             )
-        if isinstance(value, str):
-            _bytes(value)
+        if number:
+            try:
+                float(value)
+            except OverflowError as error:
+                raise InvalidInput(
+                    f"{where}: {value!s:.40}… is larger than any number a header reads as"
+                ) from error
     elif not isinstance(value, _SCALARS):
         raise InvalidInput(f"{where} compares with one value, not with {type(value).__name__} {value!r:.60}")
+    if isinstance(value, str):
+        _bytes(value)
     return value
 
 

@@ -311,6 +311,9 @@ def test_what_is_added_later_does_not_change_what_was_combined():
         (("", "v"), {}, "which is text"),
         ((3, "v"), {}, "which is text"),
         (("key", "\ud800"), {}, "not Unicode"),
+        (("\ud800", "v"), {}, "not Unicode"),
+        (("key", "\ud800"), {"on": "column"}, "not Unicode"),
+        (("key", 10**400), {"op": "<"}, "larger than any number"),
         (("key", {}), {"on": "column"}, "with one value"),
     ],
 )
