@@ -31,7 +31,10 @@ from mamba_stream.messaging.routing import Partitions, RoutingPolicy, check_rout
 from mamba_stream.messaging.sending import Bundle, Sender
 
 _AWAKE, _IDLE, _GATHERING = range(3)
-_LONG_WAIT: Final = 60.0
+_LONG_WAIT: Final = 1.0
+"""Seconds after which a wait for room looks whether the log was closed meanwhile."""
+_LOOK_AGAIN: Final = 0.05
+"""Seconds between two looks for room where no thread waits for it."""
 _QUIET_EXIT: Final = 2.0
 """Seconds after which a program that ends says what it waits for."""
 _SETTLED: Final = "1s"
@@ -101,7 +104,7 @@ class Outbox:
         self._retired = False
         self._forked = False
         _open.add(self)
-        _end_with_process(self)
+        self._forget_end = _end_with_process(self)
 
     # --- putting in -----------------------------------------------------------------------------------------
 
@@ -112,11 +115,13 @@ class Outbox:
             return lane
         self.check()
         topic = self.log[check_name(name)]
-        route = None if self._policy is None else self._policy.route(name)
-        if route is not None:
-            check_route(route, name, topic.schema, topic.partitions)
-        lane = Lane(topic, self.log.lsn(), route)
+        lane = Lane(topic, self.log.lsn(), None)
         with self._lock:
+            # Under the lock: another thread may just set another policy.
+            route = None if self._policy is None else self._policy.route(name)
+            if route is not None:
+                check_route(route, name, topic.schema, topic.partitions)
+                lane.route = route
             return self.lanes.setdefault(name, lane)
 
     def put(self, lane: Lane, row: tuple[Any, ...], size: int) -> Sent:
@@ -165,12 +170,13 @@ class Outbox:
             if self._bytes + size > self._max_bytes and self._bytes:
                 self._wait_for_room(size)
             self._seal()
+            self._start()
+            # Interrupted before, nothing of it is sent; after it, all of it.
+            self._ready.append(bundle)
             for parcel in bundle.parcels:
                 parcel.home = self
                 self._unsettled[parcel] = None
             self._bytes += size
-            self._ready.append(bundle)
-            self._start()
             self._wake()
             self._change.wait_for(lambda: bundle.done or self._forked)
             if bundle.error is not None:
@@ -209,6 +215,7 @@ class Outbox:
 
     def listen(self, parcel: Parcel, row: int, callback: Callable[[], object]) -> bool:
         """Calls back once a row is settled; says no where it is already."""
+        self._check_forked()
         with self._lock:
             if parcel.settled > row:
                 return False
@@ -307,8 +314,8 @@ class Outbox:
             raise self._gone(lane)
         self._start()
         parcel = Parcel(lane, self, self._clock.monotonic())
-        lane.parcel = self._filling[lane] = parcel
         self._unsettled[parcel] = None
+        lane.parcel = self._filling[lane] = parcel
         return parcel
 
     def _gone(self, lane: Lane) -> MambaStreamError:
@@ -317,10 +324,17 @@ class Outbox:
     def _seal(self) -> None:
         """What is being filled is ready."""
         if self._filling:
-            self._ready.append(Bundle(list(self._filling.values())))
-            for lane in self._filling:
+            parcels = []
+            for lane, parcel in self._filling.items():
                 lane.parcel = None
+                if parcel.count:
+                    parcels.append(parcel)
+                else:
+                    # Who began it was interrupted before it put anything in.
+                    self._unsettled.pop(parcel, None)
             self._filling = {}
+            if parcels:
+                self._ready.append(Bundle(parcels))
         self._filling_bytes = 0
         self._hurry = False
 
@@ -359,10 +373,12 @@ class Outbox:
             raise MambaStreamError("this sender was closed, and sends nothing any more: make another")
 
     def _raise_failure(self) -> None:
-        piece = self._failures.popleft()
+        error = self._failures[0].error
+        assert error is not None
+        # Its notes name all that it befell.
+        self._failures = deque(piece for piece in self._failures if piece.error is not error)
         self._trouble = bool(self._failures) or self._closing
-        assert piece.error is not None
-        raise piece.error
+        raise error
 
     def _forget(self, piece: Piece) -> None:
         if piece in self._failures:
@@ -374,7 +390,12 @@ class Outbox:
     def _start(self) -> None:
         if self._thread is None:
             thread = threading.Thread(target=self._run, name="mamba-stream outbox", daemon=True)
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError as error:
+                raise MambaStreamError(
+                    f"nothing was sent: {error}. Send something earlier where a program sends as it ends"
+                ) from error
             self._thread = thread
 
     def _run(self) -> None:
@@ -384,7 +405,9 @@ class Outbox:
             if bundle is None:
                 break
             self._send(bundle)
-            self._tell()
+            # What cannot be told to others (no thread can start as the program ends) must not end the sending.
+            with contextlib.suppress(MambaStreamError, RuntimeError):
+                self._tell()
         if self._retired:
             self._end()
             if self._failures:
@@ -425,7 +448,11 @@ class Outbox:
                 return None
             self._hurry = False
             self._state = _IDLE if left is None else _GATHERING
+            alone = bool(self._waiting) and not self._watched
+            if alone:
+                left = _LOOK_AGAIN if left is None else min(left, _LOOK_AGAIN)
             self._work.wait(left)
+            self._room |= alone
             self._state = _AWAKE
 
     def _send(self, bundle: Bundle) -> None:
@@ -457,24 +484,30 @@ class Outbox:
             if lsn is None or self._watched:
                 return
             self._watched = True
-        threading.Thread(target=self._watch, args=(lsn,), name="mamba-stream room", daemon=True).start()
+        try:
+            threading.Thread(target=self._watch, args=(lsn,), name="mamba-stream room", daemon=True).start()
+        except RuntimeError:
+            # The program ends: it is looked for room now and then.
+            with self._lock:
+                self._watched = False
 
     def _watch(self, lsn: int) -> None:
         """Tells the thread of every commit, as long as something waits for room."""
         while True:
+            before, over = lsn, False
             try:
                 lsn = self.log.wait(lsn, _LONG_WAIT)
-                over = False
             except MambaStreamError:
                 # The thread meets the same error, and says so to whoever waits.
                 over = True
             with self._lock:
                 if over or not self._waiting:
                     self._watched = False
-                self._room = True
-                if self._state:
-                    self._state = _AWAKE
-                    self._work.notify()
+                if over or lsn > before:
+                    self._room = True
+                    if self._state:
+                        self._state = _AWAKE
+                        self._work.notify()
                 if not self._watched:
                     return
 
@@ -492,11 +525,14 @@ class Outbox:
                 self.failed += rows
                 self._failures.append(piece)
                 self._trouble = True
-                if isinstance(piece.error, NotFound):
+                if isinstance(piece.error, NotFound) and self.lanes.get(parcel.lane.name) is parcel.lane:
                     # The next send looks again whether there is one.
-                    self.lanes.pop(parcel.lane.name, None)
+                    del self.lanes[parcel.lane.name]
             if parcel.settled == parcel.count:
                 self._unsettled.pop(parcel, None)
+            if not self._unsettled:
+                # Who was interrupted may have counted what it did not put in.
+                self._bytes = 0
             self._change.notify_all()
         for callback in ready:
             callback()
@@ -505,6 +541,7 @@ class Outbox:
         with self._lock:
             first = self in _open
             _open.discard(self)
+        self._forget_end()
         if first and self._member is not None:
             self._member.close()
         if first and self._owned:
@@ -544,13 +581,14 @@ def _finish() -> None:
             sys.stderr.write(f"mamba-stream: {type(error).__name__}: {what}\n")
 
 
-def _end_with_process(outbox: Outbox) -> None:
-    """A child of multiprocessing ends without what atexit was told."""
+def _end_with_process(outbox: Outbox) -> Callable[[], object]:
+    """A child of multiprocessing ends without what atexit was told. Gives what calls it off."""
     process = sys.modules.get("multiprocessing.process")
     if process is not None and process.parent_process() is not None:
         from multiprocessing.util import Finalize
 
-        Finalize(outbox, outbox.finish, exitpriority=10)
+        return Finalize(outbox, outbox.finish, exitpriority=10).cancel
+    return lambda: None
 
 
 def _after_fork() -> None:

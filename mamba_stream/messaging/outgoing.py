@@ -18,7 +18,14 @@ from mamba_stream.core.numbers import is_whole
 from mamba_stream.errors import InvalidInput, SchemaMismatch
 from mamba_stream.messaging.message import Block
 from mamba_stream.messaging.parcel import Lane
-from mamba_stream.messaging.routing import Outgoing, Partitions, check_partition, chosen
+from mamba_stream.messaging.routing import (
+    MOST_KEYED,
+    Outgoing,
+    Partitions,
+    check_keyed,
+    check_partition,
+    chosen,
+)
 from mamba_stream.messaging.schema import (
     BYTES,
     HIGHEST_PRIORITY,
@@ -27,6 +34,7 @@ from mamba_stream.messaging.schema import (
     PACKED,
     TEXT,
     Headers,
+    check_text,
     encode_headers,
     encode_key,
     encode_value,
@@ -36,6 +44,7 @@ ROW_BYTES: Final = 64
 """What a message takes besides its own bytes, about."""
 _OF = {field.name: field.type for field in MESSAGES}
 _TIME = _OF["time"]
+_LATEST: Final = (1 << 63) - 1
 Moment = datetime | date | str
 
 
@@ -91,6 +100,8 @@ class Packer:
         elif lane.route is not None and lane.route.choose is not None:
             message = Outgoing(lane.name, value, key, headers or {}, event_type, priority)
             partition = chosen(lane.route, message, lane.partitions)
+        elif lane.partitions > MOST_KEYED and key is not None:
+            check_keyed(lane.route, lane.name, lane.partitions)
         now = self._now()
         time = now if timestamp is None else _moment(timestamp, "timestamp")
         deliver_at = None if delay is None and at is None else _deliver_at(delay, at, now)
@@ -168,21 +179,22 @@ class Packer:
     ) -> tuple[pa.RecordBatch, Partitions | int | None, int]:
         """Rows of the topic's own columns, as :meth:`many`."""
         schema = lane.topic.schema
-        return self._placed(
-            lane, _joined(to_batches(data, schema, to=f"topic {lane.name!r}"), schema), partition
-        )
+        batch = _joined(to_batches(data, schema, to=f"topic {lane.name!r}"), schema)
+        return self._placed(lane, batch if isinstance(data, list) else _owned(batch), partition)
 
     def _placed(
         self, lane: Lane, batch: pa.RecordBatch, partition: int | None
     ) -> tuple[pa.RecordBatch, Partitions | int | None, int]:
         size = batch.nbytes
-        if size > self.most and lane.messages and batch.num_rows:
+        if size > self.most:
             _check_sizes(lane, batch, self.most)
         given: Partitions | int | None = None
         if partition is not None:
             given = check_partition(partition, lane.name, lane.partitions)
         elif lane.route is not None and lane.route.choose is not None:
             given = _chosen_rows(lane, batch)
+        elif lane.partitions > MOST_KEYED and lane.messages and batch.column("key").null_count < len(batch):
+            check_keyed(lane.route, lane.name, lane.partitions)
         return batch, given, size
 
 
@@ -191,7 +203,7 @@ def _deliver_at(delay: str | timedelta | None, at: Moment | None, now: int) -> i
         return None if at is None else _moment(at, "at")
     if at is not None:
         raise InvalidInput(f"delay={delay!r} and at={at!s:.40}: give one of them")
-    return now + duration_us(delay, what="delay")
+    return min(now + duration_us(delay, what="delay"), _LATEST)
 
 
 def _moment(value: Moment, what: str) -> int:
@@ -260,6 +272,8 @@ def _values(lane: Lane, values: Any) -> tuple[pa.Array, np.ndarray[Any, Any]]:
             f"topic {lane.name!r}: send_many(...) takes a list of values, not {type(values).__name__} {values!r:.60}; "
             "send(...) takes one"
         )
+    if isinstance(values, np.ndarray):
+        values = values.tolist()
     values = values if isinstance(values, list) else list(values)
     found = set(map(type, values))
     if found == {bytes}:
@@ -292,6 +306,8 @@ def _keys(lane: Lane, keys: Any, count: int) -> tuple[pa.Array, np.ndarray[Any, 
         data, kinds = _texts(lane, keys, "keys")
         kinds[data.is_null().to_numpy(zero_copy_only=False)] = 0
         return data, kinds << KEY_SHIFT
+    if isinstance(keys, np.ndarray):
+        keys = keys.tolist()
     if set(map(type, keys)) == {str}:
         try:
             data = pa.array(keys, pa.large_string()).cast(pa.large_binary())
@@ -347,7 +363,7 @@ def _from_frame(
     own = [name for name in frame.columns if name not in ("value", "key")]
     if own:
         schema = pa.schema([MESSAGES.field(name) for name in own])
-        columns = _joined(to_batches(frame.select(own), schema, to=f"topic {lane.name!r}"), schema)
+        columns = _owned(_joined(to_batches(frame.select(own), schema, to=f"topic {lane.name!r}"), schema))
         for name in own:
             batch = batch.set_column(
                 MESSAGES.get_field_index(name), MESSAGES.field(name), columns.column(name)
@@ -368,11 +384,24 @@ def _from_frame(
 
 
 def _check_sizes(lane: Lane, batch: pa.RecordBatch, most: int) -> None:
-    lengths = pc.binary_length(batch.column("value")).fill_null(0)
-    lengths = pc.add(lengths, pc.binary_length(batch.column("key")).fill_null(0))
-    largest = pc.max(lengths).as_py()
-    if largest > most:
-        raise _too_large(lane, largest, most)
+    """Raises where a row is too large; looks only into halves that are."""
+    if batch.num_rows == 1:
+        size = _size(batch) if lane.messages else batch.nbytes
+        if size > most:
+            raise _too_large(lane, size, most)
+    elif batch.nbytes > most:
+        half = batch.num_rows // 2
+        _check_sizes(lane, batch.slice(0, half), most)
+        _check_sizes(lane, batch.slice(half), most)
+
+
+def _size(batch: pa.RecordBatch) -> int:
+    """What one message takes, counted as where it is sent by itself."""
+    value, key, headers, event_type = (
+        batch.column(name)[0].as_py() for name in ("value", "key", "headers", "event_type")
+    )
+    size = len(value or b"") + len(key or b"") + len(event_type or "")
+    return size + sum(len(name) + len(part or b"") for name, part in headers or ())
 
 
 def _chosen_rows(lane: Lane, batch: pa.RecordBatch) -> Partitions:
@@ -408,6 +437,11 @@ def _joined(batches: list[pa.RecordBatch], schema: pa.Schema) -> pa.RecordBatch:
     return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
 
 
+def _owned(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The same in memory of its own: a frame may share that of a NumPy array, which its owner writes to again."""
+    return pa.ipc.read_record_batch(batch.serialize(), batch.schema)
+
+
 def _is_frame(values: Any) -> bool:
     return isinstance(values, (pl.DataFrame, pa.Table, pa.RecordBatch)) or (
         type(values).__name__ == "DataFrame" and hasattr(values, "columns")
@@ -417,6 +451,7 @@ def _is_frame(values: Any) -> bool:
 def _event_type(value: object) -> str:
     if type(value) is not str:
         raise InvalidInput(f"event_type={value!r:.60}: an event type is text, such as 'order.created'")
+    check_text(value)
     return value
 
 

@@ -188,17 +188,19 @@ class Parcel:
     def add_batch(self, batch: pa.RecordBatch, given: _Given, size: int) -> int:
         """Adds rows of the topic's schema; says which is the first."""
         self.rows = None
-        self.segments.append((batch, given))
         self.size += size
         at = self.count
+        # A Ctrl-C comes after a call, if at all: counted and there, or neither.
         self.count = at + batch.num_rows
+        self.segments.append((batch, given))
         return at
 
     def build(self) -> None:
         """Turns what was sent into columns, and decides where each row goes."""
         if self.batch is not None:
             return
-        parts = [_columns(s) if isinstance(s, list) else s for s in self.segments]
+        # One whose first row was interrupted is empty.
+        parts = [_columns(s) if isinstance(s, list) else s for s in self.segments if s]
         batch = parts[0][0] if len(parts) == 1 else pa.concat_batches([part for part, _ in parts])
         given = _given(parts)
         self.partitions = partition_rows(

@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -19,7 +20,7 @@ from mamba_stream.log.opening import Place
 from mamba_stream.messaging import bounds
 from mamba_stream.messaging.outbox import Outbox
 from mamba_stream.messaging.outgoing import Packer
-from mamba_stream.messaging.parcel import Parcel, Sent, SentMany
+from mamba_stream.messaging.parcel import Parcel, Piece, Sent, SentMany
 from mamba_stream.messaging.routing import RoutingPolicy
 from mamba_stream.messaging.schema import MAX_MESSAGE_BYTES, MESSAGES, TIME, Headers
 from mamba_stream.messaging.sending import Bundle
@@ -166,17 +167,19 @@ class Producer:
                 f"topic {name!r}: key= and time= name columns of schema=; a message's key is given to send(...)"
             )
         columns, time = (MESSAGES, TIME) if schema is None else (schema, time)
-        if partitions is None:
-            partitions = log[name].partitions if exist_ok and name in log else PARTITIONS
-        topic = log.create_topic(
-            name,
-            columns,
-            partitions=partitions,
-            key=key,
-            time=time,
-            compression=compression,
-            exist_ok=exist_ok,
+        create = partial(
+            log.create_topic, name, columns, key=key, time=time, compression=compression, exist_ok=exist_ok
         )
+        anyhow = partitions is None and exist_ok
+        if partitions is None:
+            partitions = log[name].partitions if anyhow and name in log else PARTITIONS
+        try:
+            topic = create(partitions=partitions)
+        except AlreadyExists:
+            if not anyhow or name not in log or log[name].partitions == partitions:
+                raise
+            # Another process was faster, with another number of partitions.
+            topic = create(partitions=log[name].partitions)
         if limit is not None:
             bounds.write(log, topic, limit)
         return topic
@@ -447,11 +450,24 @@ class ProducerTransaction:
         self._done = True
         self._bundle.parcels = [parcel for parcel in self._parcels.values() if parcel.count]
         if self._bundle.parcels or self._bundle.offsets:
-            self._outbox.submit(self._bundle)
+            try:
+                self._outbox.submit(self._bundle)
+            except MambaStreamError as error:
+                self._give_up(f"its transaction was not committed ({error})")
+                raise
 
     def abort(self) -> None:
         """Forgets all of it; nothing was sent."""
-        self._done = True
+        if not self._done:
+            self._done = True
+            self._give_up("its transaction was aborted")
+
+    def _give_up(self, why: str) -> None:
+        """Whoever holds a handle of what the outbox never had may know it."""
+        for parcel in self._parcels.values():
+            if parcel.home is None and parcel.count > parcel.settled:
+                error = MambaStreamError(f"a message to topic {parcel.lane.name!r} was not sent: {why}")
+                parcel.settle(Piece(parcel.settled, parcel.count, error=error))
 
     def __enter__(self) -> Self:
         return self

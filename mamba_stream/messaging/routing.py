@@ -25,6 +25,8 @@ Partitions = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 KEY: Final = "key"
 ROUND_ROBIN: Final = "round-robin"
+MOST_KEYED: Final = 256
+"""A key's hash chooses among so many partitions."""
 _NAMED = re.compile(r"partition-([0-9]{1,6})")
 _FORMS = (
     "write 'partition-1', a number, 'key', 'round-robin' or a function of the message that gives a number"
@@ -164,6 +166,19 @@ def check_partition(number: object, topic: str, partitions: int) -> int:
     return int(number)
 
 
+def check_keyed(route: Route | None, topic: str, partitions: int) -> None:
+    """Raises where a message with a key, which nobody said a partition of, would have none.
+
+    Raises:
+        InvalidInput: There are too many partitions for keys.
+    """
+    if partitions > MOST_KEYED and (route is None or (route.keyed and route.fixed is None)):
+        raise InvalidInput(
+            f"topic {topic!r}: a message with a key goes to one of at most {MOST_KEYED} partitions, and there are "
+            f"{partitions}: say partition=, or route {topic!r} by a policy; nothing was sent"
+        )
+
+
 def chosen(route: Route, message: Outgoing, partitions: int) -> int:
     """What the policy's function says of a message."""
     assert route.choose is not None
@@ -208,21 +223,19 @@ def partition_rows(
     """
     if partitions == 1:
         return 0
-    otherwise = _otherwise(
-        batch, partitions, turn, () if route is not None and not route.keyed else key, null_is_key, route
-    )
+    if route is not None and not route.keyed:
+        key = ()
     if given is None and (route is None or not route.when):
-        return otherwise
+        return _otherwise(batch, partitions, turn, key, null_is_key, route)
     found = np.full(batch.num_rows, -1, np.int64) if given is None else given.copy()
     for rule, number in () if route is None else route.when:
         mask = rule.mask(batch)
         open_rows = found < 0
         found[open_rows if mask is None else open_rows & mask] = number
     left = found < 0
-    if not isinstance(otherwise, int):
-        found[left] = otherwise[left]
-    else:
-        found[left] = otherwise
+    if left.any():
+        rest = batch.select(list(key)).filter(pa.array(left)) if key else batch
+        found[left] = _otherwise(rest, partitions, turn, key, null_is_key, route)
     return found
 
 
@@ -243,9 +256,9 @@ def _otherwise(
     missing = 0 if null_is_key else columns[0].null_count
     if missing and missing == batch.num_rows:
         return sticky
-    if partitions > 256:
+    if partitions > MOST_KEYED:
         raise InvalidInput(
-            f"messages with a key go to one of at most 256 partitions, and there are {partitions}"
+            f"messages with a key go to one of at most {MOST_KEYED} partitions, and there are {partitions}"
         )
     found = partitions_of(hash_keys(columns), partitions).astype(np.int64)
     if missing:

@@ -134,6 +134,7 @@ def encode_headers(headers: Headers) -> list[tuple[str, bytes]]:
                     f"the header {name!r:.40}={value!r:.40} is not text: names are str, values str or bytes; "
                     "write str(...) of anything else"
                 )
+            check_text(name)
             pairs.append((name, value if isinstance(value, bytes) else _utf8(value)))
     except AttributeError as error:
         raise InvalidInput(
@@ -145,6 +146,12 @@ def encode_headers(headers: Headers) -> list[tuple[str, bytes]]:
 def decode_headers(pairs: Sequence[tuple[str, bytes | None]] | None) -> dict[str, str | bytes]:
     """Headers as a dict; of two of one name, which other protocols allow, the last."""
     return {} if not pairs else {name: _text(value or b"") for name, value in pairs}
+
+
+def check_text(text: str) -> None:
+    """Raises ``InvalidInput`` where it is not Unicode text; half a surrogate pair is not."""
+    if not text.isascii():
+        _utf8(text)
 
 
 def _utf8(text: str) -> bytes:

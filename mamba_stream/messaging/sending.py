@@ -213,7 +213,8 @@ class Sender:
         self.commits += 1
         for cut in cuts:
             lane = cut.parcel.lane
-            self._numbers[lane.topic.number] = self._number(lane) + 1
+            if given is None:
+                self._numbers[lane.topic.number] = self._number(lane) + 1
             ranges = {p: both for (name, p), both in transaction.offsets.items() if name == lane.name}
             partitions = cut.parcel.partitions
             if not isinstance(partitions, int):

@@ -391,6 +391,127 @@ def test_a_handle_can_be_awaited(flaky: FlakyLog):
     asyncio.run(main())
 
 
+def test_one_error_that_befell_many_topics_is_heard_once(flaky: FlakyLog):
+    with Producer(flaky, linger="1h") as producer:
+        for topic in ("a", "b", "c"):
+            producer.create_topic(topic, 1)
+            producer.send(topic, "x")
+        flaky.plan = [("before", CommitUnknown("who knows"))] * 5
+        with pytest.raises(CommitUnknown) as raised:
+            producer.flush()
+        assert [note.split("'")[1] for note in raised.value.__notes__] == ["a", "b", "c"]
+        producer.flush()
+        producer.send("a", "y").result()
+
+
+def test_a_message_that_waits_for_room_hears_that_its_log_was_closed(tmp_path: Path):
+    with open_log(tmp_path / "log"):
+        # The other handle keeps open what both share.
+        log = open_log(tmp_path / "log")
+        producer = Producer(log, linger="0s")
+        producer.create_topic("t", 1, max_messages=1)
+        producer.send("t", "a").result()
+        waits = producer.send("t", "b")
+        with pytest.raises(TimeoutError):
+            waits.result(0.05)
+        log.close()
+        assert isinstance(waits.exception(20), LogClosed)
+        producer.close()
+
+
+def test_room_is_looked_for_without_a_thread_where_none_can_start(log: Log, monkeypatch: pytest.MonkeyPatch):
+    start = threading.Thread.start
+
+    def ending(thread: threading.Thread) -> None:
+        if thread.name.endswith("room") or "producer" in thread.name:
+            raise RuntimeError("can't create new thread at interpreter shutdown")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", ending)
+    with Producer(log, linger="0s") as producer:
+        topic = producer.create_topic("t", 1, max_messages=1)
+        producer.send("t", "a").result()
+        waits = producer.send("t", "b")
+        with pytest.raises(TimeoutError):
+            waits.result(0.05)
+        with log.transaction() as tx:
+            tx.commit_offsets("g", {("t", 0): 1})
+        assert waits.result(20).offset == 1
+        assert topic.offsets() == {0: (1, 2)}
+
+
+def test_where_no_thread_can_start_any_more_the_send_says_so(log: Log, monkeypatch: pytest.MonkeyPatch):
+    def ending(thread: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    with Producer(log) as producer:
+        producer.create_topic("t", 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", ending)
+            with pytest.raises(MambaStreamError, match="nothing was sent"):
+                producer.send("t", "lost")
+        producer.send("t", "a").result()
+    assert values(log) == ["a"]
+
+
+@pytest.mark.parametrize("how", ["send", "send_many", "transaction"])
+def test_a_ctrl_c_within_a_send_harms_no_other_message(log: Log, how: str):
+    """Python answers signals where a function begins and after calls: in turn at each of these places."""
+    with Producer(log) as first:
+        first.create_topic("t", 1)
+        first.create_topic("neighbour", 1)
+    step, interrupted = 0, True
+    while interrupted:
+        begin = log["t"].offsets()[0][1]
+        with Producer(log, linger="1h", max_buffer_bytes=1_000) as producer:
+            neighbour = producer.send("neighbour", step)
+            interrupted = _interrupted_at(step, producer, how)
+            later = [producer.send("t", number) for number in range(3)]
+            producer.flush(30)
+            places = [handle.result(0).offset - begin for handle in later]
+            found = values(log)[begin:]
+            assert [found[place] for place in places] == [0, 1, 2]
+            assert found[: places[0]] in ([], ["maybe"])
+            neighbour.result(0)
+            # The buffer is as large as it was.
+            assert producer.statistics().waiting_bytes == 0
+            producer.send("t", "x" * 2_000).result(30)
+        step += 1
+    assert step > 10
+
+
+def _interrupted_at(step: int, producer: Producer, how: str) -> bool:
+    left = step
+
+    def profile(frame: Any, event: str, argument: object) -> None:
+        nonlocal left
+        if (
+            event == "c_call"
+            or "messaging" not in frame.f_code.co_filename
+            or "tests" in frame.f_code.co_filename
+        ):
+            return
+        left -= 1
+        if left < 0:
+            sys.setprofile(None)
+            raise KeyboardInterrupt
+
+    sys.setprofile(profile)
+    try:
+        if how == "send":
+            producer.send("t", "maybe")
+        elif how == "send_many":
+            producer.send_many("t", ["maybe"])
+        else:
+            with producer.transaction() as tx:
+                tx.send("t", "maybe")
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.setprofile(None)
+    return False
+
+
 # --- the end of a program --------------------------------------------------------------------------------------------
 
 

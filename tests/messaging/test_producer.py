@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgpack
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -33,6 +34,7 @@ from mamba_stream.messaging.parcel import Receipt
 from mamba_stream.messaging.schema import MESSAGES, is_message_schema
 from tests.messaging.flaky import FlakyLog
 
+HALF = "\ud800"
 SPEC = {"symbol": pl.String, "price": pl.Float64}
 
 
@@ -570,6 +572,129 @@ def test_a_transaction_that_may_have_happened_lands_once(log: Log):
     assert (
         sorted(r["value"] for r in rows(log)) == sorted(r["value"] for r in rows(log, "u")) == list(range(10))
     )
+
+
+def test_what_is_sent_beside_a_sequence_is_not_taken_for_a_gap(log: Log):
+    with Producer(log, name="feed", linger="1h") as producer:
+        producer.create_topic("t", 1)
+        producer.send("t", "a")
+        for number in range(3):
+            producer.send_many("t", [number], sequence=number)
+            producer.send("t", "b").result()
+    assert [row["value"] for row in rows(log)] == ["a", 0, "b", 1, "b", 2, "b"]
+
+
+def test_a_handle_of_a_transaction_that_never_was_says_so(log: Log, producer: Producer):
+    producer.create_topic("t", 1)
+    with producer.transaction() as tx:
+        aborted = tx.send("t", "a")
+        tx.abort()
+    with pytest.raises(MambaStreamError, match="aborted"):
+        aborted.result(0)
+    late = producer.transaction()
+    many = late.send_many("t", ["b", "c"])
+    producer.close()
+    with pytest.raises(MambaStreamError, match="was closed"):
+        late.commit()
+    with pytest.raises(MambaStreamError, match="not committed"):
+        many.result(0)
+    assert rows(log) == []
+
+
+def test_text_that_is_none_is_refused_at_once_wherever_it_stands(log: Log, producer: Producer):
+    producer.create_topic("t", 1)
+    neighbour = producer.send("t", "fine")
+    wrong: list[dict[str, Any]] = [{"event_type": HALF}, {"headers": {HALF: "x"}}, {"headers": {"x": HALF}}]
+    for options in (*wrong, {"key": HALF}):
+        with pytest.raises(InvalidInput, match="not Unicode"):
+            producer.send("t", "a", **options)
+    for options in (*wrong, {"keys": [HALF]}):
+        with pytest.raises(InvalidInput, match="not Unicode"):
+            producer.send_many("t", ["a"], **options)
+    assert neighbour.result().offset == 0
+    assert [row["value"] for row in rows(log)] == ["fine"]
+
+
+def test_a_key_is_refused_at_once_where_there_are_more_partitions_than_hashes_have(
+    log: Log, producer: Producer
+):
+    producer.create_topic("t", 300)
+    nobody = producer.send("t", "no key")
+    for send in (
+        lambda: producer.send("t", "a", key="k"),
+        lambda: producer.send_many("t", ["a", "b"], keys=[None, "k"]),
+    ):
+        with pytest.raises(InvalidInput, match="at most 256"):
+            send()
+    assert producer.send("t", "a", key="k", partition=299).result().partition == 299
+    assert nobody.result().offset == 0
+    producer.set_routing_policy(RoutingPolicy().add_rule("t", "round-robin"))
+    producer.send("t", "a", key="k").result()
+
+
+def test_the_largest_message_is_as_large_among_many_as_by_itself(log: Log):
+    with Producer(log, linger="1h", max_message_bytes=1_000) as producer:
+        producer.create_topic("t", 1)
+        producer.create_topic("rows", 1, schema={"text": pl.String, "more": pl.List(pl.String)})
+        fits = "x" * 1_000
+        assert len(producer.send_many("t", [fits] * 50)) == 50
+        producer.send("t", fits)
+        wrong: list[Any] = [
+            ("t", [fits] * 20 + ["x" * 1_001] + [fits] * 20, {}),
+            ("t", ["x"] * 50, {"headers": {"h": b"x" * 1_000}}),
+            ("t", ["x"] * 50, {"event_type": fits}),
+            ("t", pl.DataFrame({"value": ["x"] * 9, "event_type": ["y"] * 8 + [fits]}), {}),
+            ("rows", [{"text": "x", "more": []}] * 70 + [{"text": "x", "more": ["x" * 500] * 3}], {}),
+        ]
+        for topic, many, options in wrong:
+            with pytest.raises(InvalidInput, match="is larger than 1000"):
+                producer.send_many(topic, many, **options)
+        assert len(producer.send_many("rows", [{"text": "x" * 900, "more": []}] * 50)) == 50
+    assert log["t"].offsets() == {0: (0, 51)}
+    assert log["rows"].offsets() == {0: (0, 50)}
+
+
+def test_what_is_sent_is_what_the_frame_held_then(log: Log, producer: Producer):
+    producer.create_topic("rows", 1, schema={"price": pl.Float64})
+    producer.create_topic("t", 1)
+    for frame in (lambda a: pl.DataFrame({"price": a}), lambda a: pa.table({"price": a})):
+        memory = np.zeros(100)
+        producer.send_many("rows", frame(memory))
+        memory[:] = 7.0
+    priorities = np.zeros(100, np.uint8)
+    producer.send_many("t", pl.DataFrame({"value": ["x"] * 100, "priority": priorities}))
+    priorities[:] = 7
+    producer.flush()
+    assert log["rows"].scan().collect()["price"].to_list() == [0.0] * 200
+    assert {row["priority"] for row in rows(log)} == {0}
+
+
+def test_numpy_arrays_are_lists_of_values(log: Log, producer: Producer):
+    producer.create_topic("t", 1)
+    producer.send_many("t", np.array(["a", "b"]), keys=np.array([1, 2]))
+    producer.send_many("t", np.array([1.5, 2.5]), keys=np.array(["x", "y"]))
+    with pytest.raises(InvalidInput, match="datetime"):
+        producer.send_many("t", np.array(["2020-01-01"], "datetime64[us]"))
+    producer.flush()
+    assert [(row["value"], row["key"]) for row in rows(log)] == [("a", 1), ("b", 2), (1.5, "x"), (2.5, "y")]
+
+
+def test_a_delay_beyond_the_end_of_time_is_its_end(log: Log, producer: Producer):
+    producer.create_topic("t", 1)
+    producer.send("t", "a", delay=timedelta(microseconds=(1 << 63) - 1)).result()
+    assert rows(log)[0]["deliver_at"] == (1 << 63) - 1
+
+
+def test_another_process_may_be_faster_with_other_partitions(log: Log):
+    class Slow(Log):
+        def __contains__(self, name: object) -> bool:
+            found = super().__contains__(name)
+            if not found:
+                log.create_topic(str(name), MESSAGES, partitions=7, time="time")
+            return found
+
+    with Producer(Slow(log._store)) as producer:
+        assert producer.create_topic("t").partitions == 7
 
 
 def test_a_sequence_lands_once_under_the_producers_name(log: Log):

@@ -104,6 +104,15 @@ def test_a_function_sees_the_message_and_gives_the_partition():
         chosen(RoutingPolicy().add_rule("t", lambda message: "1").route("t"), Outgoing("t", None), 4)
 
 
+def test_only_what_nobody_said_a_partition_of_needs_a_hash():
+    policy = RoutingPolicy().add_rule("t", 299, when=FilterRule().add_condition("a", "1"))
+    batch = messages([{"headers": {"a": "1"}, "key": b"k"}, {}, {"key": b"k"}])
+    found = partition_rows(batch, 300, 5, route=policy.route("t"), given=np.array([-1, -1, 7]))
+    assert found.tolist() == [299, 5, 7]
+    with pytest.raises(InvalidInput, match="at most 256"):
+        partition_rows(batch, 300, 5, route=policy.route("t"))
+
+
 def test_one_partition_needs_no_decision():
     assert partition_rows(messages([{"key": "a"}, {}]), 1, 7) == 0
 
