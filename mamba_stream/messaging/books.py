@@ -6,6 +6,7 @@ of its own are its memory.
 
 from __future__ import annotations
 
+import heapq
 import threading
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -94,33 +95,34 @@ class PrivateBook:
 
     def __init__(self, log: Log) -> None:
         self._log = log
-        self._records: dict[Place, bytes] = {}
+        self._records: dict[str, dict[str, bytes]] = {}
         # One thread takes messages while another writes what became of them.
         self._lock = threading.Lock()
 
     def get(self, place: Place) -> bytes | None:
-        return self._records.get(place)
+        namespace, key = place
+        return self._records.get(namespace, {}).get(key)
 
     def records(
         self, namespace: str, *, before: str | None = None, limit: int | None = None
     ) -> dict[str, bytes]:
         with self._lock:
-            keys = sorted(
-                key for space, key in self._records if space == namespace and (before is None or key < before)
-            )
-            return {key: self._records[namespace, key] for key in keys[:limit]}
+            found = self._records.get(namespace, {})
+            keys = [key for key in found if before is None or key < before]
+            first = sorted(keys) if limit is None else heapq.nsmallest(limit, keys)
+            return {key: found[key] for key in first}
 
     def commit(self, change: Change, transaction: Transaction | None = None) -> None:
         with self._lock:
             for place, value in change.requires.items():
-                if self._records.get(place) != value:
+                if self.get(place) != value:
                     raise PreconditionFailed(f"the record {'/'.join(place)} has another value")
             if transaction is not None or change.appends:
                 transaction = self._log.transaction() if transaction is None else transaction
                 Change(appends=change.appends).into(transaction)
                 transaction.commit()
-            for place, value in change.records.items():
+            for (namespace, key), value in change.records.items():
                 if value is None:
-                    self._records.pop(place, None)
+                    self._records.get(namespace, {}).pop(key, None)
                 else:
-                    self._records[place] = value
+                    self._records.setdefault(namespace, {})[key] = value

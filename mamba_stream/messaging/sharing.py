@@ -129,6 +129,7 @@ class Sharing:
         self._start = start
         self._groups: dict[str, SharedGroup] = {}
         self._gone: list[SharedGroup] = []
+        self._seen = -1
         self._paused: set[str] = set()
         self._next_look = self._next_report = 0.0
         self.begins: dict[int, dict[int, int]] = {}
@@ -153,6 +154,7 @@ class Sharing:
         self._member, self._courier, self._terms = member, courier, terms
         self._groups.clear()
         self._gone.clear()
+        self._seen = -1
         self._next_look = self._next_report = 0.0
         self.look()
 
@@ -162,23 +164,26 @@ class Sharing:
         if now < self._next_look:
             return
         self._next_look = now + LOOK
-        topics = {topic.name: topic for topic in self._topics()}
-        for name, known in list(self._groups.items()):
-            if name not in topics or topics[name].number != known.topic.number:
-                # Deleted; another of its name is another topic.
-                del self._groups[name]
-                self._gone.append(known)
-                self._courier.remove(known)
-        for name, topic in topics.items():
-            if name not in self._groups:
+        lsn = self._log.lsn()
+        if lsn != self._seen:
+            for name, known in list(self._groups.items()):
+                if known.gone or known.deleted():
+                    # Another of its name is another topic.
+                    del self._groups[name]
+                    self._gone.append(known)
+                    self._courier.remove(known)
+            for topic in self._topics():
                 with suppress(TopicNotFound):
                     self._share(topic)
+            self._seen = lsn
         self._say_what_pauses()
         if now >= self._next_report:
             self._next_report = now + _REPORT
-            facts = self.statistics()
-            counters = {"received": facts.delivered, "acknowledged": facts.acknowledged, **facts.latency}
-            self._member.report(counters, _latencies(self._counts()))
+            counts = self._counts()
+            latencies = _latencies(counts)
+            received, done = sum(c.delivered for c in counts), sum(c.acknowledged for c in counts)
+            counters = {"received": received, "acknowledged": done, **latencies.counters()}
+            self._member.report(counters, latencies)
 
     def idle(self) -> bool:
         """Whether everything is done: nothing is new, leased, or waits."""
@@ -238,10 +243,11 @@ class Sharing:
         self._courier.add(group)
 
     def _topics(self) -> list[Topic]:
+        """Those that are there and not shared yet."""
         names = self._log.topics() if self._interest.open else self._interest.named
         found = []
         for name in names:
-            if self._interest.wants(name) and name in self._log:
+            if name not in self._groups and self._interest.wants(name) and name in self._log:
                 with suppress(TopicNotFound):
                     topic = self._log[name]
                     # A pattern does not mean the dead letters of what it names.

@@ -616,3 +616,52 @@ def test_causes_that_no_column_holds_are_told_all_the_same(log: Log, clock: Hand
     message.reject("half \ud83d of a face")
     group.settle(leases)
     assert dead(log) == [("a", 0, 1, "half \\ud83d of a face")]
+
+
+def test_a_topic_in_which_nothing_changed_is_not_looked_at_again(
+    log: Log, clock: HandClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    message_topic(log, "other")
+    one, two = member(log, 1, clock), member(log, 2, clock)
+    looks: list[int] = []
+    fresh = SharedGroup._fresh
+
+    def counted(self: SharedGroup, step: object) -> None:
+        looks.append(1)
+        fresh(self, step)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(SharedGroup, "_fresh", counted)
+    assert one.take(10) == []
+    looks.clear()
+    send(log, "a", topic="other")
+    assert one.take(10) == []
+    assert looks == []
+    send(log, "b")
+    leases = one.take(10)
+    assert two.take(10) == []
+    messages(leases)[0].nack("1s")
+    one.settle(leases)
+    looks.clear()
+    assert two.take(10) == []
+    clock.advance(1)
+    assert values(two.take(10)) == ["b"]
+    assert looks == [1]
+
+
+def test_a_retry_of_a_session_of_its_own_is_seen_though_nobody_wrote_to_the_log(
+    log: Log, clock: HandClock
+) -> None:
+    group = member(log, 1, clock, book=PrivateBook(log))
+    send(log, "a", Sent("k1", key="k"), Sent("k2", key="k"))
+    leases = group.take(2)
+    assert values(leases) == ["a", "k1"]
+    held = group.take(10)
+    assert held == []
+    assert group.take(10) == []
+    messages(leases)[0].nack("1s")
+    messages(leases)[1].ack()
+    group.settle(leases)
+    assert values(group.take(10)) == ["k2"]
+    assert group.take(10) == []
+    clock.advance(1)
+    assert values(group.take(10)) == ["a"]
