@@ -127,11 +127,11 @@ def queue_statistics(log: Log, *, clock: Clock | None = None) -> QueueStatistics
     for group in groups:
         for name, backlog in _backlogs(group).items():
             backlogs[name].append(backlog)
-    topics = list(_topics(log, look, backlogs, receivers, senders))
+    topics = {each.topic: each for each in _topics(log, look, backlogs, receivers, senders)}
     return QueueStatistics(
         at=_EPOCH + timedelta(microseconds=look.now),
-        topics=tuple(topics),
-        groups=tuple(_group(group, {each.topic: each for each in topics}, senders) for group in groups),
+        topics=tuple(topics.values()),
+        groups=tuple(_group(group, topics, senders) for group in groups),
     )
 
 
@@ -170,10 +170,11 @@ def _group(
 ) -> GroupStatistics:
     members = [member.client for member in group.members]
     p50, p99 = _latency(members)
-    reads = {name for client in members for name in _wanted(client, topics)} | _backlogs(group).keys()
+    backlogs = _backlogs(group)
+    reads = {name for client in members for name in _wanted(client, topics)} | backlogs.keys()
     sizes = (
         topics[name].bytes * min(backlog, topics[name].messages) // max(topics[name].messages, 1)
-        for name, backlog in _backlogs(group).items()
+        for name, backlog in backlogs.items()
         if name in topics
     )
     return GroupStatistics(

@@ -164,6 +164,11 @@ class Survey:
         for (name, partition), head in log.heads(internal=True).items():
             ranges[name, head.topic][partition] = (head.begin, head.end)
         self.topics = {number: Part(name, number, each) for (name, number), each in ranges.items()}
+        # Once, not for each of thousands of groups.
+        self._numbers = {each.name: each.number for each in self.topics.values()}
+        self._members: dict[str, list[Client]] = defaultdict(list)
+        for client in sorted(self.clients.values(), key=lambda each: each.session):
+            self._members[client.group].append(client)
 
     def names(self) -> list[str]:
         """The groups that there are."""
@@ -226,14 +231,12 @@ class Survey:
             for slot, owner in owners_of(LogBook(self.log), name).items()
             if owner.member in self.clients
         }
-        self._numbers = {each.name: each.number for each in self.topics.values()}
         return GroupFacts(
             name=name,
             job=job_of_group(self.log, name),
             members=tuple(
                 GroupMember(client, self._assignment(client, owners))
-                for client in sorted(self.clients.values(), key=lambda each: each.session)
-                if client.group == name
+                for client in self._members.get(name, ())
             ),
             partitions=tuple(
                 sorted(

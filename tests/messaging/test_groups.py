@@ -14,6 +14,7 @@ import polars as pl
 import pytest
 
 import mamba_stream as mamba
+from mamba_stream.core.clock import SystemClock
 from mamba_stream.log import Log, Transaction, open_log
 from mamba_stream.messaging import groups, survey
 from mamba_stream.messaging.books import LogBook
@@ -565,3 +566,18 @@ def test_the_group_of_a_job_is_the_jobs(log: Log) -> None:
     with log.transaction() as tx:
         tx.commit_offsets("job.unknown", {("numbers", 0): 1})
     delete_group(log, "job.unknown")
+
+
+def test_a_group_costs_what_it_has_however_many_topics_and_clients_there_are(log: Log) -> None:
+    class Untouched(dict):
+        def values(self):
+            raise AssertionError("all of the log's topics or clients were gone through for one group")
+
+    log.create_topic("t", {"n": pl.Int64}).append([{"n": 1}])
+    with mamba.Consumer(log, group="g") as consumer:
+        consumer.subscribe("t")
+        consumer.poll()
+        look = survey.Survey(log, SystemClock().now())
+        look.topics, look.clients = Untouched(look.topics), Untouched(look.clients)
+        group = look.group("g")
+    assert (group.backlog, len(group.members)) == (1, 1)
