@@ -84,8 +84,9 @@ def list_letters(
         if topic is None:
             if where is not None or every:
                 raise click.UsageError("--where and --all choose letters: name their topic")
+            back = "redriven" if output == "json" else "put back"
             counts = [
-                {"topic": each.topic, "left": each.left, "put back": each.redriven, "purged": each.purged}
+                {"topic": each.topic, "left": each.left, back: each.redriven, "purged": each.purged}
                 for each in count_letters(log)
             ]
             print_list(counts, output, empty=f"no topics of dead letters in {log.path}")
@@ -185,7 +186,9 @@ def purge(
         places = [(partition, offset) for offset in offsets] or None
         if not yes:
             which = "those" if where or offsets else "all"
-            left = sum(1 for _ in letters.letters(log, topic))
+            # Refuses what holds no letters.
+            letters.letters(log, topic)
+            left = sum(each.left for each in letters.count_letters(log) if each.topic == topic)
             click.confirm(f"purge {which} of the {_letters(left)} left in {topic}?", abort=True, err=True)
         done = letters.purge(log, topic, where=rule, places=places)
     click.echo(f"purged {_letters(done.letters)}; {done.left:,} left in {topic}")

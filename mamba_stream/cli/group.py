@@ -72,7 +72,7 @@ def describe(name: str, output: str, place: str | None) -> None:
     with open_place(place) as log:
         found = describe_group(log, name)
     facts = _facts(found)
-    members = [_member(each) for each in found.members]
+    members = [_member(each, output) for each in found.members]
     partitions = [_partition(each) for each in found.partitions]
     if output == "json":
         click.echo(encode({**facts, "members": members, "partitions": partitions}))
@@ -156,6 +156,8 @@ def reset(
     from mamba_stream.cli.printing import print_list
     from mamba_stream.messaging.groups import reset_group
 
+    if partitions and topic is None:
+        raise click.UsageError("--partition: say of which topic, with --topic")
     where: dict[str, Any] = {"topic": topic, "partitions": list(partitions) or None}
     with open_place(place) as log:
         would = reset_group(log, name, to, dry_run=True, **where)
@@ -169,7 +171,9 @@ def reset(
             )
         done = would if dry_run else reset_group(log, name, to, force=force, **where)
     print_list(
-        [_reset(each) for each in done], output, empty=f"group {name} has read nothing: nothing to reset"
+        [_reset(each, output) for each in done],
+        output,
+        empty=f"group {name} has read nothing: nothing to reset",
     )
 
 
@@ -203,14 +207,15 @@ def _facts(found: GroupFacts) -> dict[str, Any]:
     }
 
 
-def _member(member: GroupMember) -> dict[str, Any]:
+def _member(member: GroupMember, output: str) -> dict[str, Any]:
     client = member.client
     return {
         "member": client.name or client.id,
         "id": client.id,
         "kind": client.kind,
         "host": client.host,
-        "pid": str(client.pid),
+        # To be typed again, without separators.
+        "pid": client.pid if output == "json" else str(client.pid),
         "since": _time(client.since),
         "topics": [*client.interest.topics, *([client.interest.regex] if client.interest.regex else [])],
         "has": [f"{topic}/{partition}" for topic, partition in member.assignment],
@@ -255,13 +260,13 @@ def _open(run: OpenRun, output: str) -> dict[str, Any]:
     }
 
 
-def _reset(each: Reset) -> dict[str, Any]:
+def _reset(each: Reset, output: str) -> dict[str, Any]:
     return {
         "topic": each.topic,
         "partition": each.partition,
         "from": each.before,
         "to": each.after,
-        "were open": each.dropped,
+        "dropped" if output == "json" else "were open": each.dropped,
     }
 
 

@@ -41,6 +41,8 @@ def publish(
 
     import msgspec
 
+    from mamba_stream.core.durations import duration_us
+    from mamba_stream.errors import InvalidInput
     from mamba_stream.messaging.publisher import Publisher
 
     pairs = [header.partition("=") for header in headers]
@@ -55,16 +57,28 @@ def publish(
         except msgspec.DecodeError as error:
             raise click.UsageError(f"{text[:60]!r} is not JSON: {error}") from error
 
+    if delay is not None:
+        try:
+            duration_us(delay, what="delay")
+        except InvalidInput as error:
+            raise click.UsageError(str(error)) from error
     count = 0
     lines = (line.rstrip("\n") for line in sys.stdin) if value is None else [value]
     with open_place(place, create=True) as log, Publisher(topic, log) as publisher:
         for line in lines:
-            publisher.publish(
-                told(line),
-                key=key,
-                headers={name: text for name, _, text in pairs} or None,
-                event_type=event_type,
-                delay=delay,
-            )
+            try:
+                publisher.publish(
+                    told(line),
+                    key=key,
+                    headers={name: text for name, _, text in pairs} or None,
+                    event_type=event_type,
+                    delay=delay,
+                )
+            except (InvalidInput, click.UsageError) as error:
+                if value is not None:
+                    raise
+                # Those before it are durable when the command has ended.
+                publisher.flush()
+                raise InvalidInput(f"line {count + 1}: {error}; published before it: {count:,}") from error
             count += 1
     click.echo(f"{count:,} message{'' if count == 1 else 's'} published to {topic}", err=True)

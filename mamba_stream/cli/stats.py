@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -41,7 +43,13 @@ def stats(topic: str | None, watch: bool, output: str, place: str | None) -> Non
             found = queue_statistics(log)
             if watch and output == "table":
                 click.clear()
-            _show(found, topic, output)
+            try:
+                _show(found, topic, output)
+                sys.stdout.flush()
+            except BrokenPipeError:
+                # Whoever read it has seen enough, as `head` has.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                return
             if not watch:
                 return
             time.sleep(_EVERY)

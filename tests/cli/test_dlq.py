@@ -35,7 +35,7 @@ def received(log):
 
 def test_topics_of_dead_letters_are_listed_with_what_is_left(run_command, log):
     listed = run_command("dlq", "list", "-o", "json", "--log", log).json
-    assert listed == [{"topic": "emails.dead", "left": 5, "put back": 0, "purged": 0}]
+    assert listed == [{"topic": "emails.dead", "left": 5, "redriven": 0, "purged": 0}]
     assert "emails.dead" in run_command("dlq", "list", "--log", log).out
 
 

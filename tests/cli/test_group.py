@@ -3,10 +3,13 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import mamba_stream as mamba
+
+MANUAL = Path(__file__).parents[2] / "docs" / "cli.md"
 
 
 @pytest.fixture
@@ -90,7 +93,7 @@ def test_a_reset_asks_first_and_then_the_group_goes_on_from_there(run_command, s
     would = run_command(
         "group", "reset", "mailers", "--to", "8", "--dry-run", "-o", "json", "--log", log
     ).json
-    assert [(each["topic"], each["partition"], each["to"]) for each in would] == [("emails", 0, 8)]
+    assert would == [{"topic": "emails", "partition": 0, "from": 10, "to": 8, "dropped": 6}]
     done = run_command("group", "reset", "mailers", "--to", "8", "--yes", "-o", "json", "--log", log).json
     assert done == would
     assert received(log) == [8, 9]
@@ -121,7 +124,7 @@ def test_a_group_is_deleted_after_asking(run_command, spawn_command, log):
         (("reset", "mailers", "--to", "11", "--yes"), 1, "11 is not within its offsets, 0..10"),
         (("reset", "mailers", "--to", "yesterday"), 2, "neither 'earliest', 'latest', an offset nor a time"),
         (("reset", "mailers"), 2, "Missing option '--to'"),
-        (("reset", "mailers", "--to", "latest", "--partition", "0"), 1, "say of which topic"),
+        (("reset", "mailers", "--to", "latest", "--partition", "0"), 2, "say of which topic"),
         (("reset", "mailers", "--to", "0", "--topic", "emails", "--partition", "9"), 3, "has no partition 9"),
         (("reset", "mailers", "--to", "0", "--topic", "email"), 3, "did you mean 'emails'?"),
         (("reset", "mailers", "--to", "0", "--topic", "other"), 3, "knows nothing of topic 'other'"),
@@ -154,9 +157,7 @@ def test_a_group_with_a_living_member_is_refused_until_it_is_killed(run_command,
             assert done.code == 1
             assert "'mailers' has members at work" in done.err and f"pid {member.pid}" in done.err
         described = run_command("group", "describe", "mailers", "-o", "json", "--log", log).json
-        assert [(each["pid"], each["has"]) for each in described["members"]] == [
-            (str(member.pid), ["other/0"])
-        ]
+        assert [(each["pid"], each["has"]) for each in described["members"]] == [(member.pid, ["other/0"])]
         assert "other" in run_command("group", "describe", "mailers", "--log", log).out
         forced = run_command("group", "reset", "mailers", "--to", "latest", "--yes", "--force", "--log", log)
         assert forced.code == 0
@@ -184,3 +185,21 @@ def test_names_of_groups_are_completed(environment, log):
         check=False,
     )
     assert done.stdout.split() == ["plain,mailers"]
+
+
+def test_names_in_json_are_those_of_the_manual(run_command, log):
+    manual = MANUAL.read_text()
+    listed = run_command("group", "list", "-o", "json", "--log", log).json
+    described = run_command("group", "describe", "mailers", "-o", "json", "--log", log).json
+    pending = run_command("group", "pending", "mailers", "-o", "json", "--log", log).json
+    reset = run_command(
+        "group", "reset", "mailers", "--to", "0", "--dry-run", "-o", "json", "--log", log
+    ).json
+    for verb, told in (
+        ("group list", listed[0]),
+        ("group describe", {**described, **described["partitions"][0]}),
+        ("group pending", pending[0]),
+        ("group reset", reset[0]),
+    ):
+        section = manual.partition(f"### {verb}\n")[2].partition("\n### ")[0]
+        assert [name for name in told if f"`{name}`" not in section] == [], verb

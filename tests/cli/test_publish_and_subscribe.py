@@ -55,6 +55,25 @@ def test_every_line_of_the_input_is_a_message(spawn_command, run_command, log):
     assert shown.out == "a\n\nbé\n"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "lines", "said"),
+    [
+        (("--json",), b"1\n2\n{\n4\n", "line 3: '{' is not JSON"),
+        ((), b"a\nb\n\xff\n", "line 3: "),
+    ],
+    ids=["json", "utf-8"],
+)
+def test_a_line_that_is_no_message_is_named_with_what_was_published_before(
+    spawn_command, log, arguments, lines, said
+):
+    done = spawn_command("publish", "lines", *arguments, "--log", log, stdin=lines)
+    assert done.code == 1
+    assert said in done.err
+    assert "published before it: 2" in done.err
+    with mamba.open(log) as opened:
+        assert sum(end for _, end in opened["lines"].offsets().values()) == 2
+
+
 def test_members_of_a_group_get_what_others_of_it_did_not(run_command, log):
     for value in "abc":
         run_command("publish", "letters", value, "--log", log)
@@ -77,7 +96,7 @@ def test_a_delayed_message_comes_later(run_command, log):
         (("publish", "a/b", "x"), 2, "contains '/'"),
         (("publish", "t", "x", "--header", "region"), 2, "--header takes NAME=VALUE"),
         (("publish", "t", "{x}", "--json"), 2, "'{x}' is not JSON"),
-        (("publish", "t", "x", "--delay", "soon"), 1, "not a duration"),
+        (("publish", "t", "x", "--delay", "soon"), 2, "not a duration"),
         (("subscribe", "t", "--start", "7"), 2, "choose earliest, latest or a time"),
     ],
 )

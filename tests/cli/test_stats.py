@@ -62,3 +62,14 @@ def test_it_is_watched_until_it_is_interrupted(environment, log):
         assert watching.wait(30) == 130
     assert first["at"] < second["at"]
     assert [each["messages"] for each in second["topics"]] == [60, 1]
+
+
+def test_a_reader_that_has_seen_enough_ends_the_watch(environment, log):
+    command = [sys.executable, "-m", "mamba_stream.cli", "stats", "--watch", "-o", "json", "--log", str(log)]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as watching:
+        watching.stdout.readline()
+        watching.stdout.close()
+        assert watching.wait(30) == 0
+        assert watching.stderr.read() == b""
