@@ -54,6 +54,13 @@ class Sequence(msgspec.Struct, frozen=True, array_like=True):
     number: int
 
 
+class Forget(msgspec.Struct, frozen=True, array_like=True):
+    """A producer's numbers for one topic are no longer known: it will append nothing there any more."""
+
+    topic: int
+    producer: str
+
+
 class Trim(msgspec.Struct, frozen=True, array_like=True):
     """Rows before ``begin`` are no longer part of the partition."""
 
@@ -96,6 +103,7 @@ class ChangeSet(msgspec.Struct, frozen=True, array_like=True):
     offsets: tuple[GroupOffset, ...] = ()
     records: tuple[Record, ...] = ()
     requires: tuple[Record, ...] = ()
+    forgets: tuple[Forget, ...] = ()
 
 
 class Applied(msgspec.Struct, frozen=True, array_like=True):

@@ -140,6 +140,10 @@ def apply(ledger: Ledger, change: ChangeSet) -> Applied:
     ranges = tuple(_append(ledger, append) for append in change.appends)
     for sequence in change.sequences:
         _remember(ledger, sequence, tuple(r for r in ranges if r[0] == sequence.topic))
+    for forget in change.forgets:
+        # Where the topic was deleted, all of it went with it.
+        ledger.delete(rows.producer_key(forget.topic, forget.producer))
+        ledger.delete_prefix(rows.sequences_prefix(forget.topic, forget.producer))
     for topic in change.ends:
         row = ledger.topic(topic)
         for partition in range(row.partitions if row else 0):

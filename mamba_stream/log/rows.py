@@ -240,8 +240,12 @@ def producer_key(topic: int, producer: str) -> bytes:
     return PRODUCER + topic.to_bytes(4, "big") + producer.encode()
 
 
+def sequences_prefix(topic: int, producer: str) -> bytes:
+    return SEQUENCE + topic.to_bytes(4, "big") + producer.encode() + b"\0"
+
+
 def sequence_key(topic: int, producer: str, number: int) -> bytes:
-    return SEQUENCE + topic.to_bytes(4, "big") + producer.encode() + b"\0" + number.to_bytes(8, "big")
+    return sequences_prefix(topic, producer) + number.to_bytes(8, "big")
 
 
 def unpack_ticks(value: bytes) -> Ticks:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 from mamba_stream.core.changes import (
     MAX_RECORD_BYTES,
     ChangeSet,
+    Forget,
     GroupOffset,
     Record,
     Sequence as ProducerSequence,
@@ -44,6 +45,7 @@ class Transaction:
         self._records: dict[tuple[str, str], Record] = {}
         self._requires: list[Record] = []
         self._trims: list[Trim] = []
+        self._forgets: list[Forget] = []
         self._names: dict[int, str] = {}
         self._done = False
         self.lsn: int | None = None
@@ -132,6 +134,13 @@ class Transaction:
         self._names[row.id] = row.name
         self._trims += [Trim(row.id, partition, offset) for partition, offset in bounds.items()]
 
+    def forget_producer(self, topic: str, producer: str) -> None:
+        """Forgets the sequences of a producer that appends nothing to the topic any more, and the room they take."""
+        self._check_open()
+        row = self._topic(topic)._row
+        (known,) = producer_sequences(row.id, producer, 0)
+        self._forgets.append(Forget(known.topic, known.producer))
+
     def commit(self) -> None:
         """Makes everything visible, durably.
 
@@ -148,6 +157,7 @@ class Transaction:
             offsets=tuple(self._offsets),
             records=tuple(self._records.values()),
             requires=tuple(self._requires),
+            forgets=tuple(self._forgets),
         )
         try:
             answer = self._log._store.commit(change, self._batches)

@@ -542,6 +542,8 @@ class Outbox:
             first = self in _open
             _open.discard(self)
         self._forget_end()
+        if first:
+            self._sender.forget()
         if first and self._member is not None:
             self._member.close()
         if first and self._owned:

@@ -6,6 +6,7 @@ of one topic is tried again without its neighbours.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -32,6 +33,8 @@ from mamba_stream.messaging.parcel import Lane, Parcel, Piece
 _TRIES_UNKNOWN: Final = 5
 _TRIES: Final = 1_000
 """Each time another process made progress instead."""
+_FORGOTTEN_AT_ONCE: Final = 64
+"""Topics; each may have more than a hundred rows of numbers, and others wait meanwhile."""
 _priorities = msgspec.msgpack.Decoder(dict[int, dict[int, int]])
 
 
@@ -83,6 +86,8 @@ class Sender:
         self._idempotent = idempotent
         self._settle = settle
         self.commits = 0
+        self._used: dict[tuple[str, int], str] = {}
+        """Names that have numbers in a topic, and the topic's name."""
         self._begin()
 
     def send(self, bundle: Bundle) -> Bundle | None:
@@ -234,6 +239,7 @@ class Sender:
             once = {"producer": given[0], "sequence": given[1]}
         elif self._idempotent:
             once = {"producer": self._identity, "sequence": self._number(lane)}
+            self._used[self._identity, topic.number] = lane.name
         if lane.messages:
             self._note_priorities(transaction, topic, cut)
         if cut.admission is not None:
@@ -264,6 +270,19 @@ class Sender:
         if not isinstance(error, QueueFull):
             error.add_note(f"{rows} message{'s' if rows > 1 else ''} to topic {parcel.lane.name!r} not sent")
         self._settle(parcel, Piece(parcel.settled, parcel.count, error=error))
+
+    def forget(self) -> None:
+        """Nothing is sent any more: the numbers that kept it from landing twice need not stay in the log.
+
+        Where that cannot be, they stay; nobody has those names again.
+        """
+        used, self._used = list(self._used.items()), {}
+        with contextlib.suppress(MambaStreamError):
+            for first in range(0, len(used), _FORGOTTEN_AT_ONCE):
+                with self._log.transaction() as transaction:
+                    for (identity, number), name in used[first : first + _FORGOTTEN_AT_ONCE]:
+                        if name in self._log and self._log[name].number == number:
+                            transaction.forget_producer(name, identity)
 
     def _begin(self) -> None:
         """Takes a name that nobody had: not even an earlier life of this program, whose numbers are used."""

@@ -20,7 +20,7 @@ from mamba_stream.errors import (
     TopicEnded,
     TopicNotFound,
 )
-from mamba_stream.log import Log, Topic, Transaction, open_log
+from mamba_stream.log import Log, Topic, Transaction, open_log, rows
 from tests.log.pictures import picture, rows_of
 
 
@@ -231,6 +231,24 @@ def test_a_repeated_transaction_lands_once_and_is_answered_as_before(
     plain.append([{"n": 2}])
     assert send() == first == {("plain", 0): (0, 1), ("audit", 0): (0, 1)}
     assert len(rows_of(audit)) == 1
+
+
+def test_a_producer_that_is_done_leaves_nothing_behind(log: Log, plain: Topic) -> None:
+    for number in range(140):
+        plain.append([{"n": number}], producer="p", sequence=number)
+    plain.append([{"n": 0}], producer="p2", sequence=0)
+    with log.transaction() as tx:
+        tx.forget_producer("plain", "p")
+    assert plain.append([{"n": 9}], producer="p2", sequence=0) == {0: (140, 141)}, "another is still known"
+    assert plain.append([{"n": 0}], producer="p", sequence=7) == {0: (141, 142)}, "it begins anew"
+    with log.transaction() as tx:
+        tx.forget_producer("plain", "p")
+        tx.forget_producer("plain", "p2")
+        tx.forget_producer("plain", "never")
+    kinds = (rows.PRODUCER, rows.SEQUENCE)
+    assert not [key for kind in kinds for key, _ in log._store.items(kind)]
+    with pytest.raises(InvalidInput, match="give a name"), log.transaction() as tx:
+        tx.forget_producer("plain", "")
 
 
 def test_two_sequences_of_one_producer_do_not_fit_one_transaction(log: Log, plain: Topic) -> None:

@@ -28,7 +28,7 @@ from mamba_stream import (
     TopicNotFound,
 )
 from mamba_stream.core.keys import hash_keys
-from mamba_stream.log import Log, open_log
+from mamba_stream.log import Log, open_log, rows
 from mamba_stream.messaging.message import Block
 from mamba_stream.messaging.parcel import Receipt
 from tests.messaging.flaky import FlakyLog
@@ -389,6 +389,21 @@ def test_a_handle_can_be_awaited(flaky: FlakyLog):
         return await handle
 
     asyncio.run(main())
+
+
+def test_a_sender_that_is_closed_leaves_no_numbers_in_the_index(flaky: FlakyLog):
+    with Producer(flaky, linger="0s") as producer:
+        for topic in ("t", "gone", "other"):
+            producer.create_topic(topic, 1)
+            for number in range(3):
+                producer.send(topic, number).result()
+        flaky.plan = [("after", CommitUnknown("who knows"))] * 5
+        with pytest.raises(CommitUnknown):
+            producer.send("t", "unknown").result()
+        producer.send("t", "under another name").result()
+        flaky.delete_topic("gone")
+    assert not [key for kind in (rows.PRODUCER, rows.SEQUENCE) for key, _ in flaky._store.items(kind)]
+    assert values(flaky) == [0, 1, 2, "unknown", "under another name"]
 
 
 def test_one_error_that_befell_many_topics_is_heard_once(flaky: FlakyLog):
