@@ -150,6 +150,11 @@ class Courier:
             self._give_back(lease, message, delivered=False)
         self.finished(message)
 
+    def abandon(self) -> None:
+        """Gives back what is in hand: nobody handles it, or has begun to."""
+        for message in list(self._inhand):
+            self.returned(message)
+
     def settle(self) -> None:
         """Writes what was settled so far."""
         with self._lock:
@@ -196,7 +201,7 @@ class Courier:
     def _keep(self) -> None:
         try:
             while not self._over.is_set():
-                if self._bell.wait(min(_PULSE, self._visibility / 4e6)):
+                if self._bell.wait(min(_PULSE, max(_LINGER, self._visibility / 4e6))):
                     # Others are about to be finished too.
                     self._over.wait(_LINGER)
                     self._bell.clear()

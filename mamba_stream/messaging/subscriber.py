@@ -215,11 +215,14 @@ class Subscriber:
             # Whatever interrupts one of these: nobody may go on renewing leases.
             try:
                 slots.close()
+                self._courier.abandon()
             finally:
                 courier, self._courier = self._courier, self._courier_anew()
                 self._coroutines = None
                 self._stopping = self._running = False
                 courier.close()
+        if slots.error is not None:
+            raise slots.error
 
     def stop(self) -> None:
         """Has ``run`` return, from another thread or a signal handler; what is being handled is finished.

@@ -18,7 +18,7 @@ import pytest
 import mamba_stream as mamba
 from mamba_stream.errors import DiskFull
 from mamba_stream.log import Log, open_log
-from mamba_stream.messaging.slots import Inline
+from mamba_stream.messaging.slots import Inline, Threads
 from tests.messaging.desk import Sent, message_topic, rows
 from tests.messaging.flaky import FlakyLog
 
@@ -647,4 +647,38 @@ def test_a_log_that_is_closed_under_a_subscriber_ends_it_with_an_error(log: Log)
     log.close()
     thread.join(20)
     assert [type(error) for error in ended] == [mamba.LogClosed]
+    subscriber.close()
+
+
+def test_a_message_that_was_handed_out_when_run_was_interrupted_comes_again_at_once(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send(log, "a", "b")
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    subscriber = mamba.Subscriber("work", log, group="g", start="earliest", visibility="10m", concurrency=2)
+    again: list[tuple[str, int]] = []
+    subscriber.subscribe(lambda message: again.append((message.value, message.attempt)))
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Threads, "start", interrupted)
+        subscriber.run()
+    subscriber.run(until="empty")
+    subscriber.close()
+    assert sorted(again) == [("a", 1), ("b", 1)]
+
+
+def test_a_handler_that_ends_the_program_while_it_is_stopped_ends_it(log: Log) -> None:
+    send(log, "a")
+    subscriber = mamba.Subscriber("work", log, group="g", start="earliest", concurrency=2)
+
+    def leave(message: mamba.Message) -> None:
+        subscriber.stop()
+        threading.Event().wait(0.3)
+        raise SystemExit(3)
+
+    subscriber.subscribe(leave)
+    with pytest.raises(SystemExit):
+        subscriber.run()
     subscriber.close()

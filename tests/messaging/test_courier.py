@@ -1,0 +1,93 @@
+"""How much a process takes, and how much of that it has at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mamba_stream.log import Log, open_log
+from mamba_stream.messaging import courier
+from mamba_stream.messaging.courier import Courier
+from mamba_stream.messaging.message import Message
+from tests.messaging.desk import SECOND, HandClock, Sent, member, message_topic, rows
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock()
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[Log]:
+    with open_log(tmp_path / "log") as opened:
+        message_topic(opened)
+        yield opened
+
+
+@pytest.fixture
+def taking(log: Log, clock: HandClock) -> Iterator[Courier]:
+    made = Courier(clock, 30 * SECOND)
+    made.add(member(log, 1, clock))
+    yield made
+    made.close()
+
+
+def handed(taking: Courier) -> list[Message]:
+    found = []
+    while (message := taking.next()) is not None:
+        found.append(message)
+        message.ack()
+        taking.finished(message)
+    return found
+
+
+def test_what_is_here_at_once_is_bounded_by_bytes(
+    log: Log, taking: Courier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(courier, "_MOST_BYTES", 10_000)
+    monkeypatch.setattr(courier, "_LEAST", 1_000)
+    taking._appetite = 1_000
+    log["work"].append(rows([Sent(bytes(1_000)) for _ in range(50)]))
+    assert taking.fetch()
+    first = len(taking._queue)
+    assert 5 <= first <= 12
+    for _ in range(5):
+        taking.fetch()
+    assert len(taking._queue) <= 12
+    done = handed(taking)
+    while taking.fetch():
+        done += handed(taking)
+    assert len(done) == 50
+
+
+def test_who_finds_nothing_takes_no_more_than_others_when_something_comes(log: Log, taking: Courier) -> None:
+    for _ in range(20):
+        assert not taking.fetch()
+    log["work"].append(rows([Sent(n) for n in range(1_000)]))
+    assert taking.fetch()
+    assert len(taking._queue) == 4
+    # Quick ones are taken in larger numbers, also after a while of nothing.
+    handed(taking)
+    taking.fetch()
+    assert len(taking._queue) == 16
+
+
+def test_who_turns_slow_takes_fewer_although_some_are_left(
+    log: Log, taking: Courier, clock: HandClock
+) -> None:
+    log["work"].append(rows([Sent(n) for n in range(10_000)]))
+    taking._appetite = 1_024
+    assert taking.fetch()
+    waiting = []
+    for _ in range(3):
+        clock.advance(10)
+        while len(taking._queue) > taking._appetite // 2:
+            message = taking.next()
+            assert message is not None
+            message.ack()
+            taking.finished(message)
+        taking.fetch()
+        waiting.append(taking._appetite)
+    assert waiting == [512, 256, 128]
