@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import multiprocessing
+import multiprocessing.process
+import multiprocessing.util
 import signal
 import subprocess
 import sys
@@ -30,7 +32,7 @@ from mamba_stream import (
 from mamba_stream.core.keys import hash_keys
 from mamba_stream.log import Log, open_log, rows
 from mamba_stream.messaging.message import Block
-from mamba_stream.messaging.parcel import Receipt
+from mamba_stream.messaging.parcel import Parcel, Piece, Receipt
 from tests.messaging.flaky import FlakyLog
 
 
@@ -651,12 +653,43 @@ def test_one_that_is_forgotten_sends_what_it_has_and_lets_go(tmp_path: Path):
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_of_multiprocessing_keeps_nothing_of_one_that_was_closed(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(multiprocessing.process, "parent_process", object)
+    before = len(multiprocessing.util._finalizer_registry)
+    for _ in range(3):
+        Producer(log).close()
+    assert len(multiprocessing.util._finalizer_registry) == before
+
+
+def test_a_late_failure_of_a_topic_that_is_gone_does_not_touch_the_one_that_has_its_name(log: Log):
+    with Producer(log, linger="1h") as producer:
+        outbox = producer._outbox
+        producer.create_topic("t", 1)
+        gone = Parcel(outbox.lane("t"), outbox, 0.0)
+        gone.add((b"x", 0, None, None, None, 0, None, 0, None), 1)
+        log.delete_topic("t")
+        outbox.lanes.clear()
+        producer.create_topic("t", 1)
+        sent = producer.send("t", "a")
+        lane = outbox.lanes["t"]
+        outbox._settle(gone, Piece(0, 1, error=TopicNotFound("gone")))
+        assert outbox.lanes["t"] is lane
+        assert sent.result().offset == 0
+        with pytest.raises(TopicNotFound):
+            producer.flush()
+
+
 def test_a_child_that_was_forked_is_told_so_and_the_parent_goes_on(log: Log):
     producer = Producer(log, linger="1h")
     producer.create_topic("t", 1)
     sent = producer.send("t", "a")
     context = multiprocessing.get_context("fork")
     mine, theirs = context.Pipe()
+
+    async def awaited() -> None:
+        await asyncio.wait_for(sent, 10)
 
     def child() -> None:
         told = []
@@ -665,6 +698,7 @@ def test_a_child_that_was_forked_is_told_so_and_the_parent_goes_on(log: Log):
             producer.flush,
             producer.close,
             lambda: sent.result(30),
+            lambda: asyncio.run(awaited()),
         ):
             try:
                 call()
@@ -675,7 +709,7 @@ def test_a_child_that_was_forked_is_told_so_and_the_parent_goes_on(log: Log):
     process = context.Process(target=child)
     process.start()
     assert mine.poll(30)
-    assert mine.recv() == [True] * 4
+    assert mine.recv() == [True] * 5
     process.join(30)
     assert process.exitcode == 0
     producer.close()

@@ -411,6 +411,24 @@ def test_a_policy_that_names_an_unknown_partition_is_refused_when_it_is_set_or_w
         producer.set_routing_policy("partition-1")
 
 
+def test_a_policy_that_is_set_while_a_topic_is_looked_up_holds_for_it(log: Log):
+    class Racing(Log):
+        meanwhile: Any = None
+
+        def lsn(self) -> int:
+            act, self.meanwhile = self.meanwhile, None
+            if act is not None:
+                act()
+            return super().lsn()
+
+    racing = Racing(log._store)
+    with Producer(racing, linger="1h") as producer:
+        producer.create_topic("t", 4)
+        policy = RoutingPolicy().add_rule("t", 3)
+        racing.meanwhile = lambda: producer.set_routing_policy(policy)
+        assert producer.send("t", "a", key="b").result().partition == 3
+
+
 def test_a_function_routes_messages_rows_and_many(log: Log, producer: Producer):
     producer.create_topic("t")
     producer.create_topic("typed", 4, schema=SPEC)
