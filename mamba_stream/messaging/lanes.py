@@ -278,6 +278,8 @@ class Lane:
         """Goes on from there, whatever is done."""
         with self.lock:
             self.drop(SOUGHT)
+            # Nor does it wait for what a message of before was to wait for.
+            self.resume = 0.0
             self._again = 0
             self._go(offset)
 

@@ -2,7 +2,7 @@
 
 Records of the namespace ``clients``, by the client's id. A client whose lease ended is gone for everybody else,
 whatever it thinks itself; its record is swept by whoever notices. Leases go by the wall clock of the machine: one
-that jumps ends leases early, which moves work, and loses none.
+that jumps, forth or back, ends leases early, which moves work, and loses none.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ _WINDOW: Final = 60_000_000
 _APART: Final = 1_000_000
 """Microseconds between two samples."""
 _SILENT: Final = 5_000_000
+_BACK: Final = 10_000_000
+"""Microseconds by which a clock may go back at least, before leases of then are over."""
 _NO_RATES: Final = frozenset({"latency_sum", "latency_count", "p50", "p99"})
 _RENEWALS: Final = 0.3
 """When a lease is renewed, as a share of it: two renewals may fail."""
@@ -57,6 +59,7 @@ class Client(msgspec.Struct, frozen=True, kw_only=True):
         pid: Its process there.
         since: When it came, in microseconds since the epoch.
         until: When its lease ends, if it is not renewed.
+        lease: How long its lease was when it was renewed last, in microseconds; 0: not known.
         counters: What it says of itself: ``sent``, ``received``, ``acknowledged``, ``latency_sum``, ...
         rates: How fast these grew in the last minute, by the second.
         latency: How long messages took that were done in the last minute, as :class:`Latencies` counts.
@@ -73,6 +76,7 @@ class Client(msgspec.Struct, frozen=True, kw_only=True):
     pid: int = 0
     since: int = 0
     until: int = 0
+    lease: int = 0
     counters: dict[str, float] = {}
     rates: dict[str, float] = {}
     latency: dict[int, int] = {}
@@ -142,7 +146,9 @@ def alive(records: Mapping[str, bytes], now: int) -> dict[str, Client]:
         records: What ``book.records(CLIENTS)`` gave.
         now: Microseconds since the epoch.
     """
-    return {key: client for key, value in records.items() if (client := _read(value)) and client.until > now}
+    return {
+        key: client for key, value in records.items() if (client := _read(value)) and not _over(client, now)
+    }
 
 
 def sweep(book: Book, records: Mapping[str, bytes], now: int) -> None:
@@ -150,12 +156,21 @@ def sweep(book: Book, records: Mapping[str, bytes], now: int) -> None:
     over = {
         place_of(key): value
         for key, value in records.items()
-        if (client := _read(value)) and client.until <= now
+        if (client := _read(value)) and _over(client, now)
     }
     if over:
         # Where one was renewed or swept meanwhile, the next look finds the others.
         with contextlib.suppress(PreconditionFailed):
             book.commit(Change(requires={**over}, records=dict.fromkeys(over)))
+
+
+def _over(client: Client, now: int) -> bool:
+    """Whether a lease ended, or lasts longer than any does: it was given before the clock went back.
+
+    Whoever died with such a one would keep what it had until the clock is there again; whoever lives renews it.
+    """
+    late = bool(client.lease) and client.until > now + client.lease + max(client.lease, _BACK)
+    return client.until <= now or late
 
 
 def _read(value: bytes) -> Client | None:
@@ -187,7 +202,12 @@ class Registration:
             known = self._book.get(SESSIONS)
             session = 1 if known is None else int(known)
             self.client = msgspec.structs.replace(
-                self.client, id=f"{session:08x}", session=session, since=now, until=now + self._lease
+                self.client,
+                id=f"{session:08x}",
+                session=session,
+                since=now,
+                until=now + self._lease,
+                lease=self._lease,
             )
             change = Change(
                 requires={SESSIONS: known},

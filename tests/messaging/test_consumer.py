@@ -147,7 +147,7 @@ def test_subscribing_again_replaces_what_was_read(log, letters):
         assert len(values(consumer)) == 10
         consumer.subscribe("other")
         assert values(consumer) == ["o"]
-        assert len(alive(log.records(CLIENTS), 0)) == 1
+        assert len(alive(log.records(CLIENTS), time.time_ns() // 1000)) == 1
 
 
 @pytest.mark.parametrize("group", [None, "g"])
@@ -343,6 +343,15 @@ def test_a_nack_with_a_delay_holds_its_partition_back_and_no_other(log, letters)
     assert time.monotonic() - started >= 0.3
 
 
+def test_a_seek_does_not_wait_for_a_delay_of_before(log, letters):
+    with Consumer(log) as consumer:
+        consumer.assign({"letters": [0]})
+        consumer.poll(max_messages=2)[1].nack(delay="1h")
+        assert consumer.poll() == []
+        consumer.seek({("letters", 0): 3})
+        assert [m.value for m in consumer.poll()] == ["d", "e"]
+
+
 def test_rejecting_needs_shared_consumption_and_says_so(log, letters):
     with Consumer(log) as consumer:
         consumer.subscribe("letters")
@@ -513,7 +522,7 @@ def steal(log: Log, group: str, topic: int, partition: int) -> None:
     from mamba_stream.messaging.interest import Interest
     from mamba_stream.messaging.membership import LogTopics, Membership
 
-    for client in alive(log.records(CLIENTS), 0):
+    for client in alive(log.records(CLIENTS), time.time_ns() // 1000):
         with log.transaction() as tx:
             tx.delete_record(CLIENTS, client)
     name = next(name for name in log.topics() if log[name].number == topic)
@@ -786,11 +795,11 @@ def test_its_record_tells_who_it_is_and_what_it_did(log, letters):
         consumer._feed._report()
 
         def told():
-            clients = list(alive(log.records(CLIENTS), 0).values())
+            clients = list(alive(log.records(CLIENTS), time.time_ns() // 1000).values())
             return clients and clients[0].counters.get("acknowledged") == 10
 
         eventually(told)
-        (client,) = alive(log.records(CLIENTS), 0).values()
+        (client,) = alive(log.records(CLIENTS), time.time_ns() // 1000).values()
         assert (client.kind, client.name, client.group, client.reads) == (
             "consumer",
             "mailer",

@@ -60,6 +60,20 @@ def test_who_is_over_is_swept_and_nobody_else():
     assert list(book.records(CLIENTS)) == [late.id]
 
 
+def test_a_clock_that_goes_back_does_not_keep_the_dead_alive_until_it_is_there_again():
+    hour = 3600 * SECOND
+    book = MemoryBook()
+    registered(book, hour)
+    living = registered(book, hour)
+    assert len(alive(book.records(CLIENTS), hour - LEASE)) == 2, (
+        "it went back by so little that it is waited for"
+    )
+    living.renew(0)
+    assert list(alive(book.records(CLIENTS), 0)) == [living.client.id]
+    sweep(book, book.records(CLIENTS), 0)
+    assert list(book.records(CLIENTS)) == [living.client.id]
+
+
 def test_a_lease_renewed_behind_the_sweepers_back_is_not_swept():
     book = MemoryBook()
     registration = registered(book, 0)
