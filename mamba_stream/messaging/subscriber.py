@@ -319,7 +319,8 @@ class Subscriber:
     def _wait(self, slots: Slots, lsn: int, until_empty: bool) -> None:
         """Waits for what may bring something to do: a message that is finished, a commit, a time."""
         if not slots.free:
-            self._freed.wait(self._sharing.pause())
+            # Whatever falls due has to wait for that.
+            self._freed.wait(LOOK)
         elif self._courier.inhand and (until_empty or not self._courier.empty):
             # For whichever of both is first.
             self._freed.wait(_MOMENT)

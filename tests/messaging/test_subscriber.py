@@ -18,6 +18,8 @@ import pytest
 import mamba_stream as mamba
 from mamba_stream.errors import DiskFull
 from mamba_stream.log import Log, open_log
+from mamba_stream.messaging.accounts import pending_namespace
+from mamba_stream.messaging.sharing import Sharing
 from mamba_stream.messaging.slots import Inline, Threads
 from tests.messaging.desk import Sent, message_topic, rows
 from tests.messaging.flaky import FlakyLog
@@ -682,3 +684,29 @@ def test_a_handler_that_ends_the_program_while_it_is_stopped_ends_it(log: Log) -
     with pytest.raises(SystemExit):
         subscriber.run()
     subscriber.close()
+
+
+def test_who_has_no_hands_free_does_not_count_the_moments(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    message_topic(log, "other")
+    looks: list[int] = []
+    look = Sharing.look
+
+    def counted(self: Sharing) -> None:
+        looks.append(1)
+        look(self)
+
+    monkeypatch.setattr(Sharing, "look", counted)
+    release = threading.Event()
+    subscriber = mamba.Subscriber(["work", "other"], log, group="g", start="earliest", concurrency=2)
+    subscriber.subscribe(lambda message: release.wait(20))
+    # Something falls due in one topic while there is more than enough of the other.
+    send(log, Sent("later", deliver_at=time.time_ns() // 1000 + 300_000))
+    with Running(subscriber):
+        wait_for(lambda: bool(log.records(pending_namespace("g", log["work"]))))
+        send(log, *range(20), topic="other")
+        wait_for(lambda: subscriber.statistics().inhand == 2)
+        threading.Event().wait(0.5)
+        looks.clear()
+        threading.Event().wait(0.6)
+        assert len(looks) < 30
+        release.set()
