@@ -238,18 +238,22 @@ class Lane:
             last = self.portions[-1] if self.portions else None
             if last is not None and last.handed < last.count:
                 return last
-            while (batch := self._batch(rows)) is not None:
+            while True:
                 try:
-                    portion = self._portion(batch, rule)
+                    batch = self._batch(rows)
+                    portion = None if batch is None else self._portion(batch, rule)
                 except BaseException:
                     # A rule that cannot judge these rows, or Ctrl-C: they are still to be read.
                     self._go(self._fetched)
                     raise
-                self._fetched = batch.next_offset
+                if batch is None:
+                    return None
+                # In this order: whoever is interrupted in between delivers again, and passes over nothing.
                 if portion is not None:
                     self.portions.append(portion)
+                self._fetched = batch.next_offset
+                if portion is not None:
                     return portion
-        return None
 
     def at_end(self) -> bool:
         """Whether everything that there is was handed out."""
@@ -303,13 +307,14 @@ class Lane:
             self.host.count(self.portions.popleft())
 
     def _cut(self, offset: int, why: str) -> None:
+        # First the place, then the portions: with all of them cut, it is how far we are done.
+        self._go(offset)
         for portion in self.portions:
             row = bisect.bisect_left(portion.block.offsets, offset)
             if row < portion.count:
                 portion.cut(row, why)
         while self.portions and not self.portions[-1].count:
             self.host.count(self.portions.pop())
-        self._go(offset)
 
     def _go(self, offset: int) -> None:
         self._ready.clear()
