@@ -36,7 +36,7 @@ def facts_of(topics: dict[str, Topic]) -> dict[str, TopicFacts]:
 
 def identity_of(topic: Topic) -> str:
     """What no other topic of this log is called, one made later under the same name included."""
-    return str(topic._row.id)  # noqa: SLF001 - the log gives no public name to it
+    return str(topic.number)
 
 
 def first_offsets(topic: Topic, start: object) -> dict[int, int]:
