@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
@@ -19,12 +16,11 @@ import mamba_stream as mamba
 from mamba_stream.log.doctor import examine
 from mamba_stream.messaging.members import CLIENTS, alive
 from mamba_stream.messaging.schema import MESSAGES
-from tests.crash.processes import child_environment
+from tests.crash.crowd import Crowd
 from tests.messaging.receiving import messages
 
 _PARTITIONS = 8
 _CREW = 3
-_PATIENCE = 120.0
 
 
 class Appender(threading.Thread):
@@ -47,45 +43,6 @@ class Appender(threading.Thread):
         self.join()
 
 
-class Crew:
-    """The consumers of the group."""
-
-    def __init__(self, log: Path, place: Path, environment: dict[str, str]) -> None:
-        self._log = log
-        self._place = place
-        self._environment = environment
-        self.journals: list[Path] = []
-        self.there: list[subprocess.Popen[bytes]] = []
-
-    def begin(self) -> None:
-        self.journals.append(self._place / f"journal-{len(self.journals)}")
-        arguments = [sys.executable, "-m", "tests.crash.group_member", str(self._log), str(self.journals[-1])]
-        self.there.append(subprocess.Popen(arguments, env=self._environment))
-
-    def lines(self) -> int:
-        return sum(path.stat().st_size for path in self.journals if path.exists()) // 8
-
-    def remove(self, process: subprocess.Popen[bytes], how: signal.Signals) -> None:
-        assert process.poll() is None, f"a consumer ended by itself, with {process.returncode}"
-        self.there.remove(process)
-        process.send_signal(how)
-        assert process.wait(_PATIENCE) == (0 if how == signal.SIGTERM else -how)
-
-    def disband(self) -> None:
-        for process in self.there:
-            process.kill()
-            process.wait()
-
-
-def wait_for(condition: Callable[[], bool], crew: Crew) -> None:
-    deadline = time.monotonic() + _PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        for process in crew.there:
-            assert process.poll() is None, f"a consumer ended by itself, with {process.returncode}"
-        time.sleep(0.01)
-
-
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     "kills", [pytest.param(6, id="6"), pytest.param(80, id="80", marks=pytest.mark.slow)]
@@ -98,14 +55,14 @@ def test_a_rebalance_storm_loses_nothing_and_comes_to_rest(
     with mamba.open(path) as log:
         log.create_topic("work", MESSAGES, partitions=_PARTITIONS)
         out = log.create_topic("out", {"offset": pl.Int64})
-        appender, crew = Appender(log, seed), Crew(path, tmp_path, child_environment(environment))
+        appender, crew = Appender(log, seed), Crowd("tests.crash.group_member", path, tmp_path, environment)
         appender.start()
         try:
             for _ in range(kills):
                 while len(crew.there) < _CREW:
                     crew.begin()
-                goal = crew.lines() + chance.randint(1, 300)
-                wait_for(lambda goal=goal: crew.lines() >= goal, crew)
+                goal = lines(crew) + chance.randint(1, 300)
+                crew.wait_for(lambda goal=goal: lines(crew) >= goal)
                 victim = chance.choice(crew.there)
                 how = chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP])
                 if how == signal.SIGSTOP:
@@ -114,17 +71,17 @@ def test_a_rebalance_storm_loses_nothing_and_comes_to_rest(
                     time.sleep(1.2)
                     victim.send_signal(signal.SIGCONT)
                 else:
-                    wait_for(lambda: crew.journals[-1].exists() or len(crew.journals) < _CREW, crew)
-                    if how == signal.SIGTERM and not started(crew, victim):
+                    crew.wait_for(lambda: crew.journals[-1].exists() or len(crew.journals) < _CREW)
+                    if how == signal.SIGTERM and not crew.begun(victim):
                         how = signal.SIGKILL
                     crew.remove(victim, how)
             appender.finish()
             ends = {("work", p): end for p, (_, end) in log["work"].offsets().items()}
             while len(crew.there) < 2:
                 crew.begin()
-            wait_for(lambda: log.group_offsets("storm") == ends, crew)
+            crew.wait_for(lambda: log.group_offsets("storm") == ends)
             for process in list(crew.there):
-                wait_for(lambda process=process: started(crew, process), crew)
+                crew.wait_for(lambda process=process: crew.begun(process))
                 crew.remove(process, signal.SIGTERM)
         finally:
             appender.finish()
@@ -137,10 +94,9 @@ def test_a_rebalance_storm_loses_nothing_and_comes_to_rest(
     assert examine(path).sound
 
 
-def started(crew: Crew, process: subprocess.Popen[bytes]) -> bool:
-    """Whether it is beyond its imports, and takes a signal as it should."""
-    journal = Path(str(process.args[-1]))  # type: ignore[index]
-    return journal.exists() and journal.stat().st_size > 0
+def lines(crew: Crowd) -> int:
+    """About how many lines their journals have."""
+    return sum(path.stat().st_size for path in crew.journals if path.exists()) // 8
 
 
 def check(journals: list[Path], ends: dict[int, int]) -> None:

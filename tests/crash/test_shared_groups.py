@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
@@ -16,12 +13,11 @@ import pytest
 
 import mamba_stream as mamba
 from mamba_stream.log.doctor import examine
-from tests.crash.processes import child_environment
+from tests.crash.crowd import Crowd
 from tests.crash.share import GROUP, is_hopeless, is_transactional
 from tests.messaging.desk import Sent, rows
 
 _CREW = 3
-_PATIENCE = 120.0
 
 
 class Sender(threading.Thread):
@@ -47,47 +43,6 @@ class Sender(threading.Thread):
         self.join()
 
 
-class Crew:
-    """The members of the group."""
-
-    def __init__(self, log: Path, place: Path, environment: dict[str, str]) -> None:
-        self._log = log
-        self._place = place
-        self._environment = environment
-        self.journals: list[Path] = []
-        self.there: list[subprocess.Popen[bytes]] = []
-
-    def begin(self) -> None:
-        self.journals.append(self._place / f"journal-{len(self.journals)}")
-        arguments = [sys.executable, "-m", "tests.crash.share_member", str(self._log), str(self.journals[-1])]
-        with (self._place / f"errors-{len(self.journals)}").open("wb") as errors:
-            self.there.append(subprocess.Popen(arguments, env=self._environment, stderr=errors))
-
-    def remove(self, process: subprocess.Popen[bytes], how: signal.Signals) -> None:
-        assert process.poll() is None, f"a subscriber ended by itself, with {process.returncode}"
-        self.there.remove(process)
-        process.send_signal(how)
-        assert process.wait(_PATIENCE) == (0 if how == signal.SIGTERM else -how)
-
-    def disband(self) -> None:
-        for process in self.there:
-            process.kill()
-            process.wait()
-
-    def begun(self, process: subprocess.Popen[bytes]) -> bool:
-        """Whether it is beyond its imports, and takes a signal as it should."""
-        journal = Path(str(process.args[-1]))  # type: ignore[index]
-        return journal.exists() and journal.stat().st_size > 0
-
-    def wait_for(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + _PATIENCE
-        while not condition():
-            assert time.monotonic() < deadline, "it did not come true"
-            for process in self.there:
-                assert process.poll() is None, f"a subscriber ended by itself, with {process.returncode}"
-            time.sleep(0.01)
-
-
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     "kills", [pytest.param(6, id="6"), pytest.param(80, id="80", marks=pytest.mark.slow)]
@@ -100,7 +55,7 @@ def test_a_shared_group_whose_members_are_killed_loses_nothing_and_does_nothing_
     with mamba.open(path) as log:
         log.create_topic("work", rows([Sent(0)]), partitions=2, time="time")
         out = log.create_topic("out", {"number": pl.Int64})
-        sender, crew = Sender(log, seed), Crew(path, tmp_path, child_environment(environment))
+        sender, crew = Sender(log, seed), Crowd("tests.crash.share_member", path, tmp_path, environment)
         sender.start()
         try:
             for _ in range(kills):
