@@ -172,7 +172,7 @@ class Stream:
 
     @property
     def late(self) -> Stream:
-        """The rows that came too late for the window step of this stream, as they were before it.
+        """The rows that came too late for the last step of this stream that goes by time, as they were before it.
 
         Two columns are added: ``late_by`` is how much more lateness would have kept the row, and ``late_reason`` is
         ``watermark``, or ``idle`` where time went on without a partition that had been silent.
@@ -180,8 +180,10 @@ class Stream:
         place, node = caller(), self._node
         while isinstance(node, n.RowStep | n.Inspect | n.MapBatches | n.Lookup):
             node = node.parent
-        if not isinstance(node, n.Window):
-            raise PipelineRefused("late belongs to the result of .window(...).agg(...)")
+        if not isinstance(node, n.Stateful) or not node.by_time:
+            raise PipelineRefused(
+                "late belongs to the result of a verb that goes by time, such as .window(...).agg(...)"
+            )
         return self._then(n.LateRows(place=place, parent=node))
 
     @property
@@ -195,6 +197,10 @@ class Stream:
                 "rejected belongs to one source: take it from the stream that mamba.stream() gave"
             )
         return self._then(n.RejectedRows(place=place, parent=node))
+
+    def changes(self) -> Stream:
+        """A changelog as rows, with ``_op``: ``+I`` and ``+U`` bring a row, ``-U`` and ``-D`` take it back."""
+        return self._then(n.Changes(place=caller(), parent=self._node))
 
     # -- ends ------------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,8 @@
 are where a row came from: behind its time, they give the one order of the stream. ``ORDINAL`` tells apart the rows
 that a lookup made of one, or that came by several ways to where these unite. ``BEHIND`` is the watermark before the
 row, in ticks of the time column; it is null where the row did not lie behind it, and the whole column is absent from
-a frame in which no row did.
+a frame in which no row did. ``OP`` says what a row of a changelog does to the table that it folds to; every frame of a
+changelog has it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,18 @@ PARTITION: Final = "__mamba_partition"
 OFFSET: Final = "__mamba_offset"
 ORDINAL: Final = "__mamba_ordinal"
 BEHIND: Final = "__mamba_behind"
+OP: Final = "__mamba_op"
+
+INSERT: Final = 0
+UPDATE_BEFORE: Final = 1
+UPDATE_AFTER: Final = 2
+DELETE: Final = 3
+"""What a row of a changelog does, as in the column ``OP`` of type ``OP_TYPE``; odd ones take a row back."""
+
+OP_WORDS: Final = ("+I", "-U", "+U", "-D")
+"""The same in words, as users and topics see it."""
+
+OP_TYPE: Final = pl.Int8()
 
 ORIGIN: Final = (SOURCE, PARTITION, OFFSET, ORDINAL)
 """What orders rows of one time."""

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from mamba_stream.errors import SchemaMismatch
-from mamba_stream.operators.columns import BEHIND, OFFSET, hidden, visible
+from mamba_stream.operators.columns import BEHIND, OFFSET, OP, hidden, visible
 from mamba_stream.operators.single import written_out
 
 Function = Callable[[pl.DataFrame], Any]
@@ -44,6 +44,11 @@ class MapBatches:
             raise SchemaMismatch(
                 f"the function gave {result.height} rows for {frame.height}, and a later step depends on the order of "
                 "single rows: give one row for each row, and filter before or after it"
+            )
+        if OP in names:
+            raise SchemaMismatch(
+                f"the function gave {result.height} rows for {frame.height} of a changelog, and which of them takes "
+                "back which earlier row is lost: give one row for each row, and filter before or after it"
             )
         groups = frame.partition_by(BEHIND, maintain_order=True)
         parts = []

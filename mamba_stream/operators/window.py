@@ -7,12 +7,10 @@ worth and closing costs what is closed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from mamba_stream.operators.columns import (
@@ -33,11 +31,11 @@ from mamba_stream.operators.grouping import grouped, grouped_in_order, ordered
 from mamba_stream.operators.lateness import FOREVER, NEVER
 from mamba_stream.operators.runs import SLOT, Runs, between
 from mamba_stream.operators.single import twice, written_out
+from mamba_stream.operators.step import LATE_BY, LATE_REASON, NOTHING, Late, Made
+from mamba_stream.operators.times import as_duration, as_time
 
 WINDOW_START: Final = "window_start"
 WINDOW_END: Final = "window_end"
-LATE_BY: Final = "late_by"
-LATE_REASON: Final = "late_reason"
 
 AFTER: Final = "__mamba_after"
 """Of hopping windows: a row is in those of its windows that end after this; the others were closed before it."""
@@ -70,14 +68,6 @@ class Aggregation(Protocol):
     def partial_schema(self) -> Mapping[str, pl.DataType]: ...
     @property
     def needs_order(self) -> bool: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Late:
-    """Rows that came too late, and for each by how many ticks the lateness fell short."""
-
-    frame: pl.DataFrame
-    by: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +126,12 @@ class WindowStep:
         """Every window that ends at or before this was given out, in ticks."""
         return self._closed
 
-    def add(self, frame: pl.DataFrame) -> Late | None:
+    @property
+    def horizon(self) -> int:
+        """Rows carry the end of their window less one tick, and windows that are open end behind ``closed``."""
+        return self._closed
+
+    def add(self, frame: pl.DataFrame, port: int = 0) -> Made:
         """Takes rows in; gives back those that came too late for all of their windows."""
         late = None
         time = ticks(self._set.time, self._set.shift)
@@ -149,7 +144,7 @@ class WindowStep:
             if self._ordered:
                 frame = frame.with_columns(time.alias(TIME))
             self._take(frame)
-        return late
+        return NOTHING if late is None else Made(late=late)
 
     def _take(self, frame: pl.DataFrame) -> None:
         split = self._set.aggregation
@@ -197,16 +192,17 @@ class WindowStep:
         reason = pl.when(by_watermark).then(pl.lit("watermark")).otherwise(pl.lit("idle"))
         rows = rows.with_columns(by.alias(SLOT), reason.alias(LATE_REASON))
         ticks_late = rows.get_column(SLOT).to_numpy()
-        rows = rows.with_columns(_as_duration(pl.col(SLOT), self._set.dtype).alias(LATE_BY))
+        rows = rows.with_columns(as_duration(pl.col(SLOT), self._set.dtype).alias(LATE_BY))
         return Late(rows.drop(SLOT, AFTER), ticks_late)
 
-    def close(self, watermark: int) -> pl.DataFrame | None:
-        """Gives out windows that end at or before the watermark, whole, in the order of window and key.
+    def advance(self, watermark: int) -> Iterator[Made]:
+        """Gives out windows that end at or before the watermark, whole, in the order of window and key."""
+        while watermark > self._closed:
+            if (rows := self._close(watermark)) is not None:
+                yield Made(rows)
 
-        Those that are too many to be held at once are left for further calls: ``closed`` says how far it came.
-        """
-        if watermark <= self._closed:
-            return None
+    def _close(self, watermark: int) -> pl.DataFrame | None:
+        """Closes windows; those that are too many to be held at once are left for further calls."""
         first = self._partials.first_slot
         if first is None or self._grid.first_end(first) > watermark:
             self._closed = watermark
@@ -331,28 +327,14 @@ class WindowStep:
         return _present({PARTIALS: self._partials.snapshot(), ROWS: self._rows.snapshot()})
 
     def restore(self, part: str, frame: pl.DataFrame) -> None:
-        """Takes back what a delta or a snapshot gave; ``closed_at`` then drops what was closed since."""
+        """Takes back what a delta or a snapshot gave; ``restored`` then drops what was closed since."""
         (self._partials if part == PARTIALS else self._rows).restore(frame)
 
-    def restore_closed(self, watermark: int) -> None:
+    def restored(self, closed: int) -> None:
         """Forgets windows that were given out before: those that end at or before the watermark."""
-        self._closed = watermark
-        if watermark > NEVER + self._grid.size + self._grid.every:
-            self._drop_where_last_end_passed(watermark)
-
-
-def as_time(physical: pl.Expr, dtype: pl.DataType) -> pl.Expr:
-    """Ticks as a time column of this type."""
-    return physical.cast(pl.Int32).cast(dtype) if dtype == pl.Date else physical.cast(dtype)
-
-
-def _as_duration(physical: pl.Expr, dtype: pl.DataType) -> pl.Expr:
-    return (physical * 86_400_000 if dtype == pl.Date else physical).cast(duration_type(dtype))
-
-
-def duration_type(dtype: pl.DataType) -> pl.Duration:
-    """The type of differences of a time type."""
-    return pl.Duration(dtype.time_unit) if isinstance(dtype, pl.Datetime) else pl.Duration("ms")
+        self._closed = closed
+        if closed > NEVER + self._grid.size + self._grid.every:
+            self._drop_where_last_end_passed(closed)
 
 
 def _present(parts: dict[str, pl.DataFrame | None]) -> dict[str, pl.DataFrame]:

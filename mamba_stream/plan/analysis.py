@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import singledispatch
 
-from mamba_stream.core.trees import columns
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.aggregates import AggregatePlan
+from mamba_stream.plan.columns import columns_read, present_columns
 from mamba_stream.plan.refusing import refusing
 from mamba_stream.plan.shapes import Facts, Shape, shapes, split_window
 
@@ -20,15 +21,17 @@ class Analysis:
         nodes: All of them, parents first.
         shapes: The columns and the time of each.
         needed: The columns of each that some later step needs, in the order of its schema.
+        present: The columns that the frames of each really have: those read at the sources, and what steps made since.
         splits: How each window step aggregates.
         ordered: Nodes whose rows must carry their origin, since a later step depends on the order of rows.
         timed: Nodes whose rows must carry the watermark that they met, since a later step depends on time.
-        numbers: A number for every source and window step, for the origin of their rows.
+        numbers: A number for every source and every step with state, for the origin of their rows.
     """
 
     nodes: Sequence[n.Node]
     shapes: Mapping[n.Node, Shape]
     needed: Mapping[n.Node, tuple[str, ...]]
+    present: Mapping[n.Node, Sequence[str]]
     splits: Mapping[n.Window, AggregatePlan]
     ordered: frozenset[n.Node]
     timed: frozenset[n.Node]
@@ -40,9 +43,9 @@ class Analysis:
         return [node for node in self.nodes if isinstance(node, n.AnySource)]
 
     @property
-    def windows(self) -> list[n.Window]:
-        """The window steps, in the order of their numbers."""
-        return [node for node in self.nodes if isinstance(node, n.Window)]
+    def steps(self) -> list[n.Stateful]:
+        """The steps with state, in the order of their numbers."""
+        return [node for node in self.nodes if isinstance(node, n.Stateful)]
 
     def sources_of(self, node: n.Node) -> list[n.AnySource]:
         """The sources that a node's rows come from, directly or through other steps."""
@@ -57,37 +60,59 @@ def analyse(roots: Sequence[n.Node], topics: Facts) -> Analysis:
     """
     nodes = n.walk(roots)
     found = shapes(nodes, topics)
-    windows = [node for node in nodes if isinstance(node, n.Window)]
+    steps = [node for node in nodes if isinstance(node, n.Stateful)]
     splits = {}
-    for window in windows:
-        with refusing(window):
-            splits[window] = split_window(window, found[window.parent])
-    in_order = [window for window in windows if splits[window].needs_order or splits[window].kept]
-    numbered = [*(node for node in nodes if isinstance(node, n.Source)), *windows]
+    for node in steps:
+        if isinstance(node, n.Window):
+            with refusing(node):
+                splits[node] = split_window(node, found[node.parent])
+    needed = _needed(nodes, roots, found)
     return Analysis(
         nodes=nodes,
         shapes=found,
-        needed=_needed(nodes, roots, found),
+        needed=needed,
+        present=_present(nodes, found, needed),
         splits=splits,
-        ordered=_before(in_order),
-        timed=_before(windows),
-        numbers={node: number for number, node in enumerate(numbered)},
+        ordered=_before([step for step in steps if in_order(step, found)], through_kept=True),
+        timed=_before([step for step in steps if step.by_time], through_kept=False),
+        numbers={
+            node: number
+            for number, node in enumerate([*(node for node in nodes if isinstance(node, n.Source)), *steps])
+        },
     )
 
 
-def _before(windows: Sequence[n.Window]) -> frozenset[n.Node]:
-    """All nodes whose rows reach one of these steps without passing another window step."""
+@singledispatch
+def in_order(node: n.Stateful, found: Mapping[n.Node, Shape]) -> bool:
+    """Whether what a step does depends on the order of the rows that it gets; verbs register theirs."""
+    return True
+
+
+@in_order.register
+def _(node: n.Window, found: Mapping[n.Node, Shape]) -> bool:
+    split = split_window(node, found[node.parent])
+    return split.needs_order or bool(split.kept)
+
+
+def _before(steps: Sequence[n.Stateful], *, through_kept: bool) -> frozenset[n.Node]:
+    """All nodes whose rows reach one of these steps as they are.
+
+    Args:
+        steps: The steps.
+        through_kept: Go on before steps that give on rows that they got, as their origin goes on with them.
+    """
     found: set[n.Node] = set()
-    waiting: list[n.Node] = [window.parent for window in windows]
+    waiting: list[n.Node] = [parent for step in steps for parent in step.parents]
     while waiting:
         node = waiting.pop()
-        if node not in found:
-            found.add(node)
-            if isinstance(node, n.LateRows):
-                # Late rows are the rows that went into the window step.
-                waiting.append(node.parent.parent)
-            elif not isinstance(node, n.Window):
-                waiting.extend(node.parents)
+        if node in found:
+            continue
+        found.add(node)
+        if isinstance(node, n.LateRows):
+            # Late rows are rows that went into the step.
+            waiting.append(node.origin)
+        elif not isinstance(node, n.Stateful) or (through_kept and node.keeps_rows):
+            waiting.extend(node.parents)
     return frozenset(found)
 
 
@@ -101,38 +126,19 @@ def _needed(
         shape = found[node]
         if isinstance(node, n.Source) and shape.time is not None:
             need[node].add(shape.time)
-        for parent in node.parents:
-            need[parent] |= _read(node, found[parent], shape, need[node])
+        if shape.changelog is not None:
+            need[node].update(shape.changelog.key)
+        for port, parent in enumerate(node.parents):
+            need[parent] |= columns_read(node, port, found, need[node])
         if isinstance(node, n.LateRows):
-            need[node.parent.parent].update(found[node.parent.parent].schema)
+            need[node.origin].update(found[node.origin].schema)
     return {node: tuple(name for name in found[node].schema if name in need[node]) for node in nodes}
 
 
-def _read(node: n.Node, before: Shape, after: Shape, need: set[str]) -> set[str]:
-    """The columns of its input that a node reads, for those of its own that are needed."""
-    match node:
-        case n.Filter():
-            return need | _columns(node.predicates, before)
-        case n.Select():
-            return _columns(node.exprs, before)
-        case n.WithColumns():
-            return {name for name in need if name in before.schema} | _columns(node.exprs, before)
-        case n.Rename():
-            return {old for old, new in zip(before.schema, after.schema, strict=True) if new in need}
-        case n.Drop() | n.Cast() | n.Concat():
-            return {name for name in need if name in before.schema}
-        case n.Lookup():
-            # A column of the table gets its suffix only where the stream has one of its name.
-            same = {name for name in node.table.columns if name in before.schema}
-            return {name for name in need if name in before.schema} | same | set(node.left_on)
-        case n.Window():
-            assert before.time is not None
-            return {*node.by, before.time} | _columns(tuple(node.aggregates.values()), before)
-        case n.LateRows():
-            return set()
-        case _:
-            return set(before.schema)
-
-
-def _columns(exprs: Sequence[object], before: Shape) -> set[str]:
-    return set().union(*(columns(expr, before.schema) for expr in exprs))  # type: ignore[arg-type]
+def _present(
+    nodes: Sequence[n.Node], found: Mapping[n.Node, Shape], needed: Mapping[n.Node, tuple[str, ...]]
+) -> dict[n.Node, Sequence[str]]:
+    present: dict[n.Node, Sequence[str]] = {}
+    for node in nodes:
+        present[node] = present_columns(node, found, present, needed[node])
+    return present

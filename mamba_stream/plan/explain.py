@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from functools import singledispatch
 from typing import Any
 
 from mamba_stream.core.trees import short
@@ -37,55 +38,95 @@ def _lines(node: n.Node, numbers: Mapping[n.Node, int], shapes: Mapping[n.Node, 
     before = [numbers[parent] for parent in node.parents]
     # Only what does not simply follow the line above says where its rows come from.
     origin = "" if before in ([], [numbers[node] - 1]) else f" of {' and '.join(map(str, before))}"
-    lines = [f"{numbers[node]:>3}  {node.verb}{origin}: {_words(node)}"]
-    return lines + [f"       {line}" for line in _remarks(node, shapes)]
+    lines = [f"{numbers[node]:>3}  {node.verb}{origin}: {words_of(node)}"]
+    return lines + [f"       {line}" for line in remarks_on(node, shapes)]
 
 
-def _words(node: n.Node) -> str:
-    match node:
-        case n.TopicSource():
-            return f"topic {node.topic!r}{_time_words(node)}"
-        case n.FrameSource():
-            return f"a frame of {node.frame.height:,} rows{_time_words(node)}"
-        case n.Filter():
-            return " and ".join(short(predicate) for predicate in node.predicates)
-        case n.Select() | n.WithColumns():
-            return ", ".join(short(expr) for expr in node.exprs)
-        case n.Drop():
-            return ", ".join(map(str, node.columns))
-        case n.Rename():
-            names = node.names
-            return (
-                ", ".join(f"{a} to {b}" for a, b in names.items())
-                if isinstance(names, Mapping)
-                else "by a function"
-            )
-        case n.Cast():
-            dtypes = node.dtypes
-            return (
-                ", ".join(f"{a} to {b}" for a, b in dtypes.items())
-                if isinstance(dtypes, Mapping)
-                else str(dtypes)
-            )
-        case n.MapBatches() | n.Inspect():
-            return _function_name(node.function)
-        case n.Lookup():
-            on = zip(node.left_on, node.right_on, strict=True)
-            pairs = (left if left == right else f"{left} = {right}" for left, right in on)
-            return f"{node.how}, with a table of {node.table.height:,} rows on {', '.join(pairs)}"
-        case n.Window():
-            return f"{node.spec.words}{' by ' + ', '.join(node.by) if node.by else ''}"
-        case n.LateRows():
-            return "the rows that came too late for it"
-        case n.RejectedRows():
-            return "its rows without a time, or with one too far ahead"
-        case n.Output():
-            return f"topic {node.topic!r}{', by ' + ', '.join(node.key) if node.key else ''}"
-        case _:
-            return f"{len(node.parents)} streams"
+@singledispatch
+def words_of(node: n.Node) -> str:
+    """What a node does, in a line; verbs in modules of their own register theirs."""
+    return f"{len(node.parents)} streams"
 
 
-def _function_name(function: Any) -> str:
+@words_of.register
+def _(node: n.TopicSource) -> str:
+    return f"topic {node.topic!r}{_time_words(node)}"
+
+
+@words_of.register
+def _(node: n.FrameSource) -> str:
+    return f"a frame of {node.frame.height:,} rows{_time_words(node)}"
+
+
+@words_of.register
+def _(node: n.Filter) -> str:
+    return " and ".join(short(predicate) for predicate in node.predicates)
+
+
+@words_of.register(n.Select)
+@words_of.register(n.WithColumns)
+def _(node: n.Select | n.WithColumns) -> str:
+    return ", ".join(short(expr) for expr in node.exprs)
+
+
+@words_of.register
+def _(node: n.Drop) -> str:
+    return ", ".join(map(str, node.columns))
+
+
+@words_of.register
+def _(node: n.Rename) -> str:
+    names = node.names
+    return (
+        ", ".join(f"{a} to {b}" for a, b in names.items()) if isinstance(names, Mapping) else "by a function"
+    )
+
+
+@words_of.register
+def _(node: n.Cast) -> str:
+    dtypes = node.dtypes
+    return ", ".join(f"{a} to {b}" for a, b in dtypes.items()) if isinstance(dtypes, Mapping) else str(dtypes)
+
+
+@words_of.register(n.MapBatches)
+@words_of.register(n.Inspect)
+def _(node: n.MapBatches | n.Inspect) -> str:
+    return function_name(node.function)
+
+
+@words_of.register
+def _(node: n.Lookup) -> str:
+    on = zip(node.left_on, node.right_on, strict=True)
+    pairs = (left if left == right else f"{left} = {right}" for left, right in on)
+    return f"{node.how}, with a table of {node.table.height:,} rows on {', '.join(pairs)}"
+
+
+@words_of.register
+def _(node: n.Window) -> str:
+    return f"{node.spec.words}{' by ' + ', '.join(node.by) if node.by else ''}"
+
+
+@words_of.register
+def _(node: n.LateRows) -> str:
+    return "the rows that came too late for it"
+
+
+@words_of.register
+def _(node: n.RejectedRows) -> str:
+    return "its rows without a time, or with one too far ahead"
+
+
+@words_of.register
+def _(node: n.Changes) -> str:
+    return "the log of changes as rows, with _op"
+
+
+@words_of.register
+def _(node: n.Output) -> str:
+    return f"topic {node.topic!r}{', by ' + ', '.join(node.key) if node.key else ''}"
+
+
+def function_name(function: Any) -> str:
     return str(getattr(function, "__qualname__", repr(function)))
 
 
@@ -100,26 +141,35 @@ def _time_words(node: n.Source) -> str:
     return f", {time}, lateness {in_units(timedelta(microseconds=node.lateness))}" if time else ""
 
 
-def _remarks(node: n.Node, shapes: Mapping[n.Node, Shape]) -> list[str]:
-    match node:
-        case n.Window() if node.parent in shapes:
-            described = split_window(node, shapes[node.parent]).describe()
-            width = max(map(len, described))
-            return [f"{name:<{width}}  {how}" for name, how in described.items()] + [f"named {node.name!r}"]
-        case n.Window():
-            return [f"named {node.name!r}; how it aggregates shows once the topic is known"]
-        case n.MapBatches():
-            return ["the same whatever the batching only if the function is row-wise and deterministic"]
-        case n.TopicSource():
-            return [
-                f"goes on without a partition that was silent for {node.idle:g} s: what it brings after may be late"
-            ]
-        case _:
-            return []
+@singledispatch
+def remarks_on(node: n.Node, shapes: Mapping[n.Node, Shape]) -> list[str]:
+    """What else is worth knowing of a node, in lines; verbs in modules of their own register theirs."""
+    return []
+
+
+@remarks_on.register
+def _(node: n.Window, shapes: Mapping[n.Node, Shape]) -> list[str]:
+    if node.parent not in shapes:
+        return [f"named {node.name!r}; how it aggregates shows once the topic is known"]
+    described = split_window(node, shapes[node.parent]).describe()
+    width = max(map(len, described))
+    return [f"{name:<{width}}  {how}" for name, how in described.items()] + [f"named {node.name!r}"]
+
+
+@remarks_on.register
+def _(node: n.MapBatches, shapes: Mapping[n.Node, Shape]) -> list[str]:
+    return ["the same whatever the batching only if the function is row-wise and deterministic"]
+
+
+@remarks_on.register
+def _(node: n.TopicSource, shapes: Mapping[n.Node, Shape]) -> list[str]:
+    return [
+        f"goes on without a partition that was silent for {node.idle:g} s: what it brings after may be late"
+    ]
 
 
 def _box(node: n.Node, numbers: Mapping[n.Node, int]) -> str:
-    text = f"{node.verb}: {_words(node)}".replace('"', "'")
+    text = f"{node.verb}: {words_of(node)}".replace('"', "'")
     return f'  n{numbers[node]}["{text}"]'
 
 

@@ -4,25 +4,39 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import singledispatch
+from typing import Any
 
 from mamba_stream.core.trees import fingerprint
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.analysis import Analysis
 
 
-def layout_of(window: n.Window, analysis: Analysis) -> str:
-    """32 hex digits for a window step's keys, windows, time, and aggregates.
+def layout_of(step: n.Stateful, analysis: Analysis) -> str:
+    """32 hex digits for what a step's state depends on."""
+    described = json.dumps(described_state(step, analysis))
+    return hashlib.blake2b(described.encode(), digest_size=16).hexdigest()
+
+
+@singledispatch
+def described_state(step: n.Stateful, analysis: Analysis) -> dict[str, Any]:
+    """All that a step's state depends on, for JSON; verbs register theirs."""
+    raise TypeError(f"nothing is known of the state of {type(step).__name__}")
+
+
+@described_state.register
+def _(step: n.Window, analysis: Analysis) -> dict[str, Any]:
+    """A window step's keys, windows, time, and aggregates.
 
     The expressions count too, not just the columns of the state: half of a window summed by one and half by another
     expression would be neither.
     """
-    before = analysis.shapes[window.parent]
+    before = analysis.shapes[step.parent]
     assert before.time is not None
-    described = {
-        "keys": {name: str(before.schema[name]) for name in window.by},
-        "windows": [window.spec.size, window.spec.every, window.spec.origin],
+    return {
+        "keys": {name: str(before.schema[name]) for name in step.by},
+        "windows": [step.spec.size, step.spec.every, step.spec.origin],
         "time": [str(before.time_type), before.shift],
-        "aggregates": {name: fingerprint(expr) for name, expr in window.aggregates.items()},
-        "state": analysis.splits[window].layout,
+        "aggregates": {name: fingerprint(expr) for name, expr in step.aggregates.items()},
+        "state": analysis.splits[step].layout,
     }
-    return hashlib.blake2b(json.dumps(described).encode(), digest_size=16).hexdigest()

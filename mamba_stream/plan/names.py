@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mamba_stream.errors import PipelineRefused
-from mamba_stream.plan.nodes import Node, Window, WindowSpec
+from mamba_stream.plan.nodes import Node, Stateful, WindowSpec
 
 
 def window_name(spec: WindowSpec, by: Sequence[str], results: Sequence[str]) -> str:
@@ -25,12 +25,12 @@ def check_step_names(nodes: Sequence[Node]) -> None:
     Raises:
         PipelineRefused: With the places of both.
     """
-    seen: dict[str, Window] = {}
+    seen: dict[str, Stateful] = {}
     for node in nodes:
-        if isinstance(node, Window):
+        if isinstance(node, Stateful):
             if other := seen.get(node.name):
                 raise PipelineRefused(
-                    f"two steps are called {node.name!r} (window at {other.place} and at {node.place}): give one of "
-                    "them window(..., name=), or use one stream for both"
+                    f"two steps are called {node.name!r} ({other.verb} at {other.place} and {node.verb} at "
+                    f"{node.place}): give one of them {node.verb}(..., name=), or use one stream for both"
                 )
             seen[node.name] = node

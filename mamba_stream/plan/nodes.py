@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import polars as pl
 
@@ -33,6 +33,9 @@ class Node:
     """
 
     place: Place
+
+    takes_changes: ClassVar[bool] = False
+    """Whether it knows what to do with a row that takes back an earlier one."""
 
     @property
     def parents(self) -> tuple[Node, ...]:
@@ -104,8 +107,27 @@ class Step(Node):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class Stateful(Node):
+    """A step that remembers, with any number of inputs.
+
+    Attributes:
+        name: Under which its state is kept.
+    """
+
+    name: str
+
+    by_time: ClassVar[bool] = True
+    """Whether it goes by time: then rows can come too late for it."""
+
+    keeps_rows: ClassVar[bool] = False
+    """Whether the rows that it gives are ones that it got, with their origin, and not rows of its own making."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Filter(Step):
     """Rows for which all predicates are true."""
+
+    takes_changes: ClassVar[bool] = True
 
     predicates: tuple[pl.Expr, ...]
 
@@ -114,12 +136,16 @@ class Filter(Step):
 class Select(Step):
     """Only these columns."""
 
+    takes_changes: ClassVar[bool] = True
+
     exprs: tuple[pl.Expr, ...]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class WithColumns(Step):
     """Further columns, or others in place of some."""
+
+    takes_changes: ClassVar[bool] = True
 
     exprs: tuple[pl.Expr, ...]
 
@@ -132,6 +158,8 @@ class WithColumns(Step):
 class Drop(Step):
     """Without some columns: names or selectors."""
 
+    takes_changes: ClassVar[bool] = True
+
     columns: tuple[Any, ...]
     strict: bool = True
 
@@ -139,6 +167,8 @@ class Drop(Step):
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Rename(Step):
     """Other names for columns: a mapping, or a function of the name."""
+
+    takes_changes: ClassVar[bool] = True
 
     names: Mapping[str, str] | Callable[[str], str]
     strict: bool = True
@@ -148,6 +178,8 @@ class Rename(Step):
 class Cast(Step):
     """Other types for columns: as ``LazyFrame.cast`` takes them."""
 
+    takes_changes: ClassVar[bool] = True
+
     dtypes: Any
     strict: bool = True
 
@@ -155,6 +187,8 @@ class Cast(Step):
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MapBatches(Step):
     """A user's function over batches."""
+
+    takes_changes: ClassVar[bool] = True
 
     function: Callable[[pl.DataFrame], pl.DataFrame]
     schema: pl.Schema | None
@@ -168,12 +202,16 @@ class MapBatches(Step):
 class Inspect(Step):
     """Shows batches to a function."""
 
+    takes_changes: ClassVar[bool] = True
+
     function: Callable[[pl.DataFrame], object]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Lookup(Step):
     """A join with a table that stays as it is."""
+
+    takes_changes: ClassVar[bool] = True
 
     table: pl.DataFrame = field(repr=False)
     left_on: tuple[str, ...]
@@ -189,6 +227,8 @@ class Lookup(Step):
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Concat(Node):
     """The rows of several streams."""
+
+    takes_changes: ClassVar[bool] = True
 
     inputs: tuple[Node, ...]
 
@@ -217,20 +257,25 @@ class WindowSpec:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Window(Step):
+class Window(Stateful, Step):
     """Aggregates by key and window."""
 
     spec: WindowSpec
     by: tuple[str, ...]
     aggregates: Mapping[str, pl.Expr]
-    name: str
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LateRows(Step):
-    """The rows that came too late for a window step."""
+    """The rows of one input of a step that came too late for it."""
 
-    parent: Window
+    parent: Stateful
+    port: int = 0
+
+    @property
+    def origin(self) -> Node:
+        """The node whose rows they are."""
+        return self.parent.parents[self.port]
 
     @property
     def verb(self) -> str:
@@ -249,8 +294,17 @@ class RejectedRows(Step):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class Changes(Step):
+    """A changelog as rows that say in ``_op`` what they do."""
+
+    takes_changes: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Output(Step):
     """Rows that go to a topic; the end of a branch."""
+
+    takes_changes: ClassVar[bool] = True
 
     topic: str
     key: tuple[str, ...]

@@ -17,8 +17,11 @@ from mamba_stream.core.names import did_you_mean
 from mamba_stream.core.schemas import describe_difference
 from mamba_stream.core.trees import columns
 from mamba_stream.errors import ColumnNotFound, ExpressionRefused, PipelineRefused
+from mamba_stream.operators.changes import OP_COLUMN, OP_WORD_TYPE
 from mamba_stream.operators.columns import ORDER, ORDER_TYPES
-from mamba_stream.operators.window import LATE_BY, LATE_REASON, WINDOW_END, WINDOW_START, duration_type
+from mamba_stream.operators.step import LATE_BY, LATE_REASON
+from mamba_stream.operators.times import duration_type
+from mamba_stream.operators.window import WINDOW_END, WINDOW_START
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.aggregates import AggregatePlan, split
 from mamba_stream.plan.carrying import carried
@@ -36,6 +39,21 @@ class NotYetKnown(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Changelog:
+    """Rows that stand for a table: later ones take earlier ones back.
+
+    Attributes:
+        key: The columns that tell the rows of the table apart; empty where none are known to.
+    """
+
+    key: tuple[str, ...] = ()
+
+    def renamed(self, kept: Mapping[str, str]) -> Changelog:
+        """The same after a step that gives on some columns unchanged, under new names."""
+        return Changelog(tuple(kept[name] for name in self.key) if kept.keys() >= set(self.key) else ())
+
+
+@dataclass(frozen=True, slots=True)
 class Shape:
     """A stream at one point of a pipeline.
 
@@ -45,6 +63,7 @@ class Shape:
         shift: Ticks between that column and the row's time: window rows carry ``window_end`` minus one.
         lost: Why there is no time, for the message.
         start: The column with the starts of windows, while every batch holds whole windows.
+        changelog: What it is a changelog of; ``None`` where its rows stay.
     """
 
     schema: pl.Schema
@@ -52,6 +71,7 @@ class Shape:
     shift: int = 0
     lost: str = ""
     start: str | None = None
+    changelog: Changelog | None = None
 
     @property
     def time_type(self) -> pl.DataType:
@@ -87,7 +107,12 @@ def infer(node: n.Node, parents: Sequence[Shape]) -> Shape:
         PipelineRefused: The step cannot be right; the message names the user's line.
     """
     with refusing(node):
-        return _infer(node, parents)
+        if not node.takes_changes and any(parent.changelog for parent in parents):
+            raise PipelineRefused(
+                f"{node.verb} takes rows that stay, and these are a changelog, whose rows are taken back later: do it "
+                "before the step that makes the changelog, or take the log itself as rows by .changes()"
+            )
+        return shape_of(node, parents)
 
 
 def shapes(nodes: Sequence[n.Node], topics: Facts) -> dict[n.Node, Shape]:
@@ -108,7 +133,7 @@ def shapes(nodes: Sequence[n.Node], topics: Facts) -> dict[n.Node, Shape]:
 
 def shape_parents(node: n.Node) -> tuple[n.Node, ...]:
     """The nodes whose shapes decide a node's: of late rows the stream that the window takes."""
-    return node.parent.parents if isinstance(node, n.LateRows) else node.parents
+    return (node.origin,) if isinstance(node, n.LateRows) else node.parents
 
 
 def known_shapes(nodes: Sequence[n.Node]) -> dict[n.Node, Shape]:
@@ -185,23 +210,24 @@ def split_window(node: n.Window, shape: Shape) -> AggregatePlan:
 
 
 @singledispatch
-def _infer(node: n.Node, parents: Sequence[Shape]) -> Shape:
+def shape_of(node: n.Node, parents: Sequence[Shape]) -> Shape:
+    """The rule for a kind of node; verbs in modules of their own register theirs."""
     raise TypeError(f"no shape is known for {type(node).__name__}")
 
 
-@_infer.register
+@shape_of.register
 def _(node: n.FrameSource, parents: Sequence[Shape]) -> Shape:
     return _source_shape(node, node.frame.schema, node.time, "the frame has no time column yet")
 
 
-@_infer.register
+@shape_of.register
 def _(node: n.TopicSource, parents: Sequence[Shape]) -> Shape:
     assert node.declared is not None
     shape = _source_shape(node, node.declared, node.time, "")
     return shape if shape.time is not None else replace(shape, lost=_NOT_YET)
 
 
-@_infer.register
+@shape_of.register
 def _(node: n.Filter, parents: Sequence[Shape]) -> Shape:
     (shape,) = parents
     _check_exprs(node, node.predicates, shape)
@@ -215,7 +241,7 @@ def _(node: n.Filter, parents: Sequence[Shape]) -> Shape:
     return replace(shape, schema=_run(shape.schema, lambda rows: rows.filter(*node.predicates)))
 
 
-@_infer.register
+@shape_of.register
 def _(node: n.Select, parents: Sequence[Shape]) -> Shape:
     (shape,) = parents
     _check_exprs(node, node.exprs, shape)
@@ -227,10 +253,10 @@ def _(node: n.Select, parents: Sequence[Shape]) -> Shape:
     kept: dict[str, str] = {}
     for expr in node.exprs:
         kept.update(carried(expr, shape.schema))
-    return _follow(node, shape, schema, kept)
+    return follow(node, shape, schema, kept)
 
 
-@_infer.register
+@shape_of.register
 def _(node: n.WithColumns, parents: Sequence[Shape]) -> Shape:
     (shape,) = parents
     _check_exprs(node, node.exprs, shape)
@@ -242,10 +268,10 @@ def _(node: n.WithColumns, parents: Sequence[Shape]) -> Shape:
         for name in made:
             if given.get(name) != name:
                 kept.pop(name, None)
-    return _follow(node, shape, schema, kept)
+    return follow(node, shape, schema, kept)
 
 
-@_infer.register
+@shape_of.register
 def _(node: n.Drop, parents: Sequence[Shape]) -> Shape:
     (shape,) = parents
     if node.strict:
@@ -253,19 +279,19 @@ def _(node: n.Drop, parents: Sequence[Shape]) -> Shape:
     schema = _run(shape.schema, lambda rows: rows.drop(*node.columns, strict=node.strict))
     if not schema:
         raise PipelineRefused("drop: no column would be left")
-    return _follow(node, shape, schema, {name: name for name in schema})
+    return follow(node, shape, schema, {name: name for name in schema})
 
 
-@_infer.register
+@shape_of.register
 def _(node: n.Rename, parents: Sequence[Shape]) -> Shape:
     (shape,) = parents
     if isinstance(node.names, Mapping) and node.strict:
         check_columns(list(node.names), shape.schema)
     schema = _run(shape.schema, lambda rows: rows.rename(node.names, strict=node.strict))
-    return _follow(node, shape, schema, dict(zip(shape.schema, schema, strict=True)))
+    return follow(node, shape, schema, dict(zip(shape.schema, schema, strict=True)))
 
 
-@_infer.register
+@shape_of.register
 def _(node: n.Cast, parents: Sequence[Shape]) -> Shape:
     (shape,) = parents
     if isinstance(node.dtypes, Mapping):
@@ -276,24 +302,24 @@ def _(node: n.Cast, parents: Sequence[Shape]) -> Shape:
             raise PipelineRefused(
                 f"cast: column {name!r} to Categorical, whose codes depend on the order of rows; use String or Enum"
             )
-    return _follow(node, shape, schema, {k: k for k in schema if schema[k] == shape.schema[k]})
+    return follow(node, shape, schema, {k: k for k in schema if schema[k] == shape.schema[k]})
 
 
-@_infer.register
+@shape_of.register
 def _(node: n.MapBatches, parents: Sequence[Shape]) -> Shape:
     (shape,) = parents
     schema = node.schema if node.schema is not None else shape.schema
     refuse_engine_names(schema)
     kept = {name: name for name, dtype in schema.items() if shape.schema.get(name) == dtype}
-    return replace(_follow(node, shape, schema, kept), start=None)
+    return replace(follow(node, shape, schema, kept), start=None)
 
 
-@_infer.register
+@shape_of.register
 def _(node: n.Inspect, parents: Sequence[Shape]) -> Shape:
     return parents[0]
 
 
-@_infer.register
+@shape_of.register
 def _(node: n.Lookup, parents: Sequence[Shape]) -> Shape:
     (shape,) = parents
     check_columns(node.left_on, shape.schema)
@@ -315,10 +341,18 @@ def _(node: n.Lookup, parents: Sequence[Shape]) -> Shape:
         suffix=node.suffix,
     )
     refuse_engine_names(joined.schema)
-    return _follow(node, shape, joined.schema, {name: name for name in shape.schema})
+    kept = {name: name for name in shape.schema}
+    if shape.changelog is not None and multiplies(node):
+        shape = replace(shape, changelog=Changelog())
+    return follow(node, shape, joined.schema, kept)
 
 
-@_infer.register
+def multiplies(node: n.Lookup) -> bool:
+    """Whether a row may meet several rows of the table."""
+    return node.how in ("left", "inner") and bool(node.table.select(node.right_on).is_duplicated().any())
+
+
+@shape_of.register
 def _(node: n.Concat, parents: Sequence[Shape]) -> Shape:
     first, *others = parents
     for number, other in enumerate(others, 2):
@@ -327,15 +361,15 @@ def _(node: n.Concat, parents: Sequence[Shape]) -> Shape:
                 f"concat: stream {number} differs from the first: {_difference(first, other)}"
             )
     times = {(shape.time, shape.shift) for shape in parents}
+    changelog = Changelog() if any(shape.changelog for shape in parents) else None
     if len(times) == 1:
-        return replace(first, start=None)
+        return replace(first, start=None, changelog=changelog)
     named = ", ".join(shape.time or "none" for shape in parents)
-    return Shape(
-        first.schema, lost=f"the streams in the concat at {node.place} have different time columns: {named}"
-    )
+    lost = f"the streams in the concat at {node.place} have different time columns: {named}"
+    return Shape(first.schema, lost=lost, changelog=changelog)
 
 
-@_infer.register
+@shape_of.register
 def _(node: n.Window, parents: Sequence[Shape]) -> Shape:
     (shape,) = parents
     time = need_time(shape, "a window")
@@ -356,7 +390,7 @@ def _(node: n.Window, parents: Sequence[Shape]) -> Shape:
     return Shape(schema, WINDOW_END, shift=-1, start=WINDOW_START)
 
 
-@_infer.register
+@shape_of.register
 def _(node: n.LateRows, parents: Sequence[Shape]) -> Shape:
     (shape,) = parents  # of the rows that the window takes
     for name in (LATE_BY, LATE_REASON):
@@ -368,7 +402,7 @@ def _(node: n.LateRows, parents: Sequence[Shape]) -> Shape:
     return replace(shape, schema=pl.Schema({**shape.schema, **added}), start=None)
 
 
-@_infer.register
+@shape_of.register
 def _(node: n.RejectedRows, parents: Sequence[Shape]) -> Shape:
     (shape,) = parents
     if REJECTED_REASON in shape.schema:
@@ -379,10 +413,28 @@ def _(node: n.RejectedRows, parents: Sequence[Shape]) -> Shape:
     return Shape(schema, lost="rejected rows have no time, or one that cannot be")
 
 
-@_infer.register
+@shape_of.register
+def _(node: n.Changes, parents: Sequence[Shape]) -> Shape:
+    (shape,) = parents
+    if shape.changelog is None:
+        raise PipelineRefused("changes is for changelogs, and the rows of this stream stay as they are")
+    return _in_words(shape)
+
+
+@shape_of.register
 def _(node: n.Output, parents: Sequence[Shape]) -> Shape:
-    check_columns(node.key, parents[0].schema)
-    return parents[0]
+    (shape,) = parents
+    check_columns(node.key, shape.schema)
+    return shape if shape.changelog is None else _in_words(shape)
+
+
+def _in_words(shape: Shape) -> Shape:
+    """A changelog as rows that say themselves what they do."""
+    if OP_COLUMN in shape.schema:
+        raise PipelineRefused(f"a changelog has a column {OP_COLUMN!r} of its own: rename yours")
+    return replace(
+        shape, schema=pl.Schema({OP_COLUMN: OP_WORD_TYPE, **shape.schema}), changelog=None, start=None
+    )
 
 
 def _run(schema: pl.Schema, verb: Callable[[pl.LazyFrame], pl.LazyFrame]) -> pl.Schema:
@@ -398,15 +450,16 @@ def _check_exprs(node: n.Node, exprs: Sequence[pl.Expr], shape: Shape) -> None:
         check_row_wise(expr, verb=node.verb, over=shape.start, schema=shape.schema)
 
 
-def _follow(node: n.Node, shape: Shape, schema: pl.Schema, kept: Mapping[str, str]) -> Shape:
+def follow(node: n.Node, shape: Shape, schema: pl.Schema, kept: Mapping[str, str]) -> Shape:
     """The shape after a step that gives on ``kept`` columns unchanged, under new names."""
+    changelog = shape.changelog and shape.changelog.renamed(kept)
     start = WINDOW_START if shape.start and kept.get(shape.start) == WINDOW_START else None
     if shape.time is None:
-        return replace(shape, schema=schema, start=start)
+        return replace(shape, schema=schema, start=start, changelog=changelog)
     if shape.time in kept:
-        return Shape(schema, kept[shape.time], shape.shift, start=start)
+        return Shape(schema, kept[shape.time], shape.shift, start=start, changelog=changelog)
     lost = f"{node.verb} at {node.place} changed or dropped its time column {shape.time!r}"
-    return Shape(schema, lost=lost, start=start)
+    return Shape(schema, lost=lost, start=start, changelog=changelog)
 
 
 def _difference(first: Shape, other: Shape) -> str:

@@ -16,7 +16,7 @@ import polars as pl
 from mamba_stream.core.clock import Clock
 from mamba_stream.errors import JobFailed, PipelineRefused, PreconditionFailed
 from mamba_stream.log import Log, Transaction
-from mamba_stream.operators.window import WindowStep
+from mamba_stream.operators.step import StatefulStep
 from mamba_stream.runtime.progress import (
     JobRecord,
     Progress,
@@ -125,7 +125,7 @@ class Checkpoints:
         outputs: Sequence[tuple[str, pl.DataFrame]],
         offsets: Mapping[str, Mapping[tuple[str, int], int]],
         progress: Progress,
-        steps: Mapping[str, WindowStep],
+        steps: Mapping[str, StatefulStep],
         status: str,
     ) -> None:
         """Commits what happened since the last commit.

@@ -8,6 +8,8 @@ import polars as pl
 
 from mamba_stream.core.clock import Clock, SystemClock
 from mamba_stream.log import Log, Topic
+from mamba_stream.operators.changes import folded
+from mamba_stream.operators.columns import OP
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.analysis import Analysis, analyse
 from mamba_stream.runtime.budget import Budget
@@ -36,25 +38,31 @@ def collect(
     """
     topics = topics_of(n.walk([node]), log)
     analysis = analyse([node], facts_of(topics))
-    columns = analysis.shapes[node].schema.names()
+    shape = analysis.shapes[node]
+    columns = shape.schema.names()
+    table = shape.changelog
     gathered: list[pl.DataFrame] = []
+    # Of a table the first rows are known when all changes are.
+    most = None if table is not None else limit
+    kept = columns if table is None else [*columns, OP]
     engine = Engine(
         analysis,
-        {node: lambda frame: gathered.append(frame.select(columns))},
+        {node: lambda frame: gathered.append(frame.select(kept))},
         {source: _feeds(analysis, source, topics) for source in analysis.sources},
         source_names(analysis.sources),
         clock=clock or SystemClock(),
         budget=Budget.within(memory_limit(None)),
         follows=False,
     )
-    rows = _FIRST_LOOK if limit is not None else engine.rows
-    while not engine.done and (limit is None or sum(frame.height for frame in gathered) < limit):
+    rows = _FIRST_LOOK if most is not None else engine.rows
+    while not engine.done and (most is None or sum(frame.height for frame in gathered) < most):
         engine.step(rows)
         rows = min(4 * rows, engine.rows)
-    if limit is None or sum(frame.height for frame in gathered) < limit:
+    if most is None or sum(frame.height for frame in gathered) < most:
         engine.advance()
-    empty = pl.DataFrame(schema=analysis.shapes[node].schema)
-    result = pl.concat(gathered) if gathered else empty
+    result = pl.concat(gathered) if gathered else pl.DataFrame(schema=shape.schema)
+    if table is not None and gathered:
+        result = folded(result, table.key, columns)
     return result if limit is None else result.head(limit)
 
 

@@ -22,7 +22,7 @@ from mamba_stream.runtime.feeds import Feed
 from mamba_stream.runtime.flow import Flow, Sink
 from mamba_stream.runtime.intake import Intake, IntakeSettings, joined
 from mamba_stream.runtime.memory import in_words
-from mamba_stream.runtime.watermarks import PartitionTime, combined
+from mamba_stream.runtime.watermarks import PartitionTime, mark_of
 
 _DAY_US = 86_400_000_000
 
@@ -67,12 +67,6 @@ class Engine:
         self._follows = follows
         self._steps = 0
         self._read_in: dict[int, int] = {}
-        self._partitions = {
-            window: [
-                time for source in analysis.sources_of(window) for time in self.intakes[source].times.values()
-            ]
-            for window in analysis.windows
-        }
 
     @property
     def done(self) -> bool:
@@ -135,15 +129,11 @@ class Engine:
         return allowed - rows
 
     def advance(self) -> None:
-        """Lets windows close as far as time has come; where a source is over, that is all of them."""
+        """Lets steps act as far as time has come; where a source is over, that is to its very end."""
         for intake in self.intakes.values():
             for feed in intake.feeds:
                 intake.times[feed.partition].ended = feed.ended
-        self.flow.close(self.watermark)
-
-    def watermark(self, window: n.Window) -> int:
-        """How far time has come at a window step."""
-        return combined(self._partitions[window])
+        self.flow.advance({source: mark_of(intake.times.values()) for source, intake in self.intakes.items()})
 
     def _in_turn(self) -> list[tuple[n.AnySource, Feed]]:
         """The partitions to read from, those whose time is furthest behind first."""
@@ -174,7 +164,7 @@ class Engine:
 
     def _check_memory(self) -> None:
         # Merging runs needs their size once more.
-        for node, step in self.flow.windows.items():
+        for node, step in self.flow.steps.items():
             if 2 * step.bytes > self._budget.memory:
                 raise StateTooLarge(
                     f"the state of step {node.name!r} ({node.verb} at {node.place}) is {in_words(step.bytes)} in "

@@ -13,17 +13,16 @@ from typing import TypeVar
 import polars as pl
 
 from mamba_stream.errors import JobFailed, StepFailed
-from mamba_stream.operators.lookup import Lookup
-from mamba_stream.operators.mapping import Inspect, MapBatches
 from mamba_stream.operators.rows import RowSteps
+from mamba_stream.operators.step import LATE_REASON, Late, Made, StatefulStep
 from mamba_stream.operators.tally import Tally
 from mamba_stream.operators.union import Union
-from mamba_stream.operators.window import LATE_REASON, WindowSettings, WindowStep
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.analysis import Analysis
 from mamba_stream.plan.refusing import first_line
-from mamba_stream.plan.verbs import present_after, row_verb
-from mamba_stream.plan.windows import grid_of
+from mamba_stream.plan.verbs import row_verb
+from mamba_stream.runtime.steps import operator_of, step_of
+from mamba_stream.runtime.watermarks import Mark, combined
 
 T = TypeVar("T")
 Sink = Callable[[pl.DataFrame], None]
@@ -34,7 +33,7 @@ _FAILURES = (Exception, pl.exceptions.PanicException)
 
 @dataclass(slots=True)
 class LateCounts:
-    """How many rows came too late for a window step.
+    """How many rows came too late for a step.
 
     Attributes:
         by_watermark: Too late for the watermark of their own partition.
@@ -47,6 +46,13 @@ class LateCounts:
     by_idleness: int = 0
     short: Tally = field(default_factory=Tally)
     rows: int = 0
+
+    def count(self, late: Late) -> None:
+        """Counts late rows."""
+        idle = late.frame.get_column(LATE_REASON).eq("idle").to_numpy()
+        self.by_idleness += int(idle.sum())
+        self.by_watermark += int((~idle).sum())
+        self.short.add(late.by[~idle])
 
 
 class Flow:
@@ -61,11 +67,10 @@ class Flow:
         """
         self._analysis = analysis
         self._next: dict[n.Node, list[Sink]] = {node: [] for node in analysis.nodes}
-        self.windows: dict[n.Window, WindowStep] = {}
-        self.late: dict[n.Window, LateCounts] = {}
+        self.steps: dict[n.Stateful, StatefulStep] = {}
+        self.late: dict[n.Stateful, LateCounts] = {}
         self.reading = ""
         """What is being worked on, for messages: topic, partition and offsets."""
-        self._present = {node: list(analysis.needed[node]) for node in analysis.nodes}
         for node, sink in sinks.items():
             self._next[node].append(sink)
         self._wire()
@@ -80,20 +85,48 @@ class Flow:
             if isinstance(node, n.RejectedRows) and node.parent is source:
                 self._pass(node, frame)
 
-    def close(self, watermark: Callable[[n.Window], int]) -> None:
-        """Lets every window step give out what its watermark closes, those first that feed others."""
-        for node, step in self.windows.items():
-            reached = watermark(node)
-            while reached > step.closed:
-                self.reading = "closing windows"
-                frame = self._guarded(node, lambda: step.close(reached))  # noqa: B023 - runs at once
-                if frame is not None:
-                    self._pass(node, frame)
+    def advance(self, sources: Mapping[n.Node, Mark]) -> None:
+        """Lets time advance through the plan: each step gives out what it can before those behind it hear of it.
+
+        Args:
+            sources: How far time has come at each source.
+        """
+        marks: dict[n.Node, Mark] = {}
+        self.reading = "letting time advance"
+        for node in self._analysis.nodes:
+            if isinstance(node, n.Source):
+                marks[node] = sources[node]
+            elif isinstance(node, n.LateRows):
+                marks[node] = marks[node.origin]
+            else:
+                mark = combined(marks[parent] for parent in node.parents)
+                if isinstance(node, n.Stateful):
+                    self._advance(node, mark.watermark)
+                    mark = Mark(min(mark.watermark, self.steps[node].horizon), mark.idle)
+                marks[node] = mark
+
+    def _advance(self, node: n.Stateful, watermark: int) -> None:
+        step = self.steps[node]
+        if watermark <= step.closed:
+            return
+        pieces = step.advance(watermark)
+        while (made := self._guarded(node, lambda: next(pieces, None))) is not None:
+            self._give(node, made)
 
     def _pass(self, node: n.Node, frame: pl.DataFrame) -> None:
         if frame.height:
             for take in self._next[node]:
                 take(frame)
+
+    def _give(self, node: n.Stateful, made: Made, port: int = 0) -> None:
+        """Passes on what a step made; late rows, which are those of one port, to whoever wants these."""
+        if made.rows is not None:
+            self._pass(node, made.rows)
+        if made.late is not None:
+            self.late[node].count(made.late)
+            for late in self._analysis.nodes:
+                if isinstance(late, n.LateRows) and late.parent is node and late.port == port:
+                    self._pass(late, made.late.frame)
 
     def _wire(self) -> None:
         consumers: dict[n.Node, list[n.Node]] = {node: [] for node in self._analysis.nodes}
@@ -102,43 +135,26 @@ class Flow:
                 consumers[parent].append(node)
         fused: set[n.Node] = set()
         for node in self._analysis.nodes:
-            self._note_present(node)
-        for node in self._analysis.nodes:
-            if isinstance(node, n.RowStep) and node not in fused:
+            if node in fused or isinstance(node, n.Source | n.LateRows | n.RejectedRows):
+                continue
+            if isinstance(node, n.RowStep):
                 chain = _chain(node, consumers)
                 fused.update(chain)
-                self._connect(node.parent, self._rows(chain))
-            elif isinstance(node, n.Window):
-                self._connect(node.parent, self._window(node))
+                self._next[node.parent].append(self._rows(chain))
+            elif isinstance(node, n.Stateful):
+                self.steps[node], self.late[node] = step_of(node, self._analysis), LateCounts()
+                for port, parent in enumerate(node.parents):
+                    self._next[parent].append(self._stateful(node, port))
             elif isinstance(node, n.Concat):
                 for number, parent in enumerate(node.parents):
-                    self._connect(parent, self._union(node, number))
-            elif isinstance(node, n.Output):
-                self._connect(node.parent, self._output(node))
-            elif isinstance(node, n.Lookup | n.MapBatches | n.Inspect):
-                self._connect(node.parent, self._plain(node))
-
-    def _connect(self, parent: n.Node, take: Sink) -> None:
-        self._next[parent].append(take)
-
-    def _note_present(self, node: n.Node) -> None:
-        """Which columns a node's frames really have: those needed at the sources, and what steps made since."""
-        shapes, present = self._analysis.shapes, self._present
-        if isinstance(node, n.RowStep):
-            before = present[node.parent]
-            present[node] = present_after(node, shapes[node.parent], shapes[node], before)
-        elif isinstance(node, n.Lookup):
-            before = present[node.parent]
-            absent = set(shapes[node.parent].schema) - set(before)
-            present[node] = [name for name in shapes[node].schema if name not in absent]
-        elif isinstance(node, n.Inspect | n.Output):
-            present[node] = present[node.parent]
-        elif not isinstance(node, n.Source | n.Concat):
-            present[node] = shapes[node].schema.names()
+                    self._next[parent].append(self._union(node, number))
+            else:
+                (parent,) = node.parents
+                self._next[parent].append(self._plain(node))
 
     def _rows(self, chain: Sequence[n.RowStep]) -> Sink:
-        shapes = self._analysis.shapes
-        verbs = [row_verb(v, shapes[v.parent], shapes[v], self._present[v.parent]) for v in chain]
+        shapes, present = self._analysis.shapes, self._analysis.present
+        verbs = [row_verb(v, shapes[v.parent], shapes[v], present[v.parent]) for v in chain]
         steps, last = RowSteps(verbs), chain[-1]
 
         def take(frame: pl.DataFrame) -> None:
@@ -150,70 +166,21 @@ class Flow:
 
         return take
 
-    def _plain(self, node: n.Lookup | n.MapBatches | n.Inspect) -> Sink:
-        step = self._operator(node)
-
-        def take(frame: pl.DataFrame) -> None:
-            self._pass(node, self._guarded(node, lambda: step(frame)))
-
-        return take
-
-    def _operator(self, node: n.Lookup | n.MapBatches | n.Inspect) -> Callable[[pl.DataFrame], pl.DataFrame]:
-        match node:
-            case n.Lookup():
-                keys = node.table.select(node.right_on)
-                return Lookup(
-                    table=node.table,
-                    left_on=node.left_on,
-                    right_on=node.right_on,
-                    how=node.how,
-                    suffix=node.suffix,
-                    multiplies=node.how in ("left", "inner") and bool(keys.is_duplicated().any()),
-                )
-            case n.MapBatches():
-                shape = self._analysis.shapes[node]
-                time = shape.time if node in self._analysis.timed else None
-                return MapBatches(function=node.function, schema=shape.schema, time=time)
-            case n.Inspect():
-                return Inspect(node.function)
+    def _plain(self, node: n.Node) -> Sink:
+        operator = operator_of(node, self._analysis)
+        return lambda frame: self._pass(node, self._guarded(node, lambda: operator(frame)))
 
     def _union(self, node: n.Concat, number: int) -> Sink:
-        union = Union(self._analysis.needed[node], number, len(node.parents))
+        changes = self._analysis.shapes[node].changelog is not None
+        union = Union(self._analysis.needed[node], number, len(node.parents), changes)
         return lambda frame: self._pass(node, union(frame))
 
-    def _output(self, node: n.Output) -> Sink:
-        columns = self._analysis.shapes[node].schema.names()
-        return lambda frame: self._pass(node, frame.select(columns))
-
-    def _window(self, node: n.Window) -> Sink:
-        analysis, before = self._analysis, self._analysis.shapes[node.parent]
-        assert before.time is not None
-        step = self.windows[node] = WindowStep(
-            WindowSettings(
-                keys=node.by,
-                time=before.time,
-                shift=before.shift,
-                dtype=before.time_type,
-                grid=grid_of(node.spec, before.time_type),
-                aggregation=analysis.splits[node],
-                number=analysis.numbers[node],
-                with_origin=node in analysis.ordered,
-            )
-        )
-        counts = self.late[node] = LateCounts()
-        late_nodes = [late for late in analysis.nodes if isinstance(late, n.LateRows) and late.parent is node]
+    def _stateful(self, node: n.Stateful, port: int) -> Sink:
+        step, counts = self.steps[node], self.late[node]
 
         def take(frame: pl.DataFrame) -> None:
             counts.rows += frame.height
-            late = self._guarded(node, lambda: step.add(frame))
-            if late is None:
-                return
-            idle = late.frame.get_column(LATE_REASON).eq("idle").to_numpy()
-            counts.by_idleness += int(idle.sum())
-            counts.by_watermark += int((~idle).sum())
-            counts.short.add(late.by[~idle])
-            for late_node in late_nodes:
-                self._pass(late_node, late.frame)
+            self._give(node, self._guarded(node, lambda: step.add(frame, port)), port)
 
         return take
 
@@ -226,7 +193,7 @@ class Flow:
             raise self._failed(node, error) from error
 
     def _failed(self, node: n.Node, error: Exception) -> StepFailed:
-        name = f" {node.name!r}" if isinstance(node, n.Window) else ""
+        name = f" {node.name!r}" if isinstance(node, n.Stateful) else ""
         return StepFailed(
             f"step {node.verb}{name} at {node.place} failed on {self.reading}: "
             f"{type(error).__name__}: {first_line(error)}"

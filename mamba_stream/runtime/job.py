@@ -16,7 +16,7 @@ from mamba_stream.runtime.facts import JobStatus, RunSummary, State
 from mamba_stream.runtime.lock import JobLock
 from mamba_stream.runtime.options import RunOptions
 from mamba_stream.runtime.run import Run
-from mamba_stream.runtime.watermarks import combined
+from mamba_stream.runtime.watermarks import mark_of
 
 _SOON = 0.1
 """How long a job may wait for rows before it looks whether it should stop."""
@@ -80,7 +80,7 @@ class Job:
         for node, intake in engine.intakes.items():
             name = intake.settings.name
             positions[name] = {feed.partition: feed.position for feed in intake.feeds}
-            mark = combined(intake.times.values())
+            mark = mark_of(intake.times.values()).watermark
             shape = self._run.analysis.shapes[node]
             known = shape.time is not None and NEVER < mark < FOREVER
             watermarks[name] = _moment(mark, ticks_per_day(shape.time_type)) if known else None
@@ -93,7 +93,7 @@ class Job:
             rejected=self._run.rejected,
             watermarks=watermarks,
             positions=positions,
-            state_bytes={node.name: step.bytes for node, step in engine.flow.windows.items()},
+            state_bytes={node.name: step.bytes for node, step in engine.flow.steps.items()},
             commits=self._run.commits,
             lsn=self._run.lsn,
         )

@@ -24,7 +24,7 @@ class SourceProgress(msgspec.Struct, frozen=True, array_like=True):
 
 
 class StepProgress(msgspec.Struct, frozen=True, array_like=True):
-    """A window step. ``layout`` identifies the form of its state."""
+    """A step with state. ``layout`` identifies the form of its state."""
 
     closed: int
     rows: int

@@ -57,7 +57,7 @@ class Run:
             else identity_of(self._topics[node.topic])
             for node in self.analysis.sources
         }
-        self._layouts = {node.name: layout_of(node, self.analysis) for node in self.analysis.windows}
+        self._layouts = {step.name: layout_of(step, self.analysis) for step in self.analysis.steps}
         self._checkpoints = Checkpoints(log, pipeline.name, clock)
         saved = None if options.anew else self._checkpoints.load()
         self._saved = saved.progress if saved is not None else Progress()
@@ -113,6 +113,7 @@ class Run:
     def summary(self, state: State) -> RunSummary:
         """What this run did."""
         counts = (self.rows_in, self.rows_out, self.late, self.rejected)
+        judging = [step for step in self.analysis.steps if step.by_time]
         rows_in, rows_out, late, rejected = (
             now - then for now, then in zip(counts, self._at_begin, strict=True)
         )
@@ -124,18 +125,18 @@ class Run:
             late=late,
             rejected=rejected,
             seconds=self._clock.monotonic() - self._begun,
-            lateness_for_999={window.name: self._enough_lateness(window) for window in self.analysis.windows},
-            lateness={window.name: self._lateness(window) for window in self.analysis.windows},
+            lateness_for_999={step.name: self._enough_lateness(step) for step in judging},
+            lateness={step.name: self._lateness(step) for step in judging},
         )
 
-    def _lateness(self, window: n.Window) -> timedelta:
-        return timedelta(microseconds=max(node.lateness for node in self.analysis.sources_of(window)))
+    def _lateness(self, step: n.Stateful) -> timedelta:
+        return timedelta(microseconds=max(node.lateness for node in self.analysis.sources_of(step)))
 
-    def _enough_lateness(self, window: n.Window) -> timedelta:
-        counts = self.engine.flow.late[window]
+    def _enough_lateness(self, step: n.Stateful) -> timedelta:
+        counts = self.engine.flow.late[step]
         more = counts.short.covering(counts.rows / 1000)
-        per_day = ticks_per_day(self.analysis.shapes[window.parent].time_type)
-        return self._lateness(window) + timedelta(microseconds=-(-more * 86_400_000_000 // per_day))
+        per_day = ticks_per_day(self.analysis.shapes[step.parents[0]].time_type)
+        return self._lateness(step) + timedelta(microseconds=-(-more * 86_400_000_000 // per_day))
 
     # -- the loop --------------------------------------------------------------------------------------------------
 
@@ -175,7 +176,7 @@ class Run:
             outputs=self._outputs.drain(),
             offsets=self._moved(),
             progress=self._progress(),
-            steps={window.name: step for window, step in self.engine.flow.windows.items()},
+            steps={node.name: step for node, step in self.engine.flow.steps.items()},
             status=status,
         )
         self._committed = self._clock.monotonic()
@@ -231,13 +232,13 @@ class Run:
     def _restore(self, saved: Saved | None) -> None:
         if saved is None:
             return
-        steps = {window.name: step for window, step in self.engine.flow.windows.items()}
+        steps = {node.name: step for node, step in self.engine.flow.steps.items()}
         for name, part, frame in saved.state:
             steps[name].restore(part, frame)
-        for window, step in self.engine.flow.windows.items():
-            known = saved.progress.steps[window.name]
-            step.restore_closed(known.closed)
-            counts = self.engine.flow.late[window]
+        for node, step in self.engine.flow.steps.items():
+            known = saved.progress.steps[node.name]
+            step.restored(known.closed)
+            counts = self.engine.flow.late[node]
             counts.rows, counts.by_watermark, counts.by_idleness = (
                 known.rows,
                 known.by_watermark,
@@ -287,15 +288,15 @@ class Run:
                 self.analysis.shapes[node].time or "",
             )
         steps = {}
-        for window, step in self.engine.flow.windows.items():
-            late = self.engine.flow.late[window]
-            steps[window.name] = StepProgress(
+        for stateful, step in self.engine.flow.steps.items():
+            late = self.engine.flow.late[stateful]
+            steps[stateful.name] = StepProgress(
                 step.closed,
                 late.rows,
                 late.by_watermark,
                 late.by_idleness,
                 late.short.counts,
-                self._layouts[window.name],
+                self._layouts[stateful.name],
             )
         return Progress(sources, steps, dict(self._outputs.rows))
 

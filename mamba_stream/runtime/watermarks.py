@@ -43,10 +43,28 @@ class PartitionTime:
             self.idle = True
 
 
-def combined(partitions: Iterable[PartitionTime]) -> int:
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """How far time has come at some point of a plan.
+
+    Attributes:
+        watermark: No row on time will come with a time before this, in ticks.
+        idle: Whether nothing that rows come from here is awake, so that it does not hold back others.
+    """
+
+    watermark: int
+    idle: bool = False
+
+
+def mark_of(partitions: Iterable[PartitionTime]) -> Mark:
+    """How far time has come over partitions."""
+    return combined(Mark(time.watermark, time.idle) for time in partitions)
+
+
+def combined(marks: Iterable[Mark]) -> Mark:
     """How far time has come over all of them: the slowest that is not idle decides; over idle ones, the fastest."""
-    times = list(partitions)
-    awake = [time.watermark for time in times if not time.idle]
+    known = list(marks)
+    awake = [mark.watermark for mark in known if not mark.idle]
     if awake:
-        return min(awake)
-    return max((time.watermark for time in times), default=NEVER)
+        return Mark(min(awake))
+    return Mark(max((mark.watermark for mark in known), default=NEVER), idle=True)

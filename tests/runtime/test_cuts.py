@@ -132,5 +132,5 @@ def test_rows_behind_the_watermark_add_no_partial_results_of_their_own(log, topi
     options = RunOptions(until="now", anew=False, memory=1 << 30, commit=0.0, skip_gaps=False)
     run = Run(mamba.pipeline("job", stream.to("out")), log, options, SystemClock())
     run.step()
-    (step,) = run.engine.flow.windows.values()
+    (step,) = run.engine.flow.steps.values()
     assert step.rows < 120

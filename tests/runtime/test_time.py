@@ -9,7 +9,7 @@ import mamba_stream as mamba
 from mamba_stream.operators.lateness import FOREVER, NEVER
 from mamba_stream.runtime.options import RunOptions
 from mamba_stream.runtime.run import Run
-from mamba_stream.runtime.watermarks import PartitionTime, combined
+from mamba_stream.runtime.watermarks import PartitionTime, mark_of
 from tests.runtime.desk import ManualClock, put
 
 
@@ -66,7 +66,7 @@ def test_a_partition_that_is_silent_for_long_no_longer_does_and_what_it_brings_t
     turn(run)
     late = log["late"].scan().collect()
     assert late.select("value", "late_reason").rows() == [(7, "idle"), (8, "idle")]
-    assert run.engine.flow.late[run.analysis.windows[0]].by_idleness == 2
+    assert run.engine.flow.late[run.analysis.steps[0]].by_idleness == 2
 
 
 def test_a_partition_that_never_had_a_row_holds_back_time_until_it_is_idle(log, topic, pipeline):
@@ -128,13 +128,13 @@ def test_over_several_partitions_the_slowest_that_is_awake_decides():
     def at(greatest: int, idle: bool = False, ended: bool = False) -> PartitionTime:
         return PartitionTime(10, greatest=greatest, idle=idle, ended=ended)
 
-    assert combined([at(50), at(30)]) == 20
-    assert combined([at(50), at(30, idle=True)]) == 40
-    assert combined([at(50, idle=True), at(30, idle=True)]) == 40
-    assert combined([at(50), at(NEVER)]) == NEVER
-    assert combined([at(50), at(30, ended=True)]) == 40
-    assert combined([at(50, ended=True), at(30, ended=True)]) == FOREVER
-    assert combined([]) == NEVER
+    assert mark_of([at(50), at(30)]).watermark == 20
+    assert mark_of([at(50), at(30, idle=True)]).watermark == 40
+    assert mark_of([at(50, idle=True), at(30, idle=True)]).watermark == 40
+    assert mark_of([at(50), at(NEVER)]).watermark == NEVER
+    assert mark_of([at(50), at(30, ended=True)]).watermark == 40
+    assert mark_of([at(50, ended=True), at(30, ended=True)]).watermark == FOREVER
+    assert mark_of([]).watermark == NEVER
 
 
 def test_a_window_of_windows_closes_after_the_windows_that_it_is_made_of(log, topic):
@@ -159,7 +159,7 @@ def test_replaying_partitions_of_uneven_rates_keeps_few_windows_open(log, topic,
     topic.end()
     options = RunOptions(until=None, anew=False, memory=1 << 30, commit=0.0, skip_gaps=False, rows=100)
     run = Run(pipeline, log, options, ManualClock())
-    (window,) = run.engine.flow.windows.values()
+    (window,) = run.engine.flow.steps.values()
     most = 0
     while run.step():
         most = max(most, window.rows)

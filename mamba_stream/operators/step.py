@@ -1,0 +1,106 @@
+"""What a step with state is to the flow that drives it: rows go in, time advances, rows come out, state is saved.
+
+Whatever a step does, it does vectorised, and knows neither clock nor log: the same rows and watermarks give the same
+rows, however they are cut into frames, and a step restored from what it saved goes on as if nothing had been.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+LATE_BY: Final = "late_by"
+LATE_REASON: Final = "late_reason"
+
+
+@dataclass(frozen=True, slots=True)
+class Late:
+    """Rows that came too late, and for each by how many ticks the lateness fell short.
+
+    Attributes:
+        frame: The rows as they came, with ``late_by`` and ``late_reason``.
+        by: Ticks, one for each row.
+    """
+
+    frame: pl.DataFrame
+    by: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What a step makes of rows or of time.
+
+    Attributes:
+        rows: Rows that go on.
+        late: Rows that came too late for it.
+        sides: Rows for its side outputs, by name.
+    """
+
+    rows: pl.DataFrame | None = None
+    late: Late | None = None
+    sides: Mapping[str, pl.DataFrame] = field(default_factory=dict)
+
+
+NOTHING: Final = Made()
+
+
+class StatefulStep(Protocol):
+    """A step that remembers rows, or something made of them."""
+
+    @property
+    def bytes(self) -> int:
+        """The size of its state."""
+        ...
+
+    @property
+    def rows(self) -> int:
+        """How many rows its state has."""
+        ...
+
+    @property
+    def closed(self) -> int:
+        """The watermark of its input that it has acted upon, in ticks of its input's time."""
+        ...
+
+    @property
+    def horizon(self) -> int:
+        """The watermark of what it gives: no row before this will come out any more. Never beyond ``closed``."""
+        ...
+
+    def add(self, frame: pl.DataFrame, port: int) -> Made:
+        """Takes rows in.
+
+        Args:
+            frame: Rows of one of its inputs, with the hidden columns that it asked for.
+            port: Which of its inputs.
+        """
+        ...
+
+    def advance(self, watermark: int) -> Iterator[Made]:
+        """Lets time come to a watermark: no row on time will come with a time before it.
+
+        What it gives is passed on piece by piece, so that not all has to be held at once; ``closed`` is right
+        after the last piece.
+        """
+        ...
+
+    def delta(self) -> Mapping[str, pl.DataFrame]:
+        """By part, what changed since the last delta or snapshot, at a cost in proportion to that."""
+        ...
+
+    def snapshot(self) -> Mapping[str, pl.DataFrame]:
+        """By part, all that it remembers."""
+        ...
+
+    def restore(self, part: str, frame: pl.DataFrame) -> None:
+        """Takes back what a delta or a snapshot gave, in the order in which they were given."""
+        ...
+
+    def restored(self, closed: int) -> None:
+        """All parts are back; time had come to ``closed``."""
+        ...

@@ -1,0 +1,88 @@
+"""From the nodes of a plan to the operators that do what they say; verbs in modules of their own register theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import singledispatch
+
+import polars as pl
+
+from mamba_stream.operators.changes import in_words
+from mamba_stream.operators.lookup import Lookup
+from mamba_stream.operators.mapping import Inspect, MapBatches
+from mamba_stream.operators.step import StatefulStep
+from mamba_stream.operators.window import WindowSettings, WindowStep
+from mamba_stream.plan import nodes as n
+from mamba_stream.plan.analysis import Analysis
+from mamba_stream.plan.shapes import multiplies
+from mamba_stream.plan.windows import grid_of
+
+Operator = Callable[[pl.DataFrame], pl.DataFrame]
+"""What a step without state does to each frame."""
+
+
+@singledispatch
+def operator_of(node: n.Node, analysis: Analysis) -> Operator:
+    """The operator of a node that remembers nothing."""
+    raise TypeError(f"nothing is known that does what {type(node).__name__} says")
+
+
+@operator_of.register
+def _(node: n.Lookup, analysis: Analysis) -> Operator:
+    return Lookup(
+        table=node.table,
+        left_on=node.left_on,
+        right_on=node.right_on,
+        how=node.how,
+        suffix=node.suffix,
+        multiplies=multiplies(node),
+    )
+
+
+@operator_of.register
+def _(node: n.MapBatches, analysis: Analysis) -> Operator:
+    shape = analysis.shapes[node]
+    time = shape.time if node in analysis.timed else None
+    return MapBatches(function=node.function, schema=shape.schema, time=time)
+
+
+@operator_of.register
+def _(node: n.Inspect, analysis: Analysis) -> Operator:
+    return Inspect(node.function)
+
+
+@operator_of.register
+def _(node: n.Changes, analysis: Analysis) -> Operator:
+    return in_words
+
+
+@operator_of.register
+def _(node: n.Output, analysis: Analysis) -> Operator:
+    columns = analysis.shapes[node].schema.names()
+    if analysis.shapes[node.parent].changelog is not None:
+        return lambda frame: in_words(frame).select(columns)
+    return lambda frame: frame.select(columns)
+
+
+@singledispatch
+def step_of(node: n.Stateful, analysis: Analysis) -> StatefulStep:
+    """The operator of a node that remembers."""
+    raise TypeError(f"nothing is known that does what {type(node).__name__} says")
+
+
+@step_of.register
+def _(node: n.Window, analysis: Analysis) -> StatefulStep:
+    before = analysis.shapes[node.parent]
+    assert before.time is not None
+    return WindowStep(
+        WindowSettings(
+            keys=node.by,
+            time=before.time,
+            shift=before.shift,
+            dtype=before.time_type,
+            grid=grid_of(node.spec, before.time_type),
+            aggregation=analysis.splits[node],
+            number=analysis.numbers[node],
+            with_origin=node in analysis.ordered,
+        )
+    )
