@@ -48,3 +48,16 @@ def folded(frame: pl.DataFrame, key: Sequence[str], columns: Sequence[str]) -> p
     counted = frame.group_by(columns, maintain_order=True).agg(sign.sum().alias(_COUNT))
     there = counted.filter(pl.col(_COUNT) > 0)
     return there.select(pl.col(columns).repeat_by(_COUNT).explode())
+
+
+def table_of(rows: pl.DataFrame) -> pl.DataFrame:
+    """The table that rows with ``_op`` amount to.
+
+    Example:
+        >>> rows = pl.DataFrame({"_op": ["+I", "-U", "+U"], "key": ["a", "a", "a"], "n": [1, 1, 2]})
+        >>> table_of(rows).rows()
+        [('a', 2)]
+    """
+    codes = pl.col(OP_COLUMN).replace_strict(OP_WORDS, range(len(OP_WORDS)), return_dtype=OP_TYPE)
+    columns = [name for name in rows.columns if name != OP_COLUMN]
+    return folded(rows.select(codes.alias(OP), *columns), (), columns)

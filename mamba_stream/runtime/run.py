@@ -150,9 +150,9 @@ class Run:
         """Whether every source is over for good, and so all windows are closed."""
         return self.engine.ended
 
-    def step(self) -> int:
-        """Reads and works a little; the number of rows read."""
-        rows = self.engine.step()
+    def step(self, most: int | None = None) -> int:
+        """Reads and works a little, on so many rows at most; the number of rows read."""
+        rows = self.engine.step(most)
         self._dirty = self._dirty or rows > 0 or self._outputs.waiting
         return rows
 
