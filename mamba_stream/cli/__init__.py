@@ -19,6 +19,7 @@ FAILED, USAGE, NOT_FOUND, UNAVAILABLE, INTERRUPTED = 1, 2, 3, 4, 130
 
 COMMANDS = (
     "demo",
+    "init",
     "topic",
     "produce",
     "consume",
