@@ -6,26 +6,25 @@ over. It sees nothing of where the rows are, so that they can leave memory later
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from mamba_stream.errors import InvalidInput
-from mamba_stream.operators.columns import PREFIX, TIME
-from mamba_stream.operators.duequeue import DueQueue
+from mamba_stream.operators.expiry import DueTimes
 from mamba_stream.operators.grouping import ordered
 from mamba_stream.operators.keyindex import KeyIndex, Slots
-from mamba_stream.operators.lateness import FOREVER
+from mamba_stream.operators.lateness import Ticks
 from mamba_stream.operators.places import Marks
-from mamba_stream.operators.rowstore import Mask, RowStore, room_for, stacked
+from mamba_stream.operators.rowstore import Mask, RowStore, stacked
+
+TOUCHED: Final = "__mamba_touched"
+"""The time by which a row expires, in ticks, where rows are given out or saved with their time."""
 
 ROWS: Final = "rows"
 REMOVED: Final = "removed"
-
-Ticks = NDArray[np.int64]
 
 
 class KeyedTable:
@@ -67,13 +66,13 @@ class KeyedTable:
         Raises:
             InvalidInput: There is no key column, or a name stands twice or is one of the engine's own.
         """
-        checked_names(keys, values)
+        checked_names(keys, values, [TOUCHED])
         self._index = index or KeyIndex(keys)
         self._key_names = list(keys)
         self._values = RowStore(values)
         self._marks = Marks()
         self._removed: list[pl.DataFrame] = []
-        self._times = _Times() if timed else None
+        self._times = DueTimes() if timed else None
 
     @property
     def rows(self) -> int:
@@ -149,18 +148,18 @@ class KeyedTable:
             before: The bound, in ticks; a row of exactly this time stays.
 
         Returns:
-            The rows that were removed, keys and values and ``TIME``, in the order of time and key.
+            The rows that were removed, keys and values and ``TOUCHED``, in the order of time and key.
         """
         assert self._times is not None
         slots = self._times.due(before)
         frame = self._at(slots)
         self.remove(slots)
-        return frame.sort([TIME, *self._key_names])
+        return frame.sort([TOUCHED, *self._key_names])
 
     def frame(self) -> pl.DataFrame:
         """All rows, keys and values, in the order of keys, nulls first."""
         frame = self._at(self._marks.all())
-        return ordered(frame.drop(TIME) if self._times is not None else frame, self._key_names)
+        return ordered(frame.drop(TOUCHED) if self._times is not None else frame, self._key_names)
 
     def delta(self) -> dict[str, pl.DataFrame]:
         """What changed since the last delta or snapshot: keys that were removed, and the rows that are new."""
@@ -191,7 +190,7 @@ class KeyedTable:
             self.remove(np.unique(slots[slots >= 0]))
             self._removed = []
             return
-        times = frame.get_column(TIME).to_numpy() if self._times is not None else None
+        times = frame.get_column(TOUCHED).to_numpy() if self._times is not None else None
         slots = self._index.slots(keys, insert=True)
         self._write(slots, frame, times, saved=True)
 
@@ -205,61 +204,15 @@ class KeyedTable:
         """Keys, values and times of slots that have rows."""
         parts = [self._index.keys(slots), self._values.take(slots)]
         if self._times is not None:
-            parts.append(pl.DataFrame({TIME: self._times.of(slots)}))
+            parts.append(pl.DataFrame({TOUCHED: self._times.of(slots)}))
         return stacked(parts)
 
 
-class _Times:
-    """The time of each slot, and in which order they fall due.
-
-    A row that is written again and again keeps the entry in the queue that it has: when that falls due, the row goes
-    back into the queue with the time it has by then. So a busy key costs one entry per time to live, not one per
-    batch.
-    """
-
-    def __init__(self) -> None:
-        self._queue = DueQueue()
-        self._time: Ticks = np.empty(0, np.int64)
-        self._queued: Ticks = np.empty(0, np.int64)
-
-    @property
-    def bytes(self) -> int:
-        return self._queue.bytes + self._time.nbytes + self._queued.nbytes
-
-    def of(self, slots: Slots) -> Ticks:
-        return self._time[slots]
-
-    def put(self, slots: Slots, times: Ticks) -> None:
-        if not len(slots):
-            return
-        top = int(slots.max()) + 1
-        self._time = room_for(self._time, top)
-        self._queued = room_for(self._queued, top, fill=FOREVER)
-        self._time[slots] = times
-        self._enqueue(slots, times)
-
-    def forget(self, slots: Slots) -> None:
-        self._queued[slots] = FOREVER
-
-    def due(self, before: int) -> Slots:
-        """The slots whose time lies before the bound, each once; they leave the queue."""
-        queued, slots = self._queue.take(before)
-        # The others' rows were removed, or have an earlier entry.
-        slots = np.unique(slots[self._queued[slots] == queued])
-        self._queued[slots] = FOREVER
-        late = self._time[slots] < before
-        self._enqueue(slots[~late], self._time[slots[~late]])
-        return slots[late]
-
-    def _enqueue(self, slots: Slots, times: Ticks) -> None:
-        sooner = times < self._queued[slots]
-        self._queued[slots[sooner]] = times[sooner]
-        self._queue.add(times[sooner], slots[sooner])
-
-
-def checked_names(keys: Mapping[str, pl.DataType], values: Mapping[str, pl.DataType]) -> None:
-    """Raises InvalidInput where state with these columns could not be told apart."""
+def checked_names(
+    keys: Mapping[str, pl.DataType], values: Mapping[str, pl.DataType], own: Sequence[str]
+) -> None:
+    """Raises InvalidInput where a key, a value or a column of the state's own could not be told apart."""
     if twice := sorted(keys.keys() & values.keys()):
         raise InvalidInput(f"columns {twice} are keys and values of the same state: name them differently")
-    if own := [name for name in (*keys, *values) if name == TIME]:
-        raise InvalidInput(f"columns {own} start with {PREFIX!r}, which the engine keeps for itself")
+    if taken := [name for name in own if name in keys or name in values]:
+        raise InvalidInput(f"columns {taken} are the state's own: name them differently")

@@ -10,7 +10,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-Ticks = NDArray[np.int64]
+from mamba_stream.operators.lateness import FOREVER, Ticks
+from mamba_stream.operators.rowstore import Places, room_for
 
 _SMALL: Final = 1_024
 
@@ -32,7 +33,7 @@ class DueQueue:
     def bytes(self) -> int:
         return sum(times.nbytes + places.nbytes for times, places in self._runs)
 
-    def add(self, times: Ticks, places: NDArray[np.int64]) -> None:
+    def add(self, times: Ticks, places: Places) -> None:
         """Adds entries."""
         if not len(times):
             return
@@ -43,7 +44,7 @@ class DueQueue:
                 _sorted(np.concatenate([earlier[0], last[0]]), np.concatenate([earlier[1], last[1]]))
             )
 
-    def take(self, before: int) -> tuple[Ticks, NDArray[np.int64]]:
+    def take(self, before: int) -> tuple[Ticks, Places]:
         """Takes out the entries with times before the bound."""
         heads, kept = [], []
         for times, places in self._runs:
@@ -59,6 +60,57 @@ class DueQueue:
             return np.empty(0, np.int64), np.empty(0, np.int64)
         times, places = (np.concatenate(parts) for parts in zip(*heads, strict=True))
         return times, places.astype(np.int64)
+
+
+class DueTimes:
+    """The time of each place, and which fall due.
+
+    A row that is written again and again keeps the entry in the queue that it has: when that falls due, the row goes
+    back into the queue with the time it has by then. So a busy key costs one entry per time to live, not one per
+    batch.
+    """
+
+    def __init__(self) -> None:
+        self._queue = DueQueue()
+        self._time: Ticks = np.empty(0, np.int64)
+        self._queued: Ticks = np.empty(0, np.int64)
+
+    @property
+    def bytes(self) -> int:
+        return self._queue.bytes + self._time.nbytes + self._queued.nbytes
+
+    def of(self, places: Places) -> Ticks:
+        """The times of places that have one."""
+        return self._time[places]
+
+    def put(self, places: Places, times: Ticks) -> None:
+        """Sets the times of distinct places."""
+        if not len(places):
+            return
+        top = int(places.max()) + 1
+        self._time = room_for(self._time, top)
+        self._queued = room_for(self._queued, top, fill=FOREVER)
+        self._time[places] = times
+        self._enqueue(places, times)
+
+    def forget(self, places: Places) -> None:
+        """These places do not fall due any more."""
+        self._queued[places] = FOREVER
+
+    def due(self, before: int) -> Places:
+        """The places whose time lies before the bound, each once; they leave the queue."""
+        queued, places = self._queue.take(before)
+        # The others' rows were removed, or have an earlier entry.
+        places = np.unique(places[self._queued[places] == queued])
+        self._queued[places] = FOREVER
+        late = self._time[places] < before
+        self._enqueue(places[~late], self._time[places[~late]])
+        return places[late]
+
+    def _enqueue(self, places: Places, times: Ticks) -> None:
+        sooner = times < self._queued[places]
+        self._queued[places[sooner]] = times[sooner]
+        self._queue.add(times[sooner], places[sooner])
 
 
 def _sorted(times: Ticks, places: NDArray[np.int32]) -> tuple[Ticks, NDArray[np.int32]]:
