@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from mamba_stream.operators.lateness import Ticks
 from mamba_stream.operators.places import Marks
 from mamba_stream.operators.rowstore import Places, room_for
 
@@ -84,17 +85,51 @@ class Blocks:
         """
         distinct, gone = np.unique(slots, return_counts=True)
         self._gone[distinct] += gone.astype(np.int32)
-        swept = distinct[2 * self._gone[distinct] >= self._count[distinct]]
-        of, ids = self.of(swept)
+        return self._sweep(distinct[2 * self._gone[distinct] >= self._count[distinct]], lives)
+
+    def search(
+        self, slots: Places, bounds: Ticks, times: Ticks, lives: Marks, *, forward: bool
+    ) -> tuple[Places, Places]:
+        """For each slot the last id whose time is at most the bound, or ``forward`` the first whose is at least that.
+
+        Args:
+            slots: Slots, as often and in any order; the times of a slot's ids must not decrease.
+            bounds: A bound for each.
+            times: The time of every id.
+            lives: Knows of every id whether it is gone.
+            forward: Whether to look ahead.
+
+        Returns:
+            An id or -1 for each slot, and ids that are in no list any more.
+        """
+        unlisted, _ = self._sweep(np.unique(slots[self._gone[slots] > 0]), lives)
+        first = self._first[slots]
+        low, high = first.copy(), first + self._count[slots]
+        end, rows = high.copy(), np.arange(len(slots))
+        while len(rows := rows[low[rows] < high[rows]]):
+            middle = (low[rows] + high[rows]) >> 1
+            found, bound = times[self._ids[middle]], bounds[rows]
+            before = found < bound if forward else found <= bound
+            low[rows[before]] = middle[before] + 1
+            high[rows[~before]] = middle[~before]
+        at = low if forward else low - 1
+        there = (at >= first) & (at < end)
+        ids = np.full(len(slots), -1)
+        ids[there] = self._ids[at[there]]
+        return ids, unlisted
+
+    def _sweep(self, slots: Places, lives: Marks) -> tuple[Places, Places]:
+        """Takes ids that are gone off the lists of distinct slots; gives them, and the slots that have no others."""
+        of, ids = self.of(slots)
         stays = lives.lives(ids)
-        left = np.bincount(of[stays], minlength=len(swept))
-        self._ids[_ranges(self._first[swept], left)] = ids[stays]
-        self._count[swept], self._gone[swept] = left, 0
-        room = np.minimum(self._room[swept], 2 * left)
-        self._holes += int((self._room[swept] - room).sum())
-        self._room[swept] = room
+        left = np.bincount(of[stays], minlength=len(slots))
+        self._ids[_ranges(self._first[slots], left)] = ids[stays]
+        self._count[slots], self._gone[slots] = left, 0
+        room = np.minimum(self._room[slots], 2 * left)
+        self._holes += int((self._room[slots] - room).sum())
+        self._room[slots] = room
         self._close_holes()
-        return ids[~stays], swept[left == 0]
+        return ids[~stays], slots[left == 0]
 
     def _in(self, slots: Places) -> Places:
         return self._ids[_ranges(self._first[slots], self._count[slots])].astype(np.int64)

@@ -83,6 +83,11 @@ class DueTimes:
         """The times of places that have one."""
         return self._time[places]
 
+    @property
+    def all(self) -> Ticks:
+        """The time of every place; of those that have none, anything."""
+        return self._time
+
     def put(self, places: Places, times: Ticks) -> None:
         """Sets the times of distinct places."""
         if not len(places):

@@ -83,7 +83,8 @@ class KeyedTable:
     def bytes(self) -> int:
         """The memory that the table takes, the room for more rows included."""
         times = 0 if self._times is None else self._times.bytes
-        return self._index.bytes + self._values.bytes + self._marks.bytes + times
+        removed = sum(int(keys.estimated_size()) for keys in self._removed)
+        return self._index.bytes + self._values.bytes + self._marks.bytes + times + removed
 
     def slots(self, keys: pl.DataFrame, *, insert: bool = False) -> Slots:
         """The slot of each key, -1 where it has none; with ``insert``, each gets one.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from mamba_stream.errors import SchemaMismatch
 from mamba_stream.operators.blocks import Blocks
@@ -96,8 +97,9 @@ class KeyedRows:
     def bytes(self) -> int:
         """The memory that the rows take, the room for more included."""
         parts = (self._index, self._values, self._blocks, self._marks, self._ids)
+        arrays: tuple[NDArray[Any], ...] = (self._slot, self._number, *self._removed, *self._unlisted)
         times = 0 if self._times is None else self._times.bytes
-        return sum(part.bytes for part in parts) + times + self._slot.nbytes + self._number.nbytes
+        return sum(part.bytes for part in parts) + times + sum(array.nbytes for array in arrays)
 
     def add(self, keys: pl.DataFrame, frame: pl.DataFrame, times: Ticks | None = None) -> Places:
         """Adds rows, each behind those that its key has.
@@ -142,6 +144,30 @@ class KeyedRows:
         if not lives.all():
             probe, ids = probe[lives], ids[lives]
         return Matches(known[probe], ids)
+
+    def as_of(self, keys: pl.DataFrame, times: Ticks, *, forward: bool = False) -> Places:
+        """The row of each key that is the latest at a time: the last whose own time is not after it.
+
+        Costs what is asked, not how many rows a key has. The rows are timed, and those of a key were added in the
+        order of time.
+
+        Args:
+            keys: The key columns, in their order; a key may come several times.
+            times: A time for each, in ticks.
+            forward: Whether to look ahead instead, to the first row whose time is not before it.
+
+        Returns:
+            An id for each, or -1 where there is no such row.
+        """
+        assert self._times is not None
+        slots = self._index.slots(keys)
+        known = slots >= 0
+        ids = np.full(len(slots), -1)
+        ids[known], unlisted = self._blocks.search(
+            slots[known], times[known], self._times.all, self._marks, forward=forward
+        )
+        self._unlisted.append(unlisted)
+        return ids
 
     def get(self, ids: Places) -> pl.DataFrame:
         """The values of rows, in any order and as often."""

@@ -1,8 +1,8 @@
 """Which slot a key has: an open-addressing hash table whose every operation handles a whole batch at once.
 
 Each round of a search looks at one cell for every row that is still on its way; at the table's load nearly all rows
-arrive in the first few rounds. Against sorted runs with binary search it was four times as fast on ten million keys,
-and it needs no merging.
+arrive in the first few rounds. For 65,536 among ten million keys it takes a fifth of the time that one sorted array
+and a binary search of sorted keys take, and it needs no merging.
 """
 
 from __future__ import annotations
@@ -101,10 +101,16 @@ class KeyIndex:
         found = np.full(len(codes), ABSENT, np.int64)
         rows, cells = np.arange(len(codes)), self._home(codes)
         while len(rows):
-            hits, at, made = self._walk(codes, rows, cells, found, insert=insert)
+            at, made = self._walk(codes, rows, cells, found, insert=insert)
             if len(made):
                 self._keys.put(found[made], self._plain(keys[made]))
-            rows, cells = self._strangers(keys, codes, hits, at, found)
+            if self._coding.shared is None:
+                break
+            # Who met a code that several keys may have, and did not bring it, may have met another key.
+            doubtful = (at >= 0) & self._coding.shared(codes)
+            rows = self._strangers(keys, np.flatnonzero(doubtful), found)
+            found[rows] = ABSENT
+            cells = self._next(at[rows])
         return found
 
     def keys(self, slots: Slots) -> pl.DataFrame:
@@ -116,7 +122,9 @@ class KeyIndex:
         rows, cells = np.arange(len(slots)), self._home(self._code_of[slots])
         at = np.empty(len(slots), np.int64)
         while len(rows):
-            here = self._cells[cells] == slots[rows]
+            there = self._cells[cells]
+            assert (there != _EMPTY).all(), "a slot that is not in use was to be removed"
+            here = there == slots[rows]
             at[rows[here]] = cells[here]
             rows, cells = rows[~here], self._next(cells[~here])
         # Where a search would end at the next cell anyway, it may end here.
@@ -128,36 +136,34 @@ class KeyIndex:
 
     def _walk(
         self, codes: Codes, rows: Slots, cells: Slots, found: Slots, *, insert: bool
-    ) -> tuple[Slots, Slots, Slots]:
-        """Goes from cell to cell until each row has met its code or an empty cell.
+    ) -> tuple[Slots, Slots]:
+        """Goes from cell to cell until each row has met its code or an empty cell, and notes the slots it found.
 
-        Gives the rows that met their code, the cells where they did, and the rows that got a new slot.
+        Gives for each row the cell where it met its code, or -1; and the rows that got a new slot.
         """
-        hits, at, made = [], [], []
+        at = np.full(len(codes), ABSENT, np.int64)
+        made = []
         while len(rows):
             slots = self._cells[cells]
             mine = (self._code_of[slots] == codes[rows]) & (slots >= 0)
             met = rows[mine]
             found[met] = slots[mine]
-            hits.append(met)
-            at.append(cells[mine])
+            at[met] = cells[mine]
             on = ~mine
-            if insert:
-                empty = np.flatnonzero(slots == _EMPTY)
-                if len(empty):
-                    won = empty[self._claim(cells[empty])]
-                    made.append(rows[won])
-                    found[rows[won]] = self._allot(codes[rows[won]], cells[won])
-                    on[won] = False
-                    # Who lost a cell to another row looks at it again: that row may have the same key.
-                    stays = slots[on] == _EMPTY
-                    cells = np.where(stays, cells[on], self._next(cells[on]))
-                    rows = rows[on]
-                    continue
-            else:
+            if not insert:
                 on &= slots != _EMPTY
-            rows, cells = rows[on], self._next(cells[on])
-        return _joined(hits), _joined(at), _joined(made)
+                rows, cells = rows[on], self._next(cells[on])
+                continue
+            empty = slots == _EMPTY
+            wanted = np.flatnonzero(empty)
+            if len(wanted):
+                won = wanted[self._claim(cells[wanted])]
+                made.append(rows[won])
+                found[rows[won]] = self._allot(codes[rows[won]], cells[won])
+                on[won] = False
+            # Who lost a cell to another row looks at it again: that row may have the same key.
+            rows, cells = rows[on], np.where(empty[on], cells[on], self._next(cells[on]))
+        return at, np.concatenate(made) if made else np.empty(0, np.int64)
 
     def _claim(self, cells: Slots) -> NDArray[np.bool_]:
         """One of the rows that want the same empty cell gets it."""
@@ -174,26 +180,17 @@ class KeyIndex:
         self._in_use += len(codes)
         return slots
 
-    def _strangers(
-        self, keys: pl.DataFrame, codes: Codes, hits: Slots, at: Slots, found: Slots
-    ) -> tuple[Slots, Slots]:
-        """The rows that met their code but another key, and the cells where they go on."""
-        none = np.empty(0, np.int64)
-        if self._coding.shared is None or not len(hits):
-            return none, none
-        doubtful = np.flatnonzero(self._coding.shared(codes[hits]))
-        if not len(doubtful):
-            return none, none
-        hits, at = hits[doubtful], at[doubtful]
-        mine = keys if len(hits) == keys.height and _is_range(hits) else keys[hits]
-        same = np.ones(len(hits), np.bool_)
-        for column in mine.get_columns():
-            stored = self._keys.column(column.name, found[hits])
-            same &= column.eq_missing(stored).to_numpy()
-        if same.all():
-            return none, none
-        found[hits[~same]] = ABSENT
-        return hits[~same], self._next(at[~same])
+    def _strangers(self, keys: pl.DataFrame, rows: Slots, found: Slots) -> Slots:
+        """Those of these rows whose key is not the one in the slot that they found."""
+        if not len(rows):
+            return rows
+        slots = found[rows]
+        same = np.ones(len(rows), np.bool_)
+        at = None if len(rows) == keys.height else pl.Series(rows)
+        for column in keys.get_columns():
+            mine = column if at is None else column.gather(at)
+            same &= _equal(mine, self._keys.column(column.name, slots))
+        return rows[~same]
 
     def _plain(self, keys: pl.DataFrame) -> pl.DataFrame:
         """Of keys that are equal, which comes first must not matter: -0.0 becomes 0.0, NaN the usual one."""
@@ -240,11 +237,8 @@ class KeyIndex:
             slots, cells = slots[lost], self._next(cells[lost])
 
 
-def _joined(parts: list[Slots]) -> Slots:
-    if len(parts) == 1:
-        return parts[0]
-    return np.concatenate(parts) if parts else np.empty(0, np.int64)
-
-
-def _is_range(rows: Slots) -> bool:
-    return bool((rows == np.arange(len(rows))).all())
+def _equal(one: pl.Series, other: pl.Series) -> NDArray[np.bool_]:
+    """Row by row; null equals null."""
+    if one.dtype.is_nested() or one.null_count() or other.null_count():
+        return one.eq_missing(other).to_numpy()
+    return (one == other).to_numpy()  # a third of the time
