@@ -85,6 +85,7 @@ def test_delta_of_ten_thousand_changes(
 ) -> None:
     kind, state = table
     slots, new = state.slots(keys(kind, numbers[:10_000])), values(10_000)
+    state.delta()
     parts = benchmark.pedantic(state.delta, setup=lambda: state.put(slots, new), rounds=20)
     assert parts["rows"].height == 10_000
 

@@ -255,6 +255,40 @@ def test_an_index_is_exact_however_weak_the_hash(batches, integers):
     assert index.slots(everything).tolist() == [known.get(key, -1) for key in range(301)]
 
 
+@pytest.mark.parametrize("dtype", DISTINCT, ids=str)
+def test_a_key_is_found_however_its_frame_came_about(dtype):
+    """As one of many rows or alone, in several chunks, as a slice, or as one value that is repeated."""
+    column = pl.Series("k", [*DISTINCT[dtype], None] * 40, dtype=dtype)
+    for schema in ({"k": dtype}, {"k": dtype, "l": pl.Int64()}):
+        index = KeyIndex(schema)
+        keys = column.to_frame().with_columns(pl.lit(1, pl.Int64).alias("l")).select(list(schema))
+        slots = index.slots(keys, insert=True)
+        chunked = pl.concat([keys.slice(start, 7) for start in range(0, keys.height, 7)], rechunk=False)
+        assert index.slots(chunked).tolist() == slots.tolist()
+        for row in range(len(DISTINCT[dtype]) + 1):
+            alone = keys.slice(row, 1)
+            assert index.slots(alone).tolist() == [slots[row]]
+            repeated = pl.DataFrame([value.new_from_index(0, 3) for value in alone.get_columns()])
+            assert index.slots(repeated).tolist() == [slots[row]] * 3
+
+
+def test_state_is_restored_from_parts_in_pieces():
+    table = KeyedTable({"k": pl.Int64()}, {"v": pl.String()}, timed=True)
+    keys = pl.DataFrame({"k": range(1_000)})
+    slots = table.slots(keys, insert=True)
+    table.put(slots, keys.select(pl.col("k").cast(pl.String).alias("v")), np.arange(1_000))
+    saved = [*table.snapshot().items()]
+    table.remove(slots[::3])
+    table.put(slots[1::3], pl.DataFrame({"v": ["new"] * 333}), np.full(333, 5))
+    saved += table.delta().items()
+    other = KeyedTable({"k": pl.Int64()}, {"v": pl.String()}, timed=True)
+    for part, frame in saved:
+        for start in range(0, frame.height, 100):
+            other.restore(part, frame.slice(start, 100))
+    assert other.frame().equals(table.frame())
+    assert other.expire(500).equals(table.expire(500))
+
+
 def test_slots_are_used_again():
     index = KeyIndex({"k": pl.Int64()})
     for start in range(0, 100_000, 1_000):
