@@ -37,6 +37,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mamba_stream.dsl import (
         Log,
+        Pipeline,
         Stream,
         Topic,
         concat,
@@ -119,9 +120,6 @@ if TYPE_CHECKING:
     )
     from mamba_stream.messaging.subscriber import (
         Subscriber,
-    )
-    from mamba_stream.plan import (
-        Pipeline,
     )
     from mamba_stream.runtime import (
         Job,
@@ -220,7 +218,7 @@ _HOME = {
     "Publisher": "mamba_stream.messaging.publisher",
     "RoutingPolicy": "mamba_stream.messaging.routing",
     "FilterRule": "mamba_stream.messaging.rules",
-    "Pipeline": "mamba_stream.plan",
+    "Pipeline": "mamba_stream.dsl",
     "Job": "mamba_stream.runtime",
 }
 

@@ -134,5 +134,5 @@ def test_every_dependency_is_imported_somewhere():
             elif isinstance(node, ast.ImportFrom) and node.module:
                 imported.add(node.module.split(".")[0])
     ours = {"mamba_stream", "mamba_pipelines"}
-    optional = {"pandas"}
+    optional = {"pandas", "pytest", "hypothesis"}
     assert imported - set(sys.stdlib_module_names) - ours - optional == wanted

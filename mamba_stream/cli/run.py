@@ -36,10 +36,11 @@ def _until(_context: click.Context, _parameter: click.Parameter, value: str | No
 )
 @click.option(
     "--state",
-    type=click.Choice(["resume", "new"]),
     default="resume",
     show_default=True,
-    help="Go on where the job was, or start over and empty its output topics.",
+    metavar="resume|new|upgrade|SAVEPOINT",
+    help="Go on where the job was; start over and empty its output topics; keep what a changed pipeline can; go "
+    "back to a savepoint.",
 )
 @click.option("--commit", default="1s", show_default=True, metavar="DURATION", help="How often to commit.")
 @log_option

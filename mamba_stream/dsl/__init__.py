@@ -1,13 +1,15 @@
 """Streams, windows, running: thin verbs that build plan nodes."""
 
 from mamba_stream.dsl.opening import Log, Topic, open_log
-from mamba_stream.dsl.running import pipeline, run, start
+from mamba_stream.dsl.pipelines import Pipeline, pipeline
+from mamba_stream.dsl.running import run, start
 from mamba_stream.dsl.sources import stream
 from mamba_stream.dsl.streams import Stream, united as concat
 from mamba_stream.dsl.windows import hopping, tumbling
 
 __all__ = [
     "Log",
+    "Pipeline",
     "Stream",
     "Topic",
     "concat",

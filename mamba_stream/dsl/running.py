@@ -8,27 +8,14 @@ from typing import Any
 
 import polars as pl
 
-from mamba_stream.errors import InvalidInput, PipelineRefused
+from mamba_stream.errors import PipelineRefused
 from mamba_stream.log import Log, locate
 from mamba_stream.plan import nodes as n
-from mamba_stream.plan.pipeline import Pipeline, make_pipeline
+from mamba_stream.plan.pipeline import Pipeline
 from mamba_stream.runtime.collecting import collect
 from mamba_stream.runtime.facts import RunSummary
 from mamba_stream.runtime.job import Job
 from mamba_stream.runtime.options import run_options
-
-
-def pipeline(name: str, *outputs: n.Output, on_error: str = "fail") -> Pipeline:
-    """Names outputs, to be run together as one job.
-
-    Args:
-        name: The job's name: state and offsets are kept under it.
-        *outputs: Streams that end in ``.to("topic")``.
-        on_error: ``"fail"``: a step that raises ends the run, and nothing of it is committed.
-    """
-    if on_error != "fail":
-        raise InvalidInput(f"on_error={on_error!r}: choose 'fail'")
-    return make_pipeline(name, outputs)
 
 
 def start(
@@ -74,7 +61,9 @@ def run(
             ends as they are now, if they do not), and both leave windows open for the next run; ``"stopped"`` goes on
             until it is stopped. Left out, a run whose sources are all bounded (frames, ended topics) goes to their
             end and closes all windows; any other until it is stopped.
-        state: ``"new"`` forgets what the job did before, and empties the topics that it made.
+        state: ``"new"`` forgets what the job did before, and empties the topics that it made. ``"upgrade"`` lets a
+            changed pipeline keep the state of the steps that it still fits (``pipeline.check_upgrade()`` says which). A
+            savepoint's name goes back to it.
         memory: ``"2GB"``, bytes, or a share of the machine's; 0.6 of what there is if left out.
         commit: How often to commit.
         workers: 1.

@@ -104,3 +104,10 @@ class StatefulStep(Protocol):
     def restored(self, closed: int) -> None:
         """All parts are back; time had come to ``closed``."""
         ...
+
+    def view(self) -> pl.DataFrame:
+        """What it remembers, as the user who wrote the step reads it; no hidden columns.
+
+        It is asked of a copy that was restored for this alone, and is of no use afterwards.
+        """
+        ...

@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 _PARTS = 32
+_EXACT = 1 << 53
+"""Up to here every whole number is a float of its own."""
 
 
 class Tally:
@@ -27,7 +29,9 @@ class Tally:
 
     def add(self, values: npt.NDArray[np.int64]) -> None:
         """Counts whole numbers from 1 on."""
-        mantissa, exponent = np.frexp(values.astype(np.float64))
+        # Rounding must not make a number smaller than it is.
+        floats = values.astype(np.float64)
+        mantissa, exponent = np.frexp(np.where(values > _EXACT, np.nextafter(floats, np.inf), floats))
         buckets = exponent.astype(np.int64) * _PARTS + np.ceil((mantissa * 2 - 1) * _PARTS).astype(np.int64)
         for bucket, count in zip(*np.unique(buckets, return_counts=True), strict=True):
             self._counts[int(bucket)] = self._counts.get(int(bucket), 0) + int(count)

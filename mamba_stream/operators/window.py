@@ -25,6 +25,7 @@ from mamba_stream.operators.columns import (
     TIME,
     tick_values,
     ticks,
+    visible,
 )
 from mamba_stream.operators.grid import Grid
 from mamba_stream.operators.grouping import grouped, grouped_in_order, ordered
@@ -75,7 +76,7 @@ class WindowSettings:
     """What a window step is told by the plan.
 
     Attributes:
-        keys: The columns that rows are grouped by, beside their window.
+        keys: The columns that rows are grouped by, beside their window, with their types.
         time: The time column.
         shift: Ticks to add to it.
         dtype: Its type, which ``window_start`` and ``window_end`` get.
@@ -85,7 +86,7 @@ class WindowSettings:
         with_origin: Whether a later step needs the origin of the rows it makes.
     """
 
-    keys: tuple[str, ...]
+    keys: Mapping[str, pl.DataType]
     time: str
     shift: int
     dtype: pl.DataType
@@ -335,6 +336,14 @@ class WindowStep:
         self._closed = closed
         if closed > NEVER + self._grid.size + self._grid.every:
             self._drop_where_last_end_passed(closed)
+
+    def view(self) -> pl.DataFrame:
+        """The windows that are open, as they would be given out now."""
+        open_ = [visible(made.rows) for made in self.advance(FOREVER) if made.rows is not None]
+        if open_:
+            return pl.concat(open_)
+        ends = {WINDOW_START: self._set.dtype, WINDOW_END: self._set.dtype}
+        return pl.DataFrame(schema={**self._set.keys, **ends, **self._set.aggregation.output_schema})
 
 
 def _present(parts: dict[str, pl.DataFrame | None]) -> dict[str, pl.DataFrame]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from mamba_stream.core.names import check_name
 from mamba_stream.errors import PipelineRefused
@@ -38,8 +38,16 @@ class Pipeline:
         return explain(self.outputs, style=format)
 
 
-def make_pipeline(name: str, outputs: Sequence[object]) -> Pipeline:
+P = TypeVar("P", bound=Pipeline)
+
+
+def make_pipeline(kind: type[P], name: str, outputs: Sequence[object]) -> P:
     """A pipeline, checked as far as it can be without a log.
+
+    Args:
+        kind: The class to make.
+        name: Its name.
+        outputs: Its outputs.
 
     Raises:
         InvalidName: The name cannot be one.
@@ -59,7 +67,7 @@ def make_pipeline(name: str, outputs: Sequence[object]) -> Pipeline:
                 f"pipeline {name!r}: {output!r:.80} is no output: end the stream with .to('topic')"
             )
         found.append(output)
-    pipeline = Pipeline(name, tuple(found))
+    pipeline = kind(name, tuple(found))
     check_step_names(pipeline.nodes)
     read = {node.topic for node in pipeline.nodes if isinstance(node, n.TopicSource)}
     for output in found:

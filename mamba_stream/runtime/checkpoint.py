@@ -14,14 +14,17 @@ from dataclasses import dataclass
 import polars as pl
 
 from mamba_stream.core.clock import Clock
-from mamba_stream.errors import JobFailed, PipelineRefused, PreconditionFailed
+from mamba_stream.core.names import check_name
+from mamba_stream.errors import AlreadyExists, JobFailed, PipelineRefused, PreconditionFailed
 from mamba_stream.log import Log, Transaction
 from mamba_stream.operators.step import StatefulStep
 from mamba_stream.runtime.progress import (
     JobRecord,
     Progress,
+    Savepoint,
     decode_progress,
     decode_record,
+    decode_savepoint,
     encode,
 )
 
@@ -29,6 +32,9 @@ JOBS = "jobs"
 """The namespace of the records of jobs."""
 OWNED = "jobs.outputs"
 """The namespace that says which topics a job made: ``job/topic``."""
+
+SAVEPOINTS = "jobs.savepoints"
+"""The namespace of the records of savepoints: ``job/name``."""
 
 _SCHEMA = {"step": pl.String, "part": pl.String, "payload": pl.Binary}
 _PROGRESS = "progress"
@@ -84,17 +90,19 @@ class Checkpoints:
         """What the last commit left; ``None`` if the job never ran."""
         if self._record is None:
             return None
-        progress, state = Progress(), []
-        for batch in self._log[self._topic].read(start={0: self._record.base}):
-            for step, part, payload in pl.DataFrame(batch.data).iter_rows():
-                if step == "":
-                    progress = decode_progress(payload)
-                else:
-                    state.append((step, part, pl.read_ipc_stream(io.BytesIO(payload))))
-                    self._written += len(payload)
-        return Saved(progress, state)
+        saved = read_state(self._log, self._job, self._record.base)
+        self._written = sum(int(frame.estimated_size()) for _, _, frame in saved.state)
+        return saved
 
-    def claim(self, progress: Progress, *, anew: bool, owned: Sequence[str], empty: Sequence[str]) -> None:
+    def claim(
+        self,
+        progress: Progress,
+        *,
+        anew: bool,
+        owned: Sequence[str],
+        empty: Sequence[str],
+        replaced: Mapping[str, StatefulStep] | None = None,
+    ) -> None:
         """Takes the job over: from here on no other runner's commit goes through.
 
         Args:
@@ -102,6 +110,7 @@ class Checkpoints:
             anew: Forget what the job did before.
             owned: Output topics that this job made.
             empty: Output topics to empty, together with the state.
+            replaced: Steps whose state takes the place of what the last commit left.
         """
         now = self._clock.now()
         tx = self._begin()
@@ -111,10 +120,14 @@ class Checkpoints:
             tx.trim(name, {p: end for p, (_, end) in self._log[name].offsets().items()})
         for name in owned:
             tx.put_record(OWNED, f"{self._job}/{name}", b"")
-        tx.append(self._topic, _rows([("", _PROGRESS, encode(progress))]))
-        if before is None:
-            tx.trim(self._topic, {0: base})
-            self._written = 0
+        rows = [("", _PROGRESS, encode(progress))]
+        if replaced is not None:
+            base = self._end
+            rows += _state_rows(replaced, whole=True)
+        tx.append(self._topic, _rows(rows))
+        if before is None or replaced is not None:
+            self._trim(tx, base)
+            self._written = sum(len(payload) for _, _, payload in rows)
         epoch = self._record.epoch + 1 if self._record is not None else 1
         started = now if before is None else before.started
         self._finish(tx, JobRecord(epoch, base, "running", before.commits if before else 0, started, now))
@@ -148,18 +161,33 @@ class Checkpoints:
             tx.commit_offsets(group, positions)
         base = self._record.base
         whole = self._written > 2 * sum(step.bytes for step in steps.values()) + _SLACK
-        rows = [("", _PROGRESS, encode(progress))]
-        for name, step in steps.items():
-            parts = step.snapshot() if whole else step.delta()
-            rows += [(name, part, payload) for part, frame in parts.items() for payload in _payloads(frame)]
+        rows = [("", _PROGRESS, encode(progress)), *_state_rows(steps, whole=whole)]
         if whole:
             base, self._written = self._end, 0
-            tx.trim(self._topic, {0: base})
+            self._trim(tx, base)
         self._written += sum(len(payload) for _, _, payload in rows)
         tx.append(self._topic, _rows(rows))
         commits = self._record.commits + 1
         record = JobRecord(self._record.epoch, base, status, commits, self._record.started, self._clock.now())
         self._finish(tx, record)
+
+    def keep(self, name: str) -> None:
+        """Keeps what the last commit left under a name, for as long as nobody deletes it.
+
+        Raises:
+            AlreadyExists: There is a savepoint of this name.
+        """
+        assert self._record is not None
+        tx = self._begin()
+        add_savepoint(
+            tx, self._log, self._job, name, Savepoint(self._record.base, self._end, self._clock.now())
+        )
+        tx.commit()
+
+    def _trim(self, tx: Transaction, base: int) -> None:
+        """Lets go of state before an offset, but not of what savepoints hold."""
+        held = [savepoint.base for savepoint in savepoints(self._log, self._job).values()]
+        tx.trim(self._topic, {0: min([base, *held])})
 
     def _begin(self) -> Transaction:
         tx = self._log.transaction()
@@ -178,6 +206,57 @@ class Checkpoints:
         self._record, self._bytes = record, data
         self._end = tx.offsets[self._topic, 0][1]
         self.lsn = tx.lsn
+
+
+def read_state(log: Log, job: str, base: int, end: int | None = None) -> Saved:
+    """What a job's topic of state holds between two offsets.
+
+    Args:
+        log: The log.
+        job: The job's name.
+        base: Where its state begins.
+        end: Where it ends; the topic's end if left out.
+    """
+    progress, state = Progress(), []
+    topic = log[state_topic(job)]
+    for batch in topic.read(start={0: base}, end=None if end is None else {0: end}):
+        for step, part, payload in pl.DataFrame(batch.data).iter_rows():
+            if step == "":
+                progress = decode_progress(payload)
+            else:
+                state.append((step, part, pl.read_ipc_stream(io.BytesIO(payload))))
+    return Saved(progress, state)
+
+
+def savepoints(log: Log, job: str) -> dict[str, Savepoint]:
+    """A job's savepoints, by name."""
+    prefix = f"{job}/"
+    return {
+        key.removeprefix(prefix): decode_savepoint(data)
+        for key, data in log.records(SAVEPOINTS).items()
+        if key.startswith(prefix)
+    }
+
+
+def add_savepoint(tx: Transaction, log: Log, job: str, name: str, savepoint: Savepoint) -> None:
+    """Adds a savepoint within a transaction.
+
+    Raises:
+        AlreadyExists: There is one of this name.
+    """
+    check_name(name, "savepoint")
+    if name in savepoints(log, job):
+        raise AlreadyExists(f"job {job!r} has a savepoint {name!r}: choose another name, or delete that one")
+    tx.put_record(SAVEPOINTS, f"{job}/{name}", encode(savepoint))
+
+
+def _state_rows(steps: Mapping[str, StatefulStep], *, whole: bool) -> list[tuple[str, str, bytes]]:
+    return [
+        (name, part, payload)
+        for name, step in steps.items()
+        for part, frame in (step.snapshot() if whole else step.delta()).items()
+        for payload in _payloads(frame)
+    ]
 
 
 def _twins(one: str, other: str) -> bool:

@@ -6,9 +6,11 @@ import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import polars as pl
+
 from mamba_stream.core.clock import Clock, SystemClock
 from mamba_stream.core.durations import ticks_per_day
-from mamba_stream.errors import JobFailed, MambaStreamError
+from mamba_stream.errors import AlreadyExists, JobFailed, MambaStreamError
 from mamba_stream.log import Log
 from mamba_stream.operators.lateness import FOREVER, NEVER
 from mamba_stream.plan.pipeline import Pipeline
@@ -16,6 +18,8 @@ from mamba_stream.runtime.facts import JobStatus, RunSummary, State
 from mamba_stream.runtime.lock import JobLock
 from mamba_stream.runtime.options import RunOptions
 from mamba_stream.runtime.run import Run
+from mamba_stream.runtime.savepoints import check_savepoint
+from mamba_stream.runtime.viewing import view_state
 from mamba_stream.runtime.watermarks import mark_of
 
 _SOON = 0.1
@@ -23,11 +27,13 @@ _SOON = 0.1
 
 
 class _Asked:
-    """Somebody waits for a commit."""
+    """Somebody waits for a commit, which may be wanted as a savepoint."""
 
-    def __init__(self) -> None:
+    def __init__(self, savepoint: str | None = None) -> None:
         self.heard = threading.Event()
         self.lsn: int | None = None
+        self.savepoint = savepoint
+        self.refused: MambaStreamError | None = None
 
 
 class Job:
@@ -136,13 +142,52 @@ class Job:
             TimeoutError: It did not come to it in time.
             JobFailed: The job is over.
         """
-        done = _Asked()
+        return self._ask(_Asked(), timeout)
+
+    def savepoint(self, name: str, timeout: float | None = None) -> int:
+        """Commits now, and keeps what the job remembers under a name until it is deleted.
+
+        ``mamba.run(pipeline, state=name)`` goes back to it: the job reads on from where it was then. What it had put
+        out since stays in the topics, and comes again.
+
+        Args:
+            name: The savepoint's name.
+            timeout: Seconds to wait at most.
+
+        Returns:
+            The number of the commit.
+
+        Raises:
+            AlreadyExists: The job has a savepoint of this name.
+            InvalidName: It cannot be a name.
+            TimeoutError: It did not come to it in time.
+            JobFailed: The job is over: ``mamba-stream job savepoint`` does it for a job that does not run.
+        """
+        check_savepoint(name)
+        return self._ask(_Asked(name), timeout)
+
+    def state(self, step: str) -> pl.DataFrame:
+        """What a step remembers as of the job's last commit, as a frame; the job may run or be over.
+
+        Of a window step these are the windows that are open, as they would be given out now.
+
+        Args:
+            step: The step's name, as ``explain()`` and ``status.state_bytes`` have it.
+
+        Raises:
+            NotFound: The pipeline has no step of this name.
+        """
+        return view_state(self._log, self.name, self._run.analysis, step)
+
+    def _ask(self, done: _Asked, timeout: float | None) -> int:
         with self._door:
             if self._over:
                 raise JobFailed(f"job {self.name!r} is over ({self._state}): there is nothing to commit")
             self._asked.append(done)
         if not done.heard.wait(timeout):
             raise TimeoutError(f"job {self.name!r} did not commit within {timeout} s")
+        if done.refused is not None:
+            raise done.refused
         if done.lsn is None:
             raise JobFailed(
                 f"job {self.name!r} ended before it could commit ({self._state})"
@@ -173,11 +218,21 @@ class Job:
             if self._asked or run.commit_due:
                 with self._door:
                     run.commit("running")
+                    self._keep()
                     self._answer(run.lsn)
             if rows == 0:
                 self._log.wait(lsn, min(_SOON, run.seconds_to_next()))
         self._state = "cancelled"
         self._summary = replace(run.summary("cancelled"))
+
+    def _keep(self) -> None:
+        """Makes savepoints of the commit just made, for those who want one."""
+        for asked in self._asked:
+            if asked.savepoint is not None:
+                try:
+                    self._run.keep(asked.savepoint)
+                except AlreadyExists as error:
+                    asked.refused = error
 
     def _answer(self, lsn: int | None) -> None:
         for done in self._asked:

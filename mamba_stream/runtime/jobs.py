@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from mamba_stream.core.names import did_you_mean
 from mamba_stream.errors import JobNotFound
 from mamba_stream.log import Log
-from mamba_stream.runtime.checkpoint import JOBS, OWNED, state_topic
+from mamba_stream.runtime.checkpoint import JOBS, OWNED, SAVEPOINTS, savepoints, state_topic
 from mamba_stream.runtime.lock import JobLock, holder_of
 from mamba_stream.runtime.progress import decode_record
 
@@ -67,7 +67,7 @@ def job_of_group(log: Log, group: str) -> str | None:
 
 
 def reset_job(log: Log, name: str) -> None:
-    """Forgets a job's offsets and state, and empties the topics that it made: its next run starts over.
+    """Forgets a job's offsets, state and savepoints, and empties the topics that it made: its next run starts over.
 
     Raises:
         JobNotFound: The log knows none of this name.
@@ -79,6 +79,8 @@ def reset_job(log: Log, name: str) -> None:
         with log.transaction() as tx:
             tx.require_record(JOBS, name, log.record(JOBS, name))
             tx.delete_record(JOBS, name)
+            for savepoint in savepoints(log, name):
+                tx.delete_record(SAVEPOINTS, f"{name}/{savepoint}")
             for topic in (*owned_topics(log, name), state_topic(name)):
                 if topic in log:
                     tx.trim(topic, {p: end for p, (_, end) in log[topic].offsets().items()})

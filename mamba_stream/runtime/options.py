@@ -11,6 +11,9 @@ from mamba_stream.errors import InvalidInput
 from mamba_stream.runtime.budget import MOST_ROWS
 from mamba_stream.runtime.memory import memory_limit
 
+STATES = ("resume", "new", "upgrade")
+"""What ``state=`` may be beside the name of a savepoint, which therefore cannot be called so."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
@@ -23,6 +26,8 @@ class RunOptions:
         commit: Seconds between commits.
         skip_gaps: Go on behind rows that were trimmed away before they were read.
         rows: How many rows to read at once at most.
+        savepoint: The savepoint to go back to, instead of resuming.
+        upgrade: Keep the state of the steps that it still fits, and have others begin without any.
     """
 
     until: Literal["stopped", "now"] | datetime | date | None
@@ -31,12 +36,14 @@ class RunOptions:
     commit: float
     skip_gaps: bool
     rows: int = MOST_ROWS
+    savepoint: str | None = None
+    upgrade: bool = False
 
 
 def run_options(
     *,
     until: Any = None,
-    state: str = "resume",
+    state: Any = "resume",
     workers: int = 1,
     memory: str | float | None = None,
     commit: str | timedelta = "1s",
@@ -49,8 +56,8 @@ def run_options(
     """
     if not (until is None or until in ("stopped", "now") or isinstance(until, datetime | date)):
         raise InvalidInput(f"until={until!r}: choose 'stopped', 'now' or a datetime, or leave it out")
-    if state not in ("resume", "new"):
-        raise InvalidInput(f"state={state!r}: choose 'resume' or 'new'")
+    if not (isinstance(state, str) and state):
+        raise InvalidInput(f"state={state!r}: choose 'resume', 'new', 'upgrade' or the name of a savepoint")
     if workers != 1:
         raise InvalidInput(f"workers={workers!r}: this version runs one worker, in this process")
     if on_gap not in ("fail", "earliest"):
@@ -61,4 +68,6 @@ def run_options(
         memory=memory_limit(memory),
         commit=duration_us(commit, what="commit") / 1_000_000,
         skip_gaps=on_gap == "earliest",
+        savepoint=None if state in STATES else state,
+        upgrade=state == "upgrade",
     )

@@ -62,11 +62,20 @@ class JobRecord(msgspec.Struct, frozen=True):
     updated: int
 
 
+class Savepoint(msgspec.Struct, frozen=True):
+    """The record of a savepoint: between which offsets the topic of state holds it, and when it was made."""
+
+    base: int
+    end: int
+    created: int
+
+
 _progress = msgspec.msgpack.Decoder(Progress)
 _record = msgspec.msgpack.Decoder(JobRecord)
+_savepoint = msgspec.msgpack.Decoder(Savepoint)
 
 
-def encode(value: Progress | JobRecord) -> bytes:
+def encode(value: Progress | JobRecord | Savepoint) -> bytes:
     """The value as msgpack."""
     return msgspec.msgpack.encode(value)
 
@@ -79,3 +88,8 @@ def decode_progress(data: bytes) -> Progress:
 def decode_record(data: bytes) -> JobRecord:
     """The record in these bytes."""
     return _record.decode(data)
+
+
+def decode_savepoint(data: bytes) -> Savepoint:
+    """The savepoint in these bytes."""
+    return _savepoint.decode(data)

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
 
 from mamba_stream.core.clock import Clock
 from mamba_stream.core.durations import ticks_per_day
-from mamba_stream.core.names import check_name
-from mamba_stream.errors import PipelineRefused
+from mamba_stream.core.names import check_name, did_you_mean
+from mamba_stream.errors import NotFound, PipelineRefused
 from mamba_stream.log import Log
 from mamba_stream.operators.tally import Tally
 from mamba_stream.plan import nodes as n
-from mamba_stream.plan.analysis import analyse
-from mamba_stream.plan.layouts import layout_of
 from mamba_stream.plan.pipeline import Pipeline
 from mamba_stream.runtime.budget import Budget
-from mamba_stream.runtime.checkpoint import OWNED, Checkpoints, Saved
-from mamba_stream.runtime.collecting import source_names
+from mamba_stream.runtime.checkpoint import OWNED, Checkpoints, Saved, read_state, savepoints
 from mamba_stream.runtime.engine import Engine
 from mamba_stream.runtime.extents import begin_of, ends_of, frame_end_of
 from mamba_stream.runtime.facts import RunSummary, State
 from mamba_stream.runtime.feeds import Feed, FrameFeed, TopicFeed
-from mamba_stream.runtime.fingerprints import content_of
 from mamba_stream.runtime.options import RunOptions
 from mamba_stream.runtime.outputs import Outputs, make_topics
+from mamba_stream.runtime.prepared import Prepared
 from mamba_stream.runtime.progress import PartitionProgress, Progress, SourceProgress, StepProgress
-from mamba_stream.runtime.topics import facts_of, identity_of, topics_of
 
 _PENDING_BYTES = 64 << 20
 
@@ -45,24 +41,16 @@ class Run:
         self.pipeline = pipeline
         self._options = options
         self._clock = clock
-        self._topics = topics_of(pipeline.nodes, log)
-        self.analysis = analyse(pipeline.outputs, facts_of(self._topics))
-        self._names = source_names(self.analysis.sources)
-        _check_distinct(self.analysis.sources, self._names)
+        self._prepared = prepared = Prepared(pipeline, log)
+        self.analysis, self._topics, self._names = prepared.analysis, prepared.topics, prepared.names
         for group in self._groups():
             check_name(group, "group")
-        self._contents = {
-            node: content_of(node.frame)
-            if isinstance(node, n.FrameSource)
-            else identity_of(self._topics[node.topic])
-            for node in self.analysis.sources
-        }
-        self._layouts = {step.name: layout_of(step, self.analysis) for step in self.analysis.steps}
         self._checkpoints = Checkpoints(log, pipeline.name, clock)
-        saved = None if options.anew else self._checkpoints.load()
+        saved = self._load(log)
         self._saved = saved.progress if saved is not None else Progress()
+        self.upgrade = prepared.upgrade(self._saved)
         if saved is not None:
-            self._check_resumable(saved)
+            self._check_resumable()
         self._outputs = Outputs()
         feeds = {node: self._feeds(node) for node in self.analysis.sources}
         bounded = all(isinstance(node, n.FrameSource) or self._topics[node.topic].ended for node in feeds)
@@ -182,6 +170,10 @@ class Run:
         self._committed = self._clock.monotonic()
         self._dirty = False
 
+    def keep(self, name: str) -> None:
+        """Keeps what the last commit left under a name."""
+        self._checkpoints.keep(name)
+
     # -- beginning -------------------------------------------------------------------------------------------------
 
     def _feeds(self, node: n.AnySource) -> Sequence[Feed]:
@@ -198,44 +190,46 @@ class Run:
             TopicFeed(topic, p, offset, columns, stop=ends.get(p)) for p, offset in sorted(begins.items())
         ]
 
-    def _check_resumable(self, saved: Saved) -> None:
-        progress, problems = saved.progress, []
-        for name, step in progress.steps.items():
-            if name not in self._layouts:
-                problems.append(f"step {name!r} is gone")
-            elif self._layouts[name] != step.layout:
-                problems.append(f"step {name!r} has other keys, windows or aggregates")
-        problems += [f"step {name!r} is new" for name in self._layouts if name not in progress.steps]
-        for node in self.analysis.sources:
-            source = progress.sources.get(self._names[node])
-            if source is not None:
-                problems += self._changes(node, source, windowed=bool(progress.steps))
-        if problems:
-            raise PipelineRefused(
-                f"pipeline {self.pipeline.name!r} does not fit the state of its job: {'; '.join(problems)}. "
-                "Run it with state='new' to start over, or give it another name"
+    def _load(self, log: Log) -> Saved | None:
+        """Where this run begins: at the last commit, at a savepoint, or from nothing."""
+        if self._options.anew:
+            return None
+        name = self._options.savepoint
+        if name is None:
+            return self._checkpoints.load()
+        there = savepoints(log, self.pipeline.name)
+        if name not in there:
+            raise NotFound(
+                f"job {self.pipeline.name!r} has no savepoint {name!r}{did_you_mean(name, there)}; there are "
+                f"{', '.join(there) or 'none'} (state= is 'resume', 'new', 'upgrade' or a savepoint's name)"
             )
+        return read_state(log, self.pipeline.name, there[name].base, there[name].end)
 
-    def _changes(self, node: n.AnySource, source: SourceProgress, *, windowed: bool) -> list[str]:
-        """Why a source is not the one that the job has read."""
-        name, time = self._names[node], self.analysis.shapes[node].time or ""
-        if source.content != self._contents[node]:
-            return [
-                f"{name!r} holds other rows"
-                if isinstance(node, n.FrameSource)
-                else f"topic {node.topic!r} was made anew: it is another topic now"
-            ]
-        if windowed and source.time != time:
-            return [f"{name!r} takes its time from {time!r}, and windows are open by {source.time!r}"]
-        return []
+    def _check_resumable(self) -> None:
+        upgrade = self.upgrade
+        if upgrade.fits or (self._options.upgrade and upgrade.possible):
+            return
+        keep = (
+            f", with state='upgrade' to keep the state of {', '.join(map(repr, upgrade.kept)) or 'no step'} and "
+            "have the others begin without any from here on"
+            if upgrade.possible
+            else ""
+        )
+        raise PipelineRefused(
+            f"pipeline {self.pipeline.name!r} does not fit the state of its job: {'; '.join(upgrade.problems())}. "
+            f"Run it with state='new' to start over{keep}, or give it another name"
+        )
 
     def _restore(self, saved: Saved | None) -> None:
         if saved is None:
             return
         steps = {node.name: step for node, step in self.engine.flow.steps.items()}
         for name, part, frame in saved.state:
-            steps[name].restore(part, frame)
+            if name in self.upgrade.kept:
+                steps[name].restore(part, frame)
         for node, step in self.engine.flow.steps.items():
+            if node.name not in self.upgrade.kept:
+                continue
             known = saved.progress.steps[node.name]
             step.restored(known.closed)
             counts = self.engine.flow.late[node]
@@ -263,8 +257,14 @@ class Run:
         shapes = {output: self.analysis.shapes[output] for output in self.pipeline.outputs}
         made = make_topics(log, self.pipeline.outputs, shapes, replace=owned if self._options.anew else set())
         empty = [name for name in owned if name in log] if self._options.anew else []
+        # What the topic of state holds is not what this run begins with: it is written anew.
+        replaces = not anew and (self._options.savepoint is not None or not self.upgrade.fits)
         self._checkpoints.claim(
-            self._progress(), anew=anew, owned=[name for name in made if name not in owned], empty=empty
+            self._progress(),
+            anew=anew,
+            owned=[name for name in made if name not in owned],
+            empty=empty,
+            replaced={node.name: step for node, step in self.engine.flow.steps.items()} if replaces else None,
         )
 
     # -- progress --------------------------------------------------------------------------------------------------
@@ -284,7 +284,7 @@ class Run:
                 partitions,
                 intake.rows,
                 intake.rejected,
-                self._contents[node],
+                self._prepared.contents[node],
                 self.analysis.shapes[node].time or "",
             )
         steps = {}
@@ -296,7 +296,7 @@ class Run:
                 late.by_watermark,
                 late.by_idleness,
                 late.short.counts,
-                self._layouts[stateful.name],
+                self._prepared.layouts[stateful.name],
             )
         return Progress(sources, steps, dict(self._outputs.rows))
 
@@ -319,14 +319,3 @@ class Run:
             for node in self.analysis.sources
             if isinstance(node, n.TopicSource)
         }
-
-
-def _check_distinct(sources: Sequence[n.AnySource], names: Mapping[n.Node, str]) -> None:
-    seen: dict[str, n.Node] = {}
-    for source in sources:
-        if other := seen.get(names[source]):
-            raise PipelineRefused(
-                f"two sources are called {names[source]!r} (stream at {other.place} and at {source.place}): "
-                "use one stream for both, or give one of them mamba.stream(..., name=)"
-            )
-        seen[names[source]] = source

@@ -76,7 +76,7 @@ def _(node: n.Window, analysis: Analysis) -> StatefulStep:
     assert before.time is not None
     return WindowStep(
         WindowSettings(
-            keys=node.by,
+            keys={name: before.schema[name] for name in node.by},
             time=before.time,
             shift=before.shift,
             dtype=before.time_type,

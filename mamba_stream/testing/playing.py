@@ -14,7 +14,7 @@ import polars as pl
 
 from mamba_stream.core.names import did_you_mean
 from mamba_stream.dsl.opening import Log
-from mamba_stream.dsl.running import pipeline as named
+from mamba_stream.dsl.pipelines import pipeline as named
 from mamba_stream.dsl.streams import Stream
 from mamba_stream.dsl.tables import as_table
 from mamba_stream.errors import InvalidInput

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hypothesis.strategies as st
 import numpy as np
-from hypothesis import given
+from hypothesis import example, given
 
 from mamba_stream.operators.tally import Tally
 
@@ -12,6 +12,7 @@ NUMBERS = st.lists(st.integers(1, 1000) | st.integers(1, 1 << 60), min_size=1, m
 
 
 @given(NUMBERS, st.integers(0, 60))
+@example([(1 << 56) + 1], 0)
 def test_the_number_covers_all_but_those_and_is_hardly_too_great(numbers, leave):
     tally = Tally()
     for part in (numbers[::2], numbers[1::2]):

@@ -1,0 +1,51 @@
+"""``mamba.pipeline``: outputs under a name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mamba_stream import plan
+from mamba_stream.errors import InvalidInput
+from mamba_stream.log import Log, locate
+from mamba_stream.plan import nodes as n
+from mamba_stream.plan.pipeline import make_pipeline
+from mamba_stream.runtime.prepared import check_upgrade
+from mamba_stream.runtime.upgrade import Upgrade
+
+
+class Pipeline(plan.Pipeline):
+    """Outputs under a name, which is the name of the job that runs them; made by ``mamba.pipeline(name, *outputs)``.
+
+    Attributes:
+        name: The name.
+        outputs: Streams that end in topics.
+    """
+
+    def check_upgrade(self, log: Any = None) -> Upgrade:
+        """What this pipeline could keep of its job's state if it were run now; changes nothing.
+
+        Args:
+            log: A directory, an open log, or nothing for the default one.
+
+        Returns:
+            The steps that keep their state, that are new, were changed or are gone, and whether that fits; printed, it
+            says so in words. ``mamba.run(pipeline, state="upgrade")`` does it.
+
+        Raises:
+            PipelineRefused: The pipeline cannot be right.
+        """
+        found: Log = locate(log)
+        return check_upgrade(self, found)
+
+
+def pipeline(name: str, *outputs: n.Output, on_error: str = "fail") -> Pipeline:
+    """Names outputs, to be run together as one job.
+
+    Args:
+        name: The job's name: state and offsets are kept under it.
+        *outputs: Streams that end in ``.to("topic")``.
+        on_error: ``"fail"``: a step that raises ends the run, and nothing of it is committed.
+    """
+    if on_error != "fail":
+        raise InvalidInput(f"on_error={on_error!r}: choose 'fail'")
+    return make_pipeline(Pipeline, name, outputs)

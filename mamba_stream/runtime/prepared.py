@@ -1,0 +1,96 @@
+"""A pipeline held against a log: everything that a run needs to know before it begins, and nothing is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from mamba_stream.errors import PipelineRefused
+from mamba_stream.log import Log
+from mamba_stream.plan import nodes as n
+from mamba_stream.plan.analysis import analyse
+from mamba_stream.plan.layouts import layout_of
+from mamba_stream.plan.pipeline import Pipeline
+from mamba_stream.runtime.checkpoint import JOBS, read_state
+from mamba_stream.runtime.collecting import source_names
+from mamba_stream.runtime.fingerprints import content_of
+from mamba_stream.runtime.progress import Progress, SourceProgress, decode_record
+from mamba_stream.runtime.topics import facts_of, identity_of, topics_of
+from mamba_stream.runtime.upgrade import Upgrade, upgrade_of
+
+
+class Prepared:
+    """A pipeline over a log.
+
+    Attributes:
+        analysis: The plan.
+        topics: The topics it reads, by name.
+        names: What its sources are called.
+        contents: What identifies the rows of each source.
+        layouts: What identifies the state of each step, by name.
+    """
+
+    def __init__(self, pipeline: Pipeline, log: Log) -> None:
+        """Checks everything that can be checked.
+
+        Raises:
+            PipelineRefused: The pipeline cannot be right.
+            TopicNotFound: A topic is not there.
+        """
+        self._pipeline = pipeline
+        self.topics = topics_of(pipeline.nodes, log)
+        self.analysis = analyse(pipeline.outputs, facts_of(self.topics))
+        self.names = source_names(self.analysis.sources)
+        _check_distinct(self.analysis.sources, self.names)
+        self.contents = {
+            node: content_of(node.frame)
+            if isinstance(node, n.FrameSource)
+            else identity_of(self.topics[node.topic])
+            for node in self.analysis.sources
+        }
+        self.layouts = {step.name: layout_of(step, self.analysis) for step in self.analysis.steps}
+
+    def upgrade(self, progress: Progress) -> Upgrade:
+        """What the pipeline can keep of what a job left."""
+        changes = []
+        for node in self.analysis.sources:
+            source = progress.sources.get(self.names[node])
+            if source is not None:
+                changes += self._changes(node, source, windowed=bool(progress.steps))
+        return upgrade_of(self._pipeline.name, progress, self.layouts, changes)
+
+    def _changes(self, node: n.AnySource, source: SourceProgress, *, windowed: bool) -> list[str]:
+        """Why a source is not the one that the job has read."""
+        name, time = self.names[node], self.analysis.shapes[node].time or ""
+        if source.content != self.contents[node]:
+            return [
+                f"{name!r} holds other rows"
+                if isinstance(node, n.FrameSource)
+                else f"topic {node.topic!r} was made anew: it is another topic now"
+            ]
+        if windowed and source.time != time:
+            return [f"{name!r} takes its time from {time!r}, and windows are open by {source.time!r}"]
+        return []
+
+
+def check_upgrade(pipeline: Pipeline, log: Log) -> Upgrade:
+    """What a pipeline could keep of its job's state if it were run now; all is new where the job never ran.
+
+    Raises:
+        PipelineRefused: The pipeline cannot be right.
+        TopicNotFound: A topic is not there.
+    """
+    prepared, data = Prepared(pipeline, log), log.record(JOBS, pipeline.name)
+    if data is None:
+        return prepared.upgrade(Progress())
+    return prepared.upgrade(read_state(log, pipeline.name, decode_record(data).base).progress)
+
+
+def _check_distinct(sources: Sequence[n.AnySource], names: Mapping[n.Node, str]) -> None:
+    seen: dict[str, n.Node] = {}
+    for source in sources:
+        if other := seen.get(names[source]):
+            raise PipelineRefused(
+                f"two sources are called {names[source]!r} (stream at {other.place} and at {source.place}): "
+                "use one stream for both, or give one of them mamba.stream(..., name=)"
+            )
+        seen[names[source]] = source
