@@ -473,7 +473,7 @@ def test_two_sources_of_one_topic_need_names(log, topic):
     ("given", "why"),
     [
         ({"until": "then"}, "choose 'stopped', 'now' or a datetime"),
-        ({"state": "old"}, "choose 'resume' or 'new'"),
+        ({"state": ""}, "choose 'resume', 'new', 'upgrade' or the name of a savepoint"),
         ({"workers": 2}, "one worker"),
         ({"commit": "1"}, "commit"),
         ({"memory": "lots"}, "'2GB'"),
