@@ -1,0 +1,159 @@
+"""The queries of Nexmark, each a function of the streams of persons, auctions and bids and of a bounded side input.
+
+Windows go by event time. The results are final ones: a window's rows come out once no more rows can come for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import polars as pl
+
+import mamba_stream as mamba
+from mamba_stream import Stream
+
+Query = Callable[[Stream, Stream, Stream, pl.DataFrame], Stream]
+
+_EURO = 0.908 * pl.col("price")
+_DAY = pl.col("window_start").dt.to_string("%Y-%m-%d").alias("day")
+_BIDS = {
+    "total_bids": pl.len().cast(pl.Int64),
+    "rank1_bids": (pl.col("price") < 10_000).sum().cast(pl.Int64),
+    "rank2_bids": pl.col("price").is_between(10_000, 1_000_000, closed="left").sum().cast(pl.Int64),
+    "rank3_bids": (pl.col("price") >= 1_000_000).sum().cast(pl.Int64),
+}
+
+
+def q0(person: Stream, auction: Stream, bid: Stream, side_input: pl.DataFrame) -> Stream:
+    """Every bid."""
+    return bid.select("auction", "bidder", "price", "dateTime", "extra")
+
+
+def q1(person: Stream, auction: Stream, bid: Stream, side_input: pl.DataFrame) -> Stream:
+    """Every bid, its price in euro."""
+    return bid.select("auction", "bidder", _EURO.alias("price"), "dateTime", "extra")
+
+
+def q2(person: Stream, auction: Stream, bid: Stream, side_input: pl.DataFrame) -> Stream:
+    """Bids on some auctions."""
+    return bid.filter(pl.col("auction") % 123 == 0).select("auction", "price")
+
+
+def q5(person: Stream, auction: Stream, bid: Stream, side_input: pl.DataFrame) -> Stream:
+    """The auctions with the most bids of the last ten seconds, every two seconds."""
+    counts = bid.window(mamba.hopping("10s", "2s"), by="auction").agg(num=pl.len().cast(pl.Int64))
+    hottest = counts.filter(pl.col("num") == pl.col("num").max().over("window_start"))
+    return hottest.rename({"window_start": "starttime", "window_end": "endtime"})
+
+
+def q7(person: Stream, auction: Stream, bid: Stream, side_input: pl.DataFrame) -> Stream:
+    """The highest bids of every ten seconds; one at the very end counts, but raises nothing."""
+    # One tick longer than they are apart, windows hold both of their ends.
+    windows = bid.window(mamba.hopping("10001ms", "10s"))
+    start = pl.col("dateTime").dt.truncate("10s")
+    highest = pl.col("price").filter(start == start.min()).max()
+    rows = pl.struct("auction", "bidder", "price", "dateTime", "extra")
+    best = windows.agg(bids=rows.filter(pl.col("price") == highest), first=pl.col("dateTime").min())
+    # Where all bids lie at the end, there was none to be the highest.
+    full = best.filter(pl.col("first").dt.truncate("10s") == pl.col("window_start")).select("bids")
+    schema = {
+        "auction": pl.Int64,
+        "bidder": pl.Int64,
+        "price": pl.Int64,
+        "dateTime": pl.Datetime("ms"),
+        "extra": pl.String,
+    }
+    return full.map_batches(lambda frame: frame.explode("bids").unnest("bids"), schema=schema)
+
+
+def q12(person: Stream, auction: Stream, bid: Stream, side_input: pl.DataFrame) -> Stream:
+    """How many bids each bidder made, every ten seconds."""
+    counts = bid.window(mamba.tumbling("10s"), by="bidder").agg(bid_count=pl.len().cast(pl.Int64))
+    return counts.rename({"window_start": "starttime", "window_end": "endtime"})
+
+
+def q13(person: Stream, auction: Stream, bid: Stream, side_input: pl.DataFrame) -> Stream:
+    """Every bid with what a table says of its auction."""
+    keyed = bid.select("auction", "bidder", "price", "dateTime", key=pl.col("auction") % 10_000)
+    return keyed.join(side_input, on="key").drop("key")
+
+
+def q14(person: Stream, auction: Stream, bid: Stream, side_input: pl.DataFrame) -> Stream:
+    """Bids of a middling price, with the time of day in a word and the letters c in their text."""
+    hour = pl.col("dateTime").dt.hour()
+    time_type = (
+        pl.when(hour.is_between(8, 18))
+        .then(pl.lit("dayTime"))
+        .when((hour <= 6) | (hour >= 20))
+        .then(pl.lit("nightTime"))
+        .otherwise(pl.lit("otherTime"))
+    )
+    return bid.filter((_EURO > 1_000_000) & (_EURO < 50_000_000)).select(
+        "auction",
+        "bidder",
+        _EURO.alias("price"),
+        time_type.alias("bidTimeType"),
+        "dateTime",
+        "extra",
+        c_counts=pl.col("extra").str.count_matches("c", literal=True).cast(pl.Int64),
+    )
+
+
+def q15(person: Stream, auction: Stream, bid: Stream, side_input: pl.DataFrame) -> Stream:
+    """Bids, bidders and auctions of each day, in all and by price."""
+    counts = bid.window(mamba.tumbling("1d")).agg(**_BIDS, **_distinct("bidder"), **_distinct("auction"))
+    return counts.with_columns(_DAY)
+
+
+def q16(person: Stream, auction: Stream, bid: Stream, side_input: pl.DataFrame) -> Stream:
+    """Bids, bidders and auctions of each day and channel, and the last minute with a bid."""
+    counts = bid.window(mamba.tumbling("1d"), by="channel").agg(
+        **_BIDS, **_distinct("bidder"), **_distinct("auction"), minute=pl.col("dateTime").max()
+    )
+    return counts.with_columns(_DAY, pl.col("minute").dt.to_string("%H:%M"))
+
+
+def q17(person: Stream, auction: Stream, bid: Stream, side_input: pl.DataFrame) -> Stream:
+    """What was bidden on each auction, day by day."""
+    price = pl.col("price")
+    totals = bid.window(mamba.tumbling("1d"), by="auction").agg(
+        **_BIDS,
+        min_price=price.min(),
+        max_price=price.max(),
+        avg_price=price.sum() // pl.len(),
+        sum_price=price.sum(),
+    )
+    return totals.with_columns(_DAY)
+
+
+def q21(person: Stream, auction: Stream, bid: Stream, side_input: pl.DataFrame) -> Stream:
+    """Bids whose channel has a number, or gives one in its URL."""
+    known = {"apple": "0", "google": "1", "facebook": "2", "baidu": "3"}
+    number = pl.col("channel").str.to_lowercase().replace_strict(known, default=None, return_dtype=pl.String)
+    told = pl.col("url").str.extract(r"(?:&|^)channel_id=([^&]*)", 1)
+    numbered = bid.select("auction", "bidder", "price", "channel", channel_id=pl.coalesce(number, told))
+    return numbered.filter(pl.col("channel_id").is_not_null())
+
+
+def q22(person: Stream, auction: Stream, bid: Stream, side_input: pl.DataFrame) -> Stream:
+    """Bids with the directories of their URL."""
+    parts = pl.col("url").str.split("/")
+    directories = {f"dir{number}": parts.list.get(number + 2, null_on_oob=True) for number in (1, 2, 3)}
+    return bid.select("auction", "bidder", "price", "channel", **directories)
+
+
+def _distinct(column: str) -> dict[str, pl.Expr]:
+    """How many values there are, in all and by price."""
+    values, price = pl.col(column), pl.col("price")
+    of = {
+        "total": values,
+        "rank1": values.filter(price < 10_000),
+        "rank2": values.filter(price.is_between(10_000, 1_000_000, closed="left")),
+        "rank3": values.filter(price >= 1_000_000),
+    }
+    return {f"{name}_{column}s": some.n_unique().cast(pl.Int64) for name, some in of.items()}
+
+
+QUERIES: dict[str, Query] = {
+    query.__name__: query for query in (q0, q1, q2, q5, q7, q12, q13, q14, q15, q16, q17, q21, q22)
+}

@@ -1,0 +1,134 @@
+"""Nexmark: the generator's events, and every query against what DuckDB makes of the finished tables."""
+
+from __future__ import annotations
+
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+import mamba_stream as mamba
+from benchmarks import nexmark_polars
+from mamba_pipelines.nexmark import QUERIES, generate, side_input
+from mamba_stream.core.clock import SystemClock
+from mamba_stream.runtime.options import RunOptions
+from mamba_stream.runtime.run import Run
+from tests.pipelines.nexmark_oracle import ORACLE, answer
+
+Tables = dict[str, pl.DataFrame]
+STREAMS = ("person", "auction", "bid")
+MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
+"""Crashes of a process need no disk, and commits are many."""
+
+
+@cache
+def busy() -> Tables:
+    """Fifty seconds at a thousand events a second."""
+    return {**generate(0, 50_000, seed=3, rate=1_000), "side_input": side_input()}
+
+
+@cache
+def slow() -> Tables:
+    """An event a second, out of order, over midnight: every tenth bid at the edge of a window, gaps of exactly 10 s,
+    and prices so coarse that many are alike.
+    """
+    tables = generate(70_000, 30_000, seed=4, rate=1, disorder=40)
+    coarse = pl.col("price") // 10_000_000 * 10_000_000 + 100
+    return {**tables, "bid": tables["bid"].with_columns(coarse), "side_input": side_input()}
+
+
+@cache
+def expected(query: str, tables) -> pl.DataFrame:
+    return answer(query, tables())
+
+
+def check(found: pl.DataFrame, query: str, tables) -> None:
+    """The same rows as DuckDB's, in whatever order; further columns do no harm."""
+    wanted = expected(query, tables)
+    assert wanted.height > 0
+    assert_frame_equal(
+        found.select(wanted.columns), wanted, check_row_order=False, check_exact=True
+    )
+
+
+@pytest.mark.parametrize("tables", [busy, slow])
+@pytest.mark.parametrize("query", ORACLE)
+def test_the_batch_query_that_we_are_held_against_gives_what_duckdb_gives(query, tables):
+    lazy = {name: frame.lazy() for name, frame in tables().items()}
+    found = nexmark_polars.QUERIES[query](**lazy).collect()
+    assert set(found.columns) == set(expected(query, tables).columns)
+    check(found, query, tables)
+
+
+def streams(tables: Tables) -> dict[str, mamba.Stream]:
+    """The tables as they stand; where rows are out of order, so late that none is lost."""
+    return {
+        name: mamba.stream(tables[name], time="dateTime", lateness="60s", name=name)
+        for name in STREAMS
+    }
+
+
+@pytest.mark.parametrize("tables", [busy, slow])
+@pytest.mark.parametrize("query", QUERIES)
+def test_a_query_collected_over_frames_gives_what_duckdb_gives(query, tables):
+    given = tables()
+    check(QUERIES[query](**streams(given), side_input=given["side_input"]).collect(), query, tables)
+
+
+@pytest.mark.parametrize("partitions", [1, 3])
+@pytest.mark.parametrize("tables", [busy, slow])
+@pytest.mark.parametrize("query", QUERIES)
+def test_crashing_and_resuming_over_topics_changes_nothing(query, tables, partitions):
+    chance = np.random.default_rng(partitions)
+    given = tables()
+    with tempfile.TemporaryDirectory(dir=MEMORY) as place, mamba.open(Path(place) / "log") as log:
+        for name in STREAMS:
+            log.create_topic(name, given[name], partitions=partitions, time="dateTime")
+        topics = {name: mamba.stream(name, lateness="60s") for name in STREAMS}
+        result = QUERIES[query](**topics, side_input=given["side_input"])
+        pipeline = mamba.pipeline("job", result.to("out"))
+        lost = 0
+        for some in portions(given, 6, chance):
+            append(log, some, partitions, chance)
+            run = Run(pipeline, log, options(int(chance.integers(200, 1_500))), SystemClock())
+            uncommitted = 0
+            for _ in range(int(chance.integers(1, 10))):
+                uncommitted += run.step()
+                if chance.random() < 0.3:
+                    run.commit("running")
+                    uncommitted = 0
+            # The run is dropped here: what it did since its last commit never happened.
+            lost += uncommitted
+        assert lost > 0
+        for name in STREAMS:
+            log[name].end()
+        mamba.run(pipeline, log)
+        check(log["out"].scan().collect(), query, tables)
+
+
+def portions(tables: Tables, count: int, chance: np.random.Generator) -> list[Tables]:
+    """The streams' rows one after the other, cut at the same places of the whole stream."""
+    first, last = (int(getattr(tables["bid"]["seq"], end)()) for end in ("min", "max"))
+    cuts = [0, *sorted(chance.integers(first, last, count - 1).tolist()), last + 1]
+    seq = pl.col("seq")
+    return [
+        {name: tables[name].filter(seq >= start, seq < end) for name in STREAMS}
+        for start, end in zip(cuts, cuts[1:], strict=False)
+    ]
+
+
+def append(log: mamba.Log, tables: Tables, partitions: int, chance: np.random.Generator) -> None:
+    """In batches of various sizes; which partition a row goes to is left to chance."""
+    for name in STREAMS:
+        for rows in tables[name].iter_slices(int(chance.integers(1_000, 6_000))):
+            where = pl.Series(chance.integers(0, partitions, rows.height))
+            for partition in range(partitions):
+                log[name].append(rows.filter(where == partition), partition=partition)
+
+
+def options(rows: int) -> RunOptions:
+    return RunOptions(until="now", anew=False, memory=1 << 30, commit=0.0, skip_gaps=False, rows=rows)
