@@ -1,4 +1,4 @@
-"""Every Nexmark query as batch Polars over finished tables, written as one who knows Polars would: what we are held against."""
+"""What the Nexmark queries are held against: each as batch Polars over finished tables, as an expert would write it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ _BANDS = {
     "rank2": (pl.col("price") >= 10_000) & (pl.col("price") < 1_000_000),
     "rank3": pl.col("price") >= 1_000_000,
 }
-_COUNTS = [band.sum().cast(pl.Int64).alias(f"{name}_bids") for name, band in _BANDS.items() if name != "total"]
+_COUNTS = [
+    band.sum().cast(pl.Int64).alias(f"{name}_bids") for name, band in _BANDS.items() if name != "total"
+]
 _DISTINCT = [
     (pl.col(column) if name == "total" else pl.col(column).filter(band))
     .n_unique()
@@ -61,7 +63,9 @@ def q4(person, auction, bid, side_input):
 
 
 def q5(person, auction, bid, side_input):
-    panes = bid.group_by("auction", pane=pl.col("dateTime").dt.truncate("2s")).agg(num=pl.len().cast(pl.Int64))
+    panes = bid.group_by("auction", pane=pl.col("dateTime").dt.truncate("2s")).agg(
+        num=pl.len().cast(pl.Int64)
+    )
     hops = [panes.with_columns(starttime=pl.col("pane") - pl.duration(seconds=2 * back)) for back in range(5)]
     return (
         pl.concat(hops)
@@ -210,9 +214,9 @@ def q21(person, auction, bid, side_input):
     lower = pl.col("channel").str.to_lowercase()
     told = pl.col("url").str.extract(r"(?:&|^)channel_id=([^&]*)", 1)
     number = lower.replace_strict(known, default=None, return_dtype=pl.String)
-    return bid.select(
-        "auction", "bidder", "price", "channel", channel_id=pl.coalesce(number, told)
-    ).filter(pl.col("channel_id").is_not_null())
+    return bid.select("auction", "bidder", "price", "channel", channel_id=pl.coalesce(number, told)).filter(
+        pl.col("channel_id").is_not_null()
+    )
 
 
 def q22(person, auction, bid, side_input):

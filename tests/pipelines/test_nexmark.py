@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import tempfile
+from datetime import timedelta
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -50,9 +52,58 @@ def check(found: pl.DataFrame, query: str, tables) -> None:
     """The same rows as DuckDB's, in whatever order; further columns do no harm."""
     wanted = expected(query, tables)
     assert wanted.height > 0
-    assert_frame_equal(
-        found.select(wanted.columns), wanted, check_row_order=False, check_exact=True
+    assert_frame_equal(found.select(wanted.columns), wanted, check_row_order=False, check_exact=True)
+
+
+@pytest.mark.parametrize("disorder", [1, 64])
+def test_events_are_the_same_however_the_stream_is_cut(disorder):
+    whole = generate(100, 5_000, seed=7, rate=500, disorder=disorder)
+    cuts = [100, 101, 149, 150, 1_033, 4_000, 5_100]
+    parts = [generate(a, b - a, seed=7, rate=500, disorder=disorder) for a, b in pairwise(cuts)]
+    for name in STREAMS:
+        assert_frame_equal(pl.concat([part[name] for part in parts]), whole[name])
+        assert not generate(100, 5_000, seed=8, rate=500)[name].equals(whole[name])
+
+
+def test_events_have_the_standards_shape():
+    events = generate(0, 100_000, seed=5, rate=10_000)
+    person, auction, bid = (events[name] for name in STREAMS)
+    assert (person.height, auction.height, bid.height) == (2_000, 6_000, 92_000)
+    assert pl.concat([frame.select("seq") for frame in events.values()])["seq"].sort().to_list() == [
+        *range(100_000)
+    ]
+    for ids in (person["id"], auction["id"]):
+        assert ids.to_list() == [*range(1_000, 1_000 + len(ids))]
+    # Half of the bids go to the hot auctions, three quarters come from the hot bidders, as many sellers are hot.
+    assert bid.select((pl.col("auction") % 100 == 0).mean()).item() == pytest.approx(0.505, abs=0.01)
+    assert bid.select((pl.col("bidder") % 100 == 1).mean()).item() == pytest.approx(0.7525, abs=0.01)
+    assert auction.select((pl.col("seller") % 100 == 0).mean()).item() == pytest.approx(0.7525, abs=0.02)
+    assert bid.select(pl.col("price").log(10).mean()).item() == pytest.approx(5, abs=0.02)
+    assert bid["price"].min() >= 100 and bid["price"].max() <= 100_000_000
+    assert (auction["expires"] > auction["dateTime"]).all()
+    lasts = auction.select((pl.col("expires") - pl.col("dateTime")).dt.total_milliseconds().mean()).item()
+    assert lasts == pytest.approx(167, rel=0.05)
+    hot = bid.filter(pl.col("channel").is_in(["Google", "Facebook", "Baidu", "Apple"]))
+    assert hot.height / bid.height == pytest.approx(0.5, abs=0.01)
+    told = (
+        bid.filter(pl.col("channel").str.starts_with("channel-"))["url"].str.contains("&channel_id=").mean()
     )
+    assert told == pytest.approx(0.9, abs=0.02)
+
+
+def test_out_of_order_events_are_those_in_order_at_other_places():
+    kept, moved = (generate(0, 4_300, seed=5, rate=100, disorder=disorder) for disorder in (1, 430))
+    for name in STREAMS:
+        assert not moved[name]["dateTime"].is_sorted()
+        assert moved[name]["seq"].is_sorted()
+        columns = [column for column in kept[name].columns if column != "seq"]
+        assert_frame_equal(moved[name].select(columns), kept[name].select(columns), check_row_order=False)
+    behind = moved["bid"].select((pl.col("dateTime").cum_max() - pl.col("dateTime")).max()).item()
+    assert timedelta() < behind <= timedelta(seconds=4.3)
+
+
+def test_the_side_input_has_ten_thousand_rows():
+    assert side_input()["key"].to_list() == [*range(10_000)]
 
 
 @pytest.mark.parametrize("tables", [busy, slow])
@@ -66,10 +117,7 @@ def test_the_batch_query_that_we_are_held_against_gives_what_duckdb_gives(query,
 
 def streams(tables: Tables) -> dict[str, mamba.Stream]:
     """The tables as they stand; where rows are out of order, so late that none is lost."""
-    return {
-        name: mamba.stream(tables[name], time="dateTime", lateness="60s", name=name)
-        for name in STREAMS
-    }
+    return {name: mamba.stream(tables[name], time="dateTime", lateness="60s", name=name) for name in STREAMS}
 
 
 @pytest.mark.parametrize("tables", [busy, slow])
@@ -117,7 +165,7 @@ def portions(tables: Tables, count: int, chance: np.random.Generator) -> list[Ta
     seq = pl.col("seq")
     return [
         {name: tables[name].filter(seq >= start, seq < end) for name in STREAMS}
-        for start, end in zip(cuts, cuts[1:], strict=False)
+        for start, end in pairwise(cuts)
     ]
 
 

@@ -236,7 +236,8 @@ def _frame(events: _Events, **columns: pl.Series) -> pl.DataFrame:
 def _price(bits: Bits) -> Ints:
     """Log-uniform, from 100 to 100,000,000."""
     share = (bits >> np.uint64(32)).astype(np.float64) * 2.0**-32
-    return np.rint(np.exp(share * (6 * np.log(10))) * 100).astype(np.int64)
+    price: Ints = np.rint(np.exp(share * (6 * np.log(10))) * 100).astype(np.int64)
+    return price
 
 
 def _drawn(pool: pl.Series, bits: Bits) -> pl.Series:
@@ -266,7 +267,10 @@ def _pools(seed: int) -> _Pools:
     random = np.random.Generator(np.random.PCG64(seed))
     text = _texts(random)
     directories = [text(3, 4, 3 * _CHANNELS)[part::3] for part in range(3)]
-    bare = [f"https://www.nexmark.com/{'/'.join(parts)}/item.htm?query=1" for parts in zip(*directories, strict=True)]
+    bare = [
+        f"https://www.nexmark.com/{'/'.join(parts)}/item.htm?query=1"
+        for parts in zip(*directories, strict=True)
+    ]
     # One in ten gives no channel away.
     numbers, tells = random.integers(0, 1 << 31, _CHANNELS), random.integers(0, 10, _CHANNELS) > 0
     urls = [
@@ -277,9 +281,7 @@ def _pools(seed: int) -> _Pools:
     cards = random.integers(0, 10_000, (_POOL, 4))
     return _Pools(
         names=pl.Series([f"{first} {last}" for first in _FIRST_NAMES for last in _LAST_NAMES]),
-        emails=pl.Series(
-            [f"{a}@{b}.com" for a, b in zip(text(3, 6, _POOL), text(3, 4, _POOL), strict=True)]
-        ),
+        emails=pl.Series([f"{a}@{b}.com" for a, b in zip(text(3, 6, _POOL), text(3, 4, _POOL), strict=True)]),
         credit_cards=pl.Series([" ".join(f"{part:04}" for part in card) for card in cards.tolist()]),
         cities=pl.Series(_CITIES),
         states=pl.Series(_STATES),

@@ -10,9 +10,8 @@ from collections.abc import Callable
 import polars as pl
 
 import mamba_stream as mamba
-from mamba_stream import Stream
 
-Query = Callable[[Stream, Stream, Stream, pl.DataFrame], Stream]
+Query = Callable[[mamba.Stream, mamba.Stream, mamba.Stream, pl.DataFrame], mamba.Stream]
 
 _EURO = 0.908 * pl.col("price")
 _DAY = pl.col("window_start").dt.to_string("%Y-%m-%d").alias("day")
@@ -24,29 +23,39 @@ _BIDS = {
 }
 
 
-def q0(person: Stream, auction: Stream, bid: Stream, side_input: pl.DataFrame) -> Stream:
+def q0(
+    person: mamba.Stream, auction: mamba.Stream, bid: mamba.Stream, side_input: pl.DataFrame
+) -> mamba.Stream:
     """Every bid."""
     return bid.select("auction", "bidder", "price", "dateTime", "extra")
 
 
-def q1(person: Stream, auction: Stream, bid: Stream, side_input: pl.DataFrame) -> Stream:
+def q1(
+    person: mamba.Stream, auction: mamba.Stream, bid: mamba.Stream, side_input: pl.DataFrame
+) -> mamba.Stream:
     """Every bid, its price in euro."""
     return bid.select("auction", "bidder", _EURO.alias("price"), "dateTime", "extra")
 
 
-def q2(person: Stream, auction: Stream, bid: Stream, side_input: pl.DataFrame) -> Stream:
+def q2(
+    person: mamba.Stream, auction: mamba.Stream, bid: mamba.Stream, side_input: pl.DataFrame
+) -> mamba.Stream:
     """Bids on some auctions."""
     return bid.filter(pl.col("auction") % 123 == 0).select("auction", "price")
 
 
-def q5(person: Stream, auction: Stream, bid: Stream, side_input: pl.DataFrame) -> Stream:
+def q5(
+    person: mamba.Stream, auction: mamba.Stream, bid: mamba.Stream, side_input: pl.DataFrame
+) -> mamba.Stream:
     """The auctions with the most bids of the last ten seconds, every two seconds."""
     counts = bid.window(mamba.hopping("10s", "2s"), by="auction").agg(num=pl.len().cast(pl.Int64))
     hottest = counts.filter(pl.col("num") == pl.col("num").max().over("window_start"))
     return hottest.rename({"window_start": "starttime", "window_end": "endtime"})
 
 
-def q7(person: Stream, auction: Stream, bid: Stream, side_input: pl.DataFrame) -> Stream:
+def q7(
+    person: mamba.Stream, auction: mamba.Stream, bid: mamba.Stream, side_input: pl.DataFrame
+) -> mamba.Stream:
     """The highest bids of every ten seconds; one at the very end counts, but raises nothing."""
     # One tick longer than they are apart, windows hold both of their ends.
     windows = bid.window(mamba.hopping("10001ms", "10s"))
@@ -66,19 +75,25 @@ def q7(person: Stream, auction: Stream, bid: Stream, side_input: pl.DataFrame) -
     return full.map_batches(lambda frame: frame.explode("bids").unnest("bids"), schema=schema)
 
 
-def q12(person: Stream, auction: Stream, bid: Stream, side_input: pl.DataFrame) -> Stream:
+def q12(
+    person: mamba.Stream, auction: mamba.Stream, bid: mamba.Stream, side_input: pl.DataFrame
+) -> mamba.Stream:
     """How many bids each bidder made, every ten seconds."""
     counts = bid.window(mamba.tumbling("10s"), by="bidder").agg(bid_count=pl.len().cast(pl.Int64))
     return counts.rename({"window_start": "starttime", "window_end": "endtime"})
 
 
-def q13(person: Stream, auction: Stream, bid: Stream, side_input: pl.DataFrame) -> Stream:
+def q13(
+    person: mamba.Stream, auction: mamba.Stream, bid: mamba.Stream, side_input: pl.DataFrame
+) -> mamba.Stream:
     """Every bid with what a table says of its auction."""
     keyed = bid.select("auction", "bidder", "price", "dateTime", key=pl.col("auction") % 10_000)
     return keyed.join(side_input, on="key").drop("key")
 
 
-def q14(person: Stream, auction: Stream, bid: Stream, side_input: pl.DataFrame) -> Stream:
+def q14(
+    person: mamba.Stream, auction: mamba.Stream, bid: mamba.Stream, side_input: pl.DataFrame
+) -> mamba.Stream:
     """Bids of a middling price, with the time of day in a word and the letters c in their text."""
     hour = pl.col("dateTime").dt.hour()
     time_type = (
@@ -99,13 +114,17 @@ def q14(person: Stream, auction: Stream, bid: Stream, side_input: pl.DataFrame) 
     )
 
 
-def q15(person: Stream, auction: Stream, bid: Stream, side_input: pl.DataFrame) -> Stream:
+def q15(
+    person: mamba.Stream, auction: mamba.Stream, bid: mamba.Stream, side_input: pl.DataFrame
+) -> mamba.Stream:
     """Bids, bidders and auctions of each day, in all and by price."""
     counts = bid.window(mamba.tumbling("1d")).agg(**_BIDS, **_distinct("bidder"), **_distinct("auction"))
     return counts.with_columns(_DAY)
 
 
-def q16(person: Stream, auction: Stream, bid: Stream, side_input: pl.DataFrame) -> Stream:
+def q16(
+    person: mamba.Stream, auction: mamba.Stream, bid: mamba.Stream, side_input: pl.DataFrame
+) -> mamba.Stream:
     """Bids, bidders and auctions of each day and channel, and the last minute with a bid."""
     counts = bid.window(mamba.tumbling("1d"), by="channel").agg(
         **_BIDS, **_distinct("bidder"), **_distinct("auction"), minute=pl.col("dateTime").max()
@@ -113,7 +132,9 @@ def q16(person: Stream, auction: Stream, bid: Stream, side_input: pl.DataFrame) 
     return counts.with_columns(_DAY, pl.col("minute").dt.to_string("%H:%M"))
 
 
-def q17(person: Stream, auction: Stream, bid: Stream, side_input: pl.DataFrame) -> Stream:
+def q17(
+    person: mamba.Stream, auction: mamba.Stream, bid: mamba.Stream, side_input: pl.DataFrame
+) -> mamba.Stream:
     """What was bidden on each auction, day by day."""
     price = pl.col("price")
     totals = bid.window(mamba.tumbling("1d"), by="auction").agg(
@@ -126,7 +147,9 @@ def q17(person: Stream, auction: Stream, bid: Stream, side_input: pl.DataFrame) 
     return totals.with_columns(_DAY)
 
 
-def q21(person: Stream, auction: Stream, bid: Stream, side_input: pl.DataFrame) -> Stream:
+def q21(
+    person: mamba.Stream, auction: mamba.Stream, bid: mamba.Stream, side_input: pl.DataFrame
+) -> mamba.Stream:
     """Bids whose channel has a number, or gives one in its URL."""
     known = {"apple": "0", "google": "1", "facebook": "2", "baidu": "3"}
     number = pl.col("channel").str.to_lowercase().replace_strict(known, default=None, return_dtype=pl.String)
@@ -135,7 +158,9 @@ def q21(person: Stream, auction: Stream, bid: Stream, side_input: pl.DataFrame) 
     return numbered.filter(pl.col("channel_id").is_not_null())
 
 
-def q22(person: Stream, auction: Stream, bid: Stream, side_input: pl.DataFrame) -> Stream:
+def q22(
+    person: mamba.Stream, auction: mamba.Stream, bid: mamba.Stream, side_input: pl.DataFrame
+) -> mamba.Stream:
     """Bids with the directories of their URL."""
     parts = pl.col("url").str.split("/")
     directories = {f"dir{number}": parts.list.get(number + 2, null_on_oob=True) for number in (1, 2, 3)}
