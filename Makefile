@@ -30,10 +30,11 @@ format: $(VENV)/.installed-dev  ## Format, and fix what can be fixed
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(VENV)/.installed-dev  ## Measure the log, a pipeline and the queue against the machine's own limits
+bench: $(VENV)/.installed-dev  ## Measure the log, a pipeline, the queue and Nexmark against the machine's own limits
 	@$(BIN)/mamba-stream bench log
 	@$(BIN)/mamba-stream bench pipeline
 	@$(BIN)/python benchmarks/queue.py
+	@$(BIN)/python benchmarks/nexmark.py
 	@$(BIN)/python -m pytest -q benchmarks --benchmark-enable -m "" $(PYTEST)
 
 notebooks: $(VENV)/.installed-dev  ## Write the notebooks from their sources, executed
