@@ -3,6 +3,9 @@
 There is no thread of its own. Whoever finds nobody committing leads: takes all that has arrived, writes
 it to the commit file with one sync, applies it to the index with one more, and answers everybody. Those
 who arrive meanwhile are the next group.
+
+What threads cost each other is the interpreter's lock: one that wakes while another holds it sleeps twice. So those
+who were answered wake one after the other, each by the one before it, and whoever completes a group leads it.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,6 +80,9 @@ class _Pending:
     wake: threading.Lock = field(default_factory=threading.Lock)
     group: list[_Pending] = field(default_factory=list)
     """Those that it leads."""
+    following: _Pending | None = None
+    """Whom it wakes when it leaves."""
+    left: bool = False
     messages: list[Message] = field(default_factory=list)
     """Its batches, encoded."""
     bytes: int = field(init=False)
@@ -116,12 +123,10 @@ class Committer:
         self._tidy = tidy
         self._turn = threading.Lock()
         self._door = threading.Lock()
-        # Under the door's lock: who waits, the first of whom leads; and how many a leader waits for, at its bell.
+        # Under the door's lock: who waits, one of whom leads; and how many it waits for before it begins, 0 from then on.
         self._arrived: deque[_Pending] = deque()
         self._leader: _Pending | None = None
         self._awaited = 0
-        self._bell = threading.Lock()
-        self._bell.acquire()
         self._open: dict[bool, files.CommitFile] = {}
         self._closed = False
         self._expected = 1
@@ -141,27 +146,18 @@ class Committer:
         self._index.check()
         pending = _Pending(change, batches)
         try:
-            with self._door:
-                self._arrived.append(pending)
-                if self._leader is None:
-                    self._leader = pending
-                elif 0 < self._awaited <= len(self._arrived):
-                    self._awaited = 0
-                    self._bell.release()
-            if self._leader is not pending:
-                # Woken with an answer, or to lead.
-                pending.wake.acquire()
+            if not self._arrive(pending):
+                self._wait(pending)
             if not pending.done:
                 with self._turn:
                     self._lead(pending.group)
         finally:
             # Whatever interrupts a thread, and wherever: the others are answered, and the next in line leads.
-            if self._leader is pending or not pending.done:
-                try:
-                    self._leave(pending)
-                except BaseException:
-                    self._leave(pending)
-                    raise
+            try:
+                self._leave(pending)
+            except BaseException:
+                self._leave(pending)
+                raise
         if pending.error is not None:
             raise pending.error
         assert pending.answer is not None
@@ -187,24 +183,77 @@ class Committer:
             file.let_go()
         self._open.clear()
 
-    def _leave(self, pending: _Pending) -> None:
-        """Wakes those that a leader answered, and the next leader. Done twice it does nothing more."""
+    def _arrive(self, pending: _Pending) -> bool:
+        """Whether it is to lead at once."""
         with self._door:
-            for other in pending.group:
-                if not other.done:
-                    other.error = CommitUnknown("the commit was interrupted: reopen the log and look")
-                    other.done = True
-                _wake(other)
-            if not pending.done or pending.error is not None:
-                # Interrupted while it waited, or while it took its group.
-                self._arrived = deque(p for p in self._arrived if p is not pending and not p.done)
-            if self._leader is pending:
-                self._leader = self._arrived[0] if self._arrived else None
+            if 0 < self._awaited <= len(self._arrived) + 1:
+                # It runs already, and the one that waited for it would have to be woken. Who leads goes first: its own
+                # change is in the group wherever that is cut.
+                self._leader = pending
+                self._awaited = 0
+                self._arrived.appendleft(pending)
+                return True
+            self._arrived.append(pending)
             if self._leader is not None:
-                _wake(self._leader)
+                return False
+            self._choose(pending)
+            return self._awaited == 0
+
+    def _choose(self, leader: _Pending | None) -> None:
+        """Makes it lead next, once those who shared the last commit are there.
+
+        They are about to be back: without waiting for them, groups alternate between one and all the others, and half
+        of the syncs carry one caller. A caller that is alone never waits.
+        """
+        self._leader = leader
+        self._awaited = self._expected if self._expected > 1 else 0
+
+    def _wait(self, pending: _Pending) -> None:
+        """Until it is answered, or is to lead; nobody waits on for company once a moment passes in which none comes."""
+        there = 0
+        while True:
+            with self._door:
+                if pending.done:
+                    return
+                patience = -1.0
+                if self._leader is pending:
+                    before, there = there, len(self._arrived)
+                    if there == before or there >= self._awaited:
+                        self._awaited = 0
+                        return
+                    patience = self._pace * _PATIENCE
+            pending.wake.acquire(timeout=patience)
+
+    def _leave(self, pending: _Pending) -> None:
+        """Passes on the wake to those that a leader answered, and to the next leader. Done twice it does nothing more."""
+        with self._door:
+            if self._leader is pending or not pending.done:
+                self._hand_over(pending)
+            pending.left = True
+            if pending.following is not None:
+                _wake(pending.following)
+            # It holds itself, and with it all rows of the group.
+            pending.group.clear()
+
+    def _hand_over(self, pending: _Pending) -> None:
+        for other in pending.group:
+            if not other.done:
+                other.error = CommitUnknown("the commit was interrupted: reopen the log and look")
+                other.done = True
+        waiting = [other for other in pending.group if other is not pending and not other.left]
+        for one, following in pairwise([pending, *waiting]):
+            one.following = following
+        if not pending.done or pending.error is not None:
+            # Interrupted while it waited, or while it took its group.
+            self._arrived = deque(p for p in self._arrived if p is not pending and not p.done)
+        if self._leader is pending:
+            following = self._arrived[0] if self._arrived else None
+            if following is not None:
+                # It waits for this door before it looks whether it leads.
+                _wake(following)
+            self._choose(following)
 
     def _lead(self, group: list[_Pending]) -> None:
-        self._gather()
         started = self._clock.monotonic()
         try:
             self._take_group(group)
@@ -224,25 +273,6 @@ class Committer:
                 self._index.fail(error)
         finally:
             self._count(group, self._clock.monotonic() - started)
-
-    def _gather(self) -> None:
-        """Waits a moment for those who shared the last commit: they are about to be back.
-
-        Without it groups alternate between one and all the others, and half of the syncs carry one caller.
-        A caller that is alone never waits, and nobody waits on once a moment passes in which none comes.
-        """
-        if self._expected == 1:
-            return
-        with self._door:
-            # An earlier leader may have been interrupted at it.
-            self._bell.acquire(blocking=False)
-            there = len(self._arrived)
-            self._awaited = self._expected if there < self._expected else 0
-        while self._awaited and not self._bell.acquire(timeout=self._pace * _PATIENCE):
-            with self._door:
-                before, there = there, len(self._arrived)
-                if there == before:
-                    self._awaited = 0
 
     def _take_group(self, group: list[_Pending]) -> None:
         with self._door:
