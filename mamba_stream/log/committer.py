@@ -200,7 +200,7 @@ class Committer:
             return self._awaited == 0
 
     def _choose(self, leader: _Pending | None) -> None:
-        """Makes it lead next, once those who shared the last commit are there.
+        """Makes it lead next, once those who shared the last commit are there, and those who came meanwhile.
 
         They are about to be back: without waiting for them, groups alternate between one and all the others, and half
         of the syncs carry one caller. A caller that is alone never waits.
@@ -408,8 +408,9 @@ class Committer:
             counts[3] += sum(batch.rows for batch in pending.batches)
             counts[4] += pending.bytes
         self._seconds += seconds
-        self._expected = len(group)
         self._pace = seconds
+        # With those who came too late for this group, or else they would be too late for every other one, too.
+        self._expected = len(group) + len(self._arrived)
 
 
 def _wake(pending: _Pending) -> None:
