@@ -43,6 +43,7 @@ class Ledger:
         self._now = now
         self._heads: dict[tuple[int, int], Head] = {}
         self._files: dict[int, FileRow] = {}
+        self._published: dict[int, tuple[int, int]] = {}
         self._ticks: Ticks | None = None
         # Only what was changed is written: a group of which all are refused costs no sync.
         self._changed_heads: set[tuple[int, int]] = set()
@@ -68,12 +69,13 @@ class Ledger:
 
     def head(self, topic: int, partition: int) -> Head | None:
         place = (topic, partition)
-        if place not in self._heads:
+        head = self._heads.get(place)
+        if head is None:
             value = self.get(rows.head_key(topic, partition))
             if value is None:
                 return None
-            self._heads[place] = rows.unpack_head(value)
-        return self._heads[place]
+            head = self._heads[place] = rows.unpack_head(value)
+        return head
 
     def set_head(self, topic: int, partition: int, head: Head) -> None:
         self._heads[topic, partition] = head
@@ -92,6 +94,11 @@ class Ledger:
             row = msgspec.structs.replace(row, state="trash", since=self._now)
         self._files[number] = row
         self._changed_files.add(number)
+
+    def publish(self, number: int, end: int) -> None:
+        """One more entry lies in an open file, and ends there. Its row is written anew once, for all of them."""
+        furthest, entries = self._published.get(number, (0, 0))
+        self._published[number] = max(furthest, end), entries + 1
 
     def topic(self, number: int) -> TopicRow | None:
         value = self.get(rows.number_key(rows.TOPIC, number))
@@ -113,6 +120,12 @@ class Ledger:
 
     def flush(self) -> None:
         """Writes what was kept and changed. Call it once, before the transaction commits."""
+        for number, (end, entries) in self._published.items():
+            file = self.file(number)
+            assert file is not None  # _check saw it in this transaction
+            self.set_file(
+                number, msgspec.structs.replace(file, end=max(file.end, end), live=file.live + entries)
+            )
         for topic, partition in self._changed_heads:
             self.put(rows.head_key(topic, partition), self._heads[topic, partition].pack())
         for number in self._changed_files:
@@ -137,7 +150,7 @@ def apply(ledger: Ledger, change: ChangeSet) -> Applied:
     topics = tuple(_create(ledger, create) for create in change.creates)
     for topic in change.drops:
         _drop(ledger, topic)
-    ranges = tuple(_append(ledger, append) for append in change.appends)
+    ranges = tuple([_append(ledger, append) for append in change.appends])
     for sequence in change.sequences:
         _remember(ledger, sequence, tuple(r for r in ranges if r[0] == sequence.topic))
     for forget in change.forgets:
@@ -236,18 +249,21 @@ def _check_appends(ledger: Ledger, change: ChangeSet) -> dict[tuple[int, int], i
     """Where each partition will end."""
     ends: dict[tuple[int, int], int] = {}
     for append in change.appends:
-        head = _existing(ledger, append.topic, append.partition)
-        if head.ended:
-            raise TopicEnded(f"topic {_name(ledger, append.topic)!r} was ended and takes no more rows")
         place = (append.topic, append.partition)
-        end = ends.setdefault(place, head.end)
+        end = ends.get(place)
+        if end is None:
+            head = _existing(ledger, append.topic, append.partition)
+            if head.ended:
+                raise TopicEnded(f"topic {_name(ledger, append.topic)!r} was ended and takes no more rows")
+            end = head.end
         if append.expect is not None and append.expect != end:
             raise PreconditionFailed(
                 f"topic {_name(ledger, append.topic)!r}, partition {append.partition}: expected to end at "
                 f"{append.expect}, but it ends at {end}: read what came in between and append again"
             )
         ends[place] = end + append.rows
-        file = ledger.file(append.file)
+    for number in {append.file for append in change.appends}:
+        file = ledger.file(number)
         if file is None or file.state != "open":
             raise NotCommitted("the file of this append is gone: append again")
     return ends
@@ -346,12 +362,7 @@ def _append(ledger: Ledger, append: Append) -> tuple[int, int, int, int]:
             append_time=append_time,
         ),
     )
-    file = ledger.file(append.file)
-    assert file is not None  # _check saw it in this transaction
-    ledger.set_file(
-        append.file,
-        msgspec.structs.replace(file, end=max(file.end, append.position + append.length), live=file.live + 1),
-    )
+    ledger.publish(append.file, append.position + append.length)
     return append.topic, append.partition, head.end, following
 
 

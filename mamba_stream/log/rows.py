@@ -173,13 +173,13 @@ class Meta(msgspec.Struct, frozen=True):
 
 def seal(key: bytes, value: bytes) -> bytes:
     """The value with its checksum."""
-    return value + _CRC.pack(zlib.crc32(value, zlib.crc32(key)))
+    return value + _CRC.pack(zlib.crc32(key + value))
 
 
 def unseal(key: bytes, sealed: bytes) -> bytes:
     """The value, proven to be what was written under this key."""
     value = sealed[:-4]
-    if len(sealed) < 4 or _CRC.unpack_from(sealed, len(sealed) - 4)[0] != zlib.crc32(value, zlib.crc32(key)):
+    if sealed[-4:] != _CRC.pack(zlib.crc32(key + value)):
         raise Damaged(f"the index row {key[:64].hex()} does not match its checksum")
     return value
 
