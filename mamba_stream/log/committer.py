@@ -123,7 +123,7 @@ class Committer:
         self._tidy = tidy
         self._turn = threading.Lock()
         self._door = threading.Lock()
-        # Under the door's lock: who waits, one of whom leads; and how many it waits for before it begins, 0 from then on.
+        # Under the door's lock: who waits, one of whom leads; and how many that one waits for, 0 once it begins.
         self._arrived: deque[_Pending] = deque()
         self._leader: _Pending | None = None
         self._awaited = 0
@@ -225,7 +225,7 @@ class Committer:
             pending.wake.acquire(timeout=patience)
 
     def _leave(self, pending: _Pending) -> None:
-        """Passes on the wake to those that a leader answered, and to the next leader. Done twice it does nothing more."""
+        """Wakes the next of those that were answered, and the next leader. Done twice it does nothing more."""
         with self._door:
             if self._leader is pending or not pending.done:
                 self._hand_over(pending)

@@ -19,11 +19,11 @@ crash the decoder, or silently give other rows. Pure functions over bytes; files
 from __future__ import annotations
 
 import struct
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+import msgspec
 import pyarrow as pa
 import xxhash
 
@@ -48,8 +48,13 @@ class Layout:
 
     schema: pa.Schema
     fingerprint: int
-    first_buffer: tuple[int, ...]
+    firsts: tuple[int, ...]
+    """For each column, where among the numbers of all buffers its first one's offset is; behind them if it has none."""
     buffers: int
+    numbers: struct.Struct
+    """(offset, length) of every buffer, as they lie in a message."""
+    table: struct.Struct
+    """The checksums and the footer."""
     places: dict[int, tuple[int, int]] = field(default_factory=dict, compare=False, repr=False)
     """By the length of what lies before the body: where messages made here had their numbers, see ``_located``."""
 
@@ -57,13 +62,13 @@ class Layout:
     def of(cls, schema: pa.Schema, fingerprint: int) -> Layout:
         first, total = [], 0
         for column in schema:
-            first.append(total)
+            first.append(2 * total)
             total += _buffer_count(column.type)
-        return cls(schema, fingerprint, tuple(first), total)
+        numbers, table = struct.Struct(f"<{2 * total}q"), struct.Struct(f"<{len(first)}QI4s")
+        return cls(schema, fingerprint, tuple(first), total, numbers, table)
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(msgspec.Struct, frozen=True):
     """A message ready to be written: what lies before the body, the body, and its end padding."""
 
     head: bytes
@@ -76,8 +81,7 @@ class Message:
         return (self.head, self.body, self.padding) if self.padding else (self.head, self.body)
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
+class Rows(msgspec.Struct, frozen=True):
     """A batch that is to become a message, of about this length, when it is written; its schema is the layout's."""
 
     batch: pa.RecordBatch
@@ -108,18 +112,11 @@ def encode(batch: pa.RecordBatch, layout: Layout, compression: str = "none") -> 
     if body:
         _BODY_LENGTH.pack_into(metadata, body_length_at, whole)
     starts = _column_starts(metadata, buffers_at, layout, whole)
-    digest = xxhash.xxh3_64_intdigest
-    digests = [digest(body[start:end]) for start, end in pairwise(starts)]
-    if padding:
-        # It belongs to the last column that has bytes: behind that there may be columns of nulls alone.
-        last = bisect_left(starts, whole) - 1
-        running = xxhash.xxh3_64(body[starts[last] :])
-        running.update(padding)
-        digests[last] = running.intdigest()
-    table = struct.pack(f"<{len(digests)}Q", *digests) + _FOOTER.pack(len(digests), _MAGIC)
+    digests = _digests(body, starts, padding)
+    table = layout.table.pack(*digests, len(digests), _MAGIC)
     length = _aligned(body_start + len(table))
     struct.pack_into("<i", metadata, 4, length - _PREFIX.size)
-    head = bytes(metadata) + bytes(length - body_start - len(table)) + table
+    head = b"".join((metadata, bytes(length - body_start - len(table)), table))
     return Message(head, body, padding, _header_checksum(head, layout), length + whole)
 
 
@@ -142,7 +139,7 @@ def verify_header(message: memoryview, layout: Layout, header: int) -> Columns:
     if _header_checksum(head, layout) != header:
         raise Damaged("the header's checksum does not match")
     count, magic = _FOOTER.unpack_from(head, body_start - _FOOTER.size)
-    if magic != _MAGIC or count != len(layout.first_buffer):
+    if magic != _MAGIC or count != len(layout.firsts):
         raise Damaged("the table of checksums is not of this schema")
     body_length_at, buffers_at, _ = _locate(head)
     body_length = struct.unpack_from("<q", head, body_length_at)[0] if body_length_at else 0
@@ -187,6 +184,20 @@ def _serialize(batch: pa.RecordBatch, compression: str) -> pa.Buffer:
     _, schema_length = _PREFIX.unpack_from(stream, 0)
     start = _PREFIX.size + schema_length
     return stream.slice(start, stream.size - start - len(END_OF_STREAM))
+
+
+def _digests(body: memoryview, starts: Sequence[int], padding: bytes) -> list[int]:
+    """The columns' checksums. The padding is the last one's that has bytes: behind it may be columns of nulls alone."""
+    whole = starts[-1]
+    found = []
+    for start, end in pairwise(starts):
+        if padding and start < end == whole:
+            running = xxhash.xxh3_64(body[start:])
+            running.update(padding)
+            found.append(running.intdigest())
+        else:
+            found.append(xxhash.xxh3_64_intdigest(body[start:end]))
+    return found
 
 
 def _header_checksum(head: bytes | memoryview, layout: Layout) -> int:
@@ -248,9 +259,9 @@ def _u32(data: bytearray | memoryview, at: int) -> int:
 def _column_starts(
     metadata: bytearray | memoryview, buffers_at: int, layout: Layout, body_length: int
 ) -> list[int]:
-    # (offset, length) of every buffer in one call: this runs for every append.
-    places = struct.unpack_from(f"<{2 * layout.buffers}q", metadata, buffers_at)
-    starts = [places[2 * first] if first < layout.buffers else body_length for first in layout.first_buffer]
+    # All in one call, and behind them what stands for buffers that there are not: this runs for every append.
+    numbers = (*layout.numbers.unpack_from(metadata, buffers_at), body_length)
+    starts = [numbers[first] for first in layout.firsts]
     if starts:
         starts[0] = 0
     starts.append(body_length)

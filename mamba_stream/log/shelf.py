@@ -135,7 +135,7 @@ class Shelf:
         self, topic: TopicRow, entry: Entry, message: pa.Buffer, wanted: Sequence[int] | None
     ) -> pa.RecordBatch:
         layout = self.layout(entry.schema)
-        columns = range(len(layout.first_buffer)) if wanted is None else wanted
+        columns = range(len(layout.firsts)) if wanted is None else wanted
         bits = 0
         for column in columns:
             bits |= 1 << column
