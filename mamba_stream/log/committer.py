@@ -247,11 +247,11 @@ class Committer:
             # Interrupted while it waited, or while it took its group.
             self._arrived = deque(p for p in self._arrived if p is not pending and not p.done)
         if self._leader is pending:
-            following = self._arrived[0] if self._arrived else None
-            if following is not None:
+            leader = self._arrived[0] if self._arrived else None
+            if leader is not None:
                 # It waits for this door before it looks whether it leads.
-                _wake(following)
-            self._choose(following)
+                _wake(leader)
+            self._choose(leader)
 
     def _lead(self, group: list[_Pending]) -> None:
         started = self._clock.monotonic()

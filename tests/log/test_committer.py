@@ -439,6 +439,54 @@ def test_a_thread_may_be_interrupted_anywhere_and_the_others_go_on(
     assert plain.append([{"n": 2}])
 
 
+def awaited(log: Log, plain: Topic, last: threading.Thread, pace: float) -> list[Any]:
+    """What two are answered that wait for a third, for a quarter of the pace, and then it comes."""
+    line = log._store.committer
+    answers: list[Any] = []
+
+    def neighbour() -> None:
+        try:
+            answers.append(plain.append([{"n": 1}]))
+        except CommitUnknown as error:
+            answers.append(error)
+
+    line._expected, line._pace = 3, pace
+    threads = [threading.Thread(target=neighbour, daemon=True) for _ in range(2)]
+    for number, thread in enumerate(threads):
+        thread.start()
+        while len(line._arrived) <= number:
+            thread.join(0.0005)
+    last.start()
+    for thread in (last, *threads):
+        thread.join(20)
+        assert not thread.is_alive()
+    return answers
+
+
+def test_whoever_completes_a_group_leads_it(log: Log, plain: Topic) -> None:
+    before = log.statistics().commits
+    found: list[Any] = []
+    last = threading.Thread(target=lambda: found.append(plain.append([{"n": 2}])))
+    answers = awaited(log, plain, last, pace=1000)
+    assert found == [{0: (0, 1)}]
+    assert sorted(answer[0] for answer in answers) == [(1, 2), (2, 3)]
+    assert log.statistics().commits - before == 1
+
+
+def test_whoever_completes_a_group_may_be_interrupted_anywhere(log: Log, plain: Topic) -> None:
+    acknowledged = 0
+    for at in range(1, 200):
+        victim, hit = interrupted(lambda: plain.append([{"n": 0}]), at)
+        answers = awaited(log, plain, victim, pace=1)
+        acknowledged += sum(isinstance(answer, dict) for answer in answers)
+        if not hit[-1]:
+            break
+    else:
+        pytest.fail("the committer has fewer lines than that")
+    assert at > 10
+    assert sum(row == (1,) for _, _, row in rows_of(plain)) >= acknowledged
+
+
 def test_a_small_batch_that_cannot_be_encoded_fails_alone(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is encoded by whoever commits it, for others too."""
     topic = log.create_topic("t", {"n": pl.Int64})
