@@ -5,9 +5,9 @@
 The log: :func:`open` gives a :class:`Log`, whose :class:`Topic` objects hold rows in partitions. What belongs
 together commits together, in a :class:`Transaction`.
 
-Streams: :func:`stream` begins one, its verbs build on it (:func:`tumbling` and :func:`hopping` make windows,
-:func:`concat` unites), :func:`pipeline` names what comes out, :func:`run` and :func:`start` set it to work as
-a :class:`Job`. Building runs nothing.
+Streams: :func:`stream` begins one, its verbs build on it (:func:`tumbling`, :func:`hopping`, :func:`cumulative`,
+:func:`session` and :func:`rows` make windows, :func:`concat` unites), :func:`pipeline` names what comes out,
+:func:`run` and :func:`start` set it to work as a :class:`Job`. Building runs nothing.
 
 Messages: a :class:`Publisher` or a :class:`Producer` sends them to a topic, where a :class:`RoutingPolicy` says which
 partition each goes to; a :class:`Subscriber` is called back for each :class:`Message`, a :class:`Consumer` asks for
@@ -41,10 +41,13 @@ if TYPE_CHECKING:
         Stream,
         Topic,
         concat,
+        cumulative,
         hopping,
         open_log as open,  # noqa: A004 - mamba.open is the name users type
         pipeline,
+        rows,
         run,
+        session,
         start,
         stream,
         tumbling,
@@ -184,11 +187,14 @@ __all__ = [
     "__version__",
     "aio",
     "concat",
+    "cumulative",
     "hopping",
     "open",
     "pipeline",
     "queue_statistics",
+    "rows",
     "run",
+    "session",
     "start",
     "stream",
     "tumbling",
@@ -199,10 +205,13 @@ _HOME = {
     "Stream": "mamba_stream.dsl",
     "Topic": "mamba_stream.dsl",
     "concat": "mamba_stream.dsl",
+    "cumulative": "mamba_stream.dsl",
     "hopping": "mamba_stream.dsl",
     "open": "mamba_stream.dsl",
     "pipeline": "mamba_stream.dsl",
+    "rows": "mamba_stream.dsl",
     "run": "mamba_stream.dsl",
+    "session": "mamba_stream.dsl",
     "start": "mamba_stream.dsl",
     "stream": "mamba_stream.dsl",
     "tumbling": "mamba_stream.dsl",

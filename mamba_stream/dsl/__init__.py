@@ -5,7 +5,7 @@ from mamba_stream.dsl.pipelines import Pipeline, pipeline
 from mamba_stream.dsl.running import run, start
 from mamba_stream.dsl.sources import stream
 from mamba_stream.dsl.streams import Stream, united as concat
-from mamba_stream.dsl.windows import hopping, tumbling
+from mamba_stream.dsl.windows import cumulative, hopping, rows, session, tumbling
 
 __all__ = [
     "Log",
@@ -13,10 +13,13 @@ __all__ = [
     "Stream",
     "Topic",
     "concat",
+    "cumulative",
     "hopping",
     "open_log",
     "pipeline",
+    "rows",
     "run",
+    "session",
     "start",
     "stream",
     "tumbling",

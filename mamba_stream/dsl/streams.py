@@ -160,12 +160,16 @@ class Stream:
         """Groups rows by window and key; ``.agg(...)`` says what to make of each group.
 
         Args:
-            spec: ``mamba.tumbling(size)`` or ``mamba.hopping(size, every)``.
+            spec: ``mamba.tumbling(size)``, ``hopping(size, every)``, ``cumulative(size, step)``, ``session(gap)`` or
+                ``rows(n)``.
             by: Columns; a null is a key like any other.
             name: The step's name, under which its state is kept.
         """
         if not isinstance(spec, n.WindowSpec):
-            raise PipelineRefused(f"window takes mamba.tumbling(...) or mamba.hopping(...), not {spec!r:.80}")
+            raise PipelineRefused(
+                "window takes mamba.tumbling(...), hopping(...), cumulative(...), session(...) or rows(...), "
+                f"not {spec!r:.80}"
+            )
         if name is not None:
             check_name(name, "step")
         return Windowed(self, spec, names(by, what="by="), name)

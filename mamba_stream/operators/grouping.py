@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from mamba_stream.operators.single import twice
@@ -108,6 +110,15 @@ def ordered(frame: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
     return frame.sort(keys if digits is None else _packed(digits))
 
 
+def codes_of(frame: pl.DataFrame, keys: Sequence[str]) -> npt.NDArray[np.int64]:
+    """A number from 0 on for each row, equal where the keys are; there is at least one row."""
+    digits = _digits(frame, keys, always=True)
+    if digits is not None:
+        return frame.select(_packed(digits)).to_series().to_numpy()
+    numbered = frame.select(keys).with_row_index(_CODE)
+    return numbered.select(pl.col(_CODE).first().over(keys).cast(pl.Int64)).to_series().to_numpy()
+
+
 def _packed(digits: Sequence[_Digit]) -> pl.Expr:
     first, *others = digits
     code = first.encoded()
@@ -116,10 +127,10 @@ def _packed(digits: Sequence[_Digit]) -> pl.Expr:
     return code.alias(_CODE)
 
 
-def _digits(frame: pl.DataFrame, keys: Sequence[str]) -> list[_Digit] | None:
-    """The keys as digits; ``None`` where they are no whole numbers, or too far apart."""
+def _digits(frame: pl.DataFrame, keys: Sequence[str], *, always: bool = False) -> list[_Digit] | None:
+    """The keys as digits; ``None`` where they are no whole numbers, or too far apart, or so few that it costs more."""
     dtypes = [frame.schema[name] for name in keys]
-    if frame.height < _WORTH_IT or not all(_is_whole(dtype) for dtype in dtypes):
+    if (frame.height < _WORTH_IT and not always) or not all(_is_whole(dtype) for dtype in dtypes):
         return None
     ranges = frame.lazy().select(
         expr

@@ -13,9 +13,9 @@ import polars as pl
 
 from mamba_stream.core.trees import Node, nodes
 from mamba_stream.operators.columns import PREFIX, hidden, ticks
+from mamba_stream.operators.results import WINDOW_START
 from mamba_stream.operators.single import twice, written_out
 from mamba_stream.operators.times import as_time
-from mamba_stream.operators.window import WINDOW_START
 
 _TWIN = f"{PREFIX}twin"
 

@@ -30,6 +30,10 @@ class Late:
     frame: pl.DataFrame
     by: npt.NDArray[np.int64]
 
+    def without(self, name: str) -> Late:
+        """The same without a column that the step added."""
+        return Late(self.frame.drop(name), self.by)
+
 
 @dataclass(frozen=True, slots=True)
 class Made:

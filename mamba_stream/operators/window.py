@@ -7,36 +7,20 @@ worth and closing costs what is closed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import polars as pl
 
-from mamba_stream.operators.columns import (
-    BEHIND,
-    OFFSET,
-    ORDER,
-    ORDINAL,
-    ORIGIN,
-    ORIGIN_TYPES,
-    PARTITION,
-    SOURCE,
-    TIME,
-    tick_values,
-    ticks,
-    visible,
-)
-from mamba_stream.operators.grid import Grid
-from mamba_stream.operators.grouping import grouped, grouped_in_order, ordered
+from mamba_stream.operators.columns import BEHIND, ORDER, TIME, tick_values, ticks
+from mamba_stream.operators.grid import Windows
+from mamba_stream.operators.grouping import grouped
 from mamba_stream.operators.lateness import FOREVER, NEVER
+from mamba_stream.operators.results import AggregateSettings, Results
 from mamba_stream.operators.runs import SLOT, Runs, between
-from mamba_stream.operators.single import twice, written_out
 from mamba_stream.operators.step import LATE_BY, LATE_REASON, NOTHING, Late, Made
-from mamba_stream.operators.times import as_duration, as_time
-
-WINDOW_START: Final = "window_start"
-WINDOW_END: Final = "window_end"
+from mamba_stream.operators.times import as_duration
 
 AFTER: Final = "__mamba_after"
 """Of hopping windows: a row is in those of its windows that end after this; the others were closed before it."""
@@ -50,50 +34,15 @@ _MOST_COPIES = 4_000_000
 """How many rows overlapping windows may be spread out to at once: a row in a thousand windows is a thousand rows."""
 
 
-class Aggregation(Protocol):
-    """How aggregates are split; see ``mamba_stream.plan.aggregates``."""
-
-    @property
-    def partial_exprs(self) -> Sequence[pl.Expr]: ...
-    @property
-    def merge_exprs(self) -> Sequence[pl.Expr]: ...
-    @property
-    def final_exprs(self) -> Mapping[str, pl.Expr]: ...
-    @property
-    def kept(self) -> Mapping[str, pl.Expr]: ...
-    @property
-    def kept_columns(self) -> Sequence[str]: ...
-    @property
-    def output_schema(self) -> Mapping[str, pl.DataType]: ...
-    @property
-    def partial_schema(self) -> Mapping[str, pl.DataType]: ...
-    @property
-    def needs_order(self) -> bool: ...
-
-
 @dataclass(frozen=True, kw_only=True)
-class WindowSettings:
+class WindowSettings(AggregateSettings):
     """What a window step is told by the plan.
 
     Attributes:
-        keys: The columns that rows are grouped by, beside their window, with their types.
-        time: The time column.
-        shift: Ticks to add to it.
-        dtype: Its type, which ``window_start`` and ``window_end`` get.
-        grid: The windows.
-        aggregation: The aggregates, split.
-        number: The step's own number, for the origin of the rows it makes.
-        with_origin: Whether a later step needs the origin of the rows it makes.
+        windows: Which windows a time falls into.
     """
 
-    keys: Mapping[str, pl.DataType]
-    time: str
-    shift: int
-    dtype: pl.DataType
-    grid: Grid
-    aggregation: Aggregation
-    number: int
-    with_origin: bool
+    windows: Windows
 
 
 class WindowStep:
@@ -101,15 +50,16 @@ class WindowStep:
 
     def __init__(self, settings: WindowSettings) -> None:
         self._set = settings
-        self._grid = settings.grid
+        self._grid = settings.windows
         self._slots = [SLOT, AFTER] if self._grid.overlaps else [SLOT]
         self._groups = [*settings.keys, *self._slots]
         self._partials = Runs(self._merge)
         self._rows = Runs(lambda frame: frame.sort(SLOT, maintain_order=True))
         self._closed = NEVER
+        self._results = Results(settings)
         split = settings.aggregation
-        self._ordered = split.needs_order or bool(split.kept)
-        self._nested = any(dtype.is_nested() for dtype in split.partial_schema.values())
+        self._ordered = settings.ordered
+        self._nested = settings.nested
         self._kept = list(dict.fromkeys((*settings.keys, *split.kept_columns, *ORDER)))
 
     @property
@@ -165,7 +115,7 @@ class WindowStep:
     def _without_late(self, frame: pl.DataFrame, time: pl.Expr) -> tuple[pl.DataFrame, Late | None]:
         """Splits off what is late; tells the other rows which of their windows still take them."""
         behind = pl.col(BEHIND).fill_null(NEVER) if BEHIND in frame.columns else pl.lit(NEVER, dtype=pl.Int64)
-        end = self._grid.last_start(time) + self._grid.size
+        end = self._grid.last_end_of(time)
         frame = frame.with_columns(behind.alias(AFTER), end.alias(SLOT))
         too_late = (pl.col(SLOT) <= pl.col(AFTER)) | (pl.col(SLOT) <= self._closed)
         late = frame.filter(too_late)
@@ -211,8 +161,8 @@ class WindowStep:
         if self._grid.overlaps:
             return self._close_overlapping(first, watermark)
         self._closed = watermark
-        # A slot is a window: those that start up to `size` before the watermark are complete.
-        before = max(watermark, NEVER + self._grid.size + 1) - self._grid.size + 1
+        # A slot is a window: those before the first that is open are complete.
+        before = self._grid.first_open(min(watermark, self._grid.last_end(self._partials.last_slot)))
         partials = self._partials.merged(self._partials.head(before))
         rows = self._rows.head(before)
         self._drop(before)
@@ -225,7 +175,7 @@ class WindowStep:
         ends = grid.ends(after, min(reached, grid.last_end(self._partials.last_slot)))
         partials = self._expanded(self._partials.head(reached), ends)
         rows = self._expanded(self._rows.head(reached), ends)
-        self._drop_where_last_end_passed(reached)
+        self._drop(grid.first_open(reached))
         merged = None if partials is None else self._merge_windows(partials)
         return self._finished(merged, rows) if merged is not None and merged.height else None
 
@@ -247,34 +197,26 @@ class WindowStep:
 
     def _of_window(self, runs: Sequence[pl.DataFrame], end: int) -> pl.LazyFrame | None:
         """The rows that are in one window."""
-        start = end - self._grid.size
+        start = self._grid.start_before(end)
         parts = [part for run in runs if (part := between(run, start, end)).height]
         if not parts:
             return None
         rows = pl.concat(parts).lazy().filter(pl.col(AFTER) < end)
-        return rows.drop(SLOT, AFTER).with_columns(pl.lit(start, dtype=pl.Int64).alias(SLOT))
+        return rows.drop(SLOT, AFTER).with_columns(pl.lit(end, dtype=pl.Int64).alias(SLOT))
 
     def _by_place(self, run: pl.DataFrame, ends: range) -> list[pl.LazyFrame]:
         """The rows of a run in the last of their windows, in the one before it, and so on."""
         grid = self._grid
-        last = grid.last_start(pl.col(SLOT))
+        last, end = grid.last_end_of(pl.col(SLOT)), pl.col(_WINDOW)
         copies = []
         for back in range(grid.most):
             window = run.lazy().with_columns((last - back * grid.every).alias(_WINDOW))
-            end = pl.col(_WINDOW) + grid.size
             open_ = window.filter(end > pl.col(SLOT), end > pl.col(AFTER), end.is_between(ends[0], ends[-1]))
             copies.append(open_.drop(SLOT, AFTER).rename({_WINDOW: SLOT}))
         return copies
 
-    def _drop_where_last_end_passed(self, watermark: int) -> None:
-        """Panes leave together with the last window that holds them: those before the next open window's start."""
-        grid = self._grid
-        first_open = (
-            (watermark - grid.size - grid.origin) // grid.every * grid.every + grid.every + grid.origin
-        )
-        self._drop(first_open)
-
     def _drop(self, before: int) -> None:
+        before = max(before, NEVER)
         self._partials.drop(before)
         self._rows.drop(before)
 
@@ -285,39 +227,7 @@ class WindowStep:
         return self._grouped(frame, [*self._set.keys, SLOT], self._set.aggregation.merge_exprs)
 
     def _finished(self, partials: pl.DataFrame, rows: pl.DataFrame | None) -> pl.DataFrame:
-        split, keys = self._set.aggregation, self._set.keys
-        by = [SLOT, *keys]
-        partials = ordered(partials, by)
-        if rows is not None:
-            # Every group of rows has a group of partials and the other way round: sorted alike, they line up.
-            exprs = [expr.alias(name) for name, expr in split.kept.items()]
-            rows = written_out(rows.sort(ORDER).drop(set(ORDER) - set(keys)))
-            kept = grouped_in_order(rows, by, exprs, single=partials.height == 1)
-            partials = partials.hstack(kept.get_columns()[len(by) :])
-        start = pl.col(SLOT)
-        results = [
-            pl.col(name) if name in split.kept else split.final_exprs[name].alias(name)
-            for name in split.output_schema
-        ]
-        shown = twice(partials) if partials.height == 1 else written_out(partials)
-        finished = shown.select(
-            *keys,
-            as_time(start, self._set.dtype).alias(WINDOW_START),
-            as_time(start + self._grid.size, self._set.dtype).alias(WINDOW_END),
-            *results,
-            *(self._origin() if self._set.with_origin else ()),
-        )
-        return written_out(finished.head(partials.height))
-
-    def _origin(self) -> list[pl.Expr]:
-        """Rows that a step makes are ordered by time, key and ordinal: here their place within their window."""
-        values = {
-            SOURCE: pl.lit(self._set.number),
-            PARTITION: pl.lit(0),
-            OFFSET: pl.int_range(pl.len()).over(SLOT),
-            ORDINAL: pl.lit(0),
-        }
-        return [values[name].cast(ORIGIN_TYPES[name]).alias(name) for name in ORIGIN]
+        return self._results.of(partials, rows, *self._grid.bounds(pl.col(SLOT)))
 
     def delta(self) -> dict[str, pl.DataFrame]:
         """What came since the last delta or snapshot and is still open."""
@@ -334,16 +244,12 @@ class WindowStep:
     def restored(self, closed: int) -> None:
         """Forgets windows that were given out before: those that end at or before the watermark."""
         self._closed = closed
-        if closed > NEVER + self._grid.size + self._grid.every:
-            self._drop_where_last_end_passed(closed)
+        if self._partials.rows and closed > NEVER:
+            self._drop(self._grid.first_open(min(closed, self._grid.last_end(self._partials.last_slot))))
 
     def view(self) -> pl.DataFrame:
         """The windows that are open, as they would be given out now."""
-        open_ = [visible(made.rows) for made in self.advance(FOREVER) if made.rows is not None]
-        if open_:
-            return pl.concat(open_)
-        ends = {WINDOW_START: self._set.dtype, WINDOW_END: self._set.dtype}
-        return pl.DataFrame(schema={**self._set.keys, **ends, **self._set.aggregation.output_schema})
+        return self._results.view(self.advance(FOREVER))
 
 
 def _present(parts: dict[str, pl.DataFrame | None]) -> dict[str, pl.DataFrame]:

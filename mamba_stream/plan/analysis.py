@@ -91,7 +91,7 @@ def in_order(node: n.Stateful, found: Mapping[n.Node, Shape]) -> bool:
 @in_order.register
 def _(node: n.Window, found: Mapping[n.Node, Shape]) -> bool:
     split = split_window(node, found[node.parent])
-    return split.needs_order or bool(split.kept)
+    return node.spec.kind == "rows" or split.needs_order or bool(split.kept)
 
 
 def _before(steps: Sequence[n.Stateful], *, through_kept: bool) -> frozenset[n.Node]:

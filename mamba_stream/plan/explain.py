@@ -153,7 +153,10 @@ def _(node: n.Window, shapes: Mapping[n.Node, Shape]) -> list[str]:
         return [f"named {node.name!r}; how it aggregates shows once the topic is known"]
     described = split_window(node, shapes[node.parent]).describe()
     width = max(map(len, described))
-    return [f"{name:<{width}}  {how}" for name, how in described.items()] + [f"named {node.name!r}"]
+    remarks = [f"{name:<{width}}  {how}" for name, how in described.items()]
+    if node.spec.kind == "rows" and node.by:
+        remarks.append("a window that is not full stays, for every key, for as long as the job lives")
+    return [*remarks, f"named {node.name!r}"]
 
 
 @remarks_on.register

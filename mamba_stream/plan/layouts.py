@@ -35,8 +35,15 @@ def _(step: n.Window, analysis: Analysis) -> dict[str, Any]:
     assert before.time is not None
     return {
         "keys": {name: str(before.schema[name]) for name in step.by},
-        "windows": [step.spec.size, step.spec.every, step.spec.origin],
+        "windows": _windows(step.spec),
         "time": [str(before.time_type), before.shift],
         "aggregates": {name: fingerprint(expr) for name, expr in step.aggregates.items()},
         "state": analysis.splits[step].layout,
     }
+
+
+def _windows(spec: n.WindowSpec) -> list[Any]:
+    if spec.kind in ("session", "rows", "cumulative"):
+        return [spec.kind, spec.size, spec.every, spec.origin, spec.count]
+    # Days that are as long as each other need no calendar; what needs one is told by the type of the time.
+    return [spec.size, spec.every, spec.origin, *((spec.calendar, spec.offset) if not spec.size else ())]

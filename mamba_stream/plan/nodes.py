@@ -242,18 +242,29 @@ class WindowSpec:
     """Windows as the user describes them; lengths are in microseconds, which a time column may refuse.
 
     Attributes:
-        kind: ``tumbling`` or ``hopping``.
-        size: How long a window is.
-        every: How far apart windows start.
+        kind: What they are called.
+        size: How long a window is; of sessions the gap. Of months there is no length: 0.
+        every: How far apart windows start; of cumulative ones, how far apart they end.
         origin: Where one of them starts; weeks start on Mondays.
         words: The same as the user wrote it, such as ``hopping 10s every 2s``.
+        calendar: The size as ``dt.truncate`` takes it, where it is one of days or more: these follow time zones.
+        offset: How far behind its start by the calendar a window starts.
+        count: Of windows of so many rows.
     """
 
-    kind: Literal["tumbling", "hopping"]
+    kind: Literal["tumbling", "hopping", "cumulative", "session", "rows"]
     size: int
     every: int
     origin: int
     words: str
+    calendar: str = ""
+    offset: int = 0
+    count: int = 0
+
+    @property
+    def closes_together(self) -> bool:
+        """Whether all rows with one ``window_start`` come out together, of all keys."""
+        return self.kind in ("tumbling", "hopping")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

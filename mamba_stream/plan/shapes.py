@@ -19,15 +19,15 @@ from mamba_stream.core.trees import columns
 from mamba_stream.errors import ColumnNotFound, ExpressionRefused, PipelineRefused
 from mamba_stream.operators.changes import OP_COLUMN, OP_WORD_TYPE
 from mamba_stream.operators.columns import ORDER, ORDER_TYPES
+from mamba_stream.operators.results import WINDOW_END, WINDOW_START
 from mamba_stream.operators.step import LATE_BY, LATE_REASON
 from mamba_stream.operators.times import duration_type
-from mamba_stream.operators.window import WINDOW_END, WINDOW_START
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.aggregates import AggregatePlan, split
 from mamba_stream.plan.carrying import carried
 from mamba_stream.plan.refusing import check_columns, columns_are, refuse_engine_names, refusing
 from mamba_stream.plan.rowwise import check_row_wise
-from mamba_stream.plan.windows import grid_of
+from mamba_stream.plan.windows import check_windows
 
 REJECTED_REASON = "rejected_reason"
 
@@ -374,7 +374,7 @@ def _(node: n.Window, parents: Sequence[Shape]) -> Shape:
     (shape,) = parents
     time = need_time(shape, "a window")
     check_columns(node.by, shape.schema)
-    grid_of(node.spec, shape.schema[time])
+    check_windows(node.spec, shape.schema[time])
     results = [*node.by, WINDOW_START, WINDOW_END, *node.aggregates]
     if twice := next((name for name in results if results.count(name) > 1), None):
         raise PipelineRefused(f"window: the result would have two columns {twice!r}: rename one")
@@ -387,7 +387,7 @@ def _(node: n.Window, parents: Sequence[Shape]) -> Shape:
     outputs = split_window(node, shape).output_schema
     ends = {WINDOW_START: shape.schema[time], WINDOW_END: shape.schema[time]}
     schema = pl.Schema({**empty.schema, **ends, **outputs})
-    return Shape(schema, WINDOW_END, shift=-1, start=WINDOW_START)
+    return Shape(schema, WINDOW_END, shift=-1, start=WINDOW_START if node.spec.closes_together else None)
 
 
 @shape_of.register

@@ -11,11 +11,9 @@ from mamba_stream.operators.changes import in_words
 from mamba_stream.operators.lookup import Lookup
 from mamba_stream.operators.mapping import Inspect, MapBatches
 from mamba_stream.operators.step import StatefulStep
-from mamba_stream.operators.window import WindowSettings, WindowStep
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.analysis import Analysis
 from mamba_stream.plan.shapes import multiplies
-from mamba_stream.plan.windows import grid_of
 
 Operator = Callable[[pl.DataFrame], pl.DataFrame]
 """What a step without state does to each frame."""
@@ -68,21 +66,3 @@ def _(node: n.Output, analysis: Analysis) -> Operator:
 def step_of(node: n.Stateful, analysis: Analysis) -> StatefulStep:
     """The operator of a node that remembers."""
     raise TypeError(f"nothing is known that does what {type(node).__name__} says")
-
-
-@step_of.register
-def _(node: n.Window, analysis: Analysis) -> StatefulStep:
-    before = analysis.shapes[node.parent]
-    assert before.time is not None
-    return WindowStep(
-        WindowSettings(
-            keys={name: before.schema[name] for name in node.by},
-            time=before.time,
-            shift=before.shift,
-            dtype=before.time_type,
-            grid=grid_of(node.spec, before.time_type),
-            aggregation=analysis.splits[node],
-            number=analysis.numbers[node],
-            with_origin=node in analysis.ordered,
-        )
-    )

@@ -9,11 +9,11 @@ import polars as pl
 import pytest
 from hypothesis import given
 
-from mamba_stream.dsl.windows import hopping, tumbling
+from mamba_stream.dsl.windows import cumulative, hopping, rows, session, tumbling
 from mamba_stream.errors import InvalidInput, PipelineRefused
 from mamba_stream.operators.columns import ticks
-from mamba_stream.operators.window import as_time
-from mamba_stream.plan.windows import grid_of
+from mamba_stream.operators.times import as_time
+from mamba_stream.plan.windows import check_windows, grid_of, windows_of
 
 SIZES = ["1ms", "7s", "15m", "90m", "1h", "5h", "1d", "3d", "7d", "1w", "2w", "3w"]
 ZONES = [None, "UTC", "America/New_York", "Asia/Kolkata", "Europe/Paris", "Australia/Lord_Howe"]
@@ -66,7 +66,11 @@ def test_windows_without_length_with_months_or_with_gaps_are_refused():
     with pytest.raises(InvalidInput, match="longer than nothing"):
         tumbling("0s")
     with pytest.raises(InvalidInput, match="a month has none"):
-        tumbling("1mo")
+        tumbling("1mo2d")
+    with pytest.raises(InvalidInput, match="a month has none"):
+        hopping("1mo", "1d")
+    with pytest.raises(PipelineRefused, match="longer than nothing"):
+        tumbling("0mo")
     with pytest.raises(InvalidInput, match="no unit"):
         tumbling(60)  # type: ignore[arg-type]
     with pytest.raises(PipelineRefused, match="leave gaps"):
@@ -75,3 +79,28 @@ def test_windows_without_length_with_months_or_with_gaps_are_refused():
 
 def test_hopping_by_its_own_size_is_tumbling():
     assert hopping("1h", timedelta(hours=1)).kind == "tumbling"
+
+
+def test_cumulative_windows_grow_by_equal_steps():
+    assert cumulative("1d", "1h").words == "cumulative 1d by 1h"
+    with pytest.raises(PipelineRefused, match="cannot grow by 7h"):
+        cumulative("1d", "7h")
+    with pytest.raises(PipelineRefused, match="do not line up"):
+        windows_of(cumulative("1d", "1h"), pl.Datetime("us", "Europe/Paris"))
+
+
+def test_sessions_and_counted_windows_say_what_they_take():
+    with pytest.raises(InvalidInput, match="session gap must be longer than nothing"):
+        session("0s")
+    with pytest.raises(InvalidInput, match="whole days"):
+        check_windows(session("1h"), pl.Date())
+    for count in (0, -1, True, 2.0, "3"):
+        with pytest.raises(PipelineRefused, match="give a number of rows"):
+            rows(count)  # type: ignore[arg-type]
+
+
+def test_an_offset_must_fit_the_time_column():
+    with pytest.raises(InvalidInput, match="whole ms"):
+        windows_of(tumbling("1mo", offset="1us"), pl.Datetime("ms"))
+    with pytest.raises(InvalidInput, match="no unit"):
+        tumbling("1h", offset=5)  # type: ignore[arg-type]

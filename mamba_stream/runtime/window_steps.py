@@ -1,0 +1,39 @@
+"""Window steps of a plan as operators: one for windows by time, one for sessions, one for windows of so many rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mamba_stream.core.durations import duration_in
+from mamba_stream.operators.counted import CountedSettings, CountedStep
+from mamba_stream.operators.session import SessionSettings, SessionStep
+from mamba_stream.operators.step import StatefulStep
+from mamba_stream.operators.window import WindowSettings, WindowStep
+from mamba_stream.plan import nodes as n
+from mamba_stream.plan.analysis import Analysis
+from mamba_stream.plan.columns import columns_of
+from mamba_stream.plan.windows import windows_of
+from mamba_stream.runtime.steps import step_of
+
+
+@step_of.register
+def _(node: n.Window, analysis: Analysis) -> StatefulStep:
+    before = analysis.shapes[node.parent]
+    assert before.time is not None
+    read = columns_of(tuple(node.aggregates.values()), before)
+    settings: dict[str, Any] = {
+        "keys": {name: before.schema[name] for name in node.by},
+        "types": {name: dtype for name, dtype in before.schema.items() if name in read},
+        "time": before.time,
+        "shift": before.shift,
+        "dtype": before.time_type,
+        "aggregation": analysis.splits[node],
+        "number": analysis.numbers[node],
+        "with_origin": node in analysis.ordered,
+    }
+    if node.spec.kind == "session":
+        gap = duration_in(node.spec.size, before.time_type, what=f"gap of {node.spec.words!r}")
+        return SessionStep(SessionSettings(**settings, gap=gap))
+    if node.spec.kind == "rows":
+        return CountedStep(CountedSettings(**settings, count=node.spec.count))
+    return WindowStep(WindowSettings(**settings, windows=windows_of(node.spec, before.time_type)))
