@@ -75,6 +75,12 @@ def q7(
     return full.map_batches(lambda frame: frame.explode("bids").unnest("bids"), schema=schema)
 
 
+def q11(person: Stream, auction: Stream, bid: Stream, side_input: pl.DataFrame) -> Stream:
+    """How many bids each bidder made without a pause of more than ten seconds."""
+    counts = bid.window(mamba.session("10s"), by="bidder").agg(bid_count=pl.len().cast(pl.Int64))
+    return counts.rename({"window_start": "starttime", "window_end": "endtime"})
+
+
 def q12(
     person: mamba.Stream, auction: mamba.Stream, bid: mamba.Stream, side_input: pl.DataFrame
 ) -> mamba.Stream:
@@ -180,5 +186,5 @@ def _distinct(column: str) -> dict[str, pl.Expr]:
 
 
 QUERIES: dict[str, Query] = {
-    query.__name__: query for query in (q0, q1, q2, q5, q7, q12, q13, q14, q15, q16, q17, q21, q22)
+    query.__name__: query for query in (q0, q1, q2, q5, q7, q11, q12, q13, q14, q15, q16, q17, q21, q22)
 }
