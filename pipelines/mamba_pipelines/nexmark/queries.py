@@ -75,7 +75,9 @@ def q7(
     return full.map_batches(lambda frame: frame.explode("bids").unnest("bids"), schema=schema)
 
 
-def q11(person: Stream, auction: Stream, bid: Stream, side_input: pl.DataFrame) -> Stream:
+def q11(
+    person: mamba.Stream, auction: mamba.Stream, bid: mamba.Stream, side_input: pl.DataFrame
+) -> mamba.Stream:
     """How many bids each bidder made without a pause of more than ten seconds."""
     counts = bid.window(mamba.session("10s"), by="bidder").agg(bid_count=pl.len().cast(pl.Int64))
     return counts.rename({"window_start": "starttime", "window_end": "endtime"})
