@@ -13,8 +13,8 @@ import polars as pl
 from mamba_stream.core.names import check_name
 from mamba_stream.core.numbers import is_whole
 from mamba_stream.dsl.arguments import expressions, flat, names, predicates, schema as schema_of
+from mamba_stream.dsl.joining import key_columns, lookup, stream_join
 from mamba_stream.dsl.places import caller
-from mamba_stream.dsl.tables import as_table
 from mamba_stream.errors import PipelineRefused
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.explain import explain
@@ -115,44 +115,47 @@ class Stream:
         self,
         other: Any,
         on: str | Sequence[str] | None = None,
-        how: Literal["inner", "left", "semi", "anti"] = "inner",
+        how: Literal["inner", "left", "right", "full", "semi", "anti"] = "inner",
         *,
         left_on: str | Sequence[str] | None = None,
         right_on: str | Sequence[str] | None = None,
         suffix: str = "_right",
+        within: Any = None,
+        name: str | None = None,
     ) -> Stream:
-        """Looks rows up in a table that stays as it is.
+        """Brings together rows with equal keys: of two streams, or of this one and a table that stays as it is.
+
+        Columns are those that a join of Polars gives, and a null key meets nothing.
+
+        With a stream, rows meet whose times differ by no more than ``within`` says. They are given as soon as both are
+        there, with the time of the later one: its column, or ``join_time`` where no column of either side always is
+        the later. A row that met none (``how`` of left, right, full and anti) comes out when time says that it can
+        meet none any more, with its own time. ``semi`` and ``anti`` keep the row's time. A row behind the watermark is
+        late: ``.late`` has those of this stream, ``.late_other`` those of the other.
 
         Args:
-            other: A Polars or pandas frame, an Arrow table or a list of dicts.
+            other: A stream; or a Polars or pandas frame, an Arrow table, a list of dicts.
             on: Columns of both; or ``left_on`` and ``right_on``.
-            how: As in Polars.
-            left_on: Columns of the stream.
-            right_on: Columns of the table.
-            suffix: For columns of the table that the stream has too.
+            how: As in Polars; with a table inner, left, semi or anti.
+            left_on: Columns of this stream.
+            right_on: Columns of the other.
+            suffix: For columns of the other that this one has too.
+            within: Of two streams: ``"10m"``, either way, or ``("0s", "15m")`` for the time of the other row minus that
+                of this one, both inclusive. The upper bound may be an expression over this stream's row that gives a
+                duration, as in ``("0s", pl.col("expires") - pl.col("ts"))``.
+            name: The step's name, under which its state is kept.
         """
         place = caller()
-        if isinstance(other, Stream):
-            raise PipelineRefused("join takes a frame on its right: joins of two streams are not there yet")
-        if how not in ("inner", "left", "semi", "anti"):
-            raise PipelineRefused(f"join: how={how!r}; with a table choose 'inner', 'left', 'semi' or 'anti'")
-        if (on is None) == (left_on is None and right_on is None):
-            raise PipelineRefused("join: give on=, or left_on= and right_on=")
-        left = names(on if on is not None else left_on, what="join")
-        right = names(on if on is not None else right_on, what="join")
-        if not left or len(left) != len(right):
-            raise PipelineRefused(f"join: {len(left)} columns on the left, {len(right)} on the right")
-        return self._then(
-            n.Lookup(
-                place=place,
-                parent=self._node,
-                table=as_table(other, what="join"),
-                left_on=left,
-                right_on=right,
-                how=how,
-                suffix=suffix,
-            )
-        )
+        keys = key_columns(on, left_on, right_on)
+        if not isinstance(other, Stream):
+            if within is not None or name is not None:
+                raise PipelineRefused(
+                    "join: within= and name= are for joins of two streams, and this is a table"
+                )
+            return self._then(lookup(place, self._node, other, keys, how, suffix))
+        sides = (self._node, other._node)  # noqa: SLF001 - a stream of ours
+        node = stream_join(place, sides, keys, how, within=within, suffix=suffix, name=name)
+        return extended(node, {**self._shapes, **other._shapes})  # noqa: SLF001
 
     # -- windows ---------------------------------------------------------------------------------------------------
 
@@ -181,14 +184,26 @@ class Stream:
         Two columns are added: ``late_by`` is how much more lateness would have kept the row, and ``late_reason`` is
         ``watermark``, or ``idle`` where time went on without a partition that had been silent.
         """
-        place, node = caller(), self._node
+        return self._late_rows(caller(), port=0)
+
+    @property
+    def late_other(self) -> Stream:
+        """As ``late``: the rows of the other stream of a join, the one that it was given, that came too late."""
+        return self._late_rows(caller(), port=1)
+
+    def _late_rows(self, place: n.Place, port: int) -> Stream:
+        node = self._node
         while isinstance(node, n.RowStep | n.Inspect | n.MapBatches | n.Lookup):
             node = node.parent
         if not isinstance(node, n.Stateful) or not node.by_time:
             raise PipelineRefused(
                 "late belongs to the result of a verb that goes by time, such as .window(...).agg(...)"
             )
-        return self._then(n.LateRows(place=place, parent=node))
+        if port >= len(node.parents):
+            raise PipelineRefused(
+                f"late_other belongs to a join of two streams, and {node.verb} has one: use .late"
+            )
+        return self._then(n.LateRows(place=place, parent=node, port=port))
 
     @property
     def rejected(self) -> Stream:

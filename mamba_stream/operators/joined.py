@@ -1,0 +1,74 @@
+"""What rows of two sides give together: which columns, and nulls where one side has no row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+import polars as pl
+
+from mamba_stream.operators.columns import TIME
+from mamba_stream.operators.pairing import Rows
+from mamba_stream.operators.times import as_time
+
+How = Literal["inner", "left", "right", "full", "semi", "anti"]
+
+LEFT: Final = 0
+RIGHT: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The columns of a join's result.
+
+    Attributes:
+        columns: For each the side and the name of the column that it is; ``None`` for the time of the later row.
+        types: Their types.
+    """
+
+    columns: Mapping[str, tuple[int, str] | None]
+    types: Mapping[str, pl.DataType]
+
+    def of_side(self, side: int) -> list[str]:
+        """The columns of one side that the result has."""
+        return list(dict.fromkeys(part[1] for part in self.columns.values() if part and part[0] == side))
+
+    def pairs(self, left: pl.DataFrame, lefts: Rows, right: pl.DataFrame, rights: Rows) -> pl.DataFrame:
+        """A row for each pair.
+
+        Args:
+            left: Rows of the left side.
+            lefts: Which of them.
+            right: Rows of the right side.
+            rights: Which of those they meet.
+        """
+        frames = ((left, lefts), (right, rights))
+        made: dict[str, pl.Series] = {}
+        for side, (frame, rows) in enumerate(frames):
+            names = {new: part[1] for new, part in self.columns.items() if part and part[0] == side}
+            if names:
+                wanted = frame.select(pl.col(old).alias(new) for new, old in names.items())
+                made.update({column.name: column for column in wanted[rows]})
+        for name, part in self.columns.items():
+            if part is None:
+                times = [frame.get_column(TIME).to_numpy()[rows] for frame, rows in frames]
+                made[name] = self._time(name, pl.Series(name, np.maximum(*times)))
+        return pl.DataFrame([made[name] for name in self.columns])
+
+    def alone(self, side: int, frame: pl.DataFrame) -> pl.DataFrame:
+        """A row for each row of a side that has met none."""
+        columns = []
+        for name, part in self.columns.items():
+            if part is None:
+                columns.append(self._time(name, frame.get_column(TIME)))
+            elif part[0] == side:
+                columns.append(frame.get_column(part[1]).alias(name))
+            else:
+                columns.append(pl.Series(name, [None], self.types[name]).new_from_index(0, frame.height))
+        return pl.DataFrame(columns)
+
+    def _time(self, name: str, ticks: pl.Series) -> pl.Series:
+        frame = ticks.alias(name).to_frame()
+        return frame.select(as_time(pl.col(name), self.types[name])).to_series()

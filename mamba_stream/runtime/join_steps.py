@@ -1,0 +1,33 @@
+"""From joins of a plan to the operators that do them."""
+
+from __future__ import annotations
+
+from mamba_stream.operators.intervaljoin import IntervalJoin, IntervalSettings, Side
+from mamba_stream.operators.step import StatefulStep
+from mamba_stream.plan import joins
+from mamba_stream.plan.analysis import Analysis
+from mamba_stream.plan.shapes import Shape
+from mamba_stream.runtime.steps import step_of
+
+
+@step_of.register
+def _(node: joins.IntervalJoin, analysis: Analysis) -> StatefulStep:
+    left, right = (analysis.shapes[parent] for parent in node.parents)
+    lower, upper, span = joins.bounds_of(node, left)
+    return IntervalJoin(
+        IntervalSettings(
+            sides=(_side(left, node.left_on), _side(right, node.right_on)),
+            how=node.how,
+            lower=lower,
+            upper=upper,
+            span=span,
+            outcome=joins.outcome_of(node, analysis),
+            number=analysis.numbers[node],
+            with_origin=node in analysis.ordered,
+        )
+    )
+
+
+def _side(shape: Shape, on: tuple[str, ...]) -> Side:
+    assert shape.time is not None
+    return Side(on, shape.time, shape.shift, shape.time_type)

@@ -1,0 +1,313 @@
+"""Interval joins give the pairs of a model in plain Python, however rows are cut, and wherever a run crashes."""
+
+from __future__ import annotations
+
+import tempfile
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import hypothesis.strategies as st
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+import mamba_stream as mamba
+from mamba_stream.plan.pipeline import Pipeline
+from mamba_stream.runtime.options import RunOptions
+from mamba_stream.runtime.run import Run
+from tests.runtime.desk import ManualClock, put
+from tests.runtime.joinmodel import Placed, in_order, joined, judged
+from tests.runtime.model import SCHEMA, SEEDS, Row, at, cuts, frame, partitions
+from tests.runtime.test_same_rows import MEMORY, one_step
+
+HOWS = ["inner", "left", "right", "full", "semi", "anti"]
+BOUNDS = [(-5, 5), (0, 20), (-20, 0), (3, 9), (-9, -3), (0, 0), (-1, 40), None]
+"""In seconds; ``None`` stands for an upper bound that each left row has for itself."""
+
+
+def within(bounds: tuple[int, int] | None) -> Any:
+    if bounds is None:
+        own = pl.when(pl.col("value") != 3).then(pl.duration(seconds=4 * pl.col("value")))
+        return ("-2s", own)
+    return (timedelta(seconds=bounds[0]), timedelta(seconds=bounds[1]))
+
+
+def meets(bounds: tuple[int, int] | None, left: Row, right: Row) -> bool:
+    assert left.time is not None and right.time is not None
+    apart = right.time - left.time
+    if bounds is None:
+        return left.value != 3 and -2 <= apart <= 4 * left.value
+    return bounds[0] <= apart <= bounds[1]
+
+
+def streams(lateness: int) -> tuple[mamba.Stream, mamba.Stream]:
+    left = mamba.stream("left", lateness=f"{lateness}s")
+    return left, mamba.stream("right", lateness=f"{lateness}s")
+
+
+def pipeline(how: Any, bounds: tuple[int, int] | None, lateness: int) -> Pipeline:
+    left, right = streams(lateness)
+    result = left.join(right, on="key", how=how, within=within(bounds))
+    if how == "right":
+        result = result.with_columns(key_right=pl.col("key"), key=pl.lit(None, dtype=pl.String))
+    return mamba.pipeline("job", result.to("out"), result.late.to("late"), result.late_other.to("late_other"))
+
+
+def rows_of(pairs: list[tuple[Placed | None, Placed | None]]) -> list[tuple[object, ...]]:
+    """Times and values of both sides."""
+    return sorted((tuple(_shown(placed) for placed in pair) for pair in pairs), key=repr)
+
+
+def _shown(placed: Placed | None) -> object:
+    return None if placed is None else (at(placed.time), placed.row.value)
+
+
+def rows_in(out: pl.DataFrame, how: str) -> list[tuple[object, ...]]:
+    if how in ("semi", "anti"):
+        return sorted((((ts, value), None) for ts, value in out.select("ts", "value").rows()), key=repr)
+    found = out.select("ts", "value", "ts_right", "value_right").rows()
+    return sorted(
+        (((a, b) if a is not None else None, (c, d) if c is not None else None) for a, b, c, d in found),
+        key=repr,
+    )
+
+
+def feed(
+    log: mamba.Log, made: Pipeline, sides: dict[str, list[list[Row]]], chance: np.random.Generator
+) -> None:
+    """Appends rows in batches of any size, with runs in between that end in the middle of something."""
+    batches = [(side, *batch) for side, parts in sides.items() for batch in cuts(parts, chance)]
+    # The order of batches of a partition stays; those of the sides are shuffled into each other.
+    order = chance.permutation([side for side, _, _ in batches])
+    waiting = {side: [batch for batch in batches if batch[0] == side] for side in sides}
+    for side in order:
+        _, number, batch = waiting[side].pop(0)
+        log[side].append(frame(batch), partition=number)
+        if chance.random() < 0.7:
+            continue
+        run = one_step(log, made, int(chance.integers(1, 9)))
+        for _ in range(int(chance.integers(0, 30))):
+            run.step()
+            if chance.random() < 0.3:
+                run.commit("running")
+        # The run is dropped here: what it did since its last commit never happened.
+    for side in sides:
+        log[side].end()
+    mamba.run(made, log)
+
+
+def check(
+    left: list[list[Row]],
+    right: list[list[Row]],
+    how: Any,
+    bounds: tuple[int, int] | None,
+    lateness: int,
+    seed: int,
+) -> None:
+    chance = np.random.default_rng(seed)
+    made = pipeline(how, bounds, lateness)
+    with tempfile.TemporaryDirectory(dir=MEMORY) as place, mamba.open(Path(place) / "log") as log:
+        for side, parts in (("left", left), ("right", right)):
+            log.create_topic(side, SCHEMA, partitions=len(parts), time="ts")
+        feed(log, made, {"left": left, "right": right}, chance)
+        one, other = judged(left, lateness), judged(right, lateness)
+        expected = joined(one.on_time, other.on_time, how, lambda a, b: meets(bounds, a, b))
+        assert rows_in(log["out"].scan().collect(), how) == rows_of(expected)
+        for topic, side in (("late", one), ("late_other", other)):
+            late = log[topic].scan().collect()
+            shown = late.select("ts", "value", pl.col("late_by").dt.total_seconds()).rows()
+            assert sorted(shown) == sorted((at(row.time or 0), row.value, by) for row, by in side.late)
+        again = mamba.run(made, log)
+        assert (again.rows_in, again.rows_out) == (0, 0)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    left=partitions(),
+    right=partitions(),
+    how=st.sampled_from(HOWS),
+    bounds=st.sampled_from(BOUNDS),
+    lateness=st.sampled_from([0, 5, 60]),
+    seed=SEEDS,
+)
+def test_crashing_anywhere_and_cutting_anyhow_gives_the_models_pairs(
+    left, right, how, bounds, lateness, seed
+):
+    check(left, right, how, bounds, lateness, seed)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    left=partitions(),
+    right=partitions(),
+    how=st.sampled_from(HOWS),
+    bounds=st.sampled_from(BOUNDS),
+    lateness=st.sampled_from([0, 20]),
+    seed=SEEDS,
+)
+def test_what_depends_on_order_sees_the_results_in_one_order(left, right, how, bounds, lateness, seed):
+    chance = np.random.default_rng(seed)
+    one, other = streams(lateness)
+    result = one.join(other, on="key", how=how, within=within(bounds))
+    values = [pl.col("value").cast(pl.String)]
+    if how not in ("semi", "anti"):
+        values.append(pl.col("value_right").cast(pl.String))
+    listed = result.window(mamba.tumbling("30s")).agg(
+        listed=pl.concat_str(values, separator=" ", ignore_nulls=True)
+    )
+    made = mamba.pipeline("job", listed.to("out"))
+    with tempfile.TemporaryDirectory(dir=MEMORY) as place, mamba.open(Path(place) / "log") as log:
+        for side, parts in (("left", left), ("right", right)):
+            log.create_topic(side, SCHEMA, partitions=len(parts), time="ts")
+        feed(log, made, {"left": left, "right": right}, chance)
+        found = log["out"].scan().sort("window_start").collect().get_column("listed").to_list()
+    pairs = joined(
+        judged(left, lateness).on_time, judged(right, lateness).on_time, how, lambda a, b: meets(bounds, a, b)
+    )
+    windows: dict[int, list[str]] = {}
+    for pair in in_order(pairs):
+        there = [placed for placed in pair if placed is not None]
+        window = max(placed.time for placed in there) // 30
+        windows.setdefault(window, []).append(" ".join(str(placed.row.value) for placed in there))
+    assert found == [windows[window] for window in sorted(windows)]
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(rows=partitions(most=1), seed=SEEDS, size=st.integers(1, 300))
+def test_joining_with_itself_pairs_every_row_with_its_neighbours(rows, seed, size):
+    (side,) = rows
+    one = mamba.stream(frame(side), time="ts", lateness="1000d")
+    found = one.join(one, on="key", within="7s").collect()
+    placed = judged(rows, 100_000_000).on_time
+    assert rows_in(found, "inner") == rows_of(
+        joined(placed, placed, "inner", lambda a, b: abs(b.time - a.time) <= 7)
+    )
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> pl.DataFrame:
+    height = draw(st.sampled_from([0, 1, 7, 60, 300]))
+    chance = np.random.default_rng(draw(SEEDS))
+    span = draw(st.sampled_from([50, 3_000]))
+
+    def of(choices: list[Any]) -> list[Any]:
+        return [choices[i] for i in chance.integers(0, len(choices), height)]
+
+    return pl.DataFrame(
+        {
+            "ts": [at(int(second)) for second in chance.integers(0, span, height)],
+            "text": of(["a", "b", "", None]),
+            "number": of([0, 1, 2, 3, None]),
+            "wide": of([-(1 << 62), 0, 1 << 62, None]),
+            "flt": of([0.0, -0.0, float("nan"), 1.5, None]),
+            "flag": of([True, False, None]),
+            "value": chance.integers(0, 1000, height),
+        },
+        schema={
+            "ts": pl.Datetime("us"),
+            "text": pl.String,
+            "number": pl.Int16,
+            "wide": pl.Int64,
+            "flt": pl.Float64,
+            "flag": pl.Boolean,
+            "value": pl.Int64,
+        },
+    )
+
+
+KEYS = st.lists(
+    st.sampled_from(["text", "number", "wide", "flt", "flag"]), min_size=1, max_size=3, unique=True
+)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    left=tables(),
+    right=tables(),
+    keys=KEYS,
+    how=st.sampled_from(["inner", "left", "semi", "anti", "right", "full"]),
+)
+def test_keys_of_any_type_are_equal_as_in_a_join_of_polars(left, right, keys, how):
+    one = mamba.stream(left, time="ts", lateness="1000d", name="left")
+    other = mamba.stream(right, time="ts", lateness="1000d", name="right")
+    found = one.join(other, on=keys, how=how, within="10000d").collect()
+    expected = left.join(right, on=keys, how=how)
+    shown = found.drop("join_time", strict=False)
+    assert shown.columns == expected.columns
+    assert shown.schema == expected.schema
+    assert sorted(map(repr, shown.rows())) == sorted(map(repr, expected.rows()))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(left=tables(), right=tables(), low=st.integers(-90, 30), span=st.integers(0, 100), seed=SEEDS)
+def test_an_inner_join_is_a_range_join_of_duckdb(left, right, low, span, seed):
+    one = mamba.stream(left, time="ts", lateness="1000d", name="left")
+    other = mamba.stream(right, time="ts", lateness="1000d", name="right")
+    bounds = (timedelta(seconds=low), timedelta(seconds=low + span))
+    found = one.join(other, left_on="text", right_on="text", within=bounds).collect()
+    expected = duckdb.sql(
+        f"""select l.value, r.value from "left" l join "right" r on l.text = r.text
+            and r.ts between l.ts + interval ({low}) second and l.ts + interval ({low + span}) second"""
+    ).fetchall()
+    assert sorted(found.select("value", "value_right").rows()) == sorted(expected)
+
+
+def test_state_leaves_when_time_has_passed_it(log):
+    for side in ("left", "right"):
+        log.create_topic(side, SCHEMA, time="ts")
+    left, right = streams(0)
+    result = left.join(right, on="key", how="left", within=("0s", "10s"))
+    run = one_step(log, mamba.pipeline("job", result.to("out")), 100)
+    (step,) = run.engine.flow.steps.values()
+    for second in range(0, 1_000, 10):
+        for side in ("left", "right"):
+            put(log[side], 0, *((second + more, "a", 1) for more in range(10)))
+        run = one_step(log, mamba.pipeline("job", result.to("out")), 100)
+        while run.step():
+            pass
+        run.commit("running")
+        (step,) = run.engine.flow.steps.values()
+        assert step.rows <= 60
+        assert step.horizon == step.closed - 10_000
+
+
+def test_a_silent_side_holds_back_time_until_it_counts_as_idle(log):
+    clock = ManualClock()
+    for side in ("left", "right"):
+        log.create_topic(side, SCHEMA, time="ts")
+    result = mamba.stream("left", idle="5s").join(
+        mamba.stream("right", idle="5s"), on="key", how="anti", within="1s"
+    )
+    made = mamba.pipeline("job", result.to("out"), result.late_other.to("late"))
+    options = RunOptions(until="stopped", anew=False, memory=1 << 30, commit=0.0, skip_gaps=False, rows=100)
+    run = Run(made, log, options, clock)
+    put(log["left"], 0, (0, "a", 1), (100, "a", 2), (200, "a", 3))
+    run.step()
+    run.step()
+    assert run.rows_out == 0
+    clock.seconds += 6
+    run.step()
+    run.commit("running")
+    assert log["out"].scan().collect().get_column("value").to_list() == [1, 2]
+    put(log["right"], 0, (100, "a", 9), (200, "a", 9))
+    run.step()
+    run.commit("running")
+    assert log["late"].scan().collect().select("value", "late_reason").rows() == [(9, "idle")]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3_600)
+@settings(max_examples=1_500, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    left=partitions(),
+    right=partitions(),
+    how=st.sampled_from(HOWS),
+    bounds=st.sampled_from(BOUNDS),
+    lateness=st.sampled_from([0, 5, 60]),
+    seed=SEEDS,
+)
+def test_crashing_anywhere_gives_the_models_pairs_many_times(left, right, how, bounds, lateness, seed):
+    check(left, right, how, bounds, lateness, seed)
