@@ -6,7 +6,7 @@ at once. What has met none by the time that it cannot meet any more comes out th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,6 +34,7 @@ from mamba_stream.operators.rows import Extended, RowSteps
 from mamba_stream.operators.single import written_out
 from mamba_stream.operators.step import NOTHING, Late, Made
 from mamba_stream.operators.tardiness import without_late
+from mamba_stream.operators.times import as_time
 
 _SIDES: Final = ("left", "right")
 _HELD: Final = "held"
@@ -51,12 +52,14 @@ class Side:
         time: Its time column.
         shift: Ticks to add to it.
         dtype: Its type.
+        types: The types of all its columns.
     """
 
     on: Sequence[str]
     time: str
     shift: int
     dtype: pl.DataType
+    types: Mapping[str, pl.DataType]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -318,3 +321,30 @@ class IntervalJoin:
                 side.expire(closed)
             if self._held is not None:
                 self._held.drop(self.horizon)
+
+    def view(self) -> pl.DataFrame:
+        """The rows of both sides that may still meet others, and on which side each is."""
+        shown, names = [], set(self._visible(LEFT))
+        for side, word in enumerate(_SIDES):
+            mine = self._set.sides[side]
+            new = {
+                name: f"{name}_right" if side == RIGHT and name in names else name
+                for name in self._visible(side)
+            }
+            schema = {"side": pl.String(), **{new[name]: mine.types[name] for name in new}}
+            rows = [
+                frame.select(
+                    pl.lit(word).alias("side"),
+                    *(self._shown(mine, name).alias(new[name]) for name in new),
+                )
+                for frame in self._sides[side].waiting(self._closed)
+            ]
+            shown.append(pl.concat([pl.DataFrame(schema=schema), *rows]))
+        return pl.concat(shown, how="diagonal")
+
+    def _visible(self, side: int) -> list[str]:
+        mine = self._set.sides[side]
+        return list(dict.fromkeys((*mine.on, mine.time, *self._set.outcome.of_side(side))))
+
+    def _shown(self, side: Side, name: str) -> pl.Expr:
+        return as_time(pl.col(TIME) - side.shift, side.dtype) if name == side.time else pl.col(name)

@@ -190,6 +190,14 @@ class JoinSide:
             return None
         return self._part(run, np.flatnonzero(~run.met)) if 2 * met > run.rows else run
 
+    def waiting(self, closed: int) -> Iterator[pl.DataFrame]:
+        """The rows that may still meet others, now that time has come so far."""
+        for run in self.runs():
+            if run.until is None or run.first >= closed:
+                yield run.frame
+            else:
+                yield run.frame[np.flatnonzero(run.until >= closed)]
+
     def delta(self) -> dict[str, pl.DataFrame]:
         """What came since the last delta or snapshot, and which rows of before have met another since."""
         parts = {}

@@ -30,4 +30,4 @@ def _(node: joins.IntervalJoin, analysis: Analysis) -> StatefulStep:
 
 def _side(shape: Shape, on: tuple[str, ...]) -> Side:
     assert shape.time is not None
-    return Side(on, shape.time, shape.shift, shape.time_type)
+    return Side(on, shape.time, shape.shift, shape.time_type, shape.schema)

@@ -298,6 +298,21 @@ def test_a_silent_side_holds_back_time_until_it_counts_as_idle(log):
     assert log["late"].scan().collect().select("value", "late_reason").rows() == [(9, "idle")]
 
 
+def test_the_state_of_a_join_shows_the_rows_that_wait(log):
+    for side in ("left", "right"):
+        log.create_topic(side, SCHEMA, time="ts")
+        put(log[side], 0, (0, "a", 1), (50, "b", 2))
+    left, right = streams(0)
+    made = mamba.pipeline("job", left.join(right, on="key", within="10s", name="near").to("out"))
+    mamba.run(made, log, until="now")
+    state = mamba.start(made, log, until="now").state("near")
+    assert state.sort("side").rows() == [
+        ("left", "b", at(50), 2, None, None, None),
+        ("right", None, None, None, "b", at(50), 2),
+    ]
+    assert state.columns == ["side", "key", "ts", "value", "key_right", "ts_right", "value_right"]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3_600)
 @settings(max_examples=1_500, deadline=None, suppress_health_check=list(HealthCheck))

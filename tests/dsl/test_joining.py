@@ -1,0 +1,191 @@
+"""A join that cannot be right is refused at the user's line, with what would be right."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import polars as pl
+import pytest
+
+import mamba_stream as mamba
+
+NOW = datetime(2024, 1, 1)
+LEFT = pl.DataFrame({"ts": [NOW], "key": ["a"], "number": [1], "until": [NOW], "tags": [["x"]]})
+RIGHT = pl.DataFrame({"ts": [NOW], "key": ["a"], "number": [1.0], "tags": [["x"]]})
+COLUMN, REFUSED, EXPRESSION = mamba.ColumnNotFound, mamba.PipelineRefused, mamba.ExpressionRefused
+INVALID = mamba.InvalidInput
+
+
+def left() -> mamba.Stream:
+    return mamba.stream(LEFT, time="ts", name="left")
+
+
+def right(frame: pl.DataFrame = RIGHT, time: str | None = "ts") -> mamba.Stream:
+    return mamba.stream(frame, time=time, name="right")
+
+
+BUILD = {
+    "a key that the left side does not have": (
+        lambda: left().join(right(), on="kay", within="1m"),
+        COLUMN,
+        "no column 'kay', did you mean 'key'",
+    ),
+    "a key that the right side does not have": (
+        lambda: left().join(right(), left_on="key", right_on="kay", within="1m"),
+        COLUMN,
+        "the other stream has no column 'kay', did you mean 'key'",
+    ),
+    "keys of different types": (
+        lambda: left().join(right(), on="number", within="1m"),
+        REFUSED,
+        "'number' is Int64, and 'number' of the other stream is Float64: cast one",
+    ),
+    "a key that is a list": (
+        lambda: left().join(right(), on="tags", within="1m"),
+        REFUSED,
+        r"List\(String\) cannot be a key",
+    ),
+    "no key": (lambda: left().join(right(), within="1m"), REFUSED, "give on="),
+    "keys twice": (lambda: left().join(right(), "key", left_on="key", within="1m"), REFUSED, "give on="),
+    "more keys on one side": (
+        lambda: left().join(right(), left_on=["key", "number"], right_on="key", within="1m"),
+        REFUSED,
+        "2 columns on the left, 1 on the right",
+    ),
+    "a how that there is not": (
+        lambda: left().join(right(), on="key", how="outer", within="1m"),
+        REFUSED,
+        "how='outer'; choose one of 'inner'",
+    ),
+    "a right side without time": (
+        lambda: left().join(right(time=None), on="key", within="1m"),
+        REFUSED,
+        "needs the stream's time, and the frame has no time column",
+    ),
+    "a left side that lost its time": (
+        lambda: left().drop("ts").join(right(), on="key", within="1m"),
+        REFUSED,
+        "dropped its time column 'ts'",
+    ),
+    "times of different types": (
+        lambda: left().join(right(RIGHT.cast({"ts": pl.Datetime("ms")})), on="key", within="1m"),
+        REFUSED,
+        r"'ts' is Datetime\(time_unit='us', time_zone=None\), and 'ts' of the other stream is",
+    ),
+    "bounds that are no length of time": (
+        lambda: left().join(right(), on="key", within=5),
+        REFUSED,
+        "within=5 is not a length of time such as '10m'",
+    ),
+    "bounds without a unit": (
+        lambda: left().join(right(), on="key", within="5"),
+        INVALID,
+        "within= is not a duration",
+    ),
+    "a negative distance": (
+        lambda: left().join(right(), on="key", within="-5m"),
+        INVALID,
+        "within= must not be negative",
+    ),
+    "three bounds": (
+        lambda: left().join(right(), on="key", within=("1s", "2s", "3s")),
+        REFUSED,
+        "or two",
+    ),
+    "bounds the wrong way round": (
+        lambda: left().join(right(), on="key", within=("5s", "-5s")),
+        REFUSED,
+        "no time lies between these: swap them",
+    ),
+    "bounds finer than the time": (
+        lambda: mamba.stream(LEFT.cast({"ts": pl.Date}), time="ts").join(
+            right(RIGHT.cast({"ts": pl.Date})), on="key", within="1h"
+        ),
+        REFUSED,
+        "within= of .* does not fit a time column of type Date",
+    ),
+    "an expression for the lower bound": (
+        lambda: left().join(right(), on="key", within=(pl.col("until") - pl.col("ts"), "5s")),
+        REFUSED,
+        "only the upper bound may be an expression",
+    ),
+    "a bound by a column that is not there": (
+        lambda: left().join(right(), on="key", within=("0s", pl.col("untill") - pl.col("ts"))),
+        COLUMN,
+        "no column 'untill', did you mean 'until'",
+    ),
+    "a bound that is no duration": (
+        lambda: left().join(right(), on="key", within=("0s", pl.col("number"))),
+        EXPRESSION,
+        "is Int64, and must be one Duration",
+    ),
+    "a bound that looks at other rows": (
+        lambda: left().join(right(), on="key", within=("0s", pl.col("until").max() - pl.col("ts"))),
+        EXPRESSION,
+        "max",
+    ),
+    "two columns of one name": (
+        lambda: left().rename({"until": "number_right"}).join(right(), on="key", within="1m"),
+        REFUSED,
+        "two columns 'number_right'",
+    ),
+    "a column where the time would go": (
+        lambda: left().rename({"until": "join_time"}).join(right(), on="key", within="1m"),
+        REFUSED,
+        "adds a column 'join_time'",
+    ),
+    "a table within a time": (
+        lambda: left().join(RIGHT, on="key", within="1m"),
+        REFUSED,
+        "are for joins of two streams",
+    ),
+    "late rows of another stream where there is none": (
+        lambda: left().window(mamba.tumbling("1h")).agg(n=pl.len()).late_other,
+        REFUSED,
+        "late_other belongs to a join",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BUILD)
+def test_it_is_refused_with_what_would_be_right(case):
+    build, kind, why = BUILD[case]
+    with pytest.raises(kind, match=why) as caught:
+        build()
+    if " at /" in str(caught.value):
+        assert __file__ in str(caught.value)
+
+
+def test_two_joins_alike_are_told_apart_by_name():
+    one = left().join(right(), on="key", within="1m")
+    other = left().join(right(), on="key", within="1m")
+    united = mamba.concat([one, other])
+    with pytest.raises(REFUSED, match=r"two steps are called 'inner join on key within 1m'.*name="):
+        mamba.pipeline("job", united.to("out"))
+    named = mamba.concat([one, left().join(right(), on="key", within="1m", name="again")])
+    mamba.pipeline("job", named.to("out"))
+
+
+def test_the_plan_says_what_meets_what():
+    joined = left().join(right(), left_on="key", right_on="key", how="left", within=("-5s", "1m"))
+    assert "join of 1 and 2: left join on key within -5s to 1m" in joined.explain()
+
+
+@pytest.mark.parametrize(
+    ("how", "within", "time"),
+    [
+        ("inner", ("0s", "1m"), "ts_right"),
+        ("inner", ("-1m", "0s"), "ts"),
+        ("inner", "1m", "join_time"),
+        ("left", ("-1m", "0s"), "ts"),
+        ("left", ("0s", "1m"), "join_time"),
+        ("right", ("0s", "1m"), "ts_right"),
+        ("full", ("0s", "1m"), "join_time"),
+        ("semi", "1m", "ts"),
+        ("anti", "1m", "ts"),
+    ],
+)
+def test_the_time_of_a_pair_is_the_column_that_always_is_the_later(how, within, time):
+    joined = left().join(right(), on="key", how=how, within=within)
+    assert joined._shapes[joined._node].time == time
+    assert ("join_time" in joined.schema) == (time == "join_time")
