@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         run,
         session,
         start,
+        step,
         stream,
         tumbling,
     )
@@ -196,6 +197,7 @@ __all__ = [
     "run",
     "session",
     "start",
+    "step",
     "stream",
     "tumbling",
 ]
@@ -213,6 +215,7 @@ _HOME = {
     "run": "mamba_stream.dsl",
     "session": "mamba_stream.dsl",
     "start": "mamba_stream.dsl",
+    "step": "mamba_stream.dsl",
     "stream": "mamba_stream.dsl",
     "tumbling": "mamba_stream.dsl",
     "LogBatch": "mamba_stream.log",

@@ -1,5 +1,6 @@
 """Streams, windows, running: thin verbs that build plan nodes."""
 
+from mamba_stream.dsl.neighbours import step
 from mamba_stream.dsl.opening import Log, Topic, open_log
 from mamba_stream.dsl.pipelines import Pipeline, pipeline
 from mamba_stream.dsl.running import run, start
@@ -21,6 +22,7 @@ __all__ = [
     "run",
     "session",
     "start",
+    "step",
     "stream",
     "tumbling",
 ]

@@ -66,6 +66,23 @@ def schema(given: Any, *, verb: str) -> pl.Schema:
         ) from error
 
 
+def single_results(positional: Iterable[Any], named: dict[str, Any], *, verb: str) -> dict[str, pl.Expr]:
+    """Expressions by the name of their result, each of one column.
+
+    Raises:
+        PipelineRefused: One has no single name, or two have the same.
+    """
+    found: dict[str, pl.Expr] = {}
+    for expr in expressions(positional, named, verb=verb):
+        result = expr.meta.output_name(raise_if_undetermined=False)
+        if result is None or expr.meta.has_multiple_outputs():
+            raise PipelineRefused(f"{verb}: {expr!s:.80} has no single name: write {verb}(name=...)")
+        if result in found:
+            raise PipelineRefused(f"{verb}: two results are called {result!r}: name one with .alias(...)")
+        found[result] = expr
+    return found
+
+
 def _name(item: Any, what: str) -> str:
     if isinstance(item, pl.Expr) and item.meta.is_column():
         return item.meta.output_name()

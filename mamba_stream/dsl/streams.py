@@ -6,14 +6,23 @@ A method that a Polars ``LazyFrame`` also has means the same here. Every verb ad
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any, Literal
 
 import polars as pl
 
 from mamba_stream.core.names import check_name
 from mamba_stream.core.numbers import is_whole
-from mamba_stream.dsl.arguments import expressions, flat, names, predicates, schema as schema_of
+from mamba_stream.dsl.arguments import (
+    expressions,
+    flat,
+    names,
+    predicates,
+    schema as schema_of,
+    single_results,
+)
 from mamba_stream.dsl.joining import key_columns, lookup, stream_join
+from mamba_stream.dsl.neighbours import Matched, Rolled, lagged
 from mamba_stream.dsl.places import caller
 from mamba_stream.errors import PipelineRefused
 from mamba_stream.plan import nodes as n
@@ -177,6 +186,71 @@ class Stream:
             check_name(name, "step")
         return Windowed(self, spec, names(by, what="by="), name)
 
+    # -- rows that see other rows --------------------------------------------------------------------------------------
+
+    def rolling(self, period: str | timedelta, by: Any = None, *, name: str | None = None) -> Rolled:
+        """Looks back from each row over the rows of its key in ``(t - period, t]``.
+
+        Rows come out once the watermark has passed them. ``.agg(...)`` gives a row for each with key, time and results;
+        ``.with_columns(...)`` keeps the row and adds the results.
+
+        Args:
+            period: How far back: ``"10m"``, or a timedelta.
+            by: Columns; a null is a key like any other.
+            name: The step's name, under which its state is kept.
+        """
+        return Rolled(self, period, by, name)
+
+    def lag(
+        self, columns: Any, n: int = 1, *, by: Any = None, suffix: str = "_lag", name: str | None = None
+    ) -> Stream:
+        """Adds the values that columns had in an earlier row of the key; null where there is none.
+
+        Rows come out once the watermark has passed them. The last ``n`` values of each key are kept for good.
+
+        Args:
+            columns: One or several names.
+            n: How many rows of the key back, 1 to 1000.
+            by: The key's columns; without any, all rows are of one key.
+            suffix: What the results are called, behind their columns' names.
+            name: The step's name, under which its state is kept.
+        """
+        return lagged(self, columns, n, by, suffix, name, differs=False)
+
+    def diff(
+        self, columns: Any, n: int = 1, *, by: Any = None, suffix: str = "_diff", name: str | None = None
+    ) -> Stream:
+        """Adds by how much columns differ from what they were in an earlier row of the key.
+
+        Arguments as for ``lag``.
+        """
+        return lagged(self, columns, n, by, suffix, name, differs=True)
+
+    def match(
+        self,
+        steps: Sequence[Any],
+        by: Any = None,
+        *,
+        within: str | timedelta,
+        overlapping: bool = False,
+        name: str | None = None,
+    ) -> Matched:
+        """Looks for sequences of rows of one key; ``.agg(...)`` says what to make of each.
+
+        A sequence begins with every row for which the first condition holds, and goes on with the next row, in the
+        order of the stream, for which the following one does; rows between them are passed over. It comes out
+        once the watermark has passed its last row.
+
+        Args:
+            steps: At least two ``mamba.step(name, condition, within=)``.
+            by: The key's columns; without any, all rows are of one key.
+            within: How far apart its first and last row lie at most.
+            overlapping: Whether a row may be in several sequences; otherwise the next one of a key begins behind the
+                end of the last.
+            name: The step's name, under which its state is kept.
+        """
+        return Matched(self, list(steps), by, within, name, overlapping=overlapping)
+
     @property
     def late(self) -> Stream:
         """The rows that came too late for the last step of this stream that goes by time, as they were before it.
@@ -292,14 +366,7 @@ class Windowed:
             ``window_end`` minus one tick.
         """
         place = caller()
-        found: dict[str, pl.Expr] = {}
-        for expr in expressions(aggregates, named, verb="agg"):
-            result = expr.meta.output_name(raise_if_undetermined=False)
-            if result is None or expr.meta.has_multiple_outputs():
-                raise PipelineRefused(f"agg: {expr!s:.80} has no single name: write agg(name=...)")
-            if result in found:
-                raise PipelineRefused(f"agg: two results are called {result!r}: name one with .alias(...)")
-            found[result] = expr
+        found = single_results(aggregates, named, verb="agg")
         step = n.Window(
             place=place,
             parent=self._stream._node,  # noqa: SLF001 - a stream waiting for its second half

@@ -15,8 +15,23 @@ def window_name(spec: WindowSpec, by: Sequence[str], results: Sequence[str]) -> 
         >>> window_name(WindowSpec("tumbling", 1, 1, 0, "tumbling 1h"), ["origin"], ["departures", "p95"])
         'tumbling 1h by origin: departures, p95'
     """
+    return step_name(spec.words, by, results)
+
+
+def step_name(verb: str, by: Sequence[str], results: Sequence[str]) -> str:
+    """A step's name.
+
+    Args:
+        verb: What it does, in words.
+        by: Its key.
+        results: The columns that it makes, or is about.
+
+    Example:
+        >>> step_name("rolling 10m", ["symbol"], ["mean"])
+        'rolling 10m by symbol: mean'
+    """
     keys = f" by {', '.join(by)}" if by else ""
-    return f"{spec.words}{keys}: {', '.join(results)}"
+    return f"{verb}{keys}: {', '.join(results)}"
 
 
 def check_step_names(nodes: Sequence[Node]) -> None:

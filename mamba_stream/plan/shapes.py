@@ -204,6 +204,14 @@ def need_time(shape: Shape, what: str) -> str:
     return shape.time
 
 
+def check_key_types(by: Sequence[str], schema: pl.Schema, verb: str) -> None:
+    """Refuses columns whose values cannot be told apart."""
+    for name in by:
+        dtype = schema[name]
+        if (dtype.is_nested() and not isinstance(dtype, pl.Struct)) or dtype == pl.Object:
+            raise PipelineRefused(f"{verb}: a column of type {dtype} cannot be a key ({name!r})")
+
+
 def split_window(node: n.Window, shape: Shape) -> AggregatePlan:
     """How a window step over rows of this shape aggregates."""
     return split(node.aggregates, pl.Schema({**shape.schema, **ORDER_TYPES}), ORDER)
@@ -380,10 +388,7 @@ def _(node: n.Window, parents: Sequence[Shape]) -> Shape:
         raise PipelineRefused(f"window: the result would have two columns {twice!r}: rename one")
     refuse_engine_names(results)
     empty = pl.DataFrame(schema={name: shape.schema[name] for name in node.by})
-    if node.by:
-        for dtype in empty.schema.dtypes():
-            if (dtype.is_nested() and not isinstance(dtype, pl.Struct)) or dtype == pl.Object:
-                raise PipelineRefused(f"window: a column of type {dtype} cannot be a key")
+    check_key_types(node.by, shape.schema, "window")
     outputs = split_window(node, shape).output_schema
     ends = {WINDOW_START: shape.schema[time], WINDOW_END: shape.schema[time]}
     schema = pl.Schema({**empty.schema, **ends, **outputs})

@@ -12,7 +12,6 @@ from typing import TypeVar
 
 import polars as pl
 
-import mamba_stream.runtime.window_steps  # noqa: F401 - registers its steps
 from mamba_stream.errors import JobFailed, StepFailed
 from mamba_stream.operators.rows import RowSteps
 from mamba_stream.operators.step import LATE_REASON, Late, Made, StatefulStep
