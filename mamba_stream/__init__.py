@@ -91,6 +91,7 @@ if TYPE_CHECKING:
         StepFailed,
         TopicEnded,
         TopicNotFound,
+        UnboundedState,
         UnsupportedType,
     )
     from mamba_stream.log import (
@@ -184,6 +185,7 @@ __all__ = [
     "TopicEnded",
     "TopicNotFound",
     "Transaction",
+    "UnboundedState",
     "UnsupportedType",
     "__version__",
     "aio",

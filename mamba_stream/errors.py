@@ -41,7 +41,8 @@ knows nothing of this package.
     │   ├── StepFailed                         a step, or your function in it, raised
     │   └── StateTooLarge                      state alone exceeds the memory limit
     ├── Reject                             raised by your handler: the message goes to the dead letters
-    └── MissingExtra (ImportError)         an optional dependency is not installed
+    ├── MissingExtra (ImportError)         an optional dependency is not installed
+    └── UnboundedState (UserWarning)       a warning: a step keeps rows that nothing ever frees
 """
 
 from __future__ import annotations
@@ -216,3 +217,7 @@ class Reject(MambaStreamError):
 
 class MissingExtra(MambaStreamError, ImportError):
     """An optional dependency is not installed; the message names the extra."""
+
+
+class UnboundedState(MambaStreamError, UserWarning):
+    """A step keeps rows that nothing ever frees; the message names it and the setting that would."""

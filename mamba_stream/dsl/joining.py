@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -13,13 +14,15 @@ from mamba_stream.core.names import check_name, did_you_mean
 from mamba_stream.core.trees import columns
 from mamba_stream.dsl.arguments import names
 from mamba_stream.dsl.tables import as_table
-from mamba_stream.errors import PipelineRefused
+from mamba_stream.errors import PipelineRefused, UnboundedState
 from mamba_stream.plan import nodes as n
-from mamba_stream.plan.joins import IntervalJoin, join_name
+from mamba_stream.plan.joins import IntervalJoin, UnboundedJoin, join_name
 from mamba_stream.plan.words import in_units
 
 HOWS = ("inner", "left", "right", "full", "semi", "anti")
 _TABLE_HOWS = ("inner", "left", "semi", "anti")
+FOREVER = "forever"
+"""As ``ttl=``: that state is never freed is meant."""
 _WITHIN = "a length of time such as '10m', or two: ('0s', '15m') for the other row's time minus this row's"
 
 
@@ -62,10 +65,14 @@ def stream_join(
     how: str,
     *,
     within: Any,
+    ttl: Any,
     suffix: str,
     name: str | None,
 ) -> n.Node:
     """A join of two streams.
+
+    Warns:
+        UnboundedState: Nothing says how long rows are to be kept.
 
     Raises:
         PipelineRefused: An argument cannot be right.
@@ -75,20 +82,46 @@ def stream_join(
         raise PipelineRefused(f"join: how={how!r}{did_you_mean(str(how), HOWS)}; choose one of {listed}")
     if name is not None:
         check_name(name, "step")
-    lower, upper, words = _bounds(within)
+    if within is not None and ttl is not None:
+        raise PipelineRefused(
+            "join: give within= or ttl=, not both: rows are kept for as long as within= needs them"
+        )
+    common: dict[str, Any] = {
+        "place": place,
+        "left": sides[0],
+        "right": sides[1],
+        "left_on": on[0],
+        "right_on": on[1],
+        "how": how,
+        "suffix": suffix,
+    }
+    pairs = list(zip(*on, strict=True))
+    if within is None and ttl in (None, FOREVER):
+        name = name or join_name(pairs, how, "")
+        if ttl is None:
+            _warn_unbounded(place, name)
+        return UnboundedJoin(**common, name=name)
+    lower, upper, words = _bounds(within) if within is not None else _lifetime(ttl)
     return IntervalJoin(
-        place=place,
-        left=sides[0],
-        right=sides[1],
-        left_on=on[0],
-        right_on=on[1],
-        how=how,  # type: ignore[arg-type]
-        suffix=suffix,
-        lower=lower,
-        upper=upper,
-        bounds=words,
-        name=name or join_name(list(zip(*on, strict=True)), how, words),
+        **common, lower=lower, upper=upper, bounds=words, name=name or join_name(pairs, how, words)
     )
+
+
+def _warn_unbounded(place: n.Place, name: str) -> None:
+    warnings.warn_explicit(
+        f"step {name!r} keeps all rows of both sides for ever: give join(..., within=) or ttl= for how far apart in "
+        f"time rows may meet, or ttl={FOREVER!r} if that is meant",
+        UnboundedState,
+        place.file,
+        place.line,
+    )
+
+
+def _lifetime(ttl: Any) -> tuple[int, int, str]:
+    if not isinstance(ttl, str | timedelta):
+        raise PipelineRefused(f"join: ttl={ttl!r:.80} is not a length of time such as '1d', or {FOREVER!r}")
+    reach = duration_us(ttl, what="join: ttl=", zero=False)
+    return -reach, reach, f"ttl {_text(ttl)}"
 
 
 def _bounds(within: Any) -> tuple[int, int | pl.Expr, str]:

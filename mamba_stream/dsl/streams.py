@@ -130,6 +130,7 @@ class Stream:
         right_on: str | Sequence[str] | None = None,
         suffix: str = "_right",
         within: Any = None,
+        ttl: Any = None,
         name: str | None = None,
     ) -> Stream:
         """Brings together rows with equal keys: of two streams, or of this one and a table that stays as it is.
@@ -142,6 +143,10 @@ class Stream:
         meet none any more, with its own time. ``semi`` and ``anti`` keep the row's time. A row behind the watermark is
         late: ``.late`` has those of this stream, ``.late_other`` those of the other.
 
+        Without ``within`` and ``ttl``, rows meet however far apart they are. All rows are kept then, which is warned
+        of, and the result has no time. It is a changelog where ``how`` is left, right, full or anti, or where a side is
+        one: a row that met none is taken back when one comes that it meets.
+
         Args:
             other: A stream; or a Polars or pandas frame, an Arrow table, a list of dicts.
             on: Columns of both; or ``left_on`` and ``right_on``.
@@ -152,18 +157,20 @@ class Stream:
             within: Of two streams: ``"10m"``, either way, or ``("0s", "15m")`` for the time of the other row minus that
                 of this one, both inclusive. The upper bound may be an expression over this stream's row that gives a
                 duration, as in ``("0s", pl.col("expires") - pl.col("ts"))``.
+            ttl: Of two streams without ``within``: how long rows are kept, so that only those meet whose times differ
+                by at most this; ``"forever"`` says that keeping all is meant.
             name: The step's name, under which its state is kept.
         """
         place = caller()
         keys = key_columns(on, left_on, right_on)
         if not isinstance(other, Stream):
-            if within is not None or name is not None:
+            if within is not None or ttl is not None or name is not None:
                 raise PipelineRefused(
-                    "join: within= and name= are for joins of two streams, and this is a table"
+                    "join: within=, ttl= and name= are for two streams, and this is a table"
                 )
             return self._then(lookup(place, self._node, other, keys, how, suffix))
         sides = (self._node, other._node)  # noqa: SLF001 - a stream of ours
-        node = stream_join(place, sides, keys, how, within=within, suffix=suffix, name=name)
+        node = stream_join(place, sides, keys, how, within=within, ttl=ttl, suffix=suffix, name=name)
         return extended(node, {**self._shapes, **other._shapes})  # noqa: SLF001
 
     # -- windows ---------------------------------------------------------------------------------------------------

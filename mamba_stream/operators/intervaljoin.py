@@ -26,7 +26,7 @@ from mamba_stream.operators.columns import (
     ticks,
 )
 from mamba_stream.operators.in_order import InOrder
-from mamba_stream.operators.joined import LEFT, RIGHT, How, Outcome
+from mamba_stream.operators.joined import LEFT, RIGHT, SIDES, How, Outcome, both_sides
 from mamba_stream.operators.joinside import UNTIL, JoinSide, Run
 from mamba_stream.operators.lateness import FOREVER, NEVER
 from mamba_stream.operators.pairing import Pairs, keyed
@@ -36,9 +36,8 @@ from mamba_stream.operators.step import NOTHING, Late, Made
 from mamba_stream.operators.tardiness import without_late
 from mamba_stream.operators.times import as_time
 
-_SIDES: Final = ("left", "right")
 _HELD: Final = "held"
-_ORIGINS: Final = tuple({name: f"{name}_{side}" for name in ORIGIN} for side in _SIDES)
+_ORIGINS: Final = tuple({name: f"{name}_{side}" for name in ORIGIN} for side in SIDES)
 """What the origins of the two rows of a pair are called while the pair waits for its place."""
 _SPAN: Final = f"{PREFIX}span"
 
@@ -288,7 +287,7 @@ class IntervalJoin:
         """What came since the last delta or snapshot."""
         parts = {
             f"{name}.{part}": frame
-            for name, side in zip(_SIDES, self._sides, strict=True)
+            for name, side in zip(SIDES, self._sides, strict=True)
             for part, frame in side.delta().items()
         }
         held = None if self._held is None else self._held.delta()
@@ -298,7 +297,7 @@ class IntervalJoin:
         """All that is there."""
         parts = {
             f"{name}.{part}": frame
-            for name, side in zip(_SIDES, self._sides, strict=True)
+            for name, side in zip(SIDES, self._sides, strict=True)
             for part, frame in side.snapshot().items()
         }
         held = None if self._held is None else self._held.snapshot()
@@ -311,7 +310,7 @@ class IntervalJoin:
             self._held.restore(frame)
             return
         name, _, rest = part.partition(".")
-        self._sides[_SIDES.index(name)].restore(rest, frame)
+        self._sides[SIDES.index(name)].restore(rest, frame)
 
     def restored(self, closed: int) -> None:
         """Lets go of what had left before."""
@@ -324,27 +323,20 @@ class IntervalJoin:
 
     def view(self) -> pl.DataFrame:
         """The rows of both sides that may still meet others, and on which side each is."""
-        shown, names = [], set(self._visible(LEFT))
-        for side, word in enumerate(_SIDES):
-            mine = self._set.sides[side]
-            new = {
-                name: f"{name}_right" if side == RIGHT and name in names else name
-                for name in self._visible(side)
-            }
-            schema = {"side": pl.String(), **{new[name]: mine.types[name] for name in new}}
-            rows = [
-                frame.select(
-                    pl.lit(word).alias("side"),
-                    *(self._shown(mine, name).alias(new[name]) for name in new),
-                )
-                for frame in self._sides[side].waiting(self._closed)
-            ]
-            shown.append(pl.concat([pl.DataFrame(schema=schema), *rows]))
-        return pl.concat(shown, how="diagonal")
+        shown = []
+        for side, mine in enumerate(self._set.sides):
+            schema = {name: mine.types[name] for name in self._visible(side)}
+            rows = self._sides[side].waiting(self._closed)
+            shown.append(
+                (schema, [frame.select(self._shown(mine, name) for name in schema) for frame in rows])
+            )
+        return both_sides(shown)
 
     def _visible(self, side: int) -> list[str]:
         mine = self._set.sides[side]
         return list(dict.fromkeys((*mine.on, mine.time, *self._set.outcome.of_side(side))))
 
     def _shown(self, side: Side, name: str) -> pl.Expr:
-        return as_time(pl.col(TIME) - side.shift, side.dtype) if name == side.time else pl.col(name)
+        return (
+            as_time(pl.col(TIME) - side.shift, side.dtype).alias(name) if name == side.time else pl.col(name)
+        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -17,6 +17,7 @@ How = Literal["inner", "left", "right", "full", "semi", "anti"]
 
 LEFT: Final = 0
 RIGHT: Final = 1
+SIDES: Final = ("left", "right")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,3 +73,21 @@ class Outcome:
     def _time(self, name: str, ticks: pl.Series) -> pl.Series:
         frame = ticks.alias(name).to_frame()
         return frame.select(as_time(pl.col(name), self.types[name])).to_series()
+
+
+def both_sides(
+    sides: Sequence[tuple[Mapping[str, pl.DataType], Iterable[pl.DataFrame]]],
+) -> pl.DataFrame:
+    """The rows that both sides keep, in one frame that says of each on which side it is.
+
+    Args:
+        sides: The columns of each side, and frames that have these.
+    """
+    shown = []
+    taken: set[str] = set()
+    for word, (schema, frames) in zip(SIDES, sides, strict=True):
+        new = {name: f"{name}_right" if name in taken else name for name in schema}
+        whole = pl.concat([pl.DataFrame(schema=schema), *frames]).rename(new)
+        shown.append(whole.select(pl.lit(word).alias("side"), pl.all()))
+        taken.update(schema)
+    return pl.concat(shown, how="diagonal")

@@ -23,6 +23,8 @@ UNTIL: Final = f"{PREFIX}until"
 NUMBER: Final = f"{PREFIX}number"
 """Tells the rows of a side apart, so that a later checkpoint can say of one that it has met another."""
 MET: Final = f"{PREFIX}met_other"
+WEIGHT: Final = f"{PREFIX}weight"
+"""How often a row is there: 1 where it was added, -1 where it was taken back."""
 
 ROWS: Final = "rows"
 MET_SINCE: Final = "met"
@@ -38,7 +40,9 @@ Ticks = NDArray[np.int64]
 class Run:
     """Some rows, with what is known of them."""
 
-    def __init__(self, frame: pl.DataFrame, on: Sequence[str], reach: int | None, met: Flags | None) -> None:
+    def __init__(
+        self, frame: pl.DataFrame, on: Sequence[str], reach: int | None = None, met: Flags | None = None
+    ) -> None:
         """A run.
 
         Args:
@@ -75,6 +79,11 @@ class Run:
             self._keyed = keyed(self.frame, self.on)
         return self._keyed
 
+    @property
+    def weights(self) -> NDArray[np.int64] | None:
+        """How often each row is there; ``None`` where each is once."""
+        return self.frame.get_column(WEIGHT).to_numpy() if WEIGHT in self.frame.columns else None
+
     def times(self) -> Ticks:
         """The times of the rows."""
         return self.frame.get_column(TIME).to_numpy()
@@ -94,7 +103,15 @@ class Run:
 class JoinSide:
     """The rows of one side."""
 
-    def __init__(self, on: Sequence[str], *, reach: int | None, own_reach: bool, flagged: bool) -> None:
+    def __init__(
+        self,
+        on: Sequence[str],
+        *,
+        reach: int | None = None,
+        own_reach: bool = False,
+        flagged: bool = False,
+        weighted: bool = False,
+    ) -> None:
         """An empty side.
 
         Args:
@@ -102,11 +119,13 @@ class JoinSide:
             reach: How many ticks after their own time rows may still meet others; ``None`` for ever.
             own_reach: Whether instead each row says so, in ``UNTIL``.
             flagged: Whether it matters which rows have met another.
+            weighted: Whether rows are taken back: each says in ``WEIGHT`` how often it is there.
         """
         self._on = tuple(on)
         self._reach = reach
         self._leaves = own_reach or reach is not None
         self._flagged = flagged
+        self._weighted = weighted
         self._settled: list[Run] = []
         self._fresh: list[Run] = []
         self._met_since: list[pl.Series] = []
@@ -175,6 +194,19 @@ class JoinSide:
         self._settled = self._kept(self._settled, before, alone)
         self._fresh = self._kept(self._fresh, before, alone)
         return alone
+
+    def remove(self, keys: Keyed) -> None:
+        """Lets go of the rows of some keys."""
+        self._settled, self._fresh = (
+            [kept for run in runs if (kept := self._without(run, keys)) is not None]
+            for runs in (self._settled, self._fresh)
+        )
+
+    def _without(self, run: Run, keys: Keyed) -> Run | None:
+        gone = np.unique(run.keys.meets(keys)[1])
+        if len(gone) == run.rows:
+            return None
+        return run if not len(gone) else self._part(run, np.delete(np.arange(run.rows), gone))
 
     def forget_met(self) -> None:
         """Lets go of rows that have met another, where one is all that is asked."""
@@ -269,7 +301,8 @@ class JoinSide:
     def _settle(self, runs: list[Run]) -> None:
         while len(runs) > 1:
             last, before = runs[-1], runs[-2]
-            if before.rows > max(2 * last.rows, _SMALL) or before.rows + last.rows > _LARGE:
+            too_large = before.rows + last.rows > _LARGE and not self._weighted
+            if before.rows > max(2 * last.rows, _SMALL) or too_large:
                 return
             runs[-2:] = [self._merged([before, last])]
 
@@ -277,5 +310,13 @@ class JoinSide:
         if len(runs) == 1:
             return runs[0]
         frame = written_out(pl.concat([run.frame for run in runs], rechunk=True))
+        if self._weighted:
+            frame = consolidated(frame)
         met = None if not self._flagged else np.concatenate([run.met for run in runs if run.met is not None])
         return Run(frame, self._on, self._reach, met)
+
+
+def consolidated(frame: pl.DataFrame) -> pl.DataFrame:
+    """Equal rows as one, and those gone that were taken back as often as they were added."""
+    columns = [name for name in frame.columns if name != WEIGHT]
+    return frame.group_by(columns, maintain_order=True).agg(pl.col(WEIGHT).sum()).filter(pl.col(WEIGHT) != 0)

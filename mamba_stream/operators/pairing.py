@@ -104,6 +104,23 @@ class Keyed:
         assert self.bounds is not None
         return _addressed(self.codes, *self.bounds)
 
+    def part(self, rows: Rows) -> Keyed:
+        """The keys of some of the rows."""
+        return Keyed(self.keys[rows])
+
+    def distinct(self) -> tuple[Keyed, Rows, Rows]:
+        """The keys without null, each once; the rows that have one, and the number of each row's key."""
+        rows = np.arange(len(self)) if self.present is None else self.present
+        if self.exact:
+            _, first, of = np.unique(self.codes, return_index=True, return_inverse=True)
+            return self.part(rows[first]), rows, of
+        numbered = self.keys[rows].with_columns(pl.int_range(pl.len()).alias(_LEFT))
+        groups = numbered.group_by(self.keys.columns, maintain_order=True).agg(_LEFT)
+        members = groups.get_column(_LEFT)
+        of = np.empty(len(rows), np.int64)
+        of[members.explode().to_numpy()] = np.repeat(np.arange(groups.height), members.list.len().to_numpy())
+        return Keyed(groups.drop(_LEFT)), rows, of
+
     def meets(self, batch: Keyed) -> Pairs:
         """The pairs of a row of a batch and one of these rows that have equal keys, in no order."""
         if not len(self) or not len(batch):
@@ -119,12 +136,6 @@ class Keyed:
             here, there = batch._found(self)
             return there, here
         return _joined(batch.keys, self.keys)
-
-    def has(self, batch: Keyed) -> NDArray[np.bool_]:
-        """For each row of a batch whether one of these has its key."""
-        found = np.zeros(len(batch), np.bool_)
-        found[self.meets(batch)[0]] = True
-        return found
 
     def _apart(self, batch: Keyed) -> bool:
         if self.bounds is None or batch.bounds is None:

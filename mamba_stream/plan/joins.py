@@ -20,7 +20,7 @@ from mamba_stream.plan.explain import remarks_on, words_of
 from mamba_stream.plan.layouts import described_state
 from mamba_stream.plan.refusing import check_columns, columns_are, refuse_engine_names
 from mamba_stream.plan.rowwise import check_row_wise
-from mamba_stream.plan.shapes import Shape, need_time, shape_of
+from mamba_stream.plan.shapes import Changelog, Shape, need_time, shape_of
 
 JOIN_TIME: Final = "join_time"
 """The time of the later row of a pair, where no column of either side always holds it."""
@@ -76,6 +76,14 @@ class IntervalJoin(StreamJoin):
     lower: int
     upper: int | pl.Expr
     bounds: str
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class UnboundedJoin(StreamJoin):
+    """Rows of two streams, or tables, with equal keys, however far apart in time."""
+
+    by_time: ClassVar[bool] = False
+    takes_changes: ClassVar[bool] = True
 
 
 def join_name(node_on: Sequence[tuple[str, str]], how: str, words: str) -> str:
@@ -216,6 +224,78 @@ def bounds_of(node: IntervalJoin, left: Shape) -> tuple[int, int | None, pl.Expr
     return lower, None, span_of(node.upper, left)
 
 
+# -- unbounded joins ------------------------------------------------------------------------------------------------
+
+
+@shape_of.register
+def _(node: UnboundedJoin, parents: Sequence[Shape]) -> Shape:
+    left, right = parents
+    check_keys(node, left, right)
+    found = joined_columns(node, left.schema, right.schema)
+    lost = (
+        f"the join at {node.place} brings together rows that are any time apart, so that what comes out has none: "
+        "give it within="
+    )
+    changelog = _table_of(node, left, right, found) if gives_changes(node, parents) else None
+    return Shape(pl.Schema(types_of(found, parents)), lost=lost, changelog=changelog)
+
+
+def gives_changes(node: UnboundedJoin, parents: Sequence[Shape]) -> bool:
+    """Whether rows of the result are taken back later."""
+    return any(shape.changelog for shape in parents) or node.how not in ("inner", "semi")
+
+
+def _table_of(node: UnboundedJoin, left: Shape, right: Shape, found: Columns) -> Changelog:
+    """What tells the rows of the result apart: what tells those of both sides apart."""
+    sides = (left,) if node.how in ("semi", "anti") else (left, right)
+    same = dict(zip(node.right_on, node.left_on, strict=True))
+    key = []
+    for side, shape in enumerate(sides):
+        if shape.changelog is None or not shape.changelog.key:
+            return Changelog()
+        for name in shape.changelog.key:
+            parts = [(side, name)]
+            if node.how in ("inner", "left") and side == RIGHT and name in same:
+                parts.append((LEFT, same[name]))
+            if node.how == "right" and side == LEFT and name in node.left_on:
+                parts.append((RIGHT, node.right_on[node.left_on.index(name)]))
+            shown = next((new for new, part in found.items() if part in parts), None)
+            if shown is None:
+                return Changelog()
+            key.append(shown)
+    return Changelog(tuple(dict.fromkeys(key)))
+
+
+def unbounded_outcome(node: UnboundedJoin, analysis: Analysis) -> Outcome:
+    """The columns of an unbounded join's result that a later step needs."""
+    shapes = [analysis.shapes[parent] for parent in node.parents]
+    found = joined_columns(node, *(shape.schema for shape in shapes))
+    needed: dict[str, tuple[int, str] | None] = {name: found[name] for name in analysis.needed[node]}
+    return Outcome(needed, types_of(needed, shapes))
+
+
+@columns_read.register
+def _(node: UnboundedJoin, port: int, found: Mapping[n.Node, Shape], need: set[str]) -> set[str]:
+    parts = joined_columns(node, *(found[parent].schema for parent in node.parents))
+    return {parts[name][1] for name in need if parts[name][0] == port} | set(node.on(port))
+
+
+@described_state.register
+def _(node: UnboundedJoin, analysis: Analysis) -> dict[str, Any]:
+    return {
+        **_described(node, analysis, unbounded_outcome(node, analysis)),
+        "changes": [analysis.shapes[parent].changelog is not None for parent in node.parents],
+    }
+
+
+@remarks_on.register
+def _(node: UnboundedJoin, shapes: Mapping[n.Node, Shape]) -> list[str]:
+    return ["rows of both sides are kept for ever: within= or ttl= would free them", f"named {node.name!r}"]
+
+
+# -- interval joins, and what all have in common -----------------------------------------------------------------------
+
+
 @columns_read.register
 def _(node: IntervalJoin, port: int, found: Mapping[n.Node, Shape], need: set[str]) -> set[str]:
     left, right = (found[parent] for parent in node.parents)
@@ -243,28 +323,33 @@ def _(node: StreamJoin, found: Mapping[n.Node, Shape]) -> bool:
     return False
 
 
+def _described(node: StreamJoin, analysis: Analysis, outcome: Outcome) -> dict[str, Any]:
+    left = analysis.shapes[node.left]
+    pairs = zip(node.left_on, node.right_on, strict=True)
+    return {
+        "how": node.how,
+        "keys": [[one, other, str(left.schema[one])] for one, other in pairs],
+        "columns": [[*part] if part else None for part in outcome.columns.values()],
+        "types": [str(dtype) for dtype in outcome.types.values()],
+    }
+
+
 @described_state.register
 def _(node: IntervalJoin, analysis: Analysis) -> dict[str, Any]:
     left, right = (analysis.shapes[parent] for parent in node.parents)
     upper = node.upper if isinstance(node.upper, int) else fingerprint(node.upper)
-    outcome = outcome_of(node, analysis)
     return {
-        "how": node.how,
-        "keys": [
-            [one, other, str(left.schema[one])]
-            for one, other in zip(node.left_on, node.right_on, strict=True)
-        ],
+        **_described(node, analysis, outcome_of(node, analysis)),
         "within": [node.lower, upper],
         "time": [str(left.time_type), left.shift, right.shift],
-        "columns": [[*part] if part else None for part in outcome.columns.values()],
-        "types": [str(dtype) for dtype in outcome.types.values()],
         "ordered": node in analysis.ordered,
     }
 
 
 @words_of.register
-def _(node: IntervalJoin) -> str:
-    return f"{join_name(list(zip(node.left_on, node.right_on, strict=True)), node.how, node.bounds)}"
+def _(node: StreamJoin) -> str:
+    bounds = node.bounds if isinstance(node, IntervalJoin) else ""
+    return join_name(list(zip(node.left_on, node.right_on, strict=True)), node.how, bounds)
 
 
 @remarks_on.register

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mamba_stream.operators.intervaljoin import IntervalJoin, IntervalSettings, Side
 from mamba_stream.operators.step import StatefulStep
+from mamba_stream.operators.unboundedjoin import UnboundedJoin, UnboundedSettings
 from mamba_stream.plan import joins
 from mamba_stream.plan.analysis import Analysis
 from mamba_stream.plan.shapes import Shape
@@ -24,6 +25,21 @@ def _(node: joins.IntervalJoin, analysis: Analysis) -> StatefulStep:
             outcome=joins.outcome_of(node, analysis),
             number=analysis.numbers[node],
             with_origin=node in analysis.ordered,
+        )
+    )
+
+
+@step_of.register
+def _(node: joins.UnboundedJoin, analysis: Analysis) -> StatefulStep:
+    left, right = (analysis.shapes[parent] for parent in node.parents)
+    return UnboundedJoin(
+        UnboundedSettings(
+            on=(node.left_on, node.right_on),
+            how=node.how,
+            changes=(left.changelog is not None, right.changelog is not None),
+            outcome=joins.unbounded_outcome(node, analysis),
+            gives_changes=joins.gives_changes(node, (left, right)),
+            types=(left.schema, right.schema),
         )
     )
 

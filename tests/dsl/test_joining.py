@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from datetime import datetime
 
 import polars as pl
@@ -87,6 +88,31 @@ BUILD = {
         INVALID,
         "within= must not be negative",
     ),
+    "bounds and a time to live": (
+        lambda: left().join(right(), on="key", within="5s", ttl="1d"),
+        REFUSED,
+        "give within= or ttl=, not both",
+    ),
+    "a time to live that is none": (
+        lambda: left().join(right(), on="key", ttl=3),
+        REFUSED,
+        "ttl=3 is not a length of time such as '1d', or 'forever'",
+    ),
+    "a time to live of nothing": (
+        lambda: left().join(right(), on="key", ttl="0s"),
+        INVALID,
+        "ttl= must be longer than nothing",
+    ),
+    "time after a join without bounds": (
+        lambda: left().join(right(), on="key", ttl="forever").window(mamba.tumbling("1h")).agg(n=pl.len()),
+        REFUSED,
+        "brings together rows that are any time apart.*give it within=",
+    ),
+    "late rows of a join without bounds": (
+        lambda: left().join(right(), on="key", ttl="forever").late,
+        REFUSED,
+        "late belongs to the result of a verb that goes by time",
+    ),
     "three bounds": (
         lambda: left().join(right(), on="key", within=("1s", "2s", "3s")),
         REFUSED,
@@ -137,7 +163,7 @@ BUILD = {
     "a table within a time": (
         lambda: left().join(RIGHT, on="key", within="1m"),
         REFUSED,
-        "are for joins of two streams",
+        "are for two streams, and this is a table",
     ),
     "late rows of another stream where there is none": (
         lambda: left().window(mamba.tumbling("1h")).agg(n=pl.len()).late_other,
@@ -154,6 +180,18 @@ def test_it_is_refused_with_what_would_be_right(case):
         build()
     if " at /" in str(caught.value):
         assert __file__ in str(caught.value)
+
+
+def test_state_that_nothing_frees_is_warned_of_at_the_line_that_asks_for_it():
+    with pytest.warns(
+        mamba.UnboundedState, match=r"step 'inner join on key' keeps all rows.*within=.*ttl="
+    ) as caught:
+        left().join(right(), on="key")
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        left().join(right(), on="key", ttl="forever")
+        left().join(right(), on="key", ttl="1d")
 
 
 def test_two_joins_alike_are_told_apart_by_name():

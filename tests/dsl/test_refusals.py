@@ -178,7 +178,11 @@ BUILD = {
         EXPRESSION,
         "over",
     ),
-    "a join with a stream, however far apart": (lambda: rows().join(rows(), on="key"), REFUSED, "within="),
+    "a join with a stream of no length": (
+        lambda: rows().join(rows(), on="key", ttl=""),
+        mamba.InvalidInput,
+        "ttl=",
+    ),
     "a join on what is not there": (lambda: rows().join(FRAME, on="kay"), COLUMN, "did you mean 'key'"),
     "a join with a column of the table that is not there": (
         lambda: rows().join(FRAME, left_on="key", right_on="kay"),

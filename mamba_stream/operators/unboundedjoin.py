@@ -1,0 +1,316 @@
+"""Rows of two streams meet where their keys are equal, however far apart in time.
+
+Each side is a multiset of rows that only grows, or a changelog. What a batch of one side changes is what it makes of
+the other side as it is. Rows that met none, where a join gives these too, are taken back when the first row that they
+meet comes, and come again when the last one has gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from mamba_stream.operators.changes import takes_back
+from mamba_stream.operators.columns import DELETE, INSERT, OP, OP_TYPE, PREFIX
+from mamba_stream.operators.joined import LEFT, RIGHT, SIDES, How, Outcome, both_sides
+from mamba_stream.operators.joinside import WEIGHT, JoinSide, consolidated
+from mamba_stream.operators.lateness import NEVER
+from mamba_stream.operators.pairing import Keyed, Pairs, Rows, keyed
+from mamba_stream.operators.single import written_out
+from mamba_stream.operators.step import NOTHING, Made
+
+_SIGN: Final = f"{PREFIX}sign"
+
+Weights = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnboundedSettings:
+    """What an unbounded join is told by the plan.
+
+    Attributes:
+        on: The key columns of both sides.
+        how: What becomes of rows that meet none, or several.
+        changes: Which of the sides are changelogs.
+        outcome: The columns of the result.
+        gives_changes: Whether the result is a changelog.
+        types: The types of the columns of both sides.
+    """
+
+    on: tuple[Sequence[str], Sequence[str]]
+    how: How
+    changes: tuple[bool, bool]
+    outcome: Outcome
+    gives_changes: bool
+    types: tuple[Mapping[str, pl.DataType], Mapping[str, pl.DataType]]
+
+
+class UnboundedJoin:
+    """The state of one join, and what rows do to it."""
+
+    def __init__(self, settings: UnboundedSettings) -> None:
+        self._set = settings
+        how = settings.how
+        self._filters = how in ("semi", "anti")
+        self._pads = (how in ("left", "full"), how in ("right", "full"))
+        self._once = how == "semi" and not any(settings.changes)
+        self._kept = tuple(
+            list(dict.fromkeys((*settings.on[side], *settings.outcome.of_side(side))))
+            for side in (LEFT, RIGHT)
+        )
+        self._sides = tuple(
+            JoinSide(settings.on[side], weighted=settings.changes[side]) for side in (LEFT, RIGHT)
+        )
+        self._closed = NEVER
+
+    @property
+    def bytes(self) -> int:
+        """The size of the state."""
+        return sum(side.bytes for side in self._sides)
+
+    @property
+    def rows(self) -> int:
+        """Rows of both sides."""
+        return sum(side.rows for side in self._sides)
+
+    @property
+    def closed(self) -> int:
+        """How far time has come, which does nothing here."""
+        return self._closed
+
+    @property
+    def horizon(self) -> int:
+        """The rows that come out have no time."""
+        return self._closed
+
+    def add(self, frame: pl.DataFrame, port: int) -> Made:
+        """Takes rows of one side in: gives what that changes in the result."""
+        weights = self._signs(frame, port)
+        frame = frame.select(self._kept[port])
+        batch = keyed(frame, self._set.on[port])
+        appeared, vanished = self._turned(batch, weights, port)
+        made = []
+        if not self._filters:
+            other = 1 - port
+            if self._pads[other]:
+                made.append(self._others_alone(appeared, other, DELETE))
+            made.append(self._pairs(frame, batch, weights, port))
+            if self._pads[other]:
+                made.append(self._others_alone(vanished, other, INSERT))
+            if self._pads[port]:
+                made.append(self._own_alone(frame, batch, weights, port, met=False))
+        elif port == LEFT:
+            made.append(self._own_alone(frame, batch, weights, LEFT, met=self._set.how == "semi"))
+        else:
+            first, last = (INSERT, DELETE) if self._set.how == "semi" else (DELETE, INSERT)
+            made.append(self._others_alone(appeared, LEFT, first))
+            made.append(self._others_alone(vanished, LEFT, last))
+        self._store(frame, batch, weights, port, appeared)
+        rows = [piece for piece in made if piece is not None and piece.height]
+        return Made(written_out(pl.concat(rows))) if rows else NOTHING
+
+    def _signs(self, frame: pl.DataFrame, port: int) -> Weights | None:
+        """1 for a row that is added, -1 for one that is taken back; ``None`` where all are added."""
+        if not self._set.changes[port]:
+            return None
+        sign = pl.when(takes_back()).then(-1).otherwise(1).cast(pl.Int64)
+        return frame.select(sign.alias(_SIGN)).to_series().to_numpy()
+
+    def _store(
+        self, frame: pl.DataFrame, batch: Keyed, weights: Weights | None, port: int, appeared: Keyed | None
+    ) -> None:
+        rows: Rows | None = None
+        if self._filters and port == RIGHT and weights is None:
+            # Of rows that only matter by being there, the first of each key is enough.
+            assert appeared is not None
+            rows = _first_of_each(appeared, batch)
+        elif self._once and port == LEFT:
+            # One that has come out does so once, whatever comes.
+            rows = np.flatnonzero(~self._meets_any(batch, RIGHT))
+        elif batch.present is not None and not (self._filters or self._pads[port]):
+            rows = batch.present
+        if rows is not None:
+            frame = frame[rows]
+            weights = None if weights is None else weights[rows]
+        if weights is not None:
+            frame = frame.with_columns(pl.Series(WEIGHT, weights))
+        self._sides[port].add(frame)
+        if self._once and port == RIGHT and appeared is not None and len(appeared):
+            self._sides[LEFT].remove(appeared)
+
+    # -- what there is of a key ------------------------------------------------------------------------------------
+
+    def _counts(self, keys: Keyed, side: int) -> Weights:
+        """For each of some keys how many rows a side has of it."""
+        counts = np.zeros(len(keys), np.int64)
+        for run in self._sides[side].runs():
+            here, there = run.keys.meets(keys)
+            if len(here):
+                weights = run.weights
+                counts += np.bincount(
+                    here, None if weights is None else weights[there], minlength=len(keys)
+                ).astype(np.int64)
+        return counts
+
+    def _meets_any(self, batch: Keyed, side: int) -> NDArray[np.bool_]:
+        return self._counts(batch, side) > 0
+
+    def _turned(self, batch: Keyed, weights: Weights | None, port: int) -> tuple[Keyed | None, Keyed | None]:
+        """The keys of which a side has rows now and had none before, and the other way round."""
+        asked = port == RIGHT if self._filters else self._pads[1 - port]
+        if not asked:
+            return None, None
+        # Null keys meet nothing: no row of theirs turns anything.
+        keys, rows, of = batch.distinct()
+        before = self._counts(keys, port)
+        change = np.bincount(of, None if weights is None else weights[rows], minlength=len(keys))
+        after = before + change.astype(np.int64)
+        appeared, vanished = (before <= 0) & (after > 0), (before > 0) & (after <= 0)
+        return keys.part(np.flatnonzero(appeared)), keys.part(np.flatnonzero(vanished))
+
+    def _matching(self, keys: Keyed, side: int) -> pl.DataFrame:
+        """The rows that a side has of some keys."""
+        found = []
+        for run in self._sides[side].runs():
+            there = np.unique(run.keys.meets(keys)[1])
+            if len(there):
+                found.append(run.frame[there])
+        columns = [*self._kept[side], *([WEIGHT] if self._set.changes[side] else [])]
+        if not found:
+            types = {**self._set.types[side], WEIGHT: pl.Int64()}
+            return pl.DataFrame(schema={name: types[name] for name in columns})
+        rows = pl.concat(found)
+        return consolidated(rows) if self._set.changes[side] else rows
+
+    # -- what comes out --------------------------------------------------------------------------------------------
+
+    def _pairs(
+        self, frame: pl.DataFrame, batch: Keyed, weights: Weights | None, port: int
+    ) -> pl.DataFrame | None:
+        """The pairs of a batch with what there is of the other side, in the order of the batch."""
+        other = 1 - port
+        made = []
+        if self._set.changes[other]:
+            candidates = self._matching(batch, other)
+            found = [(candidates, keyed(candidates, self._set.on[other]).meets(batch))]
+        else:
+            found = [(run.frame, run.keys.meets(batch)) for run in self._sides[other].runs()]
+        for theirs, pairs in found:
+            if not len(pairs[0]):
+                continue
+            here, there, times = self._ordered(pairs, weights, theirs)
+            pair = ((frame, here), (theirs, there))
+            left, right = pair if port == LEFT else pair[::-1]
+            made.append(self._with_op(self._set.outcome.pairs(*left, *right), times < 0))
+        return pl.concat(made) if made else None
+
+    def _ordered(
+        self, pairs: Pairs, weights: Weights | None, theirs: pl.DataFrame
+    ) -> tuple[Rows, Rows, Weights]:
+        """Pairs in the order of the batch, as often as they are there, and whether each is added or taken back."""
+        here, there = pairs
+        if self._set.gives_changes:
+            order = np.argsort(here, kind="stable")
+            here, there = here[order], there[order]
+        times = np.ones(len(here), np.int64) if weights is None else weights[here]
+        if WEIGHT in theirs.columns:
+            times = times * theirs.get_column(WEIGHT).to_numpy()[there]
+            often = np.abs(times)
+            if (often > 1).any():
+                here, there, times = (np.repeat(part, often) for part in (here, there, times))
+        return here, there, times
+
+    def _own_alone(
+        self, frame: pl.DataFrame, batch: Keyed, weights: Weights | None, port: int, *, met: bool
+    ) -> pl.DataFrame | None:
+        """The rows of a batch that meet none, or some, of the other side as it is."""
+        rows = np.flatnonzero(self._meets_any(batch, 1 - port) == met)
+        if not len(rows):
+            return None
+        back = np.zeros(len(rows), np.bool_) if weights is None else weights[rows] < 0
+        return self._with_op(self._set.outcome.alone(port, frame[rows]), back)
+
+    def _others_alone(self, keys: Keyed | None, side: int, op: int) -> pl.DataFrame | None:
+        """All rows of some keys that a side has, as rows that meet none."""
+        if keys is None or not len(keys):
+            return None
+        rows = self._matching(keys, side)
+        if WEIGHT in rows.columns:
+            rows = _repeated(rows)
+        if not rows.height:
+            return None
+        return self._with_op(self._set.outcome.alone(side, rows), np.full(rows.height, op == DELETE))
+
+    def _with_op(self, made: pl.DataFrame, back: NDArray[np.bool_]) -> pl.DataFrame:
+        if not self._set.gives_changes:
+            return made
+        return made.with_columns(pl.Series(OP, np.where(back, DELETE, INSERT)).cast(OP_TYPE))
+
+    # -- time and state --------------------------------------------------------------------------------------------
+
+    def advance(self, watermark: int) -> Iterator[Made]:
+        """Time changes nothing."""
+        self._closed = max(self._closed, watermark)
+        yield from ()
+
+    def delta(self) -> dict[str, pl.DataFrame]:
+        """What came since the last delta or snapshot."""
+        return self._parts([side.delta() for side in self._sides])
+
+    def snapshot(self) -> dict[str, pl.DataFrame]:
+        """All that is there."""
+        return self._parts([side.snapshot() for side in self._sides])
+
+    @staticmethod
+    def _parts(of_sides: Sequence[Mapping[str, pl.DataFrame]]) -> dict[str, pl.DataFrame]:
+        return {
+            f"{name}.{part}": frame
+            for name, parts in zip(SIDES, of_sides, strict=True)
+            for part, frame in parts.items()
+        }
+
+    def restore(self, part: str, frame: pl.DataFrame) -> None:
+        """Takes back what a delta or a snapshot gave."""
+        name, _, rest = part.partition(".")
+        self._sides[SIDES.index(name)].restore(rest, frame)
+
+    def restored(self, closed: int) -> None:
+        """Lets go of what has come out for good."""
+        self._closed = closed
+        if self._once:
+            for run in self._sides[RIGHT].runs():
+                self._sides[LEFT].remove(run.keys)
+
+    def view(self) -> pl.DataFrame:
+        """The rows of both sides, and on which side each is."""
+        shown = []
+        for side, changes in enumerate(self._set.changes):
+            schema = {name: self._set.types[side][name] for name in self._kept[side]}
+            rows = pl.concat([pl.DataFrame(schema=schema), *self._rows_of(side, changes=changes)])
+            shown.append((schema, [rows]))
+        return both_sides(shown)
+
+    def _rows_of(self, side: int, *, changes: bool) -> list[pl.DataFrame]:
+        frames = [run.frame for run in self._sides[side].runs()]
+        if not changes or not frames:
+            return frames
+        whole = consolidated(pl.concat(frames))
+        return [_repeated(whole).drop(WEIGHT)]
+
+
+def _repeated(rows: pl.DataFrame) -> pl.DataFrame:
+    """Rows as often as they are there."""
+    counts = np.maximum(rows.get_column(WEIGHT).to_numpy(), 0)
+    return rows if (counts == 1).all() else rows[np.repeat(np.arange(rows.height), counts)]
+
+
+def _first_of_each(keys: Keyed, batch: Keyed) -> Rows:
+    """The first row of a batch that has each of some keys."""
+    here, there = keys.meets(batch)
+    order = np.argsort(here, kind="stable")
+    return np.sort(here[order][np.unique(there[order], return_index=True)[1]])
