@@ -24,6 +24,7 @@ from mamba_stream.dsl.arguments import (
 from mamba_stream.dsl.joining import key_columns, lookup, stream_join
 from mamba_stream.dsl.neighbours import Matched, Rolled, lagged
 from mamba_stream.dsl.places import caller
+from mamba_stream.dsl.windows import changing
 from mamba_stream.errors import PipelineRefused
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.explain import explain
@@ -175,14 +176,30 @@ class Stream:
 
     # -- windows ---------------------------------------------------------------------------------------------------
 
-    def window(self, spec: n.WindowSpec, by: Any = None, *, name: str | None = None) -> Windowed:
+    def window(
+        self,
+        spec: n.WindowSpec,
+        by: Any = None,
+        emit: Literal["final", "update"] = "final",
+        every: str | timedelta | None = None,
+        corrections: str | timedelta | None = None,
+        *,
+        name: str | None = None,
+    ) -> Windowed:
         """Groups rows by window and key; ``.agg(...)`` says what to make of each group.
 
         Args:
             spec: ``mamba.tumbling(size)``, ``hopping(size, every)``, ``cumulative(size, step)``, ``session(gap)`` or
                 ``rows(n)``.
             by: Columns; a null is a key like any other.
+            emit: ``"final"`` gives a window's results when it is over, ``"update"`` with every batch that changed them.
+            every: Gives the results of windows that are not over yet as well, whenever the watermark has come so far:
+                ``every="10s"``. Of ``"update"``, instead of with every batch.
+            corrections: For so long after its end a window takes rows that would be late, and gives its results anew.
             name: The step's name, under which its state is kept.
+
+        With ``"update"``, ``every=`` or ``corrections=`` the result is a changelog: keys and ``window_start`` tell its
+        rows apart.
         """
         if not isinstance(spec, n.WindowSpec):
             raise PipelineRefused(
@@ -191,7 +208,7 @@ class Stream:
             )
         if name is not None:
             check_name(name, "step")
-        return Windowed(self, spec, names(by, what="by="), name)
+        return Windowed(self, spec, names(by, what="by="), name, changing(spec, emit, every, corrections))
 
     # -- rows that see other rows --------------------------------------------------------------------------------------
 
@@ -350,13 +367,21 @@ class Stream:
 class Windowed:
     """Rows grouped by window and key, waiting for ``.agg(...)``."""
 
-    __slots__ = ("_by", "_name", "_spec", "_stream")
+    __slots__ = ("_by", "_changing", "_name", "_spec", "_stream")
 
-    def __init__(self, stream: Stream, spec: n.WindowSpec, by: tuple[str, ...], name: str | None) -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        spec: n.WindowSpec,
+        by: tuple[str, ...],
+        name: str | None,
+        changing: n.Changing | None,
+    ) -> None:
         self._stream = stream
         self._spec = spec
         self._by = by
         self._name = name
+        self._changing = changing
 
     def __repr__(self) -> str:
         return f"Windowed({self._spec.words}, by={list(self._by)}): call .agg(...)"
@@ -380,7 +405,9 @@ class Windowed:
             spec=self._spec,
             by=self._by,
             aggregates=found,
-            name=self._name or window_name(self._spec, self._by, list(found)),
+            changing=self._changing,
+            name=self._name
+            or window_name(self._spec, self._by, list(found), changing=self._changing is not None),
         )
         return self._stream._then(step)  # noqa: SLF001
 

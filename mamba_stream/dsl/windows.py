@@ -9,7 +9,7 @@ from typing import Literal
 from mamba_stream.core.durations import duration_us
 from mamba_stream.core.numbers import is_whole
 from mamba_stream.errors import PipelineRefused
-from mamba_stream.plan.nodes import WindowSpec
+from mamba_stream.plan.nodes import Changing, WindowSpec
 
 _WEEKS = re.compile(r"\d+w")
 _CALENDAR = re.compile(r"(\d+)(d|w|mo|q|y)")
@@ -123,6 +123,31 @@ def rows(count: int) -> WindowSpec:
     if not is_whole(count) or count < 1:
         raise PipelineRefused(f"rows({count!r:.80}): give a number of rows from 1 on")
     return WindowSpec("rows", 0, 0, 0, f"{count} rows", count=count)
+
+
+def changing(
+    spec: WindowSpec,
+    emit: str,
+    every: str | timedelta | None,
+    corrections: str | timedelta | None,
+) -> Changing | None:
+    """When windows give their results, where that is not once at their end.
+
+    Raises:
+        PipelineRefused: They cannot.
+    """
+    if emit not in ("final", "update"):
+        raise PipelineRefused(f"window: emit={emit!r}; choose 'final' or 'update'")
+    if emit == "final" and every is None and corrections is None:
+        return None
+    if spec.kind in ("session", "rows"):
+        raise PipelineRefused(
+            f"window: {spec.words} gives its results once, as until then nobody knows where it ends; emit='update', "
+            "every= and corrections= are for tumbling, hopping and cumulative windows"
+        )
+    early = None if every is None else duration_us(every, what="window every", zero=False)
+    after = 0 if corrections is None else duration_us(corrections, what="window corrections", zero=False)
+    return Changing(emit == "update" and early is None, early, after)
 
 
 def _calendar(size: str | timedelta) -> str:

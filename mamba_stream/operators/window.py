@@ -8,41 +8,24 @@ worth and closing costs what is closed.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import polars as pl
 
-from mamba_stream.operators.columns import BEHIND, ORDER, TIME, tick_values, ticks
-from mamba_stream.operators.grid import Windows
+from mamba_stream.operators.columns import ORDER, TIME, ticks
 from mamba_stream.operators.grouping import grouped
 from mamba_stream.operators.lateness import FOREVER, NEVER
-from mamba_stream.operators.results import AggregateSettings, Results
+from mamba_stream.operators.results import Results
 from mamba_stream.operators.runs import SLOT, Runs, between
-from mamba_stream.operators.step import LATE_BY, LATE_REASON, NOTHING, Late, Made
-from mamba_stream.operators.times import as_duration
-
-AFTER: Final = "__mamba_after"
-"""Of hopping windows: a row is in those of its windows that end after this; the others were closed before it."""
+from mamba_stream.operators.step import NOTHING, Made
+from mamba_stream.operators.window_late import AFTER, Punctual, WindowSettings
 
 PARTIALS: Final = "partials"
 ROWS: Final = "rows"
 
 _WINDOW = "__mamba_window"
-_NO_LATER = FOREVER // 2
 _MOST_COPIES = 4_000_000
 """How many rows overlapping windows may be spread out to at once: a row in a thousand windows is a thousand rows."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class WindowSettings(AggregateSettings):
-    """What a window step is told by the plan.
-
-    Attributes:
-        windows: Which windows a time falls into.
-    """
-
-    windows: Windows
 
 
 class WindowStep:
@@ -57,6 +40,7 @@ class WindowStep:
         self._rows = Runs(lambda frame: frame.sort(SLOT, maintain_order=True))
         self._closed = NEVER
         self._results = Results(settings)
+        self._punctual = Punctual(settings)
         split = settings.aggregation
         self._ordered = settings.ordered
         self._nested = settings.nested
@@ -84,16 +68,10 @@ class WindowStep:
 
     def add(self, frame: pl.DataFrame, port: int = 0) -> Made:
         """Takes rows in; gives back those that came too late for all of their windows."""
-        late = None
-        time = ticks(self._set.time, self._set.shift)
-        if BEHIND in frame.columns or self._reaches_closed(frame):
-            frame, late = self._without_late(frame, time)
+        frame, late = self._punctual.placed(frame, self._closed)
         if frame.height:
-            frame = frame.with_columns(self._grid.pane_of(time).alias(SLOT))
-            if self._grid.overlaps:
-                frame = frame.with_columns(self._lost(frame).alias(AFTER))
             if self._ordered:
-                frame = frame.with_columns(time.alias(TIME))
+                frame = frame.with_columns(ticks(self._set.time, self._set.shift).alias(TIME))
             self._take(frame)
         return NOTHING if late is None else Made(late=late)
 
@@ -105,46 +83,6 @@ class WindowStep:
 
     def _grouped(self, frame: pl.DataFrame, keys: Sequence[str], exprs: Sequence[pl.Expr]) -> pl.DataFrame:
         return grouped(frame, keys, exprs, nested=self._nested)
-
-    def _reaches_closed(self, frame: pl.DataFrame) -> bool:
-        if self._closed == NEVER or frame.height == 0:
-            return False
-        first: Any = tick_values(frame, self._set.time).min()
-        return self._grid.last_end(first + self._set.shift) <= self._closed
-
-    def _without_late(self, frame: pl.DataFrame, time: pl.Expr) -> tuple[pl.DataFrame, Late | None]:
-        """Splits off what is late; tells the other rows which of their windows still take them."""
-        behind = pl.col(BEHIND).fill_null(NEVER) if BEHIND in frame.columns else pl.lit(NEVER, dtype=pl.Int64)
-        end = self._grid.last_end_of(time)
-        frame = frame.with_columns(behind.alias(AFTER), end.alias(SLOT))
-        too_late = (pl.col(SLOT) <= pl.col(AFTER)) | (pl.col(SLOT) <= self._closed)
-        late = frame.filter(too_late)
-        if late.height == 0:
-            return frame, None
-        return frame.filter(~too_late), self._as_late(late)
-
-    def _lost(self, frame: pl.DataFrame) -> pl.Expr:
-        """The end of the last of a row's windows that it came too late for.
-
-        Rows that met different watermarks but may still go into the same windows must not differ: there would be as
-        many partial results as rows.
-        """
-        never = pl.lit(NEVER, dtype=pl.Int64)
-        if AFTER not in frame.columns:
-            return never
-        reached = self._grid.end_reached(pl.col(AFTER))
-        return pl.when(pl.col(AFTER) > pl.col(SLOT), reached > pl.col(SLOT)).then(reached).otherwise(never)
-
-    def _as_late(self, rows: pl.DataFrame) -> Late:
-        by_watermark = pl.col(SLOT) <= pl.col(AFTER)
-        met = pl.when(by_watermark).then(pl.col(AFTER)).otherwise(self._closed)
-        # Closed for good: no lateness would have kept the row, so the number stays readable.
-        by = pl.min_horizontal(met, pl.col(SLOT) + _NO_LATER) - pl.col(SLOT) + 1
-        reason = pl.when(by_watermark).then(pl.lit("watermark")).otherwise(pl.lit("idle"))
-        rows = rows.with_columns(by.alias(SLOT), reason.alias(LATE_REASON))
-        ticks_late = rows.get_column(SLOT).to_numpy()
-        rows = rows.with_columns(as_duration(pl.col(SLOT), self._set.dtype).alias(LATE_BY))
-        return Late(rows.drop(SLOT, AFTER), ticks_late)
 
     def advance(self, watermark: int) -> Iterator[Made]:
         """Gives out windows that end at or before the watermark, whole, in the order of window and key."""

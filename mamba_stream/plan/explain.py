@@ -154,9 +154,21 @@ def _(node: n.Window, shapes: Mapping[n.Node, Shape]) -> list[str]:
     described = split_window(node, shapes[node.parent]).describe()
     width = max(map(len, described))
     remarks = [f"{name:<{width}}  {how}" for name, how in described.items()]
+    if node.changing is not None:
+        remarks.append(_when(node.changing))
     if node.spec.kind == "rows" and node.by:
         remarks.append("a window that is not full stays, for every key, for as long as the job lives")
     return [*remarks, f"named {node.name!r}"]
+
+
+def _when(changing: n.Changing) -> str:
+    """When windows that change give their results."""
+    early = "with every batch" if changing.at_once else "when it is over"
+    if changing.every is not None:
+        early += f", and every {in_units(timedelta(microseconds=changing.every))} of the stream's time before"
+    if changing.corrections:
+        early += f"; corrected for {in_units(timedelta(microseconds=changing.corrections))} after"
+    return f"a changelog: a window gives its results {early}"
 
 
 @remarks_on.register

@@ -39,6 +39,7 @@ def _(step: n.Window, analysis: Analysis) -> dict[str, Any]:
         "time": [str(before.time_type), before.shift],
         "aggregates": {name: fingerprint(expr) for name, expr in step.aggregates.items()},
         "state": analysis.splits[step].layout,
+        **({} if step.changing is None else {"changing": True}),
     }
 
 

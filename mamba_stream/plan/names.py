@@ -8,14 +8,16 @@ from mamba_stream.errors import PipelineRefused
 from mamba_stream.plan.nodes import Node, Stateful, WindowSpec
 
 
-def window_name(spec: WindowSpec, by: Sequence[str], results: Sequence[str]) -> str:
+def window_name(
+    spec: WindowSpec, by: Sequence[str], results: Sequence[str], *, changing: bool = False
+) -> str:
     """A window step's name.
 
     Example:
         >>> window_name(WindowSpec("tumbling", 1, 1, 0, "tumbling 1h"), ["origin"], ["departures", "p95"])
         'tumbling 1h by origin: departures, p95'
     """
-    return step_name(spec.words, by, results)
+    return step_name(f"changing {spec.words}" if changing else spec.words, by, results)
 
 
 def step_name(verb: str, by: Sequence[str], results: Sequence[str]) -> str:

@@ -267,13 +267,36 @@ class WindowSpec:
         return self.kind in ("tumbling", "hopping")
 
 
+@dataclass(frozen=True, slots=True)
+class Changing:
+    """Windows that give results before they are over, or again afterwards: their rows are a changelog.
+
+    Attributes:
+        at_once: Whether every batch gives what it changed.
+        every: How far time has to come for results before the end of windows, in microseconds; ``None`` gives none.
+        corrections: How long after its end a window takes rows and gives its results anew, in microseconds.
+    """
+
+    at_once: bool
+    every: int | None
+    corrections: int
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Window(Stateful, Step):
-    """Aggregates by key and window."""
+    """Aggregates by key and window.
+
+    Attributes:
+        spec: The windows.
+        by: The keys.
+        aggregates: What to make of each window.
+        changing: How results change, where they do.
+    """
 
     spec: WindowSpec
     by: tuple[str, ...]
     aggregates: Mapping[str, pl.Expr]
+    changing: Changing | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -392,6 +392,11 @@ def _(node: n.Window, parents: Sequence[Shape]) -> Shape:
     outputs = split_window(node, shape).output_schema
     ends = {WINDOW_START: shape.schema[time], WINDOW_END: shape.schema[time]}
     schema = pl.Schema({**empty.schema, **ends, **outputs})
+    if node.changing is not None:
+        for what, length in (("every", node.changing.every), ("corrections", node.changing.corrections)):
+            duration_in(length or 0, shape.schema[time], what=f"window {what}")
+        edges = (WINDOW_START, WINDOW_END) if node.spec.kind == "cumulative" else (WINDOW_START,)
+        return Shape(schema, WINDOW_END, shift=-1, changelog=Changelog((*node.by, *edges)))
     return Shape(schema, WINDOW_END, shift=-1, start=WINDOW_START if node.spec.closes_together else None)
 
 

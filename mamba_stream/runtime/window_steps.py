@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from mamba_stream.core.durations import duration_in
+from mamba_stream.operators.changing import ChangingSettings, ChangingStep
 from mamba_stream.operators.counted import CountedSettings, CountedStep
 from mamba_stream.operators.session import SessionSettings, SessionStep
 from mamba_stream.operators.step import StatefulStep
-from mamba_stream.operators.window import WindowSettings, WindowStep
+from mamba_stream.operators.window import WindowStep
+from mamba_stream.operators.window_late import WindowSettings
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.analysis import Analysis
 from mamba_stream.plan.columns import columns_of
@@ -36,4 +38,15 @@ def _(node: n.Window, analysis: Analysis) -> StatefulStep:
         return SessionStep(SessionSettings(**settings, gap=gap))
     if node.spec.kind == "rows":
         return CountedStep(CountedSettings(**settings, count=node.spec.count))
-    return WindowStep(WindowSettings(**settings, windows=windows_of(node.spec, before.time_type)))
+    settings["windows"] = windows_of(node.spec, before.time_type)
+    if node.changing is None:
+        return WindowStep(WindowSettings(**settings))
+    every, corrections = (
+        duration_in(length or 0, before.time_type)
+        for length in (node.changing.every, node.changing.corrections)
+    )
+    return ChangingStep(
+        ChangingSettings(
+            **settings, at_once=node.changing.at_once, every=every or None, corrections=corrections
+        )
+    )
