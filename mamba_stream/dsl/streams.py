@@ -21,7 +21,9 @@ from mamba_stream.dsl.arguments import (
     schema as schema_of,
     single_results,
 )
+from mamba_stream.dsl.grouping import Grouped, grouped
 from mamba_stream.dsl.joining import key_columns, lookup, stream_join
+from mamba_stream.dsl.latest import table, unique
 from mamba_stream.dsl.neighbours import Matched, Rolled, lagged
 from mamba_stream.dsl.places import caller
 from mamba_stream.dsl.windows import changing
@@ -275,6 +277,73 @@ class Stream:
         """
         return Matched(self, list(steps), by, within, name, overlapping=overlapping)
 
+    # -- tables ----------------------------------------------------------------------------------------------------
+
+    def group_by(
+        self, *by: Any, ttl: str | timedelta | None = None, name: str | None = None, **named_by: Any
+    ) -> Grouped:
+        """Groups all rows by key; ``.agg(...)`` says what to keep up to date of each group.
+
+        Args:
+            *by: Columns, or expressions with a name; a null is a key like any other. Without any, all rows are one
+                group.
+            ttl: Let go of a key, and take its row back, once the watermark is further than this behind its last
+                row. Left out, keys are kept for ever.
+            name: The step's name, under which its state is kept.
+            **named_by: Expressions by the name of their key.
+
+        Example:
+            >>> import mamba_stream as mamba, polars as pl
+            >>> sales = mamba.stream([{"shop": "a", "sum": 2}, {"shop": "b", "sum": 1}, {"shop": "a", "sum": 3}])
+            >>> sales.group_by("shop").agg(pl.col("sum").sum(), best=pl.col("sum").max()).collect().rows()
+            [('a', 5, 3), ('b', 1, 1)]
+        """
+        return grouped(self, by, named_by, ttl=ttl, name=name)
+
+    def table(self, key: Any, *, name: str | None = None) -> Stream:
+        """Keeps the latest row of each key, by the order of the stream: a changelog.
+
+        Rows with a column ``_op``, as a topic has them that a changelog was written to, are taken for what they say:
+        the table is the one that was written.
+
+        Args:
+            key: Columns; a null is a key like any other.
+            name: The step's name, under which its state is kept.
+
+        Example:
+            >>> import mamba_stream as mamba
+            >>> prices = mamba.stream([{"item": "tea", "price": 3}, {"item": "tea", "price": 4}])
+            >>> prices.table("item").collect().rows()
+            [('tea', 4)]
+        """
+        return table(self, names(key, what="table"), name=name)
+
+    def unique(
+        self,
+        subset: Any = None,
+        *,
+        keep: Literal["first", "last", "any"] = "first",
+        within: str | timedelta | None = None,
+        order: Literal["stream", "arrival"] = "stream",
+        name: str | None = None,
+    ) -> Stream:
+        """Keeps one row of each key.
+
+        The first row of a key is known once the watermark has passed it, and goes on then; rows that come later than
+        that are in ``.late``.
+
+        Args:
+            subset: The key; all columns if left out.
+            keep: ``"first"``; or ``"last"``, which is :meth:`table`: the latest row so far, a changelog.
+            within: Leave out rows that come at most so long, in the stream's time, after one of their key that was
+                kept. Left out, every key is kept for ever, and a warning says so.
+            order: ``"arrival"`` takes the first row to arrive, at once: which one that is depends on the batches.
+            name: The step's name, under which its state is kept.
+        """
+        return unique(self, names(subset, what="unique"), keep=keep, within=within, order=order, name=name)
+
+    # -- what else came of rows ------------------------------------------------------------------------------------
+
     @property
     def late(self) -> Stream:
         """The rows that came too late for the last step of this stream that goes by time, as they were before it.
@@ -386,11 +455,11 @@ class Windowed:
     def __repr__(self) -> str:
         return f"Windowed({self._spec.words}, by={list(self._by)}): call .agg(...)"
 
-    def agg(self, *aggregates: Any, **named: Any) -> Stream:
+    def agg(self, *exprs: Any, **named: Any) -> Stream:
         """One row for each window and key, once no more rows can come for it.
 
         Args:
-            *aggregates: Polars expressions, as for ``group_by().agg()``.
+            *exprs: Polars expressions, as for ``group_by().agg()``.
             **named: Expressions by the name of their result.
 
         Returns:
@@ -398,7 +467,7 @@ class Windowed:
             ``window_end`` minus one tick.
         """
         place = caller()
-        found = single_results(aggregates, named, verb="agg")
+        found = single_results(exprs, named, verb="agg")
         step = n.Window(
             place=place,
             parent=self._stream._node,  # noqa: SLF001 - a stream waiting for its second half

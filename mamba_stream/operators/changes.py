@@ -5,9 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
-from mamba_stream.operators.columns import INSERT, OP, OP_TYPE, OP_WORDS, PREFIX
+from mamba_stream.operators.columns import (
+    DELETE,
+    INSERT,
+    OFFSET,
+    OP,
+    OP_TYPE,
+    OP_WORDS,
+    ORDINAL,
+    ORIGIN_TYPES,
+    PARTITION,
+    PREFIX,
+    SOURCE,
+    UPDATE_AFTER,
+    UPDATE_BEFORE,
+)
+from mamba_stream.operators.single import written_out
+
+Mask = NDArray[np.bool_]
 
 OP_COLUMN: Final = "_op"
 """Where users and topics see what a row does."""
@@ -61,3 +80,82 @@ def table_of(rows: pl.DataFrame) -> pl.DataFrame:
     codes = pl.col(OP_COLUMN).replace_strict(OP_WORDS, range(len(OP_WORDS)), return_dtype=OP_TYPE)
     columns = [name for name in rows.columns if name != OP_COLUMN]
     return folded(rows.select(codes.alias(OP), *columns), (), columns)
+
+
+def differences(old: pl.DataFrame, new: pl.DataFrame, was: Mask, now: Mask) -> pl.DataFrame | None:
+    """The rows of a changelog between two states of some rows; ``None`` where nothing changed.
+
+    Args:
+        old: Those rows as they were that were there.
+        new: Those rows as they are that are there, of the same columns.
+        was: Which of all rows were there.
+        now: Which are there.
+    """
+    had, has = np.flatnonzero(was), np.flatnonzero(now)
+    changed = was & now
+    if changed.any():
+        # Both have the rows that stayed, in the same order.
+        left, right = old.filter(now[had]), new.filter(was[has])
+        other = left.select(
+            pl.any_horizontal(pl.col(name).ne_missing(right.get_column(name)) for name in left.columns)
+        )
+        changed[changed] = other.to_series().to_numpy()
+    before = np.flatnonzero(~now[had] | changed[had])
+    after = np.flatnonzero(~was[has] | changed[has])
+    if not len(before) + len(after):
+        return None
+    goes, comes = had[before], has[after]
+    ops = np.concatenate(
+        [
+            np.where(now[goes], UPDATE_BEFORE, DELETE).astype(np.int8),
+            np.where(was[comes], UPDATE_AFTER, INSERT).astype(np.int8),
+        ]
+    )
+    if not len(before):
+        made = new if len(after) == new.height else new[after]
+    else:
+        # What takes a row back stands before what comes in its place.
+        order = np.argsort(np.concatenate([2 * goes, 2 * comes + 1]), kind="stable")
+        ops = ops[order]
+        made = pl.concat([old, new])[np.concatenate([before, after + old.height])[order]]
+    return written_out(made.with_columns(pl.Series(OP, ops)))
+
+
+class Emitted:
+    """Numbers the rows of a changelog in the order in which they are given, for steps that depend on order."""
+
+    _PART = "emitted"
+
+    def __init__(self, source: int | None) -> None:
+        """Nothing was given yet.
+
+        Args:
+            source: The number of the step; ``None`` where no step needs to know.
+        """
+        self._source = source
+        self._next = 0
+
+    def numbered(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """The rows with their origin."""
+        if self._source is None:
+            return frame
+        first, self._next = self._next, self._next + frame.height
+        values = {
+            SOURCE: pl.lit(self._source),
+            PARTITION: pl.lit(0),
+            OFFSET: pl.int_range(first, self._next),
+            ORDINAL: pl.lit(0),
+        }
+        return written_out(
+            frame.with_columns(value.cast(ORIGIN_TYPES[name]).alias(name) for name, value in values.items())
+        )
+
+    def saved(self) -> dict[str, pl.DataFrame]:
+        """How many there were, as a part of the state."""
+        return {} if self._source is None else {self._PART: pl.DataFrame({OFFSET: [self._next]})}
+
+    def restore(self, part: str, frame: pl.DataFrame) -> bool:
+        """Takes back what was saved; tells whether the part was it."""
+        if part == self._PART:
+            self._next = frame.item(0, OFFSET)
+        return part == self._PART

@@ -18,7 +18,7 @@ from mamba_stream.core.names import did_you_mean
 from mamba_stream.core.trees import Node, NotUnderstood, columns, has_selector, inputs, nodes, short
 from mamba_stream.errors import ColumnNotFound, ExpressionRefused
 from mamba_stream.operators.columns import PREFIX
-from mamba_stream.plan.partials import Partials
+from mamba_stream.plan.partials import Distinct, Partials, State
 from mamba_stream.plan.rebuild import rebuild
 from mamba_stream.plan.refusing import first_line
 from mamba_stream.plan.rowwise import check_aggregate, check_row_wise
@@ -45,6 +45,8 @@ class AggregatePlan:
         kept_columns: The columns that those read.
         output_schema: Names and types of all results, as Polars gives them, in the order asked for.
         partial_schema: Names and types of the private columns.
+        distinct: Counts of different values, which whoever runs the plan keeps beside the partial results, as
+            columns of int64 with their names; of windows there are none.
         needs_order: Whether ``partial_exprs`` read the order columns.
         layout: What identifies the state's columns, for msgpack: equal layouts fit, others do not.
         kinds: For each aggregation "partial", "partial holding values" or "keeps rows".
@@ -57,6 +59,7 @@ class AggregatePlan:
     kept_columns: tuple[str, ...]
     output_schema: pl.Schema
     partial_schema: pl.Schema
+    distinct: tuple[Distinct, ...]
     needs_order: bool
     layout: dict[str, Any]
     kinds: dict[str, str]
@@ -67,7 +70,10 @@ class AggregatePlan:
 
 
 def split(
-    aggregations: Mapping[str, pl.Expr], input_schema: pl.Schema, order: tuple[str, ...]
+    aggregations: Mapping[str, pl.Expr],
+    input_schema: pl.Schema,
+    order: tuple[str, ...],
+    state: State = "window",
 ) -> AggregatePlan:
     """Splits aggregations into partial results where that gives what Polars gives over all rows at once.
 
@@ -76,6 +82,7 @@ def split(
         input_schema: The columns of the rows. The order columns may be among them, and then their types are
             right in ``partial_schema``; expressions do not see them.
         order: Columns whose values, compared one after the other, order the rows; no two rows have the same.
+        state: What the partial results are for.
 
     Raises:
         ExpressionRefused: An expression cannot be used here, or Polars refuses it for this schema.
@@ -85,12 +92,12 @@ def split(
     outputs = {name: _checked(name, expr, visible) for name, expr in aggregations.items()}
     typed = pl.Schema({**visible, **{name: input_schema.get(name, pl.Int64()) for name in order}})
 
-    partials = Partials(order)
+    partials = Partials(order, state)
     count_rows(partials)
     finals: dict[str, pl.Expr] = {}
     kinds: dict[str, str] = {}
     for name, expr in aggregations.items():
-        own = Partials(order)
+        own = Partials(order, state)
         try:
             final = _Split(visible, own).value(expr)
             _check_types(final, outputs[name], own, typed)
@@ -99,7 +106,7 @@ def split(
             continue
         finals[name] = final
         partials.update(own)
-        holds = any(partial.holds_values for partial in own.columns())
+        holds = own.distinct or any(partial.holds_values for partial in own.columns())
         kinds[name] = "partial holding values" if holds else "partial"
 
     kept = {name: expr for name, expr in aggregations.items() if name not in finals}
@@ -115,12 +122,14 @@ def split(
         kept_columns=kept_columns,
         output_schema=pl.Schema(outputs),
         partial_schema=schema,
+        distinct=tuple(partials.distinct.values()),
         needs_order=any(partial.kind in ("first", "last") for partial in held),
         layout={
             "format": 1,
             "partials": {name: str(dtype) for name, dtype in sorted(schema.items())},
             "kept": {name: str(visible[name]) for name in sorted(kept_columns)},
             "keeps_rows": bool(kept),
+            **({"distinct": sorted(partials.distinct)} if partials.distinct else {}),
         },
         kinds=kinds,
     )
@@ -183,7 +192,12 @@ def _check_types(final: pl.Expr, output: pl.DataType, partials: Partials, schema
     try:
         first = _aggregated([partial.over_rows for partial in held], schema)
         merged = _aggregated([partial.merged for partial in held], first)
-        result = pl.LazyFrame(schema=merged).select(final.alias("result")).collect_schema()["result"]
+        counted = {name: pl.Int64() for name in partials.distinct}
+        result = (
+            pl.LazyFrame(schema={**merged, **counted})
+            .select(final.alias("result"))
+            .collect_schema()["result"]
+        )
     except pl.exceptions.PolarsError as error:
         raise KeepsRows(first_line(error)) from error
     if merged != first or result != output:

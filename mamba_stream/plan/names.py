@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from mamba_stream.errors import PipelineRefused
 from mamba_stream.plan.nodes import Node, Stateful, WindowSpec
@@ -34,6 +34,17 @@ def step_name(verb: str, by: Sequence[str], results: Sequence[str]) -> str:
     """
     keys = f" by {', '.join(by)}" if by else ""
     return f"{verb}{keys}: {', '.join(results)}"
+
+
+def keyed_name(verb: str, by: Sequence[str], results: Iterable[str] = ()) -> str:
+    """The name of a step that keeps something by key.
+
+    Example:
+        >>> keyed_name("group_by", ["origin", "day"], ["departures"])
+        'group_by origin, day: departures'
+    """
+    what = ", ".join(results)
+    return f"{verb}{' ' + ', '.join(by) if by else ''}{': ' + what if what else ''}"
 
 
 def check_step_names(nodes: Sequence[Node]) -> None:

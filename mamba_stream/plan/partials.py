@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import polars as pl
 
@@ -17,6 +18,26 @@ from mamba_stream.operators.columns import PREFIX
 
 #: The number of rows of the group, which every partial carries. It stands beside keys of any name of a user's.
 ROWS = f"{PREFIX}rows"
+
+
+State = Literal["window", "running", "table"]
+"""For what partial results are made: ``window``, which is merged once and forgotten; ``running`` totals, which are read
+off again and again and must not hold lists that grow; totals of a ``table``, from which rows are taken away again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Distinct:
+    """A count of different values, which are kept apart from the partial results.
+
+    Attributes:
+        name: The column with the count among the merged partial results.
+        value: The row-wise expression whose values are counted.
+        keep: Conditions that a row must meet.
+    """
+
+    name: str
+    value: pl.Expr
+    keep: tuple[pl.Expr, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +91,8 @@ class Partials:
     """The columns of partial results that a set of aggregations needs, each of them once."""
 
     order: tuple[str, ...]
+    state: State = "window"
+    distinct: dict[str, Distinct] = field(default_factory=dict)
     _columns: dict[str, Partial] = field(default_factory=dict)
     _ends: dict[str, Ends] = field(default_factory=dict)
 
@@ -95,8 +118,15 @@ class Partials:
         self._ends.setdefault(name, Ends(first, keep)).values[place] = value
         return pl.col(name).struct.field(place)
 
+    def add_distinct(self, value: pl.Expr, keep: tuple[pl.Expr, ...]) -> pl.Expr:
+        """The number of different values among the rows that meet all conditions."""
+        name = private_name("distinct", pl.struct(value, *keep))
+        self.distinct.setdefault(name, Distinct(name, value, keep))
+        return pl.col(name)
+
     def update(self, other: Partials) -> None:
         """Adds what another set of aggregations needs."""
+        self.distinct.update(other.distinct)
         self._columns.update(other._columns)
         for name, ends in other._ends.items():
             self._ends.setdefault(name, Ends(ends.first, ends.keep)).values.update(ends.values)

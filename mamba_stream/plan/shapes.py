@@ -428,14 +428,29 @@ def _(node: n.Changes, parents: Sequence[Shape]) -> Shape:
     (shape,) = parents
     if shape.changelog is None:
         raise PipelineRefused("changes is for changelogs, and the rows of this stream stay as they are")
-    return _in_words(shape)
+    lost = (
+        f"the changes that changes at {node.place} gives come when they come, whatever the time of their rows"
+    )
+    return replace(_in_words(shape), time=None, shift=0, lost=shape.lost or lost)
 
 
 @shape_of.register
 def _(node: n.Output, parents: Sequence[Shape]) -> Shape:
     (shape,) = parents
     check_columns(node.key, shape.schema)
-    return shape if shape.changelog is None else _in_words(shape)
+    if shape.changelog is None:
+        return shape
+    if not node.key and (node.partitions or 1) > 1:
+        raise PipelineRefused(
+            f"to({node.topic!r}, partitions={node.partitions}) of a table: give key= too, columns of the table's key "
+            f"({', '.join(shape.changelog.key) or 'it has none'}), so that the changes of a row stay in one partition"
+        )
+    if shape.changelog.key and not set(node.key) <= set(shape.changelog.key):
+        raise PipelineRefused(
+            f"to({node.topic!r}, key={list(node.key)}) of a table by {', '.join(shape.changelog.key)}: a row may "
+            "change these columns, and its changes would be in several partitions: choose from the table's key"
+        )
+    return _in_words(shape)
 
 
 def _in_words(shape: Shape) -> Shape:

@@ -21,6 +21,7 @@ from mamba_stream.plan import nodes as n
 from mamba_stream.plan.analysis import Analysis
 from mamba_stream.plan.refusing import first_line
 from mamba_stream.plan.verbs import row_verb
+from mamba_stream.runtime import changelog_steps as _registers  # noqa: F401 - verbs of a module of their own
 from mamba_stream.runtime.steps import operator_of, step_of
 from mamba_stream.runtime.watermarks import Mark, combined
 

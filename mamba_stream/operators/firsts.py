@@ -1,0 +1,245 @@
+"""The first row of each key, for ever or within a time: in the order of the stream, or as rows arrive."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from mamba_stream.operators.columns import ORIGIN, TIME, tick_values
+from mamba_stream.operators.in_order import InOrder
+from mamba_stream.operators.keyed import KeyedTable
+from mamba_stream.operators.lateness import FOREVER, NEVER, Ticks
+from mamba_stream.operators.rowstore import Mask
+from mamba_stream.operators.step import NOTHING, Made
+from mamba_stream.operators.tardiness import without_late
+
+_WAITING = "waiting"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstsSettings:
+    """What the step is told by the plan.
+
+    Attributes:
+        keys: The key columns and their types.
+        time: The time column, where there is one.
+        shift: Ticks to add to it.
+        dtype: Its type.
+        within: How long after a row that was kept others of its key are left out, in ticks; ``None`` is for ever.
+        with_origin: Whether a later step needs the origin of the rows.
+    """
+
+    keys: Mapping[str, pl.DataType]
+    time: str | None
+    shift: int
+    dtype: pl.DataType | None
+    within: int | None
+    with_origin: bool
+
+
+class Seen:
+    """The keys that were kept, and which of further rows are."""
+
+    def __init__(self, keys: Mapping[str, pl.DataType], within: int | None) -> None:
+        self._keys = list(keys)
+        self._within = within
+        self._table = KeyedTable(keys, {}, timed=within is not None)
+
+    @property
+    def rows(self) -> int:
+        return self._table.rows
+
+    @property
+    def bytes(self) -> int:
+        return self._table.bytes
+
+    def firsts(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """The rows that are the first of their key; with a bound, ``TIME`` is how far they are apart."""
+        slots = self._table.slots(frame.select(self._keys), insert=True)
+        distinct, key = np.unique(slots, return_inverse=True)
+        seen = self._table.present(distinct)
+        if self._within is None:
+            _, first = np.unique(key, return_index=True)
+            first = first[~seen]
+            self._table.put(distinct[~seen], pl.DataFrame())
+            return frame[np.sort(first)]
+        time = frame.get_column(TIME).to_numpy()
+        last = np.full(len(distinct), NEVER)
+        last[seen] = self._table.times(distinct[seen])
+        kept = _kept(key, time, last, self._within)
+        self._table.put(distinct, pl.DataFrame(), last)
+        return frame.filter(kept)
+
+    def forget(self, watermark: int) -> None:
+        """Lets go of keys that no row on time can repeat any more."""
+        if self._within is not None and NEVER < watermark < FOREVER:
+            self._table.expire(max(NEVER + 1, watermark - self._within))
+
+    def view(self) -> pl.DataFrame:
+        return self._table.frame()
+
+    def delta(self) -> dict[str, pl.DataFrame]:
+        return self._table.delta()
+
+    def snapshot(self) -> dict[str, pl.DataFrame]:
+        return self._table.snapshot()
+
+    def restore(self, part: str, frame: pl.DataFrame) -> None:
+        self._table.restore(part, frame)
+
+
+class Firsts:
+    """Rows wait until time has passed them; then the first of each key goes on."""
+
+    def __init__(self, settings: FirstsSettings) -> None:
+        self._set = settings
+        self._seen = Seen(settings.keys, settings.within)
+        self._waiting = InOrder()
+        self._closed = NEVER
+
+    @property
+    def rows(self) -> int:
+        return self._seen.rows + self._waiting.rows
+
+    @property
+    def bytes(self) -> int:
+        return self._seen.bytes + self._waiting.bytes
+
+    @property
+    def closed(self) -> int:
+        return self._closed
+
+    @property
+    def horizon(self) -> int:
+        return self._closed
+
+    def add(self, frame: pl.DataFrame, port: int = 0) -> Made:
+        """Takes rows in; gives back those that came too late."""
+        assert self._set.time is not None
+        assert self._set.dtype is not None
+        ticks = tick_values(frame, self._set.time) + self._set.shift
+        on_time, late = without_late(frame.with_columns(ticks.alias(TIME)), self._closed, self._set.dtype)
+        self._waiting.add(on_time)
+        return NOTHING if late is None else Made(late=late)
+
+    def advance(self, watermark: int) -> Iterator[Made]:
+        """Gives the first rows of their keys among those before the watermark."""
+        released = self._waiting.release(watermark)
+        self._closed = watermark
+        if released is not None:
+            rows = self._seen.firsts(released)
+            self._seen.forget(watermark)
+            if rows.height:
+                yield Made(rows.drop(TIME, *(() if self._set.with_origin else ORIGIN)))
+        else:
+            self._seen.forget(watermark)
+
+    def delta(self) -> dict[str, pl.DataFrame]:
+        """What changed since the last delta or snapshot."""
+        return self._saved(self._waiting.delta(), self._seen.delta())
+
+    def snapshot(self) -> dict[str, pl.DataFrame]:
+        """All keys, and all rows that wait."""
+        return self._saved(self._waiting.snapshot(), self._seen.snapshot())
+
+    def _saved(self, waiting: pl.DataFrame | None, seen: dict[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
+        return seen if waiting is None else {**seen, _WAITING: waiting}
+
+    def restore(self, part: str, frame: pl.DataFrame) -> None:
+        """Takes back what a delta or a snapshot gave."""
+        if part == _WAITING:
+            self._waiting.restore(frame)
+        else:
+            self._seen.restore(part, frame)
+
+    def restored(self, closed: int) -> None:
+        """Forgets rows that were judged before the last save."""
+        self._closed = closed
+        self._waiting.drop(closed)
+
+    def view(self) -> pl.DataFrame:
+        """The keys whose first row went on, and that are not let go of."""
+        return self._seen.view()
+
+
+class FirstsOnArrival:
+    """The first row of each key to arrive goes on at once."""
+
+    def __init__(self, settings: FirstsSettings) -> None:
+        self._set = settings
+        self._seen = Seen(settings.keys, settings.within)
+        self._closed = NEVER
+
+    @property
+    def rows(self) -> int:
+        return self._seen.rows
+
+    @property
+    def bytes(self) -> int:
+        return self._seen.bytes
+
+    @property
+    def closed(self) -> int:
+        return self._closed
+
+    @property
+    def horizon(self) -> int:
+        return self._closed
+
+    def add(self, frame: pl.DataFrame, port: int = 0) -> Made:
+        """Takes rows in; gives those whose key has not come before."""
+        if not frame.height:
+            return NOTHING
+        if self._set.within is None:
+            return Made(self._seen.firsts(frame))
+        assert self._set.time is not None
+        ticks = tick_values(frame, self._set.time) + self._set.shift
+        return Made(self._seen.firsts(frame.with_columns(ticks.alias(TIME))).drop(TIME))
+
+    def advance(self, watermark: int) -> Iterator[Made]:
+        """Lets go of keys whose time is over."""
+        self._closed = watermark
+        self._seen.forget(watermark)
+        yield from ()
+
+    def delta(self) -> dict[str, pl.DataFrame]:
+        """The keys that came or went since the last delta or snapshot."""
+        return self._seen.delta()
+
+    def snapshot(self) -> dict[str, pl.DataFrame]:
+        """All keys."""
+        return self._seen.snapshot()
+
+    def restore(self, part: str, frame: pl.DataFrame) -> None:
+        """Takes back what a delta or a snapshot gave."""
+        self._seen.restore(part, frame)
+
+    def restored(self, closed: int) -> None:
+        """All parts are back."""
+        self._closed = closed
+
+    def view(self) -> pl.DataFrame:
+        """The keys that came, and are not let go of."""
+        return self._seen.view()
+
+
+def _kept(key: NDArray[np.intp], time: Ticks, last: Ticks, within: int) -> Mask:
+    """Which rows are further than the bound from the last row of their key that was kept; notes the latter in ``last``.
+
+    Each round keeps one row of each key that has any left: as many rounds as a key has rows that are kept.
+    """
+    kept = np.zeros(len(time), np.bool_)
+    left = np.arange(len(time))
+    while len(left):
+        before, now = last[key[left]], time[left]
+        left = left[(before == NEVER) | (now > before + within) | (now < before - within)]
+        _, first = np.unique(key[left], return_index=True)
+        rows = left[first]
+        kept[rows] = True
+        last[key[rows]] = np.maximum(last[key[rows]], time[rows])
+        left = np.delete(left, first)
+    return kept

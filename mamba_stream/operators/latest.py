@@ -1,0 +1,222 @@
+"""The latest row of each key, as a changelog: of rows by the order of the stream, of a log of changes as it says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from mamba_stream.errors import InvalidInput
+from mamba_stream.operators.changes import OP_COLUMN, Emitted, differences
+from mamba_stream.operators.columns import (
+    OFFSET,
+    OP_WORDS,
+    ORDER,
+    ORDER_TYPES,
+    ORDINAL,
+    PARTITION,
+    SOURCE,
+    TIME,
+    tick_values,
+)
+from mamba_stream.operators.keyed import KeyedTable
+from mamba_stream.operators.keyindex import Slots
+from mamba_stream.operators.lateness import NEVER
+from mamba_stream.operators.rowstore import Mask, Places, stacked
+from mamba_stream.operators.step import NOTHING, Made
+
+_FEW = 16_384
+"""Rows up to which sorting them is cheaper than an array with a cell for each slot there is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatestSettings:
+    """What a table is told by the plan.
+
+    Attributes:
+        keys: The key columns and their types.
+        values: The other columns.
+        columns: All of them, in order.
+        log: Whether the rows are a log of changes, with ``_op``.
+        time: The time column, where there is one and it counts.
+        shift: Ticks to add to it.
+        number: The step's own number, where a later step needs the origin of the rows it makes.
+    """
+
+    keys: Mapping[str, pl.DataType]
+    values: Mapping[str, pl.DataType]
+    columns: tuple[str, ...]
+    log: bool
+    time: str | None
+    shift: int
+    number: int | None
+
+
+class Latest:
+    """A table of the latest rows, and what rows do to it."""
+
+    def __init__(self, settings: LatestSettings) -> None:
+        self._set = settings
+        self._keys = list(settings.keys)
+        order = {} if settings.log else ORDER_TYPES
+        self._table = KeyedTable(settings.keys, {**settings.values, **order})
+        self._stored = [*settings.values, *order]
+        self._emitted = Emitted(settings.number)
+        self._closed = NEVER
+
+    @property
+    def rows(self) -> int:
+        return self._table.rows
+
+    @property
+    def bytes(self) -> int:
+        return self._table.bytes
+
+    @property
+    def closed(self) -> int:
+        return self._closed
+
+    @property
+    def horizon(self) -> int:
+        return self._closed
+
+    def add(self, frame: pl.DataFrame, port: int = 0) -> Made:
+        """Takes rows in; gives the keys whose latest row is another now."""
+        if not frame.height:
+            return NOTHING
+        slots = self._table.slots(frame.select(self._keys), insert=True)
+        frame = frame if self._set.log else self._with_time(frame)
+        last = _last_of_each(slots, None if self._set.log else _order_of(frame))
+        if len(last) < frame.height:
+            frame, slots = frame[last], slots[last]
+        known = self._table.present(slots)
+        if not self._set.log and known.any():
+            later = self._later(frame, slots, known)
+            if not later.all():
+                frame, slots, known = frame.filter(later), slots[later], known[later]
+        brings = self._brings(frame)
+        old = stacked([frame.select(self._keys).filter(known), self._table.get(slots[known])])
+        new = frame.filter(brings)
+        made = differences(old.select(self._set.columns), new.select(self._set.columns), known, brings)
+        self._table.put(slots[brings], new.select(self._stored))
+        self._table.remove(slots[~brings])
+        return NOTHING if made is None else Made(self._emitted.numbered(made))
+
+    def advance(self, watermark: int) -> Iterator[Made]:
+        """Time does nothing to a table."""
+        self._closed = watermark
+        yield from ()
+
+    def _with_time(self, frame: pl.DataFrame) -> pl.DataFrame:
+        time = self._set.time
+        ticks = pl.lit(0, dtype=pl.Int64) if time is None else tick_values(frame, time) + self._set.shift
+        return frame.with_columns(ticks.alias(TIME))
+
+    def _later(self, frame: pl.DataFrame, slots: Slots, known: Mask) -> Mask:
+        """Which rows come behind the one that their key has, in the order of the stream; all of new keys do."""
+        there = self._table.get(slots[known]).select(ORDER)
+        here = frame.select(ORDER).filter(known)
+        later, equal = np.zeros(there.height, np.bool_), np.ones(there.height, np.bool_)
+        for name in ORDER:
+            ours, theirs = here.get_column(name).to_numpy(), there.get_column(name).to_numpy()
+            later |= equal & (ours > theirs)
+            equal &= ours == theirs
+        found = np.ones(len(slots), np.bool_)
+        found[known] = later
+        return found
+
+    def _brings(self, frame: pl.DataFrame) -> Mask:
+        """Which rows are a key's row, and do not say that it has none."""
+        if not self._set.log:
+            return np.ones(frame.height, np.bool_)
+        words = frame.get_column(OP_COLUMN)
+        if not words.is_in(list(OP_WORDS)).all():
+            wrong = words.filter(~words.is_in(list(OP_WORDS)).fill_null(value=False))
+            raise InvalidInput(
+                f"column {OP_COLUMN!r} holds {wrong[0]!r}, and should say {', '.join(OP_WORDS)}"
+            )
+        return words.is_in(["+I", "+U"]).to_numpy()
+
+    def delta(self) -> dict[str, pl.DataFrame]:
+        """What changed since the last delta or snapshot."""
+        return {**self._table.delta(), **self._emitted.saved()}
+
+    def snapshot(self) -> dict[str, pl.DataFrame]:
+        """The whole table."""
+        return {**self._table.snapshot(), **self._emitted.saved()}
+
+    def restore(self, part: str, frame: pl.DataFrame) -> None:
+        """Takes back what a delta or a snapshot gave."""
+        if not self._emitted.restore(part, frame):
+            self._table.restore(part, frame)
+
+    def restored(self, closed: int) -> None:
+        """All parts are back."""
+        self._closed = closed
+
+    def view(self) -> pl.DataFrame:
+        """The latest row of each key, in the order of keys."""
+        return self._table.frame().select(self._set.columns)
+
+
+class Retold:
+    """A changelog that has the key of the table that is asked for already."""
+
+    bytes = rows = 0
+
+    def __init__(self) -> None:
+        self.closed = self.horizon = NEVER
+
+    def add(self, frame: pl.DataFrame, port: int = 0) -> Made:
+        """Gives the rows on."""
+        return Made(frame)
+
+    def advance(self, watermark: int) -> Iterator[Made]:
+        """Nothing waits."""
+        self.closed = self.horizon = watermark
+        yield from ()
+
+    def delta(self) -> dict[str, pl.DataFrame]:
+        return {}
+
+    def snapshot(self) -> dict[str, pl.DataFrame]:
+        return {}
+
+    def restore(self, part: str, frame: pl.DataFrame) -> None:
+        """There is nothing to take back."""
+
+    def restored(self, closed: int) -> None:
+        self.closed = self.horizon = closed
+
+    def view(self) -> pl.DataFrame:
+        """Nothing: the step before has the table."""
+        return pl.DataFrame()
+
+
+def _order_of(frame: pl.DataFrame) -> NDArray[np.int64] | None:
+    """The rows in the order of the stream; ``None`` where they are in order."""
+    if frame.get_column(TIME).is_sorted() and frame.get_column(OFFSET).is_sorted():
+        same = all(
+            frame.get_column(name).min() == frame.get_column(name).max() for name in (SOURCE, PARTITION)
+        )
+        if same and frame.get_column(ORDINAL).max() == 0:
+            return None
+    return frame.select(pl.arg_sort_by(ORDER)).to_series().to_numpy().astype(np.int64)
+
+
+def _last_of_each(slots: Slots, order: Places | None) -> Places:
+    """The last row of each slot, in any order of rows; ascending."""
+    given = slots if order is None else slots[order]
+    if len(slots) <= _FEW:
+        _, place = np.unique(given[::-1], return_index=True)
+        last = len(given) - 1 - place
+    else:
+        at = np.empty(int(slots.max()) + 1, np.int64)
+        rows = np.arange(len(given))
+        # Of several values for one cell, numpy keeps the last.
+        at[given] = rows
+        last = rows[at[given] == rows]
+    return np.sort(last if order is None else order[last])

@@ -1,0 +1,106 @@
+"""The rows of groups, for what can only be computed over all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from mamba_stream.operators.columns import PREFIX
+from mamba_stream.operators.keyedrows import KeyedRows
+from mamba_stream.operators.rowstore import stacked
+
+PLACE: Final = f"{PREFIX}place"
+"""Which of the groups that were asked for a row belongs to."""
+
+_GROUP: Final = f"{PREFIX}group"
+_ID: Final = f"{PREFIX}id"
+_COUNT: Final = f"{PREFIX}count"
+
+Groups = NDArray[np.int64]
+
+
+class Members:
+    """Rows by the number of their group."""
+
+    def __init__(self, columns: Mapping[str, pl.DataType], order: Sequence[str]) -> None:
+        """No rows.
+
+        Args:
+            columns: What is kept of each row.
+            order: The columns that order the rows of a group.
+        """
+        self._columns = list(columns)
+        self._order = list(order)
+        self._rows = KeyedRows({_GROUP: pl.Int64()}, columns)
+
+    @property
+    def rows(self) -> int:
+        return self._rows.rows
+
+    @property
+    def bytes(self) -> int:
+        return self._rows.bytes
+
+    def add(self, groups: Groups, frame: pl.DataFrame) -> None:
+        """Adds rows, one for each of these groups."""
+        self._rows.add(pl.DataFrame({_GROUP: groups}), frame.select(self._columns))
+
+    def change(self, groups: Groups, frame: pl.DataFrame, signs: pl.Series) -> None:
+        """Adds rows, and takes away others that are equal to ones that are there.
+
+        Args:
+            groups: The group of each row.
+            frame: The rows.
+            signs: 1 for those that come, -1 for those that go.
+        """
+        rows = frame.select(self._columns).with_columns(
+            pl.Series(_GROUP, groups), signs.cast(pl.Int64).alias(_COUNT)
+        )
+        net = rows.group_by(_GROUP, *self._columns).agg(pl.col(_COUNT).sum())
+        gone = net.filter(pl.col(_COUNT) < 0)
+        if gone.height:
+            self._take_away(gone)
+        come = net.filter(pl.col(_COUNT) > 0)
+        if come.height:
+            come = come[np.repeat(np.arange(come.height), come.get_column(_COUNT).to_numpy())]
+            self._rows.add(come.select(_GROUP), come.select(self._columns))
+
+    def of(self, groups: Groups) -> pl.DataFrame:
+        """The rows of distinct groups, with ``PLACE``, in the order of group and row."""
+        found = self._rows.matching(pl.DataFrame({_GROUP: groups}))
+        frame = stacked([pl.DataFrame({PLACE: found.probe}), self._rows.get(found.ids)])
+        return frame.sort(PLACE, *self._order, maintain_order=True)
+
+    def forget(self, groups: Groups) -> None:
+        """Removes all rows of distinct groups."""
+        self._rows.remove(self._rows.matching(pl.DataFrame({_GROUP: groups})).ids)
+
+    def delta(self) -> dict[str, pl.DataFrame]:
+        return self._rows.delta()
+
+    def snapshot(self) -> dict[str, pl.DataFrame]:
+        return self._rows.snapshot()
+
+    def restore(self, part: str, frame: pl.DataFrame) -> None:
+        self._rows.restore(part, frame)
+
+    def _take_away(self, gone: pl.DataFrame) -> None:
+        groups = gone.select(_GROUP).unique()
+        found = self._rows.matching(groups)
+        there = stacked(
+            [
+                groups[found.probe],
+                self._rows.get(found.ids),
+                pl.DataFrame({_ID: found.ids}),
+                pl.DataFrame({_COUNT: np.zeros(len(found.ids), np.int64)}),
+            ]
+        )
+        sought = gone.with_columns(pl.lit(None, dtype=pl.Int64).alias(_ID)).select(there.columns)
+        # Grouping, unlike joining, compares values of any type, and nulls and NaN as equal.
+        met = pl.concat([there, sought]).group_by(_GROUP, *self._columns)
+        ids = met.agg(pl.col(_ID).drop_nulls().head(-pl.col(_COUNT).sum())).get_column(_ID).explode()
+        self._rows.remove(ids.drop_nulls().to_numpy())

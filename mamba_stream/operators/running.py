@@ -1,0 +1,398 @@
+"""Running totals: aggregates by key over all rows so far, as a changelog.
+
+Each batch is reduced to partial results, which are merged with those of its keys; the keys whose results are others
+then say so. Different values are counted in a table of their own (:mod:`mamba_stream.operators.distinct`), and
+what does not decompose is evaluated anew over the rows of the keys that a batch touched.
+
+Of a table, whose rows are taken away again, partial results are made of what comes and of what goes, and those of what
+goes are subtracted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from mamba_stream.operators.changes import Emitted, differences, takes_back, with_op
+from mamba_stream.operators.columns import DELETE, OP, PREFIX, TIME, tick_values
+from mamba_stream.operators.distinct import DistinctValues
+from mamba_stream.operators.grouping import grouped, grouped_in_order
+from mamba_stream.operators.keyed import TOUCHED, KeyedTable
+from mamba_stream.operators.keyindex import Slots
+from mamba_stream.operators.lateness import FOREVER, NEVER
+from mamba_stream.operators.members import PLACE, Groups, Members
+from mamba_stream.operators.results import Aggregation
+from mamba_stream.operators.rowstore import Mask, stacked
+from mamba_stream.operators.single import twice, written_out
+from mamba_stream.operators.step import NOTHING, Made
+
+GROUP: Final = f"{PREFIX}group"
+"""A number that a key has for as long as it is there, and no other ever gets."""
+
+_ALL: Final = f"{PREFIX}all"
+_SIGN: Final = f"{PREFIX}sign"
+_TABLE: Final = "table"
+_MEMBERS: Final = "members"
+_CHECKED_ROWS: Final = f"{PREFIX}rows"
+
+
+class DistinctCount(Protocol):
+    """A count of different values."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def value(self) -> pl.Expr: ...
+    @property
+    def keep(self) -> Sequence[pl.Expr]: ...
+
+
+class RunningAggregation(Aggregation, Protocol):
+    """How aggregates are split; see ``mamba_stream.plan.aggregates``."""
+
+    @property
+    def distinct(self) -> Sequence[DistinctCount]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunningSettings:
+    """What a step of running totals is told by the plan.
+
+    Attributes:
+        schema: The columns of its input.
+        keys: The columns that rows are grouped by.
+        aggregation: The aggregates, split.
+        rows: The name of the partial result that counts a group's rows.
+        time: The time column, where there is one that is needed.
+        shift: Ticks to add to it.
+        order: What orders the rows of a group, where one is kept or needed.
+        table: Whether its input is a changelog.
+        ttl: How long a key without rows is kept, in ticks.
+        number: The step's own number, where a later step needs the origin of the rows it makes.
+    """
+
+    schema: Mapping[str, pl.DataType]
+    keys: tuple[str, ...]
+    aggregation: RunningAggregation
+    rows: str
+    time: str | None
+    shift: int
+    order: Mapping[str, pl.DataType]
+    table: bool
+    ttl: int | None
+    number: int | None
+
+
+class RunningTotals:
+    """The state of running totals, and what rows do to it."""
+
+    def __init__(self, settings: RunningSettings) -> None:
+        self._set = settings
+        split = settings.aggregation
+        self._keys = list(settings.keys) or [_ALL]
+        keys = {name: settings.schema[name] for name in settings.keys} or {_ALL: pl.Int8()}
+        self._partial = list(split.partial_schema)
+        self._counts = [one.name for one in split.distinct]
+        self._kept = list(split.kept)
+        kept = {name: split.output_schema[name] for name in self._kept}
+        values = {
+            **split.partial_schema,
+            **dict.fromkeys(self._counts, pl.Int64()),
+            **kept,
+            GROUP: pl.Int64(),
+        }
+        # Results may have the name of what is kept under it, or of a key's column in the state of another version.
+        self._stored = {name: f"{PREFIX}kept_{place}" for place, name in enumerate(self._kept)}
+        values = {self._stored.get(name, name): dtype for name, dtype in values.items()}
+        self._table = KeyedTable(keys, values, timed=settings.ttl is not None)
+        self._values = list(values)
+        self._distinct = _distinct_values(settings)
+        columns = {name: settings.schema[name] for name in split.kept_columns}
+        self._members = Members({**columns, **settings.order}, list(settings.order)) if split.kept else None
+        self._nested = any(dtype.is_nested() for dtype in split.partial_schema.values())
+        self._emitted = Emitted(settings.number)
+        self._next_group = 0
+        self._greatest = NEVER + 1
+        self._closed = NEVER
+
+    @property
+    def rows(self) -> int:
+        """Keys, pairs of key and value, and kept rows together."""
+        return sum(part.rows for part in self._parts().values())
+
+    @property
+    def bytes(self) -> int:
+        """The size of the state."""
+        return sum(part.bytes for part in self._parts().values())
+
+    @property
+    def closed(self) -> int:
+        return self._closed
+
+    @property
+    def horizon(self) -> int:
+        return self._closed
+
+    def add(self, frame: pl.DataFrame, port: int = 0) -> Made:
+        """Takes rows in; gives the keys whose results are others now."""
+        if not frame.height:
+            return NOTHING
+        frame = self._with_keys_and_time(frame)
+        signs = 1 - 2 * (frame.get_column(OP) % 2) if self._set.table else None
+        batch = self._batch(frame)
+        slots = self._table.slots(batch.select(self._keys), insert=True)
+        known = self._table.present(slots)
+        old = self._table.get(slots)
+        groups = self._groups(old.get_column(GROUP), known)
+        merged = self._merged(old, known, batch)
+        if self._distinct or self._members is not None:
+            places = _places(frame, batch, self._keys)
+            merged = stacked([merged, self._distinct_of(frame, places, groups, signs, old)])
+            merged = stacked([merged, self._kept_of(frame, places, groups, signs)])
+        new = merged.with_columns(pl.Series(GROUP, groups)).select(self._values)
+        counts = new.get_column(self._set.rows).to_numpy()
+        made = self._differences(batch, old, new, known, counts)
+        left = counts != 0
+        times = batch.get_column(TIME).to_numpy() if self._set.ttl is not None else None
+        if left.all():
+            self._table.put(slots, new, self._latest(slots, known, times))
+        else:
+            times = self._latest(slots, known, times)
+            self._table.put(slots[left], new.filter(left), None if times is None else times[left])
+            self._table.remove(slots[~left])
+        return NOTHING if made is None else Made(self._emitted.numbered(made))
+
+    def advance(self, watermark: int) -> Iterator[Made]:
+        """Lets go of keys whose time is over."""
+        self._closed = watermark
+        if self._set.ttl is None or watermark == NEVER:
+            return
+        # Where sources are over, time has come as far as their rows, and no further.
+        reached = self._greatest if watermark == FOREVER else watermark
+        gone = self._table.expire(max(NEVER + 1, reached - self._set.ttl))
+        if not gone.height:
+            return
+        self._forget(gone)
+        shown = self._results(gone.select(self._keys), gone)
+        yield Made(self._emitted.numbered(with_op(shown, DELETE)))
+
+    def _with_keys_and_time(self, frame: pl.DataFrame) -> pl.DataFrame:
+        added: list[pl.Expr | pl.Series] = []
+        if not self._set.keys:
+            added.append(pl.lit(0, dtype=pl.Int8).alias(_ALL))
+        if self._set.ttl is not None or TIME in self._set.order:
+            time = self._set.time
+            ticks = pl.lit(0, dtype=pl.Int64) if time is None else tick_values(frame, time) + self._set.shift
+            added.append(ticks.alias(TIME))
+        return written_out(frame.with_columns(added)) if added else frame
+
+    def _batch(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Partial results of the rows, by key."""
+        exprs = list(self._set.aggregation.partial_exprs)
+        if self._set.ttl is not None:
+            exprs.append(pl.col(TIME).max())
+        if not self._set.table:
+            return self._grouped(frame, exprs)
+        minus = frame.filter(takes_back())
+        if not minus.height:
+            return self._grouped(frame, exprs)
+        taken = self._grouped(minus, exprs).with_columns(_negated(self._set.aggregation.partial_schema))
+        if minus.height == frame.height:
+            return taken
+        both = pl.concat([self._grouped(frame.filter(~takes_back()), exprs), taken])
+        return grouped(both, self._keys, self._merge_exprs(), nested=self._nested)
+
+    def _grouped(self, frame: pl.DataFrame, exprs: Sequence[pl.Expr]) -> pl.DataFrame:
+        return grouped(frame, self._keys, exprs, nested=self._nested)
+
+    def _merge_exprs(self) -> list[pl.Expr]:
+        ttl = [pl.col(TIME).max()] if self._set.ttl is not None else []
+        return [*self._set.aggregation.merge_exprs, *ttl]
+
+    def _groups(self, stored: pl.Series, known: Mask) -> Groups:
+        """The numbers of the groups; new ones for new keys."""
+        if known.all():
+            return stored.to_numpy()
+        groups = stored.fill_null(0).to_numpy().copy()
+        fresh = int(np.count_nonzero(~known))
+        groups[~known] = np.arange(self._next_group, self._next_group + fresh)
+        self._next_group += fresh
+        return groups
+
+    def _merged(self, old: pl.DataFrame, known: Mask, batch: pl.DataFrame) -> pl.DataFrame:
+        """Partial results with those that were there, row by row."""
+        partials = batch.select(self._partial)
+        if not known.any():
+            return partials
+        place = pl.int_range(pl.len()).alias(PLACE)
+        before = old.select(self._partial).with_columns(place).filter(known)
+        exprs = self._set.aggregation.merge_exprs
+        if known.all():
+            both = pl.concat([before, partials.with_columns(place)])
+            return grouped(both, [PLACE], exprs, nested=True).sort(PLACE).drop(PLACE)
+        touched = partials.with_columns(place)
+        both = pl.concat([before, touched.filter(known)])
+        merged = grouped(both, [PLACE], exprs, nested=True)
+        return pl.concat([merged.select(touched.columns), touched.filter(~known)]).sort(PLACE).drop(PLACE)
+
+    def _distinct_of(
+        self,
+        frame: pl.DataFrame,
+        places: pl.Series,
+        groups: Groups,
+        signs: pl.Series | None,
+        old: pl.DataFrame,
+    ) -> pl.DataFrame:
+        counts = {}
+        for values in self._distinct:
+            for name, change in values.take(frame, places, groups, signs).items():
+                counts[name] = old.get_column(name).fill_null(0).to_numpy() + change
+        return pl.DataFrame(counts)
+
+    def _kept_of(
+        self, frame: pl.DataFrame, places: pl.Series, groups: Groups, signs: pl.Series | None
+    ) -> pl.DataFrame:
+        """What is evaluated over all rows of the groups, with null for those that have none."""
+        if self._members is None:
+            return pl.DataFrame()
+        of = groups[places.to_numpy()]
+        if signs is None:
+            self._members.add(of, frame)
+        else:
+            self._members.change(of, frame, signs)
+        rows = self._members.of(groups)
+        seen = rows.select(PLACE, *self._set.aggregation.kept_columns)
+        exprs = [expr.alias(self._stored[name]) for name, expr in self._set.aggregation.kept.items()]
+        there = rows.get_column(PLACE).n_unique()
+        if not there:
+            return self._empty_kept(len(groups))
+        kept = grouped_in_order(written_out(seen), [PLACE], exprs, single=there == 1)
+        if there < len(groups):
+            all_ = pl.DataFrame({PLACE: np.arange(len(groups))})
+            kept = all_.join(kept, on=PLACE, how="left", maintain_order="left")
+        return kept.drop(PLACE)
+
+    def _empty_kept(self, rows: int) -> pl.DataFrame:
+        types = self._set.aggregation.output_schema
+        return pl.DataFrame(schema={self._stored[name]: types[name] for name in self._kept}).clear(rows)
+
+    def _differences(
+        self,
+        batch: pl.DataFrame,
+        old: pl.DataFrame,
+        new: pl.DataFrame,
+        known: Mask,
+        counts: NDArray[np.int64],
+    ) -> pl.DataFrame | None:
+        keys = batch.select(self._keys)
+        was = known & (old.get_column(self._set.rows).fill_null(0).to_numpy() > 0)
+        now = counts > 0
+        before = self._results(keys.filter(was), old.filter(was))
+        after = self._results(keys, new) if now.all() else self._results(keys.filter(now), new.filter(now))
+        return differences(before, after, was, now)
+
+    def _results(self, keys: pl.DataFrame, values: pl.DataFrame) -> pl.DataFrame:
+        split = self._set.aggregation
+        exprs = [
+            pl.col(self._stored[name]).alias(name)
+            if name in split.kept
+            else split.final_exprs[name].alias(name)
+            for name in split.output_schema
+        ]
+        shown = twice(values) if values.height == 1 else values
+        return stacked([keys.select(self._set.keys), written_out(shown.select(exprs).head(values.height))])
+
+    def _latest(self, slots: Slots, known: Mask, times: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
+        if times is None:
+            return None
+        times = times.copy()
+        self._greatest = max(self._greatest, int(times.max()))
+        times[known] = np.maximum(times[known], self._table.times(slots[known]))
+        return times
+
+    def _forget(self, gone: pl.DataFrame) -> None:
+        groups = gone.get_column(GROUP).to_numpy()
+        if self._members is not None:
+            self._members.forget(groups)
+        if self._distinct:
+            left = self._table.frame().get_column(GROUP).to_numpy()
+            for values in self._distinct:
+                values.forget(left, sum(int(gone.get_column(name).sum()) for name in self._counts))
+
+    def _parts(self) -> dict[str, KeyedTable | DistinctValues | Members]:
+        parts: dict[str, KeyedTable | DistinctValues | Members] = {_TABLE: self._table}
+        parts |= {f"distinct {place}": values for place, values in enumerate(self._distinct)}
+        if self._members is not None:
+            parts[_MEMBERS] = self._members
+        return parts
+
+    def delta(self) -> dict[str, pl.DataFrame]:
+        """What changed since the last delta or snapshot."""
+        return self._saved({name: state.delta() for name, state in self._parts().items()})
+
+    def snapshot(self) -> dict[str, pl.DataFrame]:
+        """All totals, and what they are made of."""
+        return self._saved({name: state.snapshot() for name, state in self._parts().items()})
+
+    def _saved(self, parts: Mapping[str, Mapping[str, pl.DataFrame]]) -> dict[str, pl.DataFrame]:
+        own = {f"{name}/{part}": frame for name, of in parts.items() for part, frame in of.items()}
+        return {**own, **self._emitted.saved()}
+
+    def restore(self, part: str, frame: pl.DataFrame) -> None:
+        """Takes back what a delta or a snapshot gave."""
+        if self._emitted.restore(part, frame):
+            return
+        name, _, part = part.partition("/")
+        self._parts()[name].restore(part, frame)
+        if name == _TABLE and GROUP in frame.columns and frame.height:
+            greatest: int = frame.get_column(GROUP).max()  # type: ignore[assignment]
+            self._next_group = max(self._next_group, greatest + 1)
+            if self._set.ttl is not None:
+                latest: int = frame.get_column(TOUCHED).max()  # type: ignore[assignment]
+                self._greatest = max(self._greatest, latest)
+
+    def restored(self, closed: int) -> None:
+        """All parts are back."""
+        self._closed = closed
+
+    def view(self) -> pl.DataFrame:
+        """The totals, in the order of their keys."""
+        all_ = self._table.frame().filter(pl.col(self._set.rows) > 0)
+        return self._results(all_.select(self._keys), all_)
+
+
+def _distinct_values(settings: RunningSettings) -> list[DistinctValues]:
+    """Counts of the same values share their pairs."""
+    by_value: dict[str, tuple[pl.Expr, dict[str, pl.Expr | None]]] = {}
+    for one in settings.aggregation.distinct:
+        condition = pl.all_horizontal(one.keep) if one.keep else None
+        by_value.setdefault(str(one.value), (one.value, {}))[1][one.name] = condition
+    empty = pl.DataFrame(schema=settings.schema)
+    return [
+        DistinctValues(
+            value, empty.select(value.alias("value")).schema["value"], counts, table=settings.table
+        )
+        for value, counts in by_value.values()
+    ]
+
+
+def _negated(schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
+    """Partial results of rows that go; those of unsigned types wrap around, as their sums do."""
+    return [
+        (pl.lit(0, dtype=dtype) - pl.col(name) if dtype.is_unsigned_integer() else -pl.col(name)).alias(name)
+        for name, dtype in schema.items()
+    ]
+
+
+def _places(frame: pl.DataFrame, batch: pl.DataFrame, keys: Sequence[str]) -> pl.Series:
+    """Which row of ``batch`` has the key of each row of a frame."""
+    if batch.height == 1:
+        return pl.Series(np.zeros(frame.height, np.int64))
+    numbered = batch.select(*keys, pl.int_range(pl.len()).alias(PLACE))
+    joined = frame.select(keys).join(numbered, on=keys, how="left", nulls_equal=True, maintain_order="left")
+    return joined.get_column(PLACE)
