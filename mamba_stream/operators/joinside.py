@@ -30,7 +30,7 @@ ROWS: Final = "rows"
 MET_SINCE: Final = "met"
 
 _SMALL: Final = 4_096
-_LARGE: Final = 1 << 20
+_LARGE: Final = 1 << 18
 """Rows from which runs are not merged any more: what is old then leaves as a whole."""
 
 Flags = NDArray[np.bool_]
