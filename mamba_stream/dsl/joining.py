@@ -15,8 +15,8 @@ from mamba_stream.core.trees import columns
 from mamba_stream.dsl.arguments import names
 from mamba_stream.dsl.tables import as_table
 from mamba_stream.errors import PipelineRefused, UnboundedState
-from mamba_stream.plan import nodes as n
-from mamba_stream.plan.joins import IntervalJoin, UnboundedJoin, join_name
+from mamba_stream.plan import joinrules as _rules, nodes as n  # noqa: F401 - what is known of joins is registered there
+from mamba_stream.plan.joins import IntervalJoin, UnboundedJoin, WindowJoin, join_name
 from mamba_stream.plan.words import in_units
 
 HOWS = ("inner", "left", "right", "full", "semi", "anti")
@@ -66,6 +66,7 @@ def stream_join(
     *,
     within: Any,
     ttl: Any,
+    window: Any,
     suffix: str,
     name: str | None,
 ) -> n.Node:
@@ -82,9 +83,11 @@ def stream_join(
         raise PipelineRefused(f"join: how={how!r}{did_you_mean(str(how), HOWS)}; choose one of {listed}")
     if name is not None:
         check_name(name, "step")
-    if within is not None and ttl is not None:
+    given = {"within": within, "ttl": ttl, "window": window}
+    bounds = [word for word, value in given.items() if value is not None]
+    if len(bounds) > 1:
         raise PipelineRefused(
-            "join: give within= or ttl=, not both: rows are kept for as long as within= needs them"
+            f"join: give {bounds[0]}= or {bounds[1]}=, not both: each says which rows may meet"
         )
     common: dict[str, Any] = {
         "place": place,
@@ -96,6 +99,10 @@ def stream_join(
         "suffix": suffix,
     }
     pairs = list(zip(*on, strict=True))
+    if window is not None:
+        return WindowJoin(
+            **common, spec=_window(window), name=name or join_name(pairs, how, f"in {window.words}")
+        )
     if within is None and ttl in (None, FOREVER):
         name = name or join_name(pairs, how, "")
         if ttl is None:
@@ -107,10 +114,22 @@ def stream_join(
     )
 
 
+def _window(spec: Any) -> n.WindowSpec:
+    if not isinstance(spec, n.WindowSpec):
+        raise PipelineRefused(
+            f"join: window= takes mamba.tumbling(...) or mamba.hopping(...), not {spec!r:.80}"
+        )
+    if spec.kind not in ("tumbling", "hopping"):
+        raise PipelineRefused(
+            f"join: window={spec.words}: windows in which two streams meet are tumbling or hopping ones"
+        )
+    return spec
+
+
 def _warn_unbounded(place: n.Place, name: str) -> None:
     warnings.warn_explicit(
-        f"step {name!r} keeps all rows of both sides for ever: give join(..., within=) or ttl= for how far apart in "
-        f"time rows may meet, or ttl={FOREVER!r} if that is meant",
+        f"step {name!r} keeps all rows of both sides for ever: give join(..., within=), ttl= or window= for which "
+        f"rows may meet, or ttl={FOREVER!r} if that is meant",
         UnboundedState,
         place.file,
         place.line,

@@ -134,6 +134,7 @@ class Stream:
         suffix: str = "_right",
         within: Any = None,
         ttl: Any = None,
+        window: n.WindowSpec | None = None,
         name: str | None = None,
     ) -> Stream:
         """Brings together rows with equal keys: of two streams, or of this one and a table that stays as it is.
@@ -146,7 +147,10 @@ class Stream:
         meet none any more, with its own time. ``semi`` and ``anti`` keep the row's time. A row behind the watermark is
         late: ``.late`` has those of this stream, ``.late_other`` those of the other.
 
-        Without ``within`` and ``ttl``, rows meet however far apart they are. All rows are kept then, which is warned
+        With ``window``, rows meet that lie in the same window, and come out when it is over, with ``window_start`` and
+        ``window_end``; rows that met none of their window come out with it.
+
+        Without any of these, rows meet however far apart they are. All rows are kept then, which is warned
         of, and the result has no time. It is a changelog where ``how`` is left, right, full or anti, or where a side is
         one: a row that met none is taken back when one comes that it meets.
 
@@ -162,6 +166,8 @@ class Stream:
                 duration, as in ``("0s", pl.col("expires") - pl.col("ts"))``.
             ttl: Of two streams without ``within``: how long rows are kept, so that only those meet whose times differ
                 by at most this; ``"forever"`` says that keeping all is meant.
+            window: Of two streams: ``mamba.tumbling(size)`` or ``mamba.hopping(size, every)``, which keeps a row once
+                for each of its windows.
             name: The step's name, under which its state is kept.
         """
         place = caller()
@@ -173,7 +179,9 @@ class Stream:
                 )
             return self._then(lookup(place, self._node, other, keys, how, suffix))
         sides = (self._node, other._node)  # noqa: SLF001 - a stream of ours
-        node = stream_join(place, sides, keys, how, within=within, ttl=ttl, suffix=suffix, name=name)
+        node = stream_join(
+            place, sides, keys, how, within=within, ttl=ttl, window=window, suffix=suffix, name=name
+        )
         return extended(node, {**self._shapes, **other._shapes})  # noqa: SLF001
 
     # -- windows ---------------------------------------------------------------------------------------------------

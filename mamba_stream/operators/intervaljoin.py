@@ -6,7 +6,7 @@ at once. What has met none by the time that it cannot meet any more comes out th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,18 +15,24 @@ import polars as pl
 from numpy.typing import NDArray
 
 from mamba_stream.operators.columns import (
-    OFFSET,
-    ORDINAL,
     ORIGIN,
     ORIGIN_TYPES,
-    PARTITION,
     PREFIX,
-    SOURCE,
     TIME,
     ticks,
 )
 from mamba_stream.operators.in_order import InOrder
-from mamba_stream.operators.joined import LEFT, RIGHT, SIDES, How, Outcome, both_sides
+from mamba_stream.operators.joined import (
+    LEFT,
+    RIGHT,
+    SIDES,
+    How,
+    JoinSource,
+    Outcome,
+    both_sides,
+    numbered,
+    origin_names,
+)
 from mamba_stream.operators.joinside import UNTIL, JoinSide, Run
 from mamba_stream.operators.lateness import FOREVER, NEVER
 from mamba_stream.operators.pairing import Pairs, keyed
@@ -37,28 +43,8 @@ from mamba_stream.operators.tardiness import without_late
 from mamba_stream.operators.times import as_time
 
 _HELD: Final = "held"
-_ORIGINS: Final = tuple({name: f"{name}_{side}" for name in ORIGIN} for side in SIDES)
-"""What the origins of the two rows of a pair are called while the pair waits for its place."""
+_ORIGINS: Final = (origin_names(LEFT), origin_names(RIGHT))
 _SPAN: Final = f"{PREFIX}span"
-
-
-@dataclass(frozen=True, slots=True)
-class Side:
-    """One side of a join.
-
-    Attributes:
-        on: Its key columns.
-        time: Its time column.
-        shift: Ticks to add to it.
-        dtype: Its type.
-        types: The types of all its columns.
-    """
-
-    on: Sequence[str]
-    time: str
-    shift: int
-    dtype: pl.DataType
-    types: Mapping[str, pl.DataType]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +62,7 @@ class IntervalSettings:
         with_origin: Whether a later step needs the origin of the rows it makes.
     """
 
-    sides: tuple[Side, Side]
+    sides: tuple[JoinSource, JoinSource]
     how: How
     lower: int
     upper: int | None
@@ -274,14 +260,7 @@ class IntervalJoin:
 
     def _numbered(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Results in their one order: by time, then by the rows that they are of."""
-        values = {
-            SOURCE: pl.lit(self._set.number),
-            PARTITION: pl.lit(0),
-            OFFSET: pl.int_range(pl.len()).over(TIME),
-            ORDINAL: pl.lit(0),
-        }
-        origin = [value.cast(ORIGIN_TYPES[name]).alias(name) for name, value in values.items()]
-        return written_out(rows.select(*self._set.outcome.columns, *origin))
+        return written_out(numbered(rows, list(self._set.outcome.columns), TIME, self._set.number))
 
     def delta(self) -> dict[str, pl.DataFrame]:
         """What came since the last delta or snapshot."""
@@ -336,7 +315,7 @@ class IntervalJoin:
         mine = self._set.sides[side]
         return list(dict.fromkeys((*mine.on, mine.time, *self._set.outcome.of_side(side))))
 
-    def _shown(self, side: Side, name: str) -> pl.Expr:
+    def _shown(self, side: JoinSource, name: str) -> pl.Expr:
         return (
             as_time(pl.col(TIME) - side.shift, side.dtype).alias(name) if name == side.time else pl.col(name)
         )

@@ -9,7 +9,15 @@ from typing import Final, Literal
 import numpy as np
 import polars as pl
 
-from mamba_stream.operators.columns import TIME
+from mamba_stream.operators.columns import (
+    OFFSET,
+    ORDINAL,
+    ORIGIN,
+    ORIGIN_TYPES,
+    PARTITION,
+    SOURCE,
+    TIME,
+)
 from mamba_stream.operators.pairing import Rows
 from mamba_stream.operators.times import as_time
 
@@ -18,6 +26,25 @@ How = Literal["inner", "left", "right", "full", "semi", "anti"]
 LEFT: Final = 0
 RIGHT: Final = 1
 SIDES: Final = ("left", "right")
+
+
+@dataclass(frozen=True, slots=True)
+class JoinSource:
+    """One side of a join by time.
+
+    Attributes:
+        on: Its key columns.
+        time: Its time column.
+        shift: Ticks to add to it.
+        dtype: Its type.
+        types: The types of all its columns.
+    """
+
+    on: Sequence[str]
+    time: str
+    shift: int
+    dtype: pl.DataType
+    types: Mapping[str, pl.DataType]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +102,39 @@ class Outcome:
         return frame.select(as_time(pl.col(name), self.types[name])).to_series()
 
 
+def origin_names(side: int) -> dict[str, str]:
+    """What the origin of a side's row is called while a pair waits for its place in the order of results."""
+    return {name: f"{name}_{SIDES[side]}" for name in ORIGIN}
+
+
+def numbered(rows: pl.DataFrame, columns: Sequence[str], within: str, number: int | None) -> pl.DataFrame:
+    """Results, in their order, with an origin of their own: their number among those of one time.
+
+    Args:
+        rows: The results.
+        columns: The columns to keep.
+        within: The column that says which are of one time.
+        number: The step's own number; ``None`` if nobody asks for the origin.
+    """
+    if number is None:
+        return rows.select(columns)
+    values = {
+        SOURCE: pl.lit(number),
+        PARTITION: pl.lit(0),
+        OFFSET: pl.int_range(pl.len()).over(within),
+        ORDINAL: pl.lit(0),
+    }
+    return rows.select(*columns, *(values[name].cast(ORIGIN_TYPES[name]).alias(name) for name in ORIGIN))
+
+
 def both_sides(
-    sides: Sequence[tuple[Mapping[str, pl.DataType], Iterable[pl.DataFrame]]],
+    sides: Sequence[tuple[Mapping[str, pl.DataType], Iterable[pl.DataFrame]]], shared: Sequence[str] = ()
 ) -> pl.DataFrame:
     """The rows that both sides keep, in one frame that says of each on which side it is.
 
     Args:
         sides: The columns of each side, and frames that have these.
+        shared: Columns that are the same of both.
     """
     shown = []
     taken: set[str] = set()
@@ -89,5 +142,5 @@ def both_sides(
         new = {name: f"{name}_right" if name in taken else name for name in schema}
         whole = pl.concat([pl.DataFrame(schema=schema), *frames]).rename(new)
         shown.append(whole.select(pl.lit(word).alias("side"), pl.all()))
-        taken.update(schema)
+        taken.update(set(schema) - set(shared))
     return pl.concat(shown, how="diagonal")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import polars as pl
 
@@ -34,10 +34,25 @@ class WindowSettings(AggregateSettings):
     corrections: int = 0
 
 
+class Placing(Protocol):
+    """What has to be known of a step to judge its rows; see ``WindowSettings``."""
+
+    @property
+    def windows(self) -> Windows: ...
+    @property
+    def time(self) -> str: ...
+    @property
+    def shift(self) -> int: ...
+    @property
+    def dtype(self) -> pl.DataType: ...
+    @property
+    def corrections(self) -> int: ...
+
+
 class Punctual:
     """Judges rows for one step."""
 
-    def __init__(self, settings: WindowSettings) -> None:
+    def __init__(self, settings: Placing) -> None:
         self._set = settings
         self._windows = settings.windows
         self._time = ticks(settings.time, settings.shift)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from mamba_stream.operators.intervaljoin import IntervalJoin, IntervalSettings, Side
+from mamba_stream.operators.intervaljoin import IntervalJoin, IntervalSettings
+from mamba_stream.operators.joined import JoinSource
 from mamba_stream.operators.step import StatefulStep
 from mamba_stream.operators.unboundedjoin import UnboundedJoin, UnboundedSettings
-from mamba_stream.plan import joins
+from mamba_stream.operators.windowjoin import WindowJoin, WindowJoinSettings
+from mamba_stream.plan import joinrules as rules, joins
 from mamba_stream.plan.analysis import Analysis
 from mamba_stream.plan.shapes import Shape
+from mamba_stream.plan.windows import windows_of
 from mamba_stream.runtime.steps import step_of
 
 
 @step_of.register
 def _(node: joins.IntervalJoin, analysis: Analysis) -> StatefulStep:
     left, right = (analysis.shapes[parent] for parent in node.parents)
-    lower, upper, span = joins.bounds_of(node, left)
+    lower, upper, span = rules.bounds_of(node, left)
     return IntervalJoin(
         IntervalSettings(
             sides=(_side(left, node.left_on), _side(right, node.right_on)),
@@ -22,7 +25,23 @@ def _(node: joins.IntervalJoin, analysis: Analysis) -> StatefulStep:
             lower=lower,
             upper=upper,
             span=span,
-            outcome=joins.outcome_of(node, analysis),
+            outcome=rules.outcome_of(node, analysis),
+            number=analysis.numbers[node],
+            with_origin=node in analysis.ordered,
+        )
+    )
+
+
+@step_of.register
+def _(node: joins.WindowJoin, analysis: Analysis) -> StatefulStep:
+    left, right = (analysis.shapes[parent] for parent in node.parents)
+    return WindowJoin(
+        WindowJoinSettings(
+            sides=(_side(left, node.left_on), _side(right, node.right_on)),
+            how=node.how,
+            windows=windows_of(node.spec, left.time_type),
+            outcome=rules.outcome_of(node, analysis),
+            dtype=left.time_type,
             number=analysis.numbers[node],
             with_origin=node in analysis.ordered,
         )
@@ -37,13 +56,13 @@ def _(node: joins.UnboundedJoin, analysis: Analysis) -> StatefulStep:
             on=(node.left_on, node.right_on),
             how=node.how,
             changes=(left.changelog is not None, right.changelog is not None),
-            outcome=joins.unbounded_outcome(node, analysis),
-            gives_changes=joins.gives_changes(node, (left, right)),
+            outcome=rules.outcome_of(node, analysis),
+            gives_changes=rules.gives_changes(node, (left, right)),
             types=(left.schema, right.schema),
         )
     )
 
 
-def _side(shape: Shape, on: tuple[str, ...]) -> Side:
+def _side(shape: Shape, on: tuple[str, ...]) -> JoinSource:
     assert shape.time is not None
-    return Side(on, shape.time, shape.shift, shape.time_type, shape.schema)
+    return JoinSource(on, shape.time, shape.shift, shape.time_type, shape.schema)

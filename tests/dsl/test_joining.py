@@ -113,6 +113,31 @@ BUILD = {
         REFUSED,
         "late belongs to the result of a verb that goes by time",
     ),
+    "bounds and a window": (
+        lambda: left().join(right(), on="key", within="5s", window=mamba.tumbling("1m")),
+        REFUSED,
+        "give within= or window=, not both",
+    ),
+    "a window that is none": (
+        lambda: left().join(right(), on="key", window="1m"),
+        REFUSED,
+        "window= takes mamba.tumbling",
+    ),
+    "a session of two streams": (
+        lambda: left().join(right(), on="key", window=mamba.session("1m")),
+        REFUSED,
+        "tumbling or hopping ones",
+    ),
+    "a window where the columns go": (
+        lambda: left().rename({"until": "window_end"}).join(right(), on="key", window=mamba.tumbling("1m")),
+        REFUSED,
+        "adds a column 'window_end'",
+    ),
+    "a window over what has no time": (
+        lambda: left().join(right(time=None), on="key", window=mamba.tumbling("1m")),
+        REFUSED,
+        r"join\(\.\.\., window=\) needs the stream's time",
+    ),
     "three bounds": (
         lambda: left().join(right(), on="key", within=("1s", "2s", "3s")),
         REFUSED,
@@ -184,7 +209,7 @@ def test_it_is_refused_with_what_would_be_right(case):
 
 def test_state_that_nothing_frees_is_warned_of_at_the_line_that_asks_for_it():
     with pytest.warns(
-        mamba.UnboundedState, match=r"step 'inner join on key' keeps all rows.*within=.*ttl="
+        mamba.UnboundedState, match=r"step 'inner join on key' keeps all rows.*within=.*ttl=.*window="
     ) as caught:
         left().join(right(), on="key")
     assert caught[0].filename == __file__
