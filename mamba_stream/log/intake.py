@@ -104,10 +104,13 @@ class Intake:
         if at_once and batch.num_rows <= _FEW_ROWS and (size := batch.get_total_buffer_size()) <= few:
             yield batch, format.Rows(batch, self._layout, self._topic.compression, size + _OVERHEAD)
             return
-        message = format.encode(batch, self._layout, self._topic.compression)
-        if message.length <= MAX_BYTES:
+        message = None
+        # Rows that are encoded only to see that they are too many are copied again whenever they are halved.
+        if not self._is_plainly_large(batch):
+            message = format.encode(batch, self._layout, self._topic.compression)
+        if message is not None and message.length <= MAX_BYTES:
             yield batch, message
-        elif batch.num_rows > 1:
+        elif message is None or batch.num_rows > 1:
             half = batch.num_rows // 2
             yield from self._messages(batch.slice(0, half), at_once=False)
             yield from self._messages(batch.slice(half), at_once=False)
@@ -118,6 +121,15 @@ class Intake:
                 f"topic {self._topic.name!r}: a row has {message.length} bytes, more than "
                 f"{format.MAX_MESSAGE_BYTES}: split it, or store it elsewhere and append its address"
             )
+
+    def _is_plainly_large(self, batch: pa.RecordBatch) -> bool:
+        """Whether the rows are too many bytes for a message, as far as that can be told without encoding them."""
+        return (
+            batch.num_rows > 1
+            and self._topic.compression == "none"
+            and batch.get_total_buffer_size() > MAX_BYTES
+            and batch.nbytes > MAX_BYTES
+        )
 
     def _times(self, batch: pa.RecordBatch) -> tuple[int, int]:
         if self._time is None:

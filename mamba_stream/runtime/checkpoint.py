@@ -8,10 +8,12 @@ commit requires the record to be as this runner left it: a runner that was taken
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
+import pyarrow as pa
 
 from mamba_stream.core.clock import Clock
 from mamba_stream.core.names import check_name
@@ -36,7 +38,9 @@ OWNED = "jobs.outputs"
 SAVEPOINTS = "jobs.savepoints"
 """The namespace of the records of savepoints: ``job/name``."""
 
-_SCHEMA = {"step": pl.String, "part": pl.String, "payload": pl.Binary}
+_SCHEMA = pa.schema(
+    [("step", pa.large_string()), ("part", pa.large_string()), ("payload", pa.large_binary())]
+)
 _PROGRESS = "progress"
 _PAYLOAD_BYTES = 32 << 20
 _SLACK = 1 << 20
@@ -120,14 +124,13 @@ class Checkpoints:
             tx.trim(name, {p: end for p, (_, end) in self._log[name].offsets().items()})
         for name in owned:
             tx.put_record(OWNED, f"{self._job}/{name}", b"")
-        rows = [("", _PROGRESS, encode(progress))]
         if replaced is not None:
             base = self._end
-            rows += _state_rows(replaced, whole=True)
-        tx.append(self._topic, _rows(rows))
+        rows = _rows(progress, replaced or {}, whole=True)
+        tx.append(self._topic, rows)
         if before is None or replaced is not None:
             self._trim(tx, base)
-            self._written = sum(len(payload) for _, _, payload in rows)
+            self._written = rows.nbytes
         epoch = self._record.epoch + 1 if self._record is not None else 1
         started = now if before is None else before.started
         self._finish(tx, JobRecord(epoch, base, "running", before.commits if before else 0, started, now))
@@ -161,12 +164,12 @@ class Checkpoints:
             tx.commit_offsets(group, positions)
         base = self._record.base
         whole = self._written > 2 * sum(step.bytes for step in steps.values()) + _SLACK
-        rows = [("", _PROGRESS, encode(progress)), *_state_rows(steps, whole=whole)]
+        rows = _rows(progress, steps, whole=whole)
         if whole:
             base, self._written = self._end, 0
             self._trim(tx, base)
-        self._written += sum(len(payload) for _, _, payload in rows)
-        tx.append(self._topic, _rows(rows))
+        self._written += rows.nbytes
+        tx.append(self._topic, rows)
         commits = self._record.commits + 1
         record = JobRecord(self._record.epoch, base, status, commits, self._record.started, self._clock.now())
         self._finish(tx, record)
@@ -250,31 +253,33 @@ def add_savepoint(tx: Transaction, log: Log, job: str, name: str, savepoint: Sav
     tx.put_record(SAVEPOINTS, f"{job}/{name}", encode(savepoint))
 
 
-def _state_rows(steps: Mapping[str, StatefulStep], *, whole: bool) -> list[tuple[str, str, bytes]]:
-    return [
-        (name, part, payload)
-        for name, step in steps.items()
-        for part, frame in (step.snapshot() if whole else step.delta()).items()
-        for payload in _payloads(frame)
-    ]
-
-
 def _twins(one: str, other: str) -> bool:
     """Whether names differ, but not enough for the topics that are called after them."""
     return one != other and one.casefold() == other.casefold()
 
 
-def _rows(rows: Sequence[tuple[str, str, bytes]]) -> pl.DataFrame:
-    return pl.DataFrame(rows, schema=_SCHEMA, orient="row")
+def _rows(progress: Progress, steps: Mapping[str, StatefulStep], *, whole: bool) -> pa.RecordBatch:
+    """How far the job has come and what its steps remember, or what came to that, as rows of its topic of state."""
+    # All payloads lie in one buffer, which is the column's: state of many megabytes is copied once.
+    buffer = io.BytesIO()
+    names, parts, ends = [""], [_PROGRESS], [0, buffer.write(encode(progress))]
+    for name, step in steps.items():
+        for part, frame in (step.snapshot() if whole else step.delta()).items():
+            for piece in _pieces(frame):
+                piece.write_ipc_stream(buffer)
+                names.append(name)
+                parts.append(part)
+                ends.append(buffer.tell())
+    offsets, payloads = pa.py_buffer(np.array(ends, np.int64)), pa.py_buffer(buffer.getbuffer())
+    columns = [
+        pa.array(names, pa.large_string()),
+        pa.array(parts, pa.large_string()),
+        pa.Array.from_buffers(pa.large_binary(), len(names), [None, offsets, payloads]),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=_SCHEMA)
 
 
-def _payloads(frame: pl.DataFrame) -> list[bytes]:
-    """A frame as Arrow IPC streams of bounded size."""
+def _pieces(frame: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """The rows in pieces of bounded size."""
     pieces = max(1, -(-int(frame.estimated_size()) // _PAYLOAD_BYTES))
-    rows = max(1, -(-frame.height // pieces))
-    payloads = []
-    for first in range(0, frame.height, rows):
-        buffer = io.BytesIO()
-        frame.slice(first, rows).write_ipc_stream(buffer)
-        payloads.append(buffer.getvalue())
-    return payloads
+    return frame.iter_slices(max(1, -(-frame.height // pieces)))

@@ -136,6 +136,22 @@ def test_many_bytes_are_cut_into_batches_down_to_a_row(log: Log, monkeypatch: py
     assert max(batch.data.num_rows for batch in topic.read()) < 6
 
 
+def test_rows_of_too_many_bytes_for_a_batch_are_encoded_once(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "MAX_BYTES", 4_000)
+    encoded, encode = [], intake.format.encode
+
+    def counted(batch: pa.RecordBatch, *rest: object) -> object:
+        encoded.append(batch.num_rows)
+        return encode(batch, *rest)
+
+    monkeypatch.setattr(intake.format, "encode", counted)
+    topic = log.create_topic("t", {"b": bytes})
+    topic.append(pl.DataFrame({"b": [bytes(700)] * 64}))
+    assert sum(encoded) == 64 == topic.offsets()[0][1]
+
+
 def test_a_value_of_many_megabytes_comes_back(log: Log) -> None:
     topic = log.create_topic("t", {"b": bytes})
     value = bytes(range(256)) * (65 << 12)
