@@ -1,6 +1,7 @@
 """The queries of Nexmark, each a function of the streams of persons, auctions and bids and of a bounded side input.
 
-Windows go by event time. The results are final ones: a window's rows come out once no more rows can come for it.
+Windows go by event time. Their results are final: a window's rows come out once no more rows can come for it. Totals
+and tables change with every bid (q4, q18): what they amount to in the end is the result.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import mamba_stream as mamba
 Query = Callable[[mamba.Stream, mamba.Stream, mamba.Stream, pl.DataFrame], mamba.Stream]
 
 _EURO = 0.908 * pl.col("price")
+_OPEN = ("0s", pl.col("expires") - pl.col("dateTime"))
+"""From when an auction opens until it expires, both included."""
 _DAY = pl.col("window_start").dt.to_string("%Y-%m-%d").alias("day")
 _BIDS = {
     "total_bids": pl.len().cast(pl.Int64),
@@ -42,6 +45,29 @@ def q2(
 ) -> mamba.Stream:
     """Bids on some auctions."""
     return bid.filter(pl.col("auction") % 123 == 0).select("auction", "price")
+
+
+def q3(
+    person: mamba.Stream, auction: mamba.Stream, bid: mamba.Stream, side_input: pl.DataFrame
+) -> mamba.Stream:
+    """Who sells in some states and one category."""
+    sellers = person.filter(pl.col("state").is_in(["OR", "ID", "CA"])).select(
+        "name", "city", "state", "dateTime", seller="id"
+    )
+    wanted = auction.filter(pl.col("category") == 10).select("id", "seller", "dateTime")
+    return wanted.join(sellers, on="seller", ttl="forever").select("name", "city", "state", "id")
+
+
+def q4(
+    person: mamba.Stream, auction: mamba.Stream, bid: mamba.Stream, side_input: pl.DataFrame
+) -> mamba.Stream:
+    """What the highest bid on an auction is on average, by category."""
+    auctions = auction.select("id", "category", "dateTime", "expires")
+    bids = auctions.join(bid.select("price", "dateTime", id="auction"), on="id", within=_OPEN)
+    highest = bids.group_by("id", "category").agg(highest=pl.col("price").max())
+    return (
+        highest.group_by("category").agg(final=pl.col("highest").sum() // pl.len()).rename({"category": "id"})
+    )
 
 
 def q5(
@@ -73,6 +99,16 @@ def q7(
         "extra": pl.String,
     }
     return full.map_batches(lambda frame: frame.explode("bids").unnest("bids"), schema=schema)
+
+
+def q8(
+    person: mamba.Stream, auction: mamba.Stream, bid: mamba.Stream, side_input: pl.DataFrame
+) -> mamba.Stream:
+    """Persons who began to sell in the ten seconds in which they came."""
+    stime = pl.col("dateTime").dt.truncate("10s")
+    sellers = auction.select("dateTime", id="seller", stime=stime)
+    persons = person.select("id", "name", "dateTime", stime=stime)
+    return persons.join(sellers, on=["id", "stime"], how="semi", within="10s").select("id", "name", "stime")
 
 
 def q11(
@@ -155,6 +191,25 @@ def q17(
     return totals.with_columns(_DAY)
 
 
+def q18(
+    person: mamba.Stream, auction: mamba.Stream, bid: mamba.Stream, side_input: pl.DataFrame
+) -> mamba.Stream:
+    """The last bid of each bidder on each auction."""
+    columns = bid.select("auction", "bidder", "price", "channel", "url", "dateTime", "extra")
+    return columns.unique(["bidder", "auction"], keep="last")
+
+
+def q20(
+    person: mamba.Stream, auction: mamba.Stream, bid: mamba.Stream, side_input: pl.DataFrame
+) -> mamba.Stream:
+    """Bids with what is known of their auction, in one category."""
+    wanted = auction.filter(pl.col("category") == 10).rename(
+        {"id": "auction", "dateTime": "auction_dateTime", "extra": "auction_extra"}
+    )
+    bids = bid.rename({"dateTime": "bid_dateTime", "extra": "bid_extra"}).drop("seq")
+    return bids.join(wanted.drop("seq"), on="auction", ttl="forever")
+
+
 def q21(
     person: mamba.Stream, auction: mamba.Stream, bid: mamba.Stream, side_input: pl.DataFrame
 ) -> mamba.Stream:
@@ -188,5 +243,8 @@ def _distinct(column: str) -> dict[str, pl.Expr]:
 
 
 QUERIES: dict[str, Query] = {
-    query.__name__: query for query in (q0, q1, q2, q5, q7, q11, q12, q13, q14, q15, q16, q17, q21, q22)
-}
+    query.__name__: query
+    for query in (
+        q0, q1, q2, q3, q4, q5, q7, q8, q11, q12, q13, q14, q15, q16, q17, q18, q20, q21, q22,
+    )
+}  # fmt: skip
