@@ -16,10 +16,11 @@ from mamba_stream.dsl.arguments import names
 from mamba_stream.dsl.tables import as_table
 from mamba_stream.errors import PipelineRefused, UnboundedState
 from mamba_stream.plan import joinrules as _rules, nodes as n  # noqa: F401 - what is known of joins is registered there
-from mamba_stream.plan.joins import IntervalJoin, UnboundedJoin, WindowJoin, join_name
+from mamba_stream.plan.joins import AsofJoin, IntervalJoin, UnboundedJoin, WindowJoin, join_name
 from mamba_stream.plan.words import in_units
 
 HOWS = ("inner", "left", "right", "full", "semi", "anti")
+_STRATEGIES = ("backward", "forward", "nearest")
 _TABLE_HOWS = ("inner", "left", "semi", "anti")
 FOREVER = "forever"
 """As ``ttl=``: that state is never freed is meant."""
@@ -111,6 +112,56 @@ def stream_join(
     lower, upper, words = _bounds(within) if within is not None else _lifetime(ttl)
     return IntervalJoin(
         **common, lower=lower, upper=upper, bounds=words, name=name or join_name(pairs, how, words)
+    )
+
+
+def asof_join(
+    place: n.Place,
+    sides: tuple[n.Node, Any],
+    by: tuple[Any, Any, Any],
+    *,
+    strategy: str,
+    tolerance: Any,
+    suffix: str,
+    coalesce: bool,
+    name: str | None,
+) -> n.Node:
+    """A join with another stream as it was at each row's time.
+
+    Raises:
+        PipelineRefused: An argument cannot be right.
+    """
+    both, by_left, by_right = by
+    if both is not None and (by_left is not None or by_right is not None):
+        raise PipelineRefused("join_asof: give by=, or by_left= and by_right=, not both")
+    left = names(both if both is not None else by_left, what="by=")
+    right = names(both if both is not None else by_right, what="by=")
+    if len(left) != len(right):
+        raise PipelineRefused(f"join_asof: {len(left)} columns on the left, {len(right)} on the right")
+    if strategy not in _STRATEGIES:
+        raise PipelineRefused(f"join_asof: strategy={strategy!r}; choose 'backward', 'forward' or 'nearest'")
+    if strategy != "backward" and tolerance is None:
+        raise PipelineRefused(
+            f"join_asof: strategy={strategy!r} looks forward, and needs tolerance= to know how long a row waits"
+        )
+    if name is not None:
+        check_name(name, "step")
+    reach = None if tolerance is None else duration_us(tolerance, what="join_asof: tolerance=")
+    within = "" if tolerance is None else f" within {_text(tolerance)}"
+    words = f"{'as of its time' if strategy == 'backward' else f'{strategy} in time'}{within}"
+    return AsofJoin(
+        place=place,
+        left=sides[0],
+        right=sides[1],
+        left_on=left,
+        right_on=right,
+        how="left",
+        suffix=suffix,
+        strategy=strategy,  # type: ignore[arg-type]
+        tolerance=reach,
+        keeps_time=not coalesce,
+        called="join_asof",
+        name=name or join_name(list(zip(left, right, strict=True)), "left", words),
     )
 
 

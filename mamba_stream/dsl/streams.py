@@ -22,7 +22,7 @@ from mamba_stream.dsl.arguments import (
     single_results,
 )
 from mamba_stream.dsl.grouping import Grouped, grouped
-from mamba_stream.dsl.joining import key_columns, lookup, stream_join
+from mamba_stream.dsl.joining import asof_join, key_columns, lookup, stream_join
 from mamba_stream.dsl.latest import table, unique
 from mamba_stream.dsl.neighbours import Matched, Rolled, lagged
 from mamba_stream.dsl.places import caller
@@ -183,6 +183,56 @@ class Stream:
             place, sides, keys, how, within=within, ttl=ttl, window=window, suffix=suffix, name=name
         )
         return extended(node, {**self._shapes, **other._shapes})  # noqa: SLF001
+
+    def join_asof(
+        self,
+        other: Stream,
+        *,
+        by: str | Sequence[str] | None = None,
+        by_left: str | Sequence[str] | None = None,
+        by_right: str | Sequence[str] | None = None,
+        strategy: Literal["backward", "forward", "nearest"] = "backward",
+        tolerance: str | timedelta | None = None,
+        suffix: str = "_right",
+        coalesce: bool = True,
+        name: str | None = None,
+    ) -> Stream:
+        """Each row with the row of another stream that was the latest at the row's own time.
+
+        As Polars' ``join_asof`` on the times of both: every row of this stream comes out once, with nulls where it met
+        none, and keeps its time. It waits until the watermark has passed that time. Of several rows of the other stream
+        at one time, the last in the order of the stream counts. A null key meets nothing. A row behind the watermark is
+        late: ``.late`` has those of this stream, ``.late_other`` those of the other.
+
+        Args:
+            other: The other stream, with a time of the same type.
+            by: Columns of both that have to be equal; any row meets any if left out.
+            by_left: Columns of this stream, in place of ``by``.
+            by_right: Columns of the other.
+            strategy: ``"backward"`` takes the last row at or before the row's time, ``"forward"`` the first at or
+                behind it, ``"nearest"`` the nearer of both.
+            tolerance: How far away in time the other row may be, such as ``"5m"``. ``forward`` and ``nearest`` need it,
+                as it says how long a row waits; ``backward`` lets go of rows that are older.
+            suffix: For columns of the other that this one has too.
+            coalesce: Leave out the time of the other row.
+            name: The step's name, under which its state is kept.
+        """
+        place = caller()
+        if not isinstance(other, Stream):
+            raise PipelineRefused(
+                "join_asof takes a stream, whose rows have a time: make one with mamba.stream(frame, time=)"
+            )
+        node = asof_join(
+            place,
+            (self._node, other._node),
+            (by, by_left, by_right),
+            strategy=strategy,
+            tolerance=tolerance,
+            suffix=suffix,
+            coalesce=coalesce,
+            name=name,
+        )
+        return extended(node, {**self._shapes, **other._shapes})
 
     # -- windows ---------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ with what came since. Rows leave when time has passed all that they could meet.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -110,7 +110,7 @@ class JoinSide:
         reach: int | None = None,
         own_reach: bool = False,
         flagged: bool = False,
-        weighted: bool = False,
+        merge: Callable[[pl.DataFrame], pl.DataFrame] | None = None,
     ) -> None:
         """An empty side.
 
@@ -119,13 +119,13 @@ class JoinSide:
             reach: How many ticks after their own time rows may still meet others; ``None`` for ever.
             own_reach: Whether instead each row says so, in ``UNTIL``.
             flagged: Whether it matters which rows have met another.
-            weighted: Whether rows are taken back: each says in ``WEIGHT`` how often it is there.
+            merge: What becomes of rows that lie together, where some stand for others.
         """
         self._on = tuple(on)
         self._reach = reach
         self._leaves = own_reach or reach is not None
         self._flagged = flagged
-        self._weighted = weighted
+        self._merge = merge
         self._settled: list[Run] = []
         self._fresh: list[Run] = []
         self._met_since: list[pl.Series] = []
@@ -301,7 +301,7 @@ class JoinSide:
     def _settle(self, runs: list[Run]) -> None:
         while len(runs) > 1:
             last, before = runs[-1], runs[-2]
-            too_large = before.rows + last.rows > _LARGE and not self._weighted
+            too_large = before.rows + last.rows > _LARGE and self._merge is None
             if before.rows > max(2 * last.rows, _SMALL) or too_large:
                 return
             runs[-2:] = [self._merged([before, last])]
@@ -310,8 +310,8 @@ class JoinSide:
         if len(runs) == 1:
             return runs[0]
         frame = written_out(pl.concat([run.frame for run in runs], rechunk=True))
-        if self._weighted:
-            frame = consolidated(frame)
+        if self._merge is not None:
+            frame = self._merge(frame)
         met = None if not self._flagged else np.concatenate([run.met for run in runs if run.met is not None])
         return Run(frame, self._on, self._reach, met)
 

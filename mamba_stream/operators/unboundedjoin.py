@@ -64,7 +64,8 @@ class UnboundedJoin:
             for side in (LEFT, RIGHT)
         )
         self._sides = tuple(
-            JoinSide(settings.on[side], weighted=settings.changes[side]) for side in (LEFT, RIGHT)
+            JoinSide(settings.on[side], merge=consolidated if settings.changes[side] else None)
+            for side in (LEFT, RIGHT)
         )
         self._closed = NEVER
 

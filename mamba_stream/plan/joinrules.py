@@ -17,7 +17,14 @@ from mamba_stream.plan import nodes as n
 from mamba_stream.plan.analysis import Analysis, in_order
 from mamba_stream.plan.columns import columns_of, columns_read, present_columns
 from mamba_stream.plan.explain import remarks_on, words_of
-from mamba_stream.plan.joins import IntervalJoin, StreamJoin, UnboundedJoin, WindowJoin, join_name
+from mamba_stream.plan.joins import (
+    AsofJoin,
+    IntervalJoin,
+    StreamJoin,
+    UnboundedJoin,
+    WindowJoin,
+    join_name,
+)
 from mamba_stream.plan.layouts import described_state
 from mamba_stream.plan.refusing import check_columns, columns_are, refuse_engine_names
 from mamba_stream.plan.rowwise import check_row_wise
@@ -107,6 +114,9 @@ def result_columns(node: StreamJoin, left: Shape, right: Shape) -> Columns:
     """The columns of a join's result that come of its rows."""
     if isinstance(node, IntervalJoin):
         return _timed_columns(node, left, right)[0]
+    if isinstance(node, AsofJoin) and not node.keeps_time:
+        without = pl.Schema({name: dtype for name, dtype in right.schema.items() if name != right.time})
+        return joined_columns(node, left.schema, without)
     return joined_columns(node, left.schema, right.schema)
 
 
@@ -154,7 +164,7 @@ def _(
 
 @in_order.register
 def _(node: StreamJoin, found: Mapping[n.Node, Shape]) -> bool:
-    return False
+    return isinstance(node, AsofJoin)
 
 
 def _described(node: StreamJoin, analysis: Analysis) -> dict[str, Any]:
@@ -178,6 +188,8 @@ def _(node: StreamJoin) -> str:
         bounds = node.bounds
     elif isinstance(node, WindowJoin):
         bounds = f"in {node.spec.words}"
+    elif isinstance(node, AsofJoin):
+        bounds = "as of its time" if node.strategy == "backward" else f"{node.strategy} in time"
     return join_name(list(zip(node.left_on, node.right_on, strict=True)), node.how, bounds)
 
 
@@ -261,6 +273,36 @@ def _(node: WindowJoin, analysis: Analysis) -> dict[str, Any]:
 @remarks_on.register
 def _(node: WindowJoin, shapes: Mapping[n.Node, Shape]) -> list[str]:
     return ["rows of both sides are kept until their window is over", f"named {node.name!r}"]
+
+
+# -- as-of joins -----------------------------------------------------------------------------------------------------
+
+
+@shape_of.register
+def _(node: AsofJoin, parents: Sequence[Shape]) -> Shape:
+    left, right = parents
+    check_times(left, right, f"{node.verb}")
+    check_keys(node, left, right)
+    if node.tolerance is not None:
+        duration_in(node.tolerance, left.time_type, what="tolerance=")
+    found = result_columns(node, left, right)
+    return Shape(pl.Schema(types_of(found, parents)), left.time, left.shift)
+
+
+@described_state.register
+def _(node: AsofJoin, analysis: Analysis) -> dict[str, Any]:
+    return {**_described(node, analysis), "asof": [node.strategy, node.tolerance]}
+
+
+@remarks_on.register
+def _(node: AsofJoin, shapes: Mapping[n.Node, Shape]) -> list[str]:
+    if node.strategy != "backward":
+        kept = "rows of the other stream are kept for as long as tolerance= says"
+    elif node.tolerance is None:
+        kept = "of the other stream, the last row of each key is kept"
+    else:
+        kept = "of the other stream, the last row of each key is kept until it is older than tolerance="
+    return ["rows wait for the watermark to pass their time", kept, f"named {node.name!r}"]
 
 
 # -- unbounded joins -------------------------------------------------------------------------------------------------

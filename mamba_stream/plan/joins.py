@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import polars as pl
 
+from mamba_stream.operators.asofjoin import Strategy
 from mamba_stream.operators.joined import How
 from mamba_stream.plan import nodes as n
 
@@ -75,6 +76,27 @@ class UnboundedJoin(StreamJoin):
 
     by_time: ClassVar[bool] = False
     takes_changes: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AsofJoin(StreamJoin):
+    """Each row of a stream with the row of another that was the latest of its key at the row's time.
+
+    Attributes:
+        strategy: ``backward``, ``forward`` or ``nearest``.
+        tolerance: How far away the other row may be, in microseconds; ``None`` for any number, backwards.
+        keeps_time: Whether the result has the other row's time, too.
+        called: What the user called.
+    """
+
+    strategy: Strategy
+    tolerance: int | None
+    keeps_time: bool
+    called: str
+
+    @property
+    def verb(self) -> str:
+        return self.called
 
 
 def join_name(node_on: Sequence[tuple[str, str]], how: str, words: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from mamba_stream.core.durations import duration_in
+from mamba_stream.operators.asofjoin import AsofJoin, AsofSettings
 from mamba_stream.operators.intervaljoin import IntervalJoin, IntervalSettings
 from mamba_stream.operators.joined import JoinSource
 from mamba_stream.operators.step import StatefulStep
@@ -43,6 +45,25 @@ def _(node: joins.WindowJoin, analysis: Analysis) -> StatefulStep:
             outcome=rules.outcome_of(node, analysis),
             dtype=left.time_type,
             number=analysis.numbers[node],
+            with_origin=node in analysis.ordered,
+        )
+    )
+
+
+@step_of.register
+def _(node: joins.AsofJoin, analysis: Analysis) -> StatefulStep:
+    left, right = (analysis.shapes[parent] for parent in node.parents)
+    tolerance = node.tolerance
+    return AsofJoin(
+        AsofSettings(
+            sides=(_side(left, node.left_on), _side(right, node.right_on)),
+            how=node.how,  # type: ignore[arg-type]
+            strategy=node.strategy,
+            tolerance=None
+            if tolerance is None
+            else duration_in(tolerance, left.time_type, what="tolerance="),
+            gone=None,
+            outcome=rules.outcome_of(node, analysis),
             with_origin=node in analysis.ordered,
         )
     )

@@ -138,6 +138,53 @@ BUILD = {
         REFUSED,
         r"join\(\.\.\., window=\) needs the stream's time",
     ),
+    "an as-of join with a frame": (
+        lambda: left().join_asof(RIGHT, by="key"),
+        REFUSED,
+        "takes a stream, whose rows have a time: make one with",
+    ),
+    "an as-of join by what is not there": (
+        lambda: left().join_asof(right(), by="kay"),
+        COLUMN,
+        "no column 'kay', did you mean 'key'",
+    ),
+    "an as-of join by columns given twice": (
+        lambda: left().join_asof(right(), by="key", by_left="key"),
+        REFUSED,
+        "not both",
+    ),
+    "an as-of join by one column and two": (
+        lambda: left().join_asof(right(), by_left="key"),
+        REFUSED,
+        "1 columns on the left, 0 on the right",
+    ),
+    "an as-of join by a strategy that there is not": (
+        lambda: left().join_asof(right(), by="key", strategy="back"),
+        REFUSED,
+        "strategy='back'; choose 'backward'",
+    ),
+    "an as-of join forward without end": (
+        lambda: left().join_asof(right(), by="key", strategy="forward"),
+        REFUSED,
+        "needs tolerance= to know how long a row waits",
+    ),
+    "an as-of join by times of different types": (
+        lambda: left().join_asof(right(RIGHT.cast({"ts": pl.Datetime("ms")})), by="key"),
+        REFUSED,
+        "times of the two streams are of different types",
+    ),
+    "an as-of join with what has no time": (
+        lambda: left().join_asof(right(time=None), by="key"),
+        REFUSED,
+        "join_asof needs the stream's time",
+    ),
+    "a tolerance finer than the time": (
+        lambda: mamba.stream(LEFT.cast({"ts": pl.Date}), time="ts").join_asof(
+            right(RIGHT.cast({"ts": pl.Date})), by="key", tolerance="1h"
+        ),
+        REFUSED,
+        "tolerance= of .* does not fit",
+    ),
     "three bounds": (
         lambda: left().join(right(), on="key", within=("1s", "2s", "3s")),
         REFUSED,
