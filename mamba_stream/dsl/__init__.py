@@ -4,7 +4,7 @@ from mamba_stream.dsl.neighbours import step
 from mamba_stream.dsl.opening import Log, Topic, open_log
 from mamba_stream.dsl.pipelines import Pipeline, pipeline
 from mamba_stream.dsl.running import run, start
-from mamba_stream.dsl.sources import stream
+from mamba_stream.dsl.sources import append_time, stream
 from mamba_stream.dsl.streams import Stream, united as concat
 from mamba_stream.dsl.windows import cumulative, hopping, rows, session, tumbling
 
@@ -13,6 +13,7 @@ __all__ = [
     "Pipeline",
     "Stream",
     "Topic",
+    "append_time",
     "concat",
     "cumulative",
     "hopping",

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from mamba_stream import log as logs
-from mamba_stream.dsl.sources import stream
+from mamba_stream.dsl.sources import AppendTime, stream
 from mamba_stream.dsl.streams import Stream
 from mamba_stream.log.rows import TopicRow
 from mamba_stream.log.store import acquire
@@ -24,7 +24,7 @@ class Topic(logs.Topic):
         self,
         *,
         lateness: str | timedelta = "0s",
-        time: str | None = None,
+        time: str | AppendTime | None = None,
         idle: str | timedelta = "30s",
         ahead: str | timedelta | None = None,
         start: logs.Start = "earliest",

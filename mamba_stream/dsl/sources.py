@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 import polars as pl
 
@@ -19,9 +19,19 @@ from mamba_stream.plan import nodes as n
 from mamba_stream.plan.shapes import known_shapes
 
 
+class AppendTime:
+    """When rows were appended, as the log has noted it: the same however often they are read."""
+
+    def __repr__(self) -> str:
+        return "mamba_stream.append_time"
+
+
+append_time: Final = AppendTime()
+
+
 def stream(
     source: Any,
-    time: str | None = None,
+    time: str | AppendTime | None = None,
     lateness: str | timedelta = "0s",
     idle: str | timedelta = "30s",
     ahead: str | timedelta | None = None,
@@ -33,7 +43,9 @@ def stream(
 
     Args:
         source: The name of a topic, an open topic, a Polars or pandas frame, an Arrow table, a list of dicts.
-        time: The column that holds a row's time; left out, that of the topic.
+        time: The column that holds a row's time; left out, that of the topic. ``mamba.append_time`` takes when rows
+            were appended to a topic, and adds it as the column ``append_time``: processing time that does not change
+            when rows are read again.
         lateness: How far behind the greatest time of its partition a row may come and still be counted.
         idle: How long a partition may be silent before time goes on without it, while the topic is followed.
         ahead: Reject rows whose time lies further than this after they were appended.
@@ -44,9 +56,10 @@ def stream(
     place = caller()
     if name is not None:
         check_name(name, "source")
+    by_append = isinstance(time, AppendTime)
     common: dict[str, Any] = {
         "place": place,
-        "time": time,
+        "time": n.APPEND_TIME if by_append else time,
         "lateness": duration_us(lateness, what="lateness"),
         "idle": duration_us(idle, what="idle") / 1_000_000,
         "name": name or "",
@@ -59,10 +72,15 @@ def stream(
             start=start,
             ahead=None if ahead is None else duration_us(ahead, what="ahead"),
             declared=None if schema is None else _declared(schema, place),
+            by_append=by_append,
         )
         return _topic_stream(topic)
     if isinstance(source, Stream):
         raise PipelineRefused("this is a stream already: use its verbs")
+    if by_append:
+        raise PipelineRefused(
+            "time=append_time is for topics: nobody noted when the rows of a frame were appended"
+        )
     if ahead is not None or start != "earliest" or schema is not None:
         raise PipelineRefused(
             "ahead=, start= and schema= are for topics: a frame has a schema, and no append times"

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import polars as pl
 
+from mamba_stream.core.durations import duration_us
 from mamba_stream.core.names import check_name
 from mamba_stream.core.numbers import is_whole
 from mamba_stream.dsl.arguments import (
@@ -103,6 +104,30 @@ class Stream:
             strict: Fail where a value does not fit; otherwise it becomes null.
         """
         return self._then(n.Cast(place=caller(), parent=self._node, dtypes=dtypes, strict=strict))
+
+    def with_time(self, column: str, *, lateness: str | timedelta = "0s", name: str | None = None) -> Stream:
+        """Takes the rows' time from a column that was not there before, or from another one.
+
+        It comes before the first verb that remembers. Rows without a time are rejected: ``.rejected``.
+
+        Args:
+            column: A Datetime or a Date.
+            lateness: How far behind the greatest time of its source partition a row may come and still be counted.
+            name: The step's name, under which it is kept how far time has come.
+        """
+        place = caller()
+        if not isinstance(column, str):
+            raise PipelineRefused(f"with_time takes the name of a column, not {column!r:.80}")
+        if name is not None:
+            check_name(name, "step")
+        node = n.WithTime(
+            place=place,
+            parent=self._node,
+            time=column,
+            lateness=duration_us(lateness, what="lateness"),
+            name=name or f"with_time {column}",
+        )
+        return self._then(node)
 
     def map_batches(self, function: Callable[[pl.DataFrame], pl.DataFrame], *, schema: Any = None) -> Stream:
         """Calls a function with batches of rows; what it gives goes on.
@@ -432,11 +457,14 @@ class Stream:
 
     @property
     def rejected(self) -> Stream:
-        """The rows of this stream's source that have no time, or one too far ahead; ``rejected_reason`` says which."""
+        """The rows that have no time, or one too far ahead; ``rejected_reason`` says which.
+
+        They are those of this stream's source, or of ``with_time`` where it was called.
+        """
         place, node = caller(), self._node
-        while isinstance(node, n.Step):
+        while isinstance(node, n.Step) and not isinstance(node, n.WithTime):
             node = node.parent
-        if not isinstance(node, n.Source):
+        if not isinstance(node, n.Source | n.WithTime):
             raise PipelineRefused(
                 "rejected belongs to one source: take it from the stream that mamba.stream() gave"
             )

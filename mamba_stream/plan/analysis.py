@@ -42,6 +42,14 @@ class Analysis:
         """The sources, in the order of their numbers."""
         return [node for node in self.nodes if isinstance(node, n.AnySource)]
 
+    def read_from(self, source: n.AnySource) -> Sequence[str]:
+        """The columns to read from a source: one at least, or its rows could not be counted."""
+        columns = self.needed[source]
+        if not (isinstance(source, n.TopicSource) and source.by_append):
+            return columns
+        there = [name for name in columns if name != n.APPEND_TIME]
+        return there or [name for name in self.shapes[source].schema if name != n.APPEND_TIME][:1]
+
     @property
     def steps(self) -> list[n.Stateful]:
         """The steps with state, in the order of their numbers."""

@@ -76,6 +76,11 @@ def _(node: n.Window, port: int, found: Shapes, need: set[str]) -> set[str]:
 
 
 @columns_read.register
+def _(node: n.WithTime, port: int, found: Shapes, need: set[str]) -> set[str]:
+    return need | {node.time}
+
+
+@columns_read.register
 def _(node: n.LateRows, port: int, found: Shapes, need: set[str]) -> set[str]:
     return set()
 
@@ -128,8 +133,12 @@ def _(
     return [name for name in found[node].schema if name not in absent]
 
 
-@present_columns.register
+@present_columns.register(n.Inspect)
+@present_columns.register(n.WithTime)
 def _(
-    node: n.Inspect, found: Shapes, present: Mapping[n.Node, Sequence[str]], needed: Sequence[str]
+    node: n.Inspect | n.WithTime,
+    found: Shapes,
+    present: Mapping[n.Node, Sequence[str]],
+    needed: Sequence[str],
 ) -> Sequence[str]:
     return present[node.parent]

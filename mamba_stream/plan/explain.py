@@ -107,13 +107,18 @@ def _(node: n.Window) -> str:
 
 
 @words_of.register
+def _(node: n.WithTime) -> str:
+    return f"{node.time}, lateness {in_units(timedelta(microseconds=node.lateness))}"
+
+
+@words_of.register
 def _(node: n.LateRows) -> str:
     return "the rows that came too late for it"
 
 
 @words_of.register
 def _(node: n.RejectedRows) -> str:
-    return "its rows without a time, or with one too far ahead"
+    return "rows without a time, or with one too far ahead"
 
 
 @words_of.register

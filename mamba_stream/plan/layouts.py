@@ -43,6 +43,12 @@ def _(step: n.Window, analysis: Analysis) -> dict[str, Any]:
     }
 
 
+@described_state.register
+def _(step: n.WithTime, analysis: Analysis) -> dict[str, Any]:
+    """The column: times of one say nothing of those of another."""
+    return {"time": [step.time, str(analysis.shapes[step].time_type)]}
+
+
 def _windows(spec: n.WindowSpec) -> list[Any]:
     if spec.kind in ("session", "rows", "cumulative"):
         return [spec.kind, spec.size, spec.every, spec.origin, spec.count]

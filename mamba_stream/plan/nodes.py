@@ -8,9 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Final, Literal
 
 import polars as pl
+
+APPEND_TIME: Final = "append_time"
+"""The column that says when rows were appended, where that is their time."""
+
+APPEND_TIME_TYPE: Final = pl.Datetime("us")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,7 @@ class TopicSource(Source):
         start: Where a first run begins.
         ahead: Rows further than this before their append time are rejected; microseconds.
         declared: The schema that the user says it has.
+        by_append: Whether the rows' time is when they were appended, which is a column more.
     """
 
     topic: str
@@ -86,6 +92,7 @@ class TopicSource(Source):
     start: Any = "earliest"
     ahead: int | None = None
     declared: pl.Schema | None = None
+    by_append: bool = False
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -317,10 +324,30 @@ class LateRows(Step):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class RejectedRows(Step):
-    """The rows of a source that have no time, or one too far ahead."""
+class WithTime(Stateful, Step):
+    """Rows of sources under another time: one that was not there before, as it had to be decoded.
 
-    parent: Source
+    Attributes:
+        time: The column.
+        lateness: In microseconds.
+    """
+
+    by_time: ClassVar[bool] = False
+    keeps_rows: ClassVar[bool] = True
+
+    time: str
+    lateness: int
+
+    @property
+    def verb(self) -> str:
+        return "with_time"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RejectedRows(Step):
+    """The rows that have no time, or one too far ahead: of a source, or of where another time is taken."""
+
+    parent: Source | WithTime
 
     @property
     def verb(self) -> str:

@@ -20,6 +20,7 @@ from mamba_stream.errors import ColumnNotFound, ExpressionRefused, PipelineRefus
 from mamba_stream.operators.changes import OP_COLUMN, OP_WORD_TYPE
 from mamba_stream.operators.columns import ORDER, ORDER_TYPES
 from mamba_stream.operators.results import WINDOW_END, WINDOW_START
+from mamba_stream.operators.retimed import REJECTED_REASON
 from mamba_stream.operators.step import LATE_BY, LATE_REASON
 from mamba_stream.operators.times import duration_type
 from mamba_stream.plan import nodes as n
@@ -28,8 +29,6 @@ from mamba_stream.plan.carrying import carried
 from mamba_stream.plan.refusing import check_columns, columns_are, refuse_engine_names, refusing
 from mamba_stream.plan.rowwise import check_row_wise
 from mamba_stream.plan.windows import check_windows
-
-REJECTED_REASON = "rejected_reason"
 
 _NOT_YET = "only its topic says what its time is"
 
@@ -185,14 +184,24 @@ def _source_shape(node: n.Source, schema: pl.Schema, time: str | None, undeclare
         undeclared: What to say where a later step misses it.
     """
     refuse_engine_names(schema)
+    if isinstance(node, n.TopicSource) and node.by_append:
+        if n.APPEND_TIME in schema:
+            raise PipelineRefused(
+                f"time=append_time adds a column {n.APPEND_TIME!r}, and the topic has one: take its time from a column"
+            )
+        schema = pl.Schema({**schema, n.APPEND_TIME: n.APPEND_TIME_TYPE})
     if time is None:
         return Shape(schema, lost=f"{undeclared}: name it with mamba.stream(..., time=)")
+    _check_time(time, schema)
+    duration_in(node.lateness, schema[time], what="lateness")
+    return Shape(schema, time)
+
+
+def _check_time(time: str, schema: pl.Schema) -> None:
     if time not in schema:
         raise ColumnNotFound(f"no column {time!r} to take the time from{columns_are(time, schema)}")
     if not isinstance(schema[time], (pl.Datetime, pl.Date)):
         raise PipelineRefused(f"time={time!r} is {schema[time]}: a time column is a Datetime or a Date")
-    duration_in(node.lateness, schema[time], what="lateness")
-    return Shape(schema, time)
 
 
 def need_time(shape: Shape, what: str) -> str:
@@ -398,6 +407,19 @@ def _(node: n.Window, parents: Sequence[Shape]) -> Shape:
         edges = (WINDOW_START, WINDOW_END) if node.spec.kind == "cumulative" else (WINDOW_START,)
         return Shape(schema, WINDOW_END, shift=-1, changelog=Changelog((*node.by, *edges)))
     return Shape(schema, WINDOW_END, shift=-1, start=WINDOW_START if node.spec.closes_together else None)
+
+
+@shape_of.register
+def _(node: n.WithTime, parents: Sequence[Shape]) -> Shape:
+    (shape,) = parents
+    if before := next((found for found in n.walk([node.parent]) if isinstance(found, n.Stateful)), None):
+        raise PipelineRefused(
+            f"with_time judges rows in the order of the partition that they come from, and behind {before.verb} at "
+            f"{before.place} there is none: call it before"
+        )
+    _check_time(node.time, shape.schema)
+    duration_in(node.lateness, shape.schema[node.time], what="lateness")
+    return Shape(shape.schema, node.time)
 
 
 @shape_of.register

@@ -17,13 +17,17 @@ class Budget:
         rows: Rows of one step.
         bytes: Bytes of one step.
         memory: What the job may use in all.
+        ahead: So many bytes are read of sources that run ahead of others, before they wait for these.
     """
 
     rows: int
     bytes: int
     memory: int
+    ahead: int
 
     @classmethod
     def within(cls, memory: int, rows: int = MOST_ROWS) -> Budget:
         """What suits a memory limit."""
-        return cls(rows=rows, bytes=max(1 << 20, min(64 << 20, memory // 16)), memory=memory)
+        return cls(
+            rows=rows, bytes=max(1 << 20, min(64 << 20, memory // 16)), memory=memory, ahead=memory // 8
+        )

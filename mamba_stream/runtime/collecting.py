@@ -66,8 +66,8 @@ def collect(
     return result if limit is None else result.head(limit)
 
 
-def _feeds(analysis: Analysis, node: n.Node, topics: dict[str, Topic]) -> Sequence[Feed]:
-    columns = analysis.needed[node]
+def _feeds(analysis: Analysis, node: n.AnySource, topics: dict[str, Topic]) -> Sequence[Feed]:
+    columns = analysis.read_from(node)
     if isinstance(node, n.FrameSource):
         return [FrameFeed(node.frame.select(columns), 0)]
     assert isinstance(node, n.TopicSource)

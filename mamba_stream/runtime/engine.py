@@ -17,12 +17,13 @@ from mamba_stream.errors import StateTooLarge
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.analysis import Analysis
 from mamba_stream.plan.refusing import refusing
+from mamba_stream.runtime.alignment import Company, Standing, companies
 from mamba_stream.runtime.budget import Budget
 from mamba_stream.runtime.feeds import Feed
 from mamba_stream.runtime.flow import Flow, Sink
 from mamba_stream.runtime.intake import Intake, IntakeSettings, joined
 from mamba_stream.runtime.memory import in_words
-from mamba_stream.runtime.watermarks import PartitionTime, mark_of
+from mamba_stream.runtime.watermarks import PartitionTime
 
 _DAY_US = 86_400_000_000
 
@@ -67,6 +68,16 @@ class Engine:
         self._follows = follows
         self._steps = 0
         self._read_in: dict[int, int] = {}
+        timed = [
+            node
+            for node, intake in self.intakes.items()
+            if intake.settings.time is not None or self.flow.gives_time(node)
+        ]
+        self._companies = [
+            company
+            for company in companies(analysis.nodes, timed)
+            if sum(len(self.intakes[source].feeds) for source in company.sources) > 1
+        ]
 
     @property
     def done(self) -> bool:
@@ -101,7 +112,11 @@ class Engine:
         space = self._budget.bytes
         taken: dict[n.AnySource, list[pl.DataFrame]] = {}
         places: list[str] = []
+        read: dict[n.AnySource, int] = {}
+        waiting = self._ahead()
         for source, feed in self._in_turn():
+            if id(feed) in waiting:
+                continue
             intake = self.intakes[source]
             self._read_in[id(feed)] = self._steps
             portion = feed.read(rows, space)
@@ -118,12 +133,16 @@ class Engine:
             if rejected is not None:
                 self.flow.reject(source, rejected)
             rows -= portion.frame.height
-            space -= int(portion.frame.estimated_size())
+            size = int(portion.frame.estimated_size())
+            space -= size
+            read[source] = read.get(source, 0) + size
             if rows <= 0 or space <= 0:
                 break
         self.flow.reading = "; ".join(places[:4]) + (" …" if len(places) > 4 else "")
         for source, frames in taken.items():
             self.flow.push(source, joined(frames))
+        for company in self._companies:
+            company.came(sum(read.get(source, 0) for source in company.sources), self._standings(company))
         self._check_memory()
         self.advance()
         return allowed - rows
@@ -133,12 +152,12 @@ class Engine:
         for intake in self.intakes.values():
             for feed in intake.feeds:
                 intake.times[feed.partition].ended = feed.ended
-        self.flow.advance({source: mark_of(intake.times.values()) for source, intake in self.intakes.items()})
+        self.flow.advance({source: intake.times for source, intake in self.intakes.items()})
 
     def _in_turn(self) -> list[tuple[n.AnySource, Feed]]:
         """The partitions to read from, those whose time is furthest behind first."""
         waiting = [
-            (intake.times[feed.partition].watermark, self._read_in.get(id(feed), 0), source, feed)
+            (self._time_of(source, feed), self._read_in.get(id(feed), 0), source, feed)
             for source, intake in self.intakes.items()
             for feed in intake.feeds
             if not feed.done
@@ -146,6 +165,35 @@ class Engine:
         # Among those that are equally far, as all are without a time column, the one that waited longest.
         waiting.sort(key=lambda item: item[:2])
         return [(source, feed) for _, _, source, feed in waiting]
+
+    def _standings(self, company: Company) -> list[Standing]:
+        return [
+            Standing(
+                self._time_of(source, feed),
+                not feed.done and not self.intakes[source].times[feed.partition].idle,
+            )
+            for source in company.sources
+            for feed in self.intakes[source].feeds
+        ]
+
+    def _ahead(self) -> set[int]:
+        """The partitions that have to wait for the time of others."""
+        waiting = set()
+        for company in self._companies:
+            if company.read > self._budget.ahead:
+                standings = self._standings(company)
+                waiting |= {
+                    id(feed)
+                    for source in company.sources
+                    for feed in self.intakes[source].feeds
+                    if company.is_ahead(self._time_of(source, feed), standings, self._budget.ahead)
+                }
+        return waiting
+
+    def _time_of(self, source: n.AnySource, feed: Feed) -> int:
+        """How far a partition's time has come: its own, or what its rows get later."""
+        later = self.flow.watermark_of(source, feed.partition)
+        return self.intakes[source].times[feed.partition].watermark if later is None else later
 
     def _nothing_came(self, intake: Intake, feed: Feed) -> None:
         if self._follows and not feed.ended:
@@ -194,4 +242,5 @@ def _settings(analysis: Analysis, node: n.AnySource, name: str) -> IntakeSetting
         append_scale=scale,
         judged=node in analysis.timed,
         ordered=node in analysis.ordered,
+        columns=analysis.needed[node] if isinstance(node, n.TopicSource) and node.by_append else None,
     )

@@ -77,6 +77,8 @@ def ends_of(
     with refusing(node):
         time = need_time(shape, f"until={until!s}")
         moment = to_time(until, shape.time_type, what="until")
+    if node.by_append:
+        return topic.offset_at(until, by="append")
     if time == topic.time:
         return topic.offset_at(until)
     passed = {

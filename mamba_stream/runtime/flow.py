@@ -7,12 +7,13 @@ drives it pushes rows in, tells it how far time has come, and takes what arrives
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import polars as pl
 
 from mamba_stream.errors import JobFailed, StepFailed
+from mamba_stream.operators.retimed import COUNTED, Retimed
 from mamba_stream.operators.rows import RowSteps
 from mamba_stream.operators.step import LATE_REASON, Late, Made, StatefulStep
 from mamba_stream.operators.tally import Tally
@@ -23,7 +24,7 @@ from mamba_stream.plan.refusing import first_line
 from mamba_stream.plan.verbs import row_verb
 from mamba_stream.runtime import changelog_steps as _registers  # noqa: F401 - verbs of a module of their own
 from mamba_stream.runtime.steps import operator_of, step_of
-from mamba_stream.runtime.watermarks import Mark, combined
+from mamba_stream.runtime.watermarks import Mark, PartitionTime, combined, mark_of
 
 T = TypeVar("T")
 Sink = Callable[[pl.DataFrame], None]
@@ -75,28 +76,35 @@ class Flow:
         for node, sink in sinks.items():
             self._next[node].append(sink)
         self._wire()
+        self._retimed_from: dict[n.Node, list[Retimed]] = {}
+        for node, step in self.steps.items():
+            if isinstance(step, Retimed):
+                for source in analysis.sources_of(node):
+                    self._retimed_from.setdefault(source, []).append(step)
 
     def push(self, source: n.Node, frame: pl.DataFrame) -> None:
         """Rows of a source enter."""
         self._pass(source, frame)
 
     def reject(self, source: n.Node, frame: pl.DataFrame) -> None:
-        """Rows of a source that were set aside enter their own stream."""
+        """Rows that were set aside, of a source or where they get their time, enter their own stream."""
         for node in self._analysis.nodes:
             if isinstance(node, n.RejectedRows) and node.parent is source:
                 self._pass(node, frame)
 
-    def advance(self, sources: Mapping[n.Node, Mark]) -> None:
+    def advance(self, sources: Mapping[n.Node, Mapping[int, PartitionTime]]) -> None:
         """Lets time advance through the plan: each step gives out what it can before those behind it hear of it.
 
         Args:
-            sources: How far time has come at each source.
+            sources: How far time has come in each partition of each source.
         """
         marks: dict[n.Node, Mark] = {}
         self.reading = "letting time advance"
         for node in self._analysis.nodes:
             if isinstance(node, n.Source):
-                marks[node] = sources[node]
+                marks[node] = mark_of(sources[node].values())
+            elif isinstance(node, n.WithTime):
+                marks[node] = self._retimed(node, sources)
             elif isinstance(node, n.LateRows):
                 marks[node] = marks[node.origin]
             else:
@@ -105,6 +113,34 @@ class Flow:
                     self._advance(node, mark.watermark)
                     mark = Mark(min(mark.watermark, self.steps[node].horizon), mark.idle)
                 marks[node] = mark
+
+    def _retimed(self, node: n.WithTime, sources: Mapping[n.Node, Mapping[int, PartitionTime]]) -> Mark:
+        """How far the time has come that rows have from here on; whether they still come, the sources know."""
+        step = self.steps[node]
+        assert isinstance(step, Retimed)
+        mark = mark_of(
+            replace(
+                time,
+                lateness=step.lateness,
+                greatest=step.greatest(self._analysis.numbers[source], partition),
+            )
+            for source in self._analysis.sources_of(node)
+            for partition, time in sources[source].items()
+        )
+        step.come_to(mark.watermark)
+        return mark
+
+    def gives_time(self, source: n.Node) -> bool:
+        """Whether rows of a source get another time than its own."""
+        return source in self._retimed_from
+
+    def watermark_of(self, source: n.Node, partition: int) -> int | None:
+        """How far behind a partition's rows hold back time where that is another than its own; the slowest."""
+        behind = self._retimed_from.get(source)
+        if behind is None:
+            return None
+        number = self._analysis.numbers[source]
+        return min(step.watermark(number, partition) for step in behind)
 
     def _advance(self, node: n.Stateful, watermark: int) -> None:
         step = self.steps[node]
@@ -128,6 +164,8 @@ class Flow:
             for late in self._analysis.nodes:
                 if isinstance(late, n.LateRows) and late.parent is node and late.port == port:
                     self._pass(late, made.late.frame)
+        if isinstance(node, n.WithTime) and COUNTED in made.sides:
+            self.reject(node, made.sides[COUNTED])
 
     def _wire(self) -> None:
         consumers: dict[n.Node, list[n.Node]] = {node: [] for node in self._analysis.nodes}

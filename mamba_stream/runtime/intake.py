@@ -19,12 +19,12 @@ from mamba_stream.operators.columns import (
     tick_values,
 )
 from mamba_stream.operators.lateness import rows_behind
+from mamba_stream.operators.retimed import NO_TIME, REJECTED_REASON
 from mamba_stream.operators.single import written_out
-from mamba_stream.plan.shapes import REJECTED_REASON
+from mamba_stream.plan import nodes as n
 from mamba_stream.runtime.feeds import Feed, Portion
 from mamba_stream.runtime.watermarks import PartitionTime
 
-NO_TIME = "no time"
 AHEAD = "ahead"
 
 
@@ -43,6 +43,7 @@ class IntakeSettings:
         append_scale: Ticks per microsecond of append time, as a fraction.
         judged: Whether a later step has to know which rows lay behind the watermark.
         ordered: Whether a later step depends on the order of rows.
+        columns: What the rows have, where one of that is when they were appended, which the log knows.
     """
 
     number: int
@@ -55,6 +56,7 @@ class IntakeSettings:
     append_scale: tuple[int, int]
     judged: bool
     ordered: bool
+    columns: Sequence[str] | None = None
 
 
 @dataclass(eq=False)
@@ -77,12 +79,21 @@ class Intake:
         self.rows += portion.frame.height
         clock.spoke()
         frame, rejected = portion.frame, None
+        if self.settings.columns is not None:
+            frame = self._appended(frame, portion, clock).select(self.settings.columns)
         if self.settings.ordered:
             frame = self._with_origin(frame, feed.partition, portion.offsets)
         if self.settings.time is not None:
             frame, rejected = self._without_rejected(frame, portion)
             frame = self._judged(frame, clock)
         return frame, rejected
+
+    def _appended(self, frame: pl.DataFrame, portion: Portion, clock: PartitionTime) -> pl.DataFrame:
+        """The rows with when they were appended; where the clock went back, with when that was before."""
+        times = portion.append_times
+        assert times is not None
+        running = np.maximum(np.maximum.accumulate(times), clock.greatest)
+        return frame.with_columns(pl.Series(n.APPEND_TIME, running).cast(n.APPEND_TIME_TYPE))
 
     def _with_origin(
         self, frame: pl.DataFrame, partition: int, offsets: npt.NDArray[np.int64]

@@ -11,6 +11,7 @@ from mamba_stream.core.durations import ticks_per_day
 from mamba_stream.core.names import check_name, did_you_mean
 from mamba_stream.errors import NotFound, PipelineRefused
 from mamba_stream.log import Log
+from mamba_stream.operators.retimed import Retimed
 from mamba_stream.operators.tally import Tally
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.pipeline import Pipeline
@@ -87,7 +88,9 @@ class Run:
 
     @property
     def rejected(self) -> int:
-        return sum(sum(intake.rejected.values()) for intake in self.engine.intakes.values())
+        at_sources = sum(sum(intake.rejected.values()) for intake in self.engine.intakes.values())
+        retimed = [step for step in self.engine.flow.steps.values() if isinstance(step, Retimed)]
+        return at_sources + sum(step.rejected for step in retimed)
 
     @property
     def commits(self) -> int:
@@ -118,7 +121,10 @@ class Run:
         )
 
     def _lateness(self, step: n.Stateful) -> timedelta:
-        return timedelta(microseconds=max(node.lateness for node in self.analysis.sources_of(step)))
+        before = n.walk([step])
+        given = [node.lateness for node in before if isinstance(node, n.WithTime)]
+        given = given or [node.lateness for node in self.analysis.sources_of(step)]
+        return timedelta(microseconds=max(given))
 
     def _enough_lateness(self, step: n.Stateful) -> timedelta:
         counts = self.engine.flow.late[step]
@@ -185,7 +191,7 @@ class Run:
         topic = self._topics[node.topic]
         begins = begin_of(node, topic, known, skip_gaps=self._options.skip_gaps)
         ends = ends_of(node, topic, self.analysis.shapes[node], self._options.until, begins, known)
-        columns = self.analysis.needed[node]
+        columns = self.analysis.read_from(node)
         return [
             TopicFeed(topic, p, offset, columns, stop=ends.get(p)) for p, offset in sorted(begins.items())
         ]

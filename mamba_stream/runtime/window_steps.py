@@ -1,4 +1,4 @@
-"""Window steps of a plan as operators: one for windows by time, one for sessions, one for windows of so many rows."""
+"""Window steps of a plan as operators, by the kind of their windows, and the step that sets another time."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 from mamba_stream.core.durations import duration_in
 from mamba_stream.operators.changing import ChangingSettings, ChangingStep
 from mamba_stream.operators.counted import CountedSettings, CountedStep
+from mamba_stream.operators.retimed import Retimed
 from mamba_stream.operators.session import SessionSettings, SessionStep
 from mamba_stream.operators.step import StatefulStep
 from mamba_stream.operators.window import WindowStep
@@ -16,6 +17,12 @@ from mamba_stream.plan.analysis import Analysis
 from mamba_stream.plan.columns import columns_of
 from mamba_stream.plan.windows import windows_of
 from mamba_stream.runtime.steps import step_of
+
+
+@step_of.register
+def _(node: n.WithTime, analysis: Analysis) -> StatefulStep:
+    lateness = duration_in(node.lateness, analysis.shapes[node].time_type, what="lateness")
+    return Retimed(node.time, lateness, with_origin=node in analysis.ordered)
 
 
 @step_of.register
