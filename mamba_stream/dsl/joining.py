@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -16,7 +16,9 @@ from mamba_stream.dsl.arguments import names
 from mamba_stream.dsl.tables import as_table
 from mamba_stream.errors import PipelineRefused, UnboundedState
 from mamba_stream.plan import joinrules as _rules, nodes as n  # noqa: F401 - what is known of joins is registered there
+from mamba_stream.plan.changelogs import Table, Totals
 from mamba_stream.plan.joins import AsofJoin, IntervalJoin, UnboundedJoin, WindowJoin, join_name
+from mamba_stream.plan.shapes import Shape
 from mamba_stream.plan.words import in_units
 
 HOWS = ("inner", "left", "right", "full", "semi", "anti")
@@ -24,6 +26,7 @@ _STRATEGIES = ("backward", "forward", "nearest")
 _TABLE_HOWS = ("inner", "left", "semi", "anti")
 FOREVER = "forever"
 """As ``ttl=``: that state is never freed is meant."""
+_AS_IT_IS = f"give ttl={FOREVER!r} for the table as it is by then, whose changes change the result"
 _WITHIN = "a length of time such as '10m', or two: ('0s', '15m') for the other row's time minus this row's"
 
 
@@ -70,8 +73,9 @@ def stream_join(
     window: Any,
     suffix: str,
     name: str | None,
+    shapes: Mapping[n.Node, Shape],
 ) -> n.Node:
-    """A join of two streams.
+    """A join of two streams, or of a stream and a table as it was at each row's time.
 
     Warns:
         UnboundedState: Nothing says how long rows are to be kept.
@@ -100,18 +104,74 @@ def stream_join(
         "suffix": suffix,
     }
     pairs = list(zip(*on, strict=True))
+    changes = [is_changelog(side, shapes) for side in sides]
+    if not bounds and not changes[0] and (table := _table_of(sides[1], shapes)) is not None:
+        return _with_table(common, table, name)
     if window is not None:
         return WindowJoin(
             **common, spec=_window(window), name=name or join_name(pairs, how, f"in {window.words}")
         )
     if within is None and ttl in (None, FOREVER):
         name = name or join_name(pairs, how, "")
-        if ttl is None:
+        if ttl is None and not all(changes):
+            # Two tables are kept as large as they are.
             _warn_unbounded(place, name)
         return UnboundedJoin(**common, name=name)
     lower, upper, words = _bounds(within) if within is not None else _lifetime(ttl)
     return IntervalJoin(
         **common, lower=lower, upper=upper, bounds=words, name=name or join_name(pairs, how, words)
+    )
+
+
+def is_changelog(node: n.Node, shapes: Mapping[n.Node, Shape]) -> bool:
+    """Whether a stream's rows are taken back later, as far as can be told before its topics are known."""
+    if node in shapes:
+        return shapes[node].changelog is not None
+    while isinstance(node, n.RowStep | n.Inspect | n.MapBatches | n.Lookup):
+        node = node.parent
+    return isinstance(node, Totals) or (isinstance(node, Table) and not is_changelog(node.parent, shapes))
+
+
+def _table_of(node: n.Node, shapes: Mapping[n.Node, Shape]) -> Table | None:
+    """The table of the latest rows of another stream, where a stream is that, as ``.table(key)`` gave it.
+
+    Raises:
+        PipelineRefused: It is one, with verbs behind it.
+    """
+    direct = node
+    while isinstance(node, n.RowStep):
+        node = node.parent
+    if not isinstance(node, Table) or is_changelog(node.parent, shapes):
+        return None
+    if node is not direct:
+        raise PipelineRefused(
+            f"join: between .{node.verb}() and the join stands {direct.verb}, and rows meet the table as it was at "
+            f"their own time: do that before .{node.verb}() or after the join, or {_AS_IT_IS}"
+        )
+    return node
+
+
+def _with_table(common: dict[str, Any], table: Table, name: str | None) -> n.Node:
+    """A stream with a table as it was at each row's time: as of the latest row of each key."""
+    left, right, how = common["left_on"], common["right_on"], common["how"]
+    if how not in _TABLE_HOWS:
+        raise PipelineRefused(
+            f"join: how={how!r}; with a table as it was at each row's time choose 'inner', 'left', 'semi' or 'anti', "
+            f"or {_AS_IT_IS}"
+        )
+    if set(right) != set(table.key) or len(right) != len(table.key):
+        raise PipelineRefused(
+            f"join: the table's key is {', '.join(table.key)}, and the join is on {', '.join(right)} of it: join on "
+            f"its key, or {_AS_IT_IS}"
+        )
+    words = "with the table as of its time"
+    return AsofJoin(
+        **{**common, "right": table.parent},
+        strategy="backward",
+        tolerance=None,
+        keeps_time=True,
+        called="join",
+        name=name or join_name(list(zip(left, right, strict=True)), how, words),
     )
 
 

@@ -175,7 +175,10 @@ class Stream:
         With ``window``, rows meet that lie in the same window, and come out when it is over, with ``window_start`` and
         ``window_end``; rows that met none of their window come out with it.
 
-        Without any of these, rows meet however far apart they are. All rows are kept then, which is warned
+        With a table, which ``.table(key)`` gives, and none of these, each row meets the table as it was at the row's
+        own time, and waits for the watermark to pass it; ``how`` is inner, left, semi or anti.
+
+        Otherwise, without any of these, rows meet however far apart they are. All rows are kept then, which is warned
         of, and the result has no time. It is a changelog where ``how`` is left, right, full or anti, or where a side is
         one: a row that met none is taken back when one comes that it meets.
 
@@ -204,10 +207,20 @@ class Stream:
                 )
             return self._then(lookup(place, self._node, other, keys, how, suffix))
         sides = (self._node, other._node)  # noqa: SLF001 - a stream of ours
+        shapes = {**self._shapes, **other._shapes}  # noqa: SLF001
         node = stream_join(
-            place, sides, keys, how, within=within, ttl=ttl, window=window, suffix=suffix, name=name
+            place,
+            sides,
+            keys,
+            how,
+            within=within,
+            ttl=ttl,
+            window=window,
+            suffix=suffix,
+            name=name,
+            shapes=shapes,
         )
-        return extended(node, {**self._shapes, **other._shapes})  # noqa: SLF001
+        return extended(node, shapes)
 
     def join_asof(
         self,

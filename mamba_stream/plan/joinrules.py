@@ -11,6 +11,7 @@ import polars as pl
 from mamba_stream.core.durations import duration_in, ticks_per_day
 from mamba_stream.core.trees import columns as columns_in, fingerprint, short
 from mamba_stream.errors import ColumnNotFound, ExpressionRefused, PipelineRefused
+from mamba_stream.operators.changes import OP_COLUMN
 from mamba_stream.operators.joined import LEFT, RIGHT, Outcome
 from mamba_stream.operators.results import WINDOW_END, WINDOW_START
 from mamba_stream.plan import nodes as n
@@ -114,9 +115,10 @@ def result_columns(node: StreamJoin, left: Shape, right: Shape) -> Columns:
     """The columns of a join's result that come of its rows."""
     if isinstance(node, IntervalJoin):
         return _timed_columns(node, left, right)[0]
-    if isinstance(node, AsofJoin) and not node.keeps_time:
-        without = pl.Schema({name: dtype for name, dtype in right.schema.items() if name != right.time})
-        return joined_columns(node, left.schema, without)
+    if isinstance(node, AsofJoin):
+        gone = (OP_COLUMN if is_log_of(node, right) else "", "" if node.keeps_time else right.time)
+        shown = pl.Schema({name: dtype for name, dtype in right.schema.items() if name not in gone})
+        return joined_columns(node, left.schema, shown)
     return joined_columns(node, left.schema, right.schema)
 
 
@@ -148,6 +150,8 @@ def _(node: StreamJoin, port: int, found: Mapping[n.Node, Shape], need: set[str]
     read = {part[1] for name in need if (part := parts.get(name)) is not None and part[0] == port}
     if port == LEFT and isinstance(node, IntervalJoin) and isinstance(node.upper, pl.Expr):
         read |= columns_of((node.upper,), left)
+    if port == RIGHT and isinstance(node, AsofJoin) and is_log_of(node, right):
+        read.add(OP_COLUMN)
     time = (left, right)[port].time
     return read | set(node.on(port)) | ({time} if node.by_time and time is not None else set())
 
@@ -281,12 +285,19 @@ def _(node: WindowJoin, shapes: Mapping[n.Node, Shape]) -> list[str]:
 @shape_of.register
 def _(node: AsofJoin, parents: Sequence[Shape]) -> Shape:
     left, right = parents
-    check_times(left, right, f"{node.verb}")
+    check_times(
+        left, right, "join_asof" if node.called == "join_asof" else "a join with a table as of a row's time"
+    )
     check_keys(node, left, right)
     if node.tolerance is not None:
         duration_in(node.tolerance, left.time_type, what="tolerance=")
     found = result_columns(node, left, right)
     return Shape(pl.Schema(types_of(found, parents)), left.time, left.shift)
+
+
+def is_log_of(node: AsofJoin, right: Shape) -> bool:
+    """Whether the other side's rows are those of a table, and say themselves in ``_op`` what they do to it."""
+    return node.called == "join" and OP_COLUMN in right.schema
 
 
 @described_state.register

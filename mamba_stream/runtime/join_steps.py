@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import polars as pl
+
 from mamba_stream.core.durations import duration_in
 from mamba_stream.operators.asofjoin import AsofJoin, AsofSettings
+from mamba_stream.operators.changes import OP_COLUMN
 from mamba_stream.operators.intervaljoin import IntervalJoin, IntervalSettings
 from mamba_stream.operators.joined import JoinSource
 from mamba_stream.operators.step import StatefulStep
@@ -62,7 +65,7 @@ def _(node: joins.AsofJoin, analysis: Analysis) -> StatefulStep:
             tolerance=None
             if tolerance is None
             else duration_in(tolerance, left.time_type, what="tolerance="),
-            gone=None,
+            gone=pl.col(OP_COLUMN).is_in(["-U", "-D"]) if rules.is_log_of(node, right) else None,
             outcome=rules.outcome_of(node, analysis),
             with_origin=node in analysis.ordered,
         )

@@ -185,6 +185,26 @@ BUILD = {
         REFUSED,
         "tolerance= of .* does not fit",
     ),
+    "a table by what is not its key": (
+        lambda: left().join(right().table("key"), left_on="number", right_on="number"),
+        REFUSED,
+        "the table's key is key, and the join is on number of it",
+    ),
+    "a full join with a table": (
+        lambda: left().join(right().table("key"), on="key", how="full"),
+        REFUSED,
+        "how='full'; with a table as it was at each row's time choose 'inner'",
+    ),
+    "a table with verbs behind it": (
+        lambda: left().join(right().table("key").drop("tags"), on="key"),
+        REFUSED,
+        r"between \.table\(\) and the join stands drop",
+    ),
+    "a table without time": (
+        lambda: left().join(right(time=None).table("key"), on="key"),
+        REFUSED,
+        "a join with a table as of a row's time needs the stream's time",
+    ),
     "three bounds": (
         lambda: left().join(right(), on="key", within=("1s", "2s", "3s")),
         REFUSED,
