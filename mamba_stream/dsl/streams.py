@@ -27,6 +27,7 @@ from mamba_stream.dsl.joining import asof_join, key_columns, lookup, stream_join
 from mamba_stream.dsl.latest import table, unique
 from mamba_stream.dsl.neighbours import Matched, Rolled, lagged
 from mamba_stream.dsl.places import caller
+from mamba_stream.dsl.ranking import top_k
 from mamba_stream.dsl.windows import changing
 from mamba_stream.errors import PipelineRefused
 from mamba_stream.plan import nodes as n
@@ -437,6 +438,39 @@ class Stream:
             name: The step's name, under which its state is kept.
         """
         return unique(self, names(subset, what="unique"), keep=keep, within=within, order=order, name=name)
+
+    def top_k(
+        self,
+        k: int,
+        *,
+        by: Any,
+        per: Any = None,
+        reverse: bool | Sequence[bool] = False,
+        rank: str | None = None,
+        name: str | None = None,
+    ) -> Stream:
+        """Keeps the best rows: those with the greatest values.
+
+        Per window, of a windowed result (``per="window_start"``, other columns beside it if need be), they come once,
+        as the window does. Per anything else they are the best rows so far, a changelog: of rows that stay, only
+        these are kept.
+
+        Args:
+            k: How many.
+            by: Columns to compare rows by; nulls come last. Of rows that are equally good, the first in the order of
+                the stream is the better one; of a table, the first by its key.
+            per: Columns: the best rows of each of their values. Without any, of all rows.
+            reverse: Whether the least values are the best; one for all, or one for each column of ``by``.
+            rank: A column to add, with the rank from 1 on. It changes with every better row.
+            name: The step's name, under which its state is kept.
+
+        Example:
+            >>> import mamba_stream as mamba
+            >>> bids = mamba.stream([{"item": "tea", "bid": 3}, {"item": "ham", "bid": 5}, {"item": "tea", "bid": 4}])
+            >>> bids.top_k(1, by="bid", per="item", rank="place").collect().rows()
+            [('ham', 5, 1), ('tea', 4, 1)]
+        """
+        return top_k(self, k, names(by, what="by="), names(per, what="per="), reverse, rank=rank, name=name)
 
     # -- what else came of rows ------------------------------------------------------------------------------------
 

@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 from mamba_stream.operators.columns import PREFIX
 from mamba_stream.operators.grouping import grouped
 from mamba_stream.operators.keyed import KeyedTable
-from mamba_stream.operators.members import PLACE, Groups
+from mamba_stream.operators.members import PLACE
 from mamba_stream.operators.single import twice
 
 VALUE: Final = f"{PREFIX}value"
+
+Groups = NDArray[np.int64]
 
 _GROUP: Final = f"{PREFIX}group"
 _SIGN: Final = f"{PREFIX}sign"

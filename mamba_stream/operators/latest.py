@@ -89,7 +89,7 @@ class Latest:
             return NOTHING
         slots = self._table.slots(frame.select(self._keys), insert=True)
         frame = frame if self._set.log else self._with_time(frame)
-        last = _last_of_each(slots, None if self._set.log else _order_of(frame))
+        last = _last_of_each(slots, None if self._set.log else order_of(frame))
         if len(last) < frame.height:
             frame, slots = frame[last], slots[last]
         known = self._table.present(slots)
@@ -196,7 +196,7 @@ class Retold:
         return pl.DataFrame()
 
 
-def _order_of(frame: pl.DataFrame) -> NDArray[np.int64] | None:
+def order_of(frame: pl.DataFrame) -> NDArray[np.int64] | None:
     """The rows in the order of the stream; ``None`` where they are in order."""
     if frame.get_column(TIME).is_sorted() and frame.get_column(OFFSET).is_sorted():
         same = all(

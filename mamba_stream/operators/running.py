@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 
 from mamba_stream.operators.changes import Emitted, differences, takes_back, with_op
 from mamba_stream.operators.columns import DELETE, OP, PREFIX, TIME, tick_values
-from mamba_stream.operators.distinct import DistinctValues
+from mamba_stream.operators.distinct import DistinctValues, Groups
 from mamba_stream.operators.grouping import grouped, grouped_in_order
 from mamba_stream.operators.keyed import TOUCHED, KeyedTable
 from mamba_stream.operators.keyindex import Slots
 from mamba_stream.operators.lateness import FOREVER, NEVER
-from mamba_stream.operators.members import PLACE, Groups, Members
+from mamba_stream.operators.members import PLACE, Members, places_of
 from mamba_stream.operators.results import Aggregation
 from mamba_stream.operators.rowstore import Mask, stacked
 from mamba_stream.operators.single import twice, written_out
@@ -113,7 +113,11 @@ class RunningTotals:
         self._values = list(values)
         self._distinct = _distinct_values(settings)
         columns = {name: settings.schema[name] for name in split.kept_columns}
-        self._members = Members({**columns, **settings.order}, list(settings.order)) if split.kept else None
+        self._members = (
+            Members({GROUP: pl.Int64()}, {**columns, **settings.order}, list(settings.order))
+            if split.kept
+            else None
+        )
         self._nested = any(dtype.is_nested() for dtype in split.partial_schema.values())
         self._emitted = Emitted(settings.number)
         self._next_group = 0
@@ -151,7 +155,7 @@ class RunningTotals:
         groups = self._groups(old.get_column(GROUP), known)
         merged = self._merged(old, known, batch)
         if self._distinct or self._members is not None:
-            places = _places(frame, batch, self._keys)
+            places = places_of(frame, batch.select(self._keys))
             merged = stacked([merged, self._distinct_of(frame, places, groups, signs, old)])
             merged = stacked([merged, self._kept_of(frame, places, groups, signs)])
         new = merged.with_columns(pl.Series(GROUP, groups)).select(self._values)
@@ -260,12 +264,12 @@ class RunningTotals:
         """What is evaluated over all rows of the groups, with null for those that have none."""
         if self._members is None:
             return pl.DataFrame()
-        of = groups[places.to_numpy()]
+        of = pl.DataFrame({GROUP: groups[places.to_numpy()]})
         if signs is None:
             self._members.add(of, frame)
         else:
             self._members.change(of, frame, signs)
-        rows = self._members.of(groups)
+        rows = self._members.of(pl.DataFrame({GROUP: groups}))
         seen = rows.select(PLACE, *self._set.aggregation.kept_columns)
         exprs = [expr.alias(self._stored[name]) for name, expr in self._set.aggregation.kept.items()]
         there = rows.get_column(PLACE).n_unique()
@@ -316,9 +320,8 @@ class RunningTotals:
         return times
 
     def _forget(self, gone: pl.DataFrame) -> None:
-        groups = gone.get_column(GROUP).to_numpy()
         if self._members is not None:
-            self._members.forget(groups)
+            self._members.forget(gone.select(GROUP))
         if self._distinct:
             left = self._table.frame().get_column(GROUP).to_numpy()
             for values in self._distinct:
@@ -387,12 +390,3 @@ def _negated(schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
         (pl.lit(0, dtype=dtype) - pl.col(name) if dtype.is_unsigned_integer() else -pl.col(name)).alias(name)
         for name, dtype in schema.items()
     ]
-
-
-def _places(frame: pl.DataFrame, batch: pl.DataFrame, keys: Sequence[str]) -> pl.Series:
-    """Which row of ``batch`` has the key of each row of a frame."""
-    if batch.height == 1:
-        return pl.Series(np.zeros(frame.height, np.int64))
-    numbered = batch.select(*keys, pl.int_range(pl.len()).alias(PLACE))
-    joined = frame.select(keys).join(numbered, on=keys, how="left", nulls_equal=True, maintain_order="left")
-    return joined.get_column(PLACE)

@@ -12,6 +12,7 @@ import polars as pl
 from mamba_stream.core.durations import duration_in
 from mamba_stream.core.trees import fingerprint
 from mamba_stream.errors import PipelineRefused
+from mamba_stream.operators.best import RANK_TYPE
 from mamba_stream.operators.changes import OP_COLUMN, OP_WORD_TYPE
 from mamba_stream.operators.columns import ORDER, ORDER_TYPES
 from mamba_stream.plan import nodes as n
@@ -109,6 +110,38 @@ class UniqueOnArrival(Unique):
     """The first row of each key to arrive."""
 
     by_time: ClassVar[bool] = False
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TopK(n.Stateful, n.Step):
+    """The best rows of each group.
+
+    Attributes:
+        k: How many.
+        by: The columns that rows are compared by.
+        reverse: For each whether its least values are the best.
+        per: The columns that tell groups apart; without any, all rows are one group.
+        rank: A column to add, with the rank of each row from 1 on.
+    """
+
+    takes_changes: ClassVar[bool] = True
+    by_time: ClassVar[bool] = False
+    keeps_rows: ClassVar[bool] = True
+
+    k: int
+    by: tuple[str, ...]
+    reverse: tuple[bool, ...]
+    per: tuple[str, ...]
+    rank: str | None
+
+    @property
+    def verb(self) -> str:
+        return "top_k"
+
+
+def of_windows(node: TopK, before: Shape) -> bool:
+    """Whether every frame holds all rows of its groups, since they are of windows that come whole."""
+    return before.start is not None and before.start in node.per
 
 
 def is_log(node: Table, before: Shape) -> bool:
@@ -287,6 +320,91 @@ def _(node: Unique, shapes: Shapes) -> list[str]:
     arrival = ["first to arrive: which one it is depends on the batches"] if not node.by_time else []
     kept = ["keeps its keys for ever: within= would let go of them"] if node.within is None else []
     return [*arrival, *kept, f"named {node.name!r}"]
+
+
+@shape_of.register
+def _(node: TopK, parents: Sequence[Shape]) -> Shape:
+    (shape,) = parents
+    check_columns(node.by, shape.schema)
+    check_keys(node.per, shape.schema, "top_k")
+    for name in node.by:
+        if shape.schema[name].is_nested() or shape.schema[name] == pl.Object:
+            raise PipelineRefused(
+                f"top_k: column {name!r} of type {shape.schema[name]} has no greatest values"
+            )
+    schema = dict(shape.schema)
+    if node.rank is not None:
+        if node.rank in schema:
+            raise PipelineRefused(
+                f"top_k(rank={node.rank!r}): there is a column of this name: choose another"
+            )
+        refuse_engine_names([node.rank])
+        schema[node.rank] = RANK_TYPE
+    if of_windows(node, shape):
+        return replace(shape, schema=pl.Schema(schema))
+    key = (*node.per, node.rank) if node.rank else shape.changelog.key if shape.changelog else ()
+    lost = f"the best rows that the top_k at {node.place} gives are the best so far, whatever their time"
+    return Shape(pl.Schema(schema), lost=lost, changelog=Changelog(key))
+
+
+@columns_read.register
+def _(node: TopK, port: int, found: Shapes, need: set[str]) -> set[str]:
+    before = found[node.parent]
+    return {
+        name
+        for name in (*need, *node.by, *node.per, before.time)
+        if name is not None and name in before.schema
+    }
+
+
+@present_columns.register
+def _(
+    node: TopK, found: Shapes, present: Mapping[n.Node, Sequence[str]], needed: Sequence[str]
+) -> Sequence[str]:
+    if of_windows(node, found[node.parent]):
+        return [*present[node.parent], *([] if node.rank is None else [node.rank])]
+    return list(needed)
+
+
+@in_order.register
+def _(node: TopK, found: Shapes) -> bool:
+    before = found[node.parent]
+    return before.changelog is None and not of_windows(node, before)
+
+
+@described_state.register
+def _(step: TopK, analysis: Analysis) -> dict[str, Any]:
+    before = analysis.shapes[step.parent]
+    return {
+        "best": [step.k, list(step.by), list(step.reverse), list(step.per), step.rank],
+        "columns": {
+            name: str(before.schema[name])
+            for name in (*analysis.needed[step], *step.by)
+            if name in before.schema
+        },
+        "of": "windows" if of_windows(step, before) else "table" if before.changelog else "rows",
+        "time": [str(before.time_type), before.shift] if before.time is not None else None,
+    }
+
+
+@words_of.register
+def _(node: TopK) -> str:
+    by = ", ".join(f"{name}{' reversed' * back}" for name, back in zip(node.by, node.reverse, strict=True))
+    return f"the {node.k} best by {by}{' per ' + ', '.join(node.per) if node.per else ''}"
+
+
+@remarks_on.register
+def _(node: TopK, shapes: Shapes) -> list[str]:
+    named = f"named {node.name!r}"
+    if node.parent not in shapes:
+        return [named]
+    before = shapes[node.parent]
+    if of_windows(node, before):
+        return ["of whole windows: each comes once", named]
+    return [
+        "of a table, all of whose rows are kept" if before.changelog else "keeps the best rows so far",
+        named,
+    ]
 
 
 @columns_read.register

@@ -5,6 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from mamba_stream.core.durations import duration_in
+from mamba_stream.operators.best import BestOfRows, BestOfTable, BestOfWindows, BestSettings
 from mamba_stream.operators.columns import ORDER_TYPES
 from mamba_stream.operators.firsts import Firsts, FirstsOnArrival, FirstsSettings
 from mamba_stream.operators.latest import Latest, LatestSettings, Retold
@@ -71,6 +72,36 @@ def _(node: c.Unique, analysis: Analysis) -> StatefulStep:
         with_origin=node in analysis.ordered,
     )
     return Firsts(settings) if node.by_time else FirstsOnArrival(settings)
+
+
+@step_of.register
+def _(node: c.TopK, analysis: Analysis) -> StatefulStep:
+    before, after = analysis.shapes[node.parent], analysis.shapes[node]
+    columns = analysis.needed[node]
+    kept = dict.fromkeys((*columns, *node.by))
+    values = {name: before.schema[name] for name in kept if name in before.schema and name not in node.per}
+    key = before.changelog.key if before.changelog is not None else ()
+    order = (*key, *(name for name in values if name not in key))
+    settings = BestSettings(
+        k=node.k,
+        by=node.by,
+        descending=tuple(not back for back in node.reverse),
+        per={name: before.schema[name] for name in node.per},
+        values={**values, **{name: before.schema[name] for name in key if name not in node.per}},
+        columns=columns,
+        rank=node.rank,
+        time=before.time,
+        shift=before.shift,
+        order=tuple(name for name in order if name not in node.per and not before.schema[name].is_nested()),
+        number=_number(node, analysis),
+    )
+    if c.of_windows(node, before):
+        return BestOfWindows(settings)
+    return (
+        BestOfRows(settings)
+        if after.changelog is not None and before.changelog is None
+        else BestOfTable(settings)
+    )
 
 
 def _number(node: n.Stateful, analysis: Analysis) -> int | None:

@@ -212,3 +212,34 @@ def test_tables_can_be_asked_while_a_job_runs_and_afterwards(tmp_path):
         assert running.rows() == job.state("totals").rows() == [(None, 5, 1), ("a", 5, 2), ("b", 1, 1)]
         assert job.state("latest").rows() == latest.collect(log).rows()
         assert job.state("first").rows() == [("a",), ("b",)]
+
+
+@pytest.mark.parametrize(
+    ("build", "why"),
+    [
+        (lambda rows: rows.top_k(0, by="sum"), "give a number of rows from 1 on"),
+        (lambda rows: rows.top_k(1, by=[]), "needs by="),
+        (lambda rows: rows.top_k(1, by="summ"), "no column 'summ'"),
+        (lambda rows: rows.top_k(1, by="sum", per="shopp"), "no column 'shopp'"),
+        (lambda rows: rows.top_k(1, by="sum", reverse=[True, False]), "one for each column of by="),
+        (lambda rows: rows.top_k(1, by="sum", rank="shop"), "there is a column of this name"),
+        (lambda rows: rows.top_k(1, by="sum", rank=1), "the name of a column to add"),
+        (lambda rows: rows.with_columns(l=pl.concat_list("sum")).top_k(1, by="l"), "has no greatest values"),
+        (lambda rows: rows.top_k(1, by="sum").unique("sum", within="1h"), "unique takes rows that stay"),
+    ],
+)
+def test_refusals_of_the_best_rows(build, why):
+    with pytest.raises(mamba.InvalidInput, match=why):
+        build(sales())
+
+
+def test_the_best_rows_so_far_and_per_window():
+    assert sorted(sales().top_k(1, by="sum", per="shop").collect().get_column("sum")) == [1, 3, 5]
+    ranked = sales().top_k(2, by="sum", rank="place")
+    assert ranked.select("place", "sum").collect().rows() == [(1, 5), (2, 3)]
+    daily = sales().window(mamba.tumbling("1d"), by="shop").agg(pl.col("sum").sum())
+    top = daily.top_k(1, by="sum", per="window_start", rank="place")
+    assert top.select("shop", "sum", "place").collect().rows() == [("a", 2, 1), (None, 5, 1)]
+    assert "of whole windows: each comes once" in top.explain()
+    # What comes whole can be looked at whole again.
+    assert top.filter(pl.len().over("window_start") == 1).collect().height == 2

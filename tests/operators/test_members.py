@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 
 import hypothesis.strategies as st
-import numpy as np
 import polars as pl
 from hypothesis import given, settings
 
@@ -26,7 +25,7 @@ SCHEMA = {"x": pl.Float64(), "l": pl.List(pl.Int64)}
 @settings(deadline=None)
 @given(batches=st.lists(ROWS, max_size=6))
 def test_rows_are_added_and_taken_away(batches):
-    members, expected = Members(SCHEMA, ["x"]), Counter()
+    members, expected = Members({"g": pl.Int64()}, SCHEMA, ["x"]), Counter()
     for batch in batches:
         rows = []
         for group, x, values, sign in batch:
@@ -42,9 +41,9 @@ def test_rows_are_added_and_taken_away(batches):
             frame = pl.DataFrame(
                 [(x, None if v is None else list(v)) for _, x, v, _ in rows], schema=SCHEMA, orient="row"
             )
-            groups = np.array([row[0] for row in rows], np.int64)
+            groups = pl.DataFrame({"g": [row[0] for row in rows]}, schema={"g": pl.Int64})
             members.change(groups, frame, pl.Series([row[3] for row in rows]))
-        found = members.of(np.arange(4))
+        found = members.of(pl.DataFrame({"g": [0, 1, 2, 3]}))
         told = Counter(
             repr((place, x, None if values is None else tuple(values)))
             for place, x, values in found.select(PLACE, "x", "l").iter_rows()
