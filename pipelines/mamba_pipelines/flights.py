@@ -27,6 +27,22 @@ def flights() -> pl.DataFrame:
     return pl.read_parquet((files("mamba_pipelines") / "data" / "flights-2013.parquet").read_bytes())
 
 
+@cache
+def weather() -> pl.DataFrame:
+    """The 26,115 hourly observations at the three airports, in the order of their time.
+
+    Returns:
+        ``observed_at`` in UTC, ``origin``, ``temp`` and ``dewp`` in Fahrenheit, ``humid`` in percent, ``wind_dir`` in
+        degrees, ``wind_speed`` and ``wind_gust`` in miles an hour, ``precip`` in inches, ``pressure`` in millibars, and
+        ``visib``, how far one sees, in miles. What was not measured is null.
+
+    Example:
+        >>> weather().select(pl.len(), pl.col("visib").max()).row(0)
+        (26115, 10.0)
+    """
+    return pl.read_parquet((files("mamba_pipelines") / "data" / "weather-2013.parquet").read_bytes())
+
+
 def airlines() -> pl.DataFrame:
     """The names of the 16 carriers: ``carrier`` and ``airline``.
 
