@@ -137,6 +137,15 @@ class Keyed:
             return there, here
         return _joined(batch.keys, self.keys)
 
+    def has(self, batch: Keyed) -> NDArray[np.bool_]:
+        """Of each row of a batch, whether one of these has its key."""
+        found = np.zeros(len(batch), np.bool_)
+        if len(self) and len(batch):
+            numbered = batch.keys.lazy().with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(_LEFT))
+            query = numbered.join(self.keys.lazy(), on=self.keys.columns, how="semi").select(_LEFT)
+            found[query.collect(engine=_engine(len(self) + len(batch))).to_series().to_numpy()] = True
+        return found
+
     def _apart(self, batch: Keyed) -> bool:
         if self.bounds is None or batch.bounds is None:
             return True
@@ -257,16 +266,21 @@ def _spread(begins: Rows, ends: Rows) -> Pairs:
 
 def _joined(batch: pl.DataFrame, rows: pl.DataFrame) -> Pairs:
     keys = batch.columns
-    engine: Literal["streaming", "in-memory"] = (
-        "streaming" if batch.height + rows.height >= _MANY else "in-memory"
-    )
     numbered = (
         frame.lazy().with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(name))
         for frame, name in ((batch, _LEFT), (rows, _RIGHT))
     )
     left, right = numbered
-    found = left.join(right, on=keys, how="inner").select(_LEFT, _RIGHT).collect(engine=engine)
+    found = (
+        left.join(right, on=keys, how="inner")
+        .select(_LEFT, _RIGHT)
+        .collect(engine=_engine(batch.height + rows.height))
+    )
     return found.get_column(_LEFT).to_numpy(), found.get_column(_RIGHT).to_numpy()
+
+
+def _engine(rows: int) -> Literal["streaming", "in-memory"]:
+    return "streaming" if rows >= _MANY else "in-memory"
 
 
 def _equal(one: pl.DataFrame, other: pl.DataFrame) -> NDArray[np.bool_]:

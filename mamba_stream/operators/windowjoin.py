@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import polars as pl
@@ -26,7 +26,7 @@ from mamba_stream.operators.joined import (
     origin_names,
 )
 from mamba_stream.operators.lateness import FOREVER, NEVER
-from mamba_stream.operators.pairing import keyed
+from mamba_stream.operators.pairing import Rows, keyed
 from mamba_stream.operators.results import WINDOW_END, WINDOW_START
 from mamba_stream.operators.runs import SLOT, Runs
 from mamba_stream.operators.single import written_out
@@ -154,52 +154,47 @@ class WindowJoin:
         windows = self._set.windows
         return windows.first_open(min(watermark, windows.last_end(last)))
 
-    def _head(self, side: int, before: int) -> pl.DataFrame | None:
+    def _head(self, side: int, before: int) -> pl.DataFrame:
         heads = self._waiting[side].head(before)
-        return pl.concat(heads) if heads else None
+        types = {**self._set.sides[side].types, **ORIGIN_TYPES, SLOT: pl.Int64()}
+        empty = pl.DataFrame(schema={name: types[name] for name in (SLOT, *self._kept[side])})
+        return pl.concat(heads) if heads else empty
 
-    def _joined(self, left: pl.DataFrame | None, right: pl.DataFrame | None) -> pl.DataFrame | None:
+    def _joined(self, left: pl.DataFrame, right: pl.DataFrame) -> pl.DataFrame | None:
         """The results of windows that are over."""
-        how, outcome = self._set.how, self._set.outcome
-        sides = (left, right)
-        keys = [
-            None if frame is None else keyed(frame, [SLOT, *self._set.sides[place].on])
-            for place, frame in enumerate(sides)
-        ]
-        pairs = (np.empty(0, np.int64),) * 2
-        if keys[LEFT] is not None and keys[RIGHT] is not None:
-            pairs = keys[RIGHT].meets(keys[LEFT])
+        how, outcome, frames = self._set.how, self._set.outcome, (left, right)
+        mine, theirs = (keyed(frame, [SLOT, *self._set.sides[side].on]) for side, frame in enumerate(frames))
+        met = np.zeros(left.height, np.bool_), np.zeros(right.height, np.bool_)
         made = []
-        if how not in ("semi", "anti") and left is not None and right is not None and len(pairs[0]):
-            rows = outcome.pairs(left, pairs[0], right, pairs[1])
-            slots = left.get_column(SLOT).gather(pairs[0])
-            made.append(self._placed(rows, slots, (left, pairs[0]), (right, pairs[1])))
+        if how in ("semi", "anti"):
+            met = theirs.has(mine), met[RIGHT]
+        else:
+            lefts, rights = theirs.meets(mine)
+            met[LEFT][lefts], met[RIGHT][rights] = True, True
+            rows = outcome.pairs(left, lefts, right, rights)
+            slots = left.get_column(SLOT).gather(lefts)
+            of = self._origins(left, lefts), self._origins(right, rights)
+            made.append(self._placed(rows, slots, *of))
         for side, wanted in enumerate((how in ("left", "full", "semi", "anti"), how in ("right", "full"))):
-            frame = sides[side]
-            if not wanted or frame is None:
-                continue
-            met = np.zeros(frame.height, np.bool_)
-            met[pairs[side]] = True
-            chosen = np.flatnonzero(met if how == "semi" else ~met)
-            rows = frame[chosen]
-            of = [(rows, None) if place == side else None for place in (LEFT, RIGHT)]
-            made.append(self._placed(outcome.alone(side, rows), rows.get_column(SLOT), *of))
+            if wanted:
+                rows = frames[side][np.flatnonzero(met[side] if how == "semi" else ~met[side])]
+                of = (rows, None) if side == LEFT else (None, rows)
+                made.append(self._placed(outcome.alone(side, rows), rows.get_column(SLOT), *of))
         made = [frame for frame in made if frame.height]
         return self._finished(pl.concat(made)) if made else None
 
-    def _placed(self, rows: pl.DataFrame, slots: pl.Series, *of: Any) -> pl.DataFrame:
-        """Results with their window, and with where they came from if somebody asks."""
+    def _origins(self, frame: pl.DataFrame, rows: Rows) -> pl.DataFrame | None:
+        return frame.select(ORIGIN)[rows] if self._set.with_origin else None
+
+    def _placed(self, rows: pl.DataFrame, slots: pl.Series, *of: pl.DataFrame | None) -> pl.DataFrame:
+        """Results with their window, and with the origin of the rows that they are of, if somebody asks."""
         parts = [slots.alias(SLOT)]
         if self._set.with_origin:
             for side, source in enumerate(of):
                 for name, new in origin_names(side).items():
-                    if source is None:
-                        column = pl.Series(new, [None], ORIGIN_TYPES[name]).new_from_index(0, rows.height)
-                    else:
-                        frame, chosen = source
-                        column = frame.get_column(name).alias(new)
-                        column = column if chosen is None else column.gather(chosen)
-                    parts.append(column)
+                    none = pl.Series(new, [None], ORIGIN_TYPES[name])
+                    own = none.new_from_index(0, rows.height) if source is None else source.get_column(name)
+                    parts.append(own.alias(new))
         return rows.hstack(parts)
 
     def _finished(self, rows: pl.DataFrame) -> pl.DataFrame:
