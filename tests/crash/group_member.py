@@ -2,8 +2,9 @@
 
     python -m tests.crash.group_member LOG JOURNAL
 
-writes a line ``partition offset generation`` for every message that it is handed, before it asks for the next. What
-comes from partition 0 also goes to the topic ``out``, in a transaction with its offset.
+writes a line ``partition offset generation time`` for every message that it is handed, before it asks for the next;
+times are those of the machine's monotonic clock, which all processes share. What comes from partition 0 also goes to the
+topic ``out``, in a transaction with its offset.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 
 import mamba_stream as mamba
 
@@ -29,7 +31,8 @@ def main(log: str, journal: str) -> None:
         os.write(file, b"here\n")
         for message in consumer.consume():
             generation = membership.generation((number, message.partition))
-            os.write(file, f"{message.partition} {message.offset} {generation}\n".encode())
+            line = f"{message.partition} {message.offset} {generation} {time.monotonic_ns()}\n"
+            os.write(file, line.encode())
             if message.partition == 0:
                 try:
                     with message.transaction() as tx:
