@@ -28,7 +28,7 @@ from mamba_stream.messaging.interest import Interest
 from mamba_stream.messaging.lanes import CLOSED, GIVEN_UP, Lane, Portion
 from mamba_stream.messaging.latency import Latencies
 from mamba_stream.messaging.members import Member
-from mamba_stream.messaging.membership import LogTopics, Membership
+from mamba_stream.messaging.membership import LogTopics, Membership, Reached
 from mamba_stream.messaging.message import Block, Delivery, Message, Rule
 from mamba_stream.messaging.outputs import MessageTransaction
 
@@ -400,7 +400,7 @@ class PartitionFeed:
             return
         following = portion.after(offset)
         try:
-            self._membership.commit_with(transaction, {lane.slot: following})
+            self._membership.commit_with(transaction, {lane.slot: Reached(following, lane.generation)})
         except StaleLease:
             self._drop({lane.slot})
             raise
@@ -432,8 +432,8 @@ class PartitionFeed:
             self._settled = True
         else:
             moves = self._membership.step(self._clock.now(), self._interest, self._leaving, self._pinned)
-            lost = set(moves.lost)
-            # Also what a failed read of the log kept us from opening before.
+            # By what is read, not by what this look changed: an earlier one may have been cut short.
+            lost = {slot for slot, lane in self._lanes.items() if self._generation(slot) != lane.generation}
             gained = set(self._membership.owned - (self._lanes.keys() - lost))
             self._settled = moves.settled
             self._counts.taken += len(moves.taken)
@@ -452,7 +452,7 @@ class PartitionFeed:
 
     def _open(self, gained: Collection[Slot]) -> None:
         offsets = self._log.group_offsets(self._group) if self._membership is not None else {}
-        begun: dict[Slot, int] = {}
+        begun: dict[Slot, Reached] = {}
         for slot in sorted(gained):
             name = self._names[slot[0]] if self._membership is None else self._membership.name_of(slot[0])
             try:
@@ -462,19 +462,22 @@ class PartitionFeed:
             if topic.number != slot[0]:
                 continue
             committed = offsets.get((name, slot[1]))
-            lane = Lane(self, topic, slot[1], committed or 0, committed)
+            lane = Lane(self, topic, slot[1], committed or 0, committed, self._generation(slot))
             if committed is None:
                 start = self._settings.start if slot[0] in self._before else "earliest"
                 lane.seek(self.resolve(lane, start))
                 # A topic that came after us is read from its beginning, also by whoever comes after it.
                 if self._settings.start != "earliest":
-                    begun[slot] = lane.position
+                    begun[slot] = Reached(lane.position, lane.generation)
             lane.paused = self._all_paused != (lane.place in self._otherwise)
             self._lanes[slot] = lane
             self._turn.append(slot)
         if begun and self._membership is not None:
             # Where a group began must not move, should we die before our first commit.
             self._commit(begun)
+
+    def _generation(self, slot: Slot) -> int:
+        return 0 if self._membership is None else self._membership.generation(slot) or 0
 
     def _drop(self, slots: Collection[Slot], why: str = GIVEN_UP) -> None:
         for slot in slots:
@@ -484,27 +487,29 @@ class PartitionFeed:
                 lane.drop(why)
                 self._count_lane(lane)
 
-    def _done(self, slot: Slot) -> int | None:
+    def _done(self, slot: Slot) -> Reached | None:
         lane = self._lanes.get(slot)
-        return None if lane is None or lane.position == lane.committed else lane.position
+        if lane is None or (position := lane.position) == lane.committed:
+            return None
+        return Reached(position, lane.generation)
 
-    def _leaving(self, slot: Slot) -> int | None:
+    def _leaving(self, slot: Slot) -> Reached | None:
         return None if self._settings.commit is None else self._done(slot)
 
-    def _changed(self) -> dict[Slot, int]:
+    def _changed(self) -> dict[Slot, Reached]:
         if self._membership is None:
             return {}
         found = {slot: self._done(slot) for slot in self._lanes}
-        return {slot: offset for slot, offset in found.items() if offset is not None}
+        return {slot: reached for slot, reached in found.items() if reached is not None}
 
-    def _commit(self, offsets: dict[Slot, int]) -> list[str]:
+    def _commit(self, reached: dict[Slot, Reached]) -> list[str]:
         """Commits these; returns the names of the partitions that turned out to be lost."""
-        if not offsets or self._membership is None:
+        if not reached or self._membership is None:
             return []
-        lost = self._membership.commit(offsets)
-        for slot in offsets.keys() - lost:
-            self._lanes[slot].committed = offsets[slot]
-        self._counts.commits += len(lost) < len(offsets)
+        lost = self._membership.commit(reached)
+        for slot in reached.keys() - lost:
+            self._lanes[slot].committed = reached[slot].offset
+        self._counts.commits += len(lost) < len(reached)
         if not lost:
             return []
         self._counts.taken += len(lost)

@@ -183,6 +183,7 @@ class Lane:
         slot: Topic number and partition.
         topic: The topic.
         partition: The partition.
+        generation: The one of its group's ownership in which it is read; 0 without a group.
         portions: What was read and is not all done, in order.
         paused: Whether it is not to be read for now.
         resume: Not before then, by the monotonic clock.
@@ -191,11 +192,20 @@ class Lane:
         trimmed: Rows that were gone before they could be read.
     """
 
-    def __init__(self, host: Host, topic: Topic, partition: int, start: int, committed: int | None) -> None:
+    def __init__(
+        self,
+        host: Host,
+        topic: Topic,
+        partition: int,
+        start: int,
+        committed: int | None,
+        generation: int = 0,
+    ) -> None:
         self.host = host
         self.slot: Slot = (topic.number, partition)
         self.topic = topic
         self.partition = partition
+        self.generation = generation
         self.portions: deque[Portion] = deque()
         self.paused = False
         self.resume = 0.0
@@ -281,11 +291,12 @@ class Lane:
     def seek(self, offset: int) -> None:
         """Goes on from there, whatever is done."""
         with self.lock:
+            # First the place: whoever is interrupted in between has passed over nothing that it read and did not do.
+            self._go(offset)
             self.drop(SOUGHT)
             # Nor does it wait for what a message of before was to wait for.
             self.resume = 0.0
             self._again = 0
-            self._go(offset)
 
     def refilter(self) -> None:
         """Reads again what was not handed out yet, for another rule."""

@@ -1,10 +1,10 @@
 """A member's part in its group: partitions change hands by compare and swap, with nobody in charge.
 
 Every partition of a group has a record (namespace ``owners/<group>``, key ``<topic number>/<partition>``): whose it is,
-and a generation that grows whenever it changes hands. Every commit of offsets requires that record to be as its owner
-wrote it, so that whoever lost a partition without noticing is refused. The lease of an owner is its client's record
-(``members.py``): when that ended, anybody may take over. A partition of somebody who lives is given up by itself, with
-its offsets, in the same change set.
+and a generation that grows whenever it changes hands. Every commit of offsets requires that record to be what it was
+when its owner began to read there, so that whoever lost a partition without noticing is refused. The lease of an owner
+is its client's record (``members.py``): when that ended, anybody may take over. A partition of somebody who lives is
+given up by itself, with its offsets, in the same change set.
 
 No thread, and time is an argument. Nobody waits for anybody but an owner's lease: a swap that fails says that somebody
 else's succeeded.
@@ -140,18 +140,32 @@ class OffsetChange(Change):
 
 
 @dataclass(frozen=True, slots=True)
-class Moves:
-    """What a step changed.
+class Reached:
+    """How far we have come in a partition.
 
     Attributes:
-        gained: Partitions that are ours now. Read their offsets after this.
-        lost: Partitions that are ours no more: given up, with their offsets, or taken by somebody else.
-        taken: Those of the lost that somebody else took: what was not committed is delivered again there.
+        offset: The next offset to read.
+        generation: The one in which we came there. If the partition was somebody else's since, it counts no more, even
+            where it is ours again.
+    """
+
+    offset: int
+    generation: int
+
+
+Done = Callable[[Slot], Reached | None]
+"""How far a partition is done; ``None`` where there is nothing to be committed of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moves:
+    """What a step found; what is ours now, the membership itself tells.
+
+    Attributes:
+        taken: Partitions that somebody else took from us: what was not committed is delivered again there.
         settled: Whether we have everything that is to be ours.
     """
 
-    gained: frozenset[Slot]
-    lost: frozenset[Slot]
     taken: frozenset[Slot]
     settled: bool
 
@@ -184,26 +198,29 @@ class Membership:
         """The name of a topic that we have, or had, partitions of."""
         return self._names[topic]
 
-    def generation(self, slot: Slot) -> int:
-        """How often a partition of ours has changed hands."""
-        return _decoder.decode(self._owned[slot]).generation
+    def generation(self, slot: Slot) -> int | None:
+        """How often a partition of ours changed hands; ``None`` where it is not ours. Ask before reading offsets."""
+        value = self._owned.get(slot)
+        return None if value is None else _decoder.decode(value).generation
 
     def step(
         self,
         now: int,
         interest: Interest,
-        done: Callable[[Slot], int | None],
+        done: Done,
         pinned: Collection[tuple[str, int]] | None = None,
     ) -> Moves:
         """Looks around, gives up what is to go elsewhere, and takes what is to be ours and nobody holds.
 
+        Where it raises, some of that may have happened: compare generations.
+
         Args:
             now: Microseconds since the epoch.
             interest: The topics that we want.
-            done: The next offset of a partition that is given up; ``None`` leaves it as it is.
+            done: How far a partition is done that is given up; ``None`` leaves its offset as it is.
             pinned: (topic, partition) to have instead of what the group's balance gives; ``interest`` is then ignored.
         """
-        before, taken = dict(self._owned), set[Slot]()
+        taken = set[Slot]()
         wanted = frozenset[Slot]()
         for _ in range(_TRIES):
             clients = self._book.records(CLIENTS)
@@ -223,18 +240,12 @@ class Membership:
             sweep(self._book, {key: clients[key] for key in clients if key != self._member}, now)
             self._sweep_gone(raw, living)
             break
-        after = self._owned
-        return Moves(
-            gained=frozenset(slot for slot in after if before.get(slot) != after[slot]),
-            lost=frozenset(slot for slot in before if before[slot] != after.get(slot)),
-            taken=frozenset(taken),
-            settled=wanted <= after.keys(),
-        )
+        return Moves(frozenset(taken), settled=wanted <= self._owned.keys())
 
-    def commit(self, offsets: Mapping[Slot, int]) -> set[Slot]:
-        """Commits the next offsets to read; returns the partitions of which we have learnt that they are not ours."""
-        lost: set[Slot] = offsets.keys() - self._owned.keys()
-        while left := {slot: offset for slot, offset in offsets.items() if slot not in lost}:
+    def commit(self, reached: Mapping[Slot, Reached]) -> set[Slot]:
+        """Commits how far we have come; returns the partitions that are not ours, or were not in between."""
+        lost = self._lost(reached)
+        while left := {slot: each for slot, each in reached.items() if slot not in lost}:
             try:
                 self._book.commit(self._fenced(left))
                 break
@@ -247,26 +258,26 @@ class Membership:
             self._owned.pop(slot, None)
         return lost
 
-    def commit_with(self, transaction: Transaction, offsets: Mapping[Slot, int]) -> None:
-        """Commits a transaction together with offsets.
+    def commit_with(self, transaction: Transaction, reached: Mapping[Slot, Reached]) -> None:
+        """Commits a transaction together with how far we have come.
 
         Raises:
-            StaleLease: A partition is not ours any more; nothing was committed.
+            StaleLease: A partition is not ours any more, or was not in between; nothing was committed.
         """
-        lost: set[Slot] = offsets.keys() - self._owned.keys()
+        lost = self._lost(reached)
         if lost:
             transaction.abort()
             raise StaleLease(self._taken(lost))
         try:
-            self._book.commit(self._fenced(offsets), transaction)
+            self._book.commit(self._fenced(reached), transaction)
         except (PreconditionFailed, TopicNotFound) as error:
-            lost = self._gone(offsets)
+            lost = self._gone(reached)
             if not lost:
                 raise
             raise StaleLease(self._taken(lost)) from error
 
-    def leave(self, done: Callable[[Slot], int | None]) -> None:
-        """Gives everything up, with the offsets that are done."""
+    def leave(self, done: Done) -> None:
+        """Gives everything up, with how far it is done."""
         self._recognise(_raw_owners(self._book, self._group))
         while self._owned:
             change = self._change()
@@ -349,7 +360,7 @@ class Membership:
         living: Mapping[str, Client],
         raw: Mapping[Slot, bytes],
         wanted: Collection[Slot],
-        done: Callable[[Slot], int | None],
+        done: Done,
     ) -> tuple[OffsetChange, dict[Slot, bytes]]:
         """The change that gives up and claims, and what is claimed."""
         change = self._change()
@@ -371,7 +382,7 @@ class Membership:
             change.records[place] = claimed[slot]
         return change, claimed
 
-    def _give(self, change: OffsetChange, slot: Slot, done: Callable[[Slot], int | None]) -> None:
+    def _give(self, change: OffsetChange, slot: Slot, done: Done) -> None:
         value, place = self._owned[slot], self._place(slot)
         change.requires[place] = value
         if not self._there(slot):
@@ -379,16 +390,16 @@ class Membership:
             return
         generation = _decoder.decode(value).generation
         change.records[place] = msgspec.msgpack.encode(Owner("", generation))
-        offset = done(slot)
-        if offset is not None:
-            self._move(change, slot, offset)
+        reached = done(slot)
+        if reached is not None and reached.generation == generation:
+            self._move(change, slot, reached.offset)
 
-    def _fenced(self, offsets: Mapping[Slot, int]) -> OffsetChange:
+    def _fenced(self, reached: Mapping[Slot, Reached]) -> OffsetChange:
         """The change that moves offsets of partitions as long as they are ours."""
         change = self._change()
-        for slot, offset in offsets.items():
+        for slot, each in reached.items():
             change.requires[self._place(slot)] = self._owned[slot]
-            self._move(change, slot, offset)
+            self._move(change, slot, each.offset)
         return change
 
     def _move(self, change: OffsetChange, slot: Slot, offset: int) -> None:
@@ -398,6 +409,10 @@ class Membership:
 
     def _change(self) -> OffsetChange:
         return OffsetChange(group=self._group, topics=self._topics)
+
+    def _lost(self, reached: Mapping[Slot, Reached]) -> set[Slot]:
+        """Those that are not ours, as far as we know, in the generation in which we came there."""
+        return {slot for slot, each in reached.items() if self.generation(slot) != each.generation}
 
     def _gone(self, slots: Iterable[Slot]) -> set[Slot]:
         """Those that are not ours any more, or whose topics were deleted."""

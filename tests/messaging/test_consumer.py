@@ -19,6 +19,7 @@ import pytest
 import mamba_stream as mamba
 from mamba_stream import Consumer, Log
 from mamba_stream.errors import (
+    DiskFull,
     InvalidInput,
     InvalidName,
     MambaStreamError,
@@ -26,6 +27,7 @@ from mamba_stream.errors import (
     PreconditionFailed,
     StaleLease,
 )
+from mamba_stream.messaging import membership
 from mamba_stream.messaging.members import CLIENTS, alive
 from mamba_stream.messaging.schema import MESSAGES
 from tests.messaging.receiving import messages
@@ -527,8 +529,8 @@ def steal(log: Log, group: str, topic: int, partition: int) -> None:
             tx.delete_record(CLIENTS, client)
     name = next(name for name in log.topics() if log[name].number == topic)
     other = Membership(LogBook(log), LogTopics(log), group, "other")
-    moves = other.step(0, Interest((name,)), lambda slot: None, [(name, partition)])
-    assert moves.gained == {(topic, partition)}
+    other.step(0, Interest((name,)), lambda slot: None, [(name, partition)])
+    assert other.owned == {(topic, partition)}
 
 
 # --- groups
@@ -626,6 +628,60 @@ def test_a_consumer_that_stalls_loses_its_partitions_and_is_refused_when_it_come
             other.commit(received)
         assert [m.value for m in slow.poll("100ms")] == []
     assert log.group_offsets("g") == {("letters", 0): 5}
+
+
+@pytest.mark.parametrize("then", ["reads", "commits", "leaves"])
+def test_what_others_did_meanwhile_is_not_done_again_where_a_look_around_fails_halfway(
+    log, letters, monkeypatch, then
+):
+    with Consumer(log, group="g") as stalled:
+        stalled.assign({"letters": [0]})
+        assert [m.value for m in stalled.poll(max_messages=2)] == ["a", "b"]
+        first = next(stalled.consume())
+        steal(log, "g", letters.number, 0)
+        with log.transaction() as tx:
+            tx.commit_offsets("g", {("letters", 0): 4})
+        # The other one is gone by now: the partition is taken back, and then the disk is full.
+        monkeypatch.setattr(membership, "sweep", full)
+        stalled._feed.look_soon()
+        with pytest.raises(DiskFull):
+            stalled.assignment()
+        monkeypatch.undo()
+        assert stalled._feed._membership.owned == {(letters.number, 0)}
+        if then == "commits":
+            with pytest.raises(StaleLease, match="letters/0"), first.transaction():
+                pass
+            with pytest.raises(StaleLease, match="another consumer"):
+                first.ack()
+        if then != "leaves":
+            stalled._feed.look_soon()
+            assert [m.value for m in stalled.poll()] == ["e"]
+    assert log.group_offsets("g") == {("letters", 0): 4}
+
+
+def full(*_: object) -> None:
+    raise DiskFull("no space left")
+
+
+def test_one_that_is_overtaken_before_it_knows_where_to_begin_can_commit_nothing(log, letters, monkeypatch):
+    """It begins where the other one has come: nothing was passed over, though its generation is the lower one."""
+    offsets = log.group_offsets
+
+    def overtaken(group):
+        monkeypatch.undo()
+        steal(log, "g", letters.number, 0)
+        with log.transaction() as tx:
+            tx.commit_offsets("g", {("letters", 0): 3})
+        return offsets(group)
+
+    with Consumer(log, group="g") as slow:
+        slow.assign({"letters": [0]})
+        monkeypatch.setattr(log, "group_offsets", overtaken)
+        assert [m.value for m in slow.poll()] == ["d", "e"]
+        assert slow._feed._membership.generation((letters.number, 0)) == 1
+        with pytest.raises(StaleLease):
+            slow.commit(slow.poll())
+    assert log.group_offsets("g") == {("letters", 0): 3}
 
 
 def test_one_that_stalls_and_whom_nobody_replaced_goes_on_as_if_nothing_had_been(log, letters):

@@ -112,3 +112,25 @@ def settle(out: list, model: Model, message, kind: str) -> None:
         model.open.discard(message.offset)
     elif valid:
         model.back(message.offset)
+
+
+def test_a_seek_that_is_interrupted_passes_over_nothing(topic, monkeypatch):
+    lane = Lane(Host(), topic, 0, 0, None)
+    portion = lane.next(None, ROWS)
+    while portion.count < 7:
+        portion.messages(ROWS)
+        portion.finish(ROWS)
+        portion = lane.next(None, ROWS)
+    portion.messages(3)
+    portion.finish(2)
+    assert lane.position == 3
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for part in ("drop", "_go"):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            original = getattr(lane, part)
+            patch.setattr(lane, part, lambda *given, original=original: (original(*given), interrupted()))
+            lane.seek(2)
+        assert lane.position <= 3

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter, defaultdict
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from mamba_stream.errors import StaleLease
+from mamba_stream.errors import DiskFull, StaleLease
 from mamba_stream.messaging.interest import Interest
 from mamba_stream.messaging.members import BALANCED, CLIENTS, Client, Registration
-from mamba_stream.messaging.membership import Membership, Owner, owners_of
+from mamba_stream.messaging.membership import Membership, Owner, Reached, owners_of
 from tests.messaging.receiving import SECOND, MemoryBook, MovedClock, SomeTopics, everything
 
 LEASE = 10 * SECOND
@@ -28,18 +30,38 @@ class Actor:
         self.registration.enter(world.clock.now())
         self.membership = Membership(world.book, world.topics, GROUP, self.registration.client.id)
         self.positions: dict[tuple[int, int], int] = {}
+        self.generations: dict[tuple[int, int], int | None] = {}
         self.settled = False
 
-    def done(self, slot: tuple[int, int]) -> int | None:
-        return self.positions.get(slot)
+    def done(self, slot: tuple[int, int]) -> Reached | None:
+        return self.reached.get(slot)
+
+    @property
+    def reached(self) -> dict[tuple[int, int], Reached]:
+        return {slot: Reached(at, self.generations[slot] or 0) for slot, at in self.positions.items()}
 
     def look(self) -> None:
         moves = self.membership.step(self.world.clock.now(), self.interest, self.done)
         self.settled = moves.settled
-        for slot in moves.lost:
-            self.positions.pop(slot, None)
-        for slot in moves.gained:
-            self.positions[slot] = self.world.book.offset(slot)
+        now = {slot: self.membership.generation(slot) for slot in self.membership.owned}
+        self.positions = {
+            slot: self.positions[slot]
+            if slot in self.positions and self.generations[slot] == now[slot]
+            else self.world.book.offset(slot)
+            for slot in now
+        }
+        self.generations = now
+
+    def look_cut_short(self) -> None:
+        """As where the disk is full, or Ctrl-C comes, between a commit of a look and its end."""
+
+        def cut_short() -> None:
+            raise DiskFull("no room")
+
+        self.world.book.after.append(cut_short)
+        with contextlib.suppress(DiskFull):
+            self.look()
+        self.world.book.after.clear()
 
     def renew(self) -> None:
         self.registration.renew(self.world.clock.now())
@@ -52,7 +74,7 @@ class Actor:
 
     def commit(self) -> None:
         self.world.committing = self.registration.client.id
-        for slot in self.membership.commit(dict(self.positions)):
+        for slot in self.membership.commit(self.reached):
             self.positions.pop(slot)
 
     def leave(self) -> None:
@@ -67,6 +89,7 @@ class WatchedBook(MemoryBook):
         super().__init__()
         self._topics = topics
         self.owners: dict[tuple[int, int], Owner] = {}
+        self.after: list[Callable[[], None]] = []
 
     def offset(self, slot: tuple[int, int]) -> int:
         name = next(name for name, (number, _) in self._topics.there.items() if number == slot[0])
@@ -85,6 +108,8 @@ class WatchedBook(MemoryBook):
             # Given up, the generation stays; taken, it grows: every owner has its own.
             assert owner == before or owner.generation == before.generation + bool(owner.member)
         self.owners = owners
+        if self.after:
+            self.after.pop()()
 
 
 class World:
@@ -128,6 +153,7 @@ OPERATIONS = st.lists(
                 "renew",
                 "look",
                 "look",
+                "look_cut_short",
                 "receive",
                 "receive",
                 "commit",
@@ -222,8 +248,31 @@ def act_as(world: World, actor: Actor, kind: str, other: Actor, number: int) -> 
             world.book.before.append(other.commit if number % 2 else other.look)
         actor.look()
         world.book.before.clear()
-    elif kind in ("renew", "look", "receive", "commit"):
+    elif kind in ("renew", "look", "look_cut_short", "receive", "commit"):
         getattr(actor, kind)()
+
+
+def test_what_was_reached_before_somebody_else_had_the_partition_counts_no_more():
+    world = World()
+    world.topics.create("t", 1)
+    world.ends[1, 0] = 10
+    slow = world.join()
+    slow.look()
+    slow.receive(5)
+    world.clock.pass_by(11)
+    quick = world.join()
+    quick.look()
+    quick.receive(8)
+    quick.leave()
+    world.actors.remove(quick)
+    # It learns that it lost the partition, and takes it again; but what follows in this look fails.
+    slow.look_cut_short()
+    assert owners_of(world.book, GROUP) == {(1, 0): Owner(slow.registration.client.id, 3)}
+    assert slow.membership.generation((1, 0)) in (None, 3)
+    with pytest.raises(StaleLease, match="t/0"):
+        slow.membership.commit_with(Aborted(), {(1, 0): Reached(5, 1)})
+    slow.leave()
+    assert world.book.offset((1, 0)) == 8
 
 
 def test_a_stalled_member_that_comes_back_is_refused_and_what_it_did_is_received_again():
@@ -238,7 +287,7 @@ def test_a_stalled_member_that_comes_back_is_refused_and_what_it_did_is_received
     quick.look()
     assert quick.positions == {(1, 0): 0}
     with pytest.raises(StaleLease, match="t/0 .* belongs to another consumer"):
-        slow.membership.commit_with(Aborted(), {(1, 0): 5})
+        slow.membership.commit_with(Aborted(), {(1, 0): Reached(5, 1)})
     slow.commit()
     assert slow.positions == {}
     assert world.book.offsets == {}
