@@ -57,9 +57,12 @@ class Index:
 
     def __init__(self, path: Path, map_size: int = MAP_SIZE) -> None:
         self._path = path
-        # While the map is resized no transaction of this process may be open.
-        self._gate = threading.Condition(threading.Lock())
-        self._active = 0
+        # While the map is resized no other thread may be in a transaction. Entered by the lock: a signal's handler that
+        # raises while a condition is entered leaves it locked for ever.
+        self._lock = threading.Lock()
+        self._gate = threading.Condition(self._lock)
+        self._active: set[int] = set()
+        """Threads that are in a transaction, each in one; one that was interrupted may be left here until its next."""
         self._resizing = False
         self._unusable: Exception | None = None
         try:
@@ -76,8 +79,8 @@ class Index:
     @contextmanager
     def view(self) -> Iterator[View]:
         """A consistent view of one moment, for a lookup."""
-        self._enter()
         try:
+            self._enter()
             with self._begin() as transaction:
                 yield View(transaction)
         except (lmdb.Error, Damaged) as error:
@@ -90,8 +93,8 @@ class Index:
 
         ``change`` may run more than once (the map may have to grow); what it raises aborts.
         """
-        self._enter()
         try:
+            self._enter()
             while True:
                 try:
                     return self._attempt(change)
@@ -115,8 +118,8 @@ class Index:
         LMDB tells readers of a commit in memory they share, after the commit is durable. Of one that was
         killed in between they learn only when the write lock, which it still holds, is next taken.
         """
-        self._enter()
         try:
+            self._enter()
             self._env.begin(write=True).abort()
         except lmdb.MapResizedError:
             self._resize(0)
@@ -152,9 +155,9 @@ class Index:
         if isinstance(self._unusable, LogClosed):
             return
         forked = isinstance(self._unusable, ForkedProcess)
-        with self._gate:
+        with self._lock:
             self._unusable = LogClosed(CLOSED)
-            self._gate.wait_for(lambda: forked or self._active == 0)
+            self._gate.wait_for(lambda: forked or self._alone())
         if not forked:
             self._env.close()
 
@@ -193,33 +196,38 @@ class Index:
         return True
 
     def _enter(self) -> None:
-        with self._gate:
+        with self._lock:
             while self._resizing:
                 self._gate.wait()
             if self._unusable is not None:
                 raise self._unusable
-            self._active += 1
+            self._active.add(threading.get_ident())
 
     def _leave(self) -> None:
-        with self._gate:
-            self._active -= 1
+        """Also where it did not enter, or left before."""
+        with self._lock:
+            self._active.discard(threading.get_ident())
             if self._resizing or self._unusable is not None:
                 self._gate.notify_all()
 
+    def _alone(self) -> bool:
+        """Whether no other thread is in a transaction."""
+        return self._active <= {threading.get_ident()}
+
     def _resize(self, size: int) -> None:
         """Sets the map's size (0: adopts what another process set) once this is the only transaction."""
-        with self._gate:
+        with self._lock:
             if self._resizing:
                 # Another thread is at it: step aside until it is done.
-                self._active -= 1
+                self._active.discard(threading.get_ident())
                 self._gate.notify_all()
                 while self._resizing:
                     self._gate.wait()
-                self._active += 1
+                self._active.add(threading.get_ident())
                 return
-            self._resizing = True
-            self._gate.wait_for(lambda: self._active == 1)
             try:
+                self._resizing = True
+                self._gate.wait_for(self._alone)
                 self._env.set_mapsize(size)
             finally:
                 self._resizing = False
@@ -310,7 +318,8 @@ def _translated(error: lmdb.Error | Damaged, path: Path, *, reading: bool = Fals
 def _poison() -> None:
     for index in list(_opened):
         # The child shares locks and reader slots with its parent: using them would corrupt the index.
-        index._gate = threading.Condition(threading.Lock())
+        index._lock = threading.Lock()
+        index._gate = threading.Condition(index._lock)
         index._unusable = ForkedProcess(FORKED)
 
 

@@ -11,6 +11,7 @@ import itertools
 import os
 import socket
 import threading
+from collections import deque
 from pathlib import Path
 
 from mamba_stream.core.clock import Clock
@@ -65,9 +66,11 @@ class Ear:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
         self._heard = 0
-        self._listening = False
+        self._listener: int | None = None
+        # Each waits at a lock of its own: a condition does not bear a signal's handler that raises.
+        self._others: deque[threading.Lock] = deque()
         self._closed = False
         self._name = f"{os.getpid()}-{next(_numbers)}"
         self._fd: int | None = None
@@ -92,33 +95,66 @@ class Ear:
 
     def wait(self, heard: int, timeout: float) -> None:
         """Returns when something was heard since ``heard`` was taken, or after about ``timeout`` seconds."""
-        with self._changed:
-            while self._heard == heard and self._listening:
-                if not self._changed.wait(timeout):
-                    return
-            if self._heard != heard or self._closed:
+        while (turn := self._turn(heard)) is not None:
+            called = False
+            try:
+                called = turn.acquire(timeout=timeout)
+            finally:
+                if not called:
+                    self._give_up(turn)
+            if not called:
                 return
-            self._listening = True
+        if self._listener != threading.get_ident():
+            return
         woken = False
         try:
             woken = self._listen(timeout)
         finally:
-            with self._changed:
-                self._listening = False
+            with self._lock:
+                self._listener = None
                 self._heard += woken
                 if self._closed:
                     self._shut()
                 # Otherwise one of them listens on.
-                self._changed.notify(1 << 30 if woken else 1)
+                self._call(len(self._others) if woken else 1)
 
     def close(self) -> None:
         """Ends all waits, once the next commit is announced."""
-        with self._changed:
+        with self._lock:
             self._closed = True
             self._heard += 1
-            self._changed.notify_all()
-            if not self._listening:
+            self._call(len(self._others))
+            if self._nobody_listens():
                 self._shut()
+
+    def _turn(self, heard: int) -> threading.Lock | None:
+        """Where to wait for the one that listens; none where there is no need, or where it is us who listens now."""
+        with self._lock:
+            if self._heard != heard or self._closed:
+                return None
+            if self._nobody_listens():
+                self._listener = threading.get_ident()
+                return None
+            turn = threading.Lock()
+            turn.acquire()
+            self._others.append(turn)
+            return turn
+
+    def _nobody_listens(self) -> bool:
+        # Nor does one that is here: it was interrupted.
+        return self._listener in (None, threading.get_ident())
+
+    def _give_up(self, turn: threading.Lock) -> None:
+        with self._lock:
+            if turn in self._others:
+                self._others.remove(turn)
+            else:
+                # It was called at this very moment: another is to come in its place.
+                self._call(1)
+
+    def _call(self, most: int) -> None:
+        for _ in range(min(most, len(self._others))):
+            self._others.popleft().release()
 
     def _listen(self, timeout: float) -> bool:
         if self._socket is None:
