@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from typing import Final
 
 import msgspec
 
 from mamba_stream.errors import PreconditionFailed
 from mamba_stream.log import Log, Topic
 from mamba_stream.messaging.books import Book, Change, Place
-from mamba_stream.messaging.bounds import PRIORITIES, groups_namespace
+from mamba_stream.messaging.bounds import groups_namespace
 from mamba_stream.messaging.pending import Offsets, Pending, bits_of, due_of, key_of, pack, unpack
+from mamba_stream.messaging.priorities import Priorities, priorities_of
 
 _numbers = itertools.count()
 """A session may share a topic again, when it runs again: all that a process does is numbered through."""
-_priorities = msgspec.msgpack.Decoder(dict[int, dict[int, int]])
 _cursor = msgspec.msgpack.Decoder(tuple[int, int])
-
-Priorities = Mapping[int, Mapping[int, int]]
-"""The priorities of a topic, and from where on there are such messages, by partition."""
-WITHOUT_PRIORITIES: Final[Priorities] = {0: {}}
 
 
 class Accounts:
@@ -148,8 +143,7 @@ class Accounts:
 
     def priorities(self) -> Priorities:
         """The priorities of the topic, 0 always among them."""
-        known = self._log.record(PRIORITIES, str(self._topic.number))
-        return WITHOUT_PRIORITIES if known is None else {0: {}, **_priorities.decode(known)}
+        return priorities_of(self._log, self._topic.number)
 
 
 def pending_namespace(group: str, topic: Topic) -> str:

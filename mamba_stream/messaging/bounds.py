@@ -19,15 +19,14 @@ from mamba_stream.core.numbers import is_whole
 from mamba_stream.errors import InvalidInput, OffsetTrimmed, QueueFull
 from mamba_stream.log import Log, Topic, Transaction
 from mamba_stream.messaging import pending
+from mamba_stream.messaging.priorities import priorities_of
 
 WhenFull = Literal["block", "reject", "drop_oldest"]
 Floors = Callable[[Log, Topic], Iterable[Mapping[int, int]]]
 """For each group of some kind, the next offset that it needs, by partition; a partition it has not begun is missing."""
 
 BOUNDS: Final = "bounds"
-PRIORITIES: Final = "priorities"
 WHEN_FULL: Final = ("block", "reject", "drop_oldest")
-_priorities = msgspec.msgpack.Decoder(dict[int, dict[int, int]])
 
 
 class Bound(msgspec.Struct, frozen=True, array_like=True):
@@ -126,8 +125,7 @@ def shared_floor(log: Log, topic: Topic, group: str) -> dict[int, int]:
     for key, value in log.records(f"cursor/{group}/{topic.number}").items():
         number, _, priority = key.partition(".")
         cursors.setdefault(int(number), {})[int(priority)] = msgspec.msgpack.decode(value)[0]
-    known = log.record(PRIORITIES, str(topic.number))
-    begins = {} if known is None else _priorities.decode(known)
+    begins = priorities_of(log, topic.number)
     floors: dict[int, int] = {}
     for partition, by_priority in cursors.items():
         # A priority that has no cursor yet is read from where it begins.

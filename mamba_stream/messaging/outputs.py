@@ -9,6 +9,7 @@ from mamba_stream.core.clock import Clock
 from mamba_stream.log import Log, Transaction
 from mamba_stream.messaging.outgoing import Packer
 from mamba_stream.messaging.parcel import Lane, Parcel
+from mamba_stream.messaging.priorities import announce_priority
 from mamba_stream.messaging.schema import MAX_MESSAGE_BYTES, Headers
 
 
@@ -49,6 +50,7 @@ class MessageTransaction(Transaction):
         timestamp: datetime | date | str | None = None,
         delay: str | timedelta | None = None,
         at: datetime | date | str | None = None,
+        priority: int = 0,
     ) -> None:
         """Sends a message when the transaction commits; arguments as for :meth:`Producer.send`.
 
@@ -64,12 +66,15 @@ class MessageTransaction(Transaction):
         parcel = Parcel(lane, None, 0.0)
         if lane.messages:
             row, size = self._packer.message(
-                lane, value, key, headers, event_type, partition, timestamp, delay, at, 0
+                lane, value, key, headers, event_type, partition, timestamp, delay, at, priority
             )
+            if priority:
+                # By itself, and whatever becomes of this: what somebody else notes must not refuse this transaction.
+                announce_priority(self._log, lane.topic, priority)
             parcel.add(row, size)
         else:
             batch, given, size = self._packer.row(
-                lane, value, key, headers, event_type, partition, timestamp, delay, at, 0
+                lane, value, key, headers, event_type, partition, timestamp, delay, at, priority
             )
             parcel.add_batch(batch, given, size)
         parcel.build()

@@ -33,9 +33,9 @@ from mamba_stream.messaging import bounds
 from mamba_stream.messaging.books import Change
 from mamba_stream.messaging.deadletters import DEAD
 from mamba_stream.messaging.message import Block, Rule
+from mamba_stream.messaging.priorities import note_priorities
 from mamba_stream.messaging.routing import partition_rows
 from mamba_stream.messaging.schema import Headers, is_message_schema
-from mamba_stream.messaging.sending import note_priorities
 
 CHUNK: Final = 4_096
 """Offsets to a record."""

@@ -8,16 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import msgspec
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from mamba_stream.core.changes import MAX_RECORD_BYTES
 from mamba_stream.errors import (
     CommitUnknown,
     MambaStreamError,
@@ -29,13 +23,13 @@ from mamba_stream.errors import (
 from mamba_stream.log import Log, Topic, Transaction
 from mamba_stream.messaging import bounds
 from mamba_stream.messaging.parcel import Lane, Parcel, Piece
+from mamba_stream.messaging.priorities import note_priorities
 
 _TRIES_UNKNOWN: Final = 5
 _TRIES: Final = 1_000
 """Each time another process made progress instead."""
 _FORGOTTEN_AT_ONCE: Final = 64
 """Topics; each may have more than a hundred rows of numbers, and others wait meanwhile."""
-_priorities = msgspec.msgpack.Decoder(dict[int, dict[int, int]])
 
 
 @dataclass(slots=True)
@@ -291,43 +285,3 @@ class Sender:
 
     def _number(self, lane: Lane) -> int:
         return self._numbers.get(lane.topic.number, 0)
-
-
-def note_priorities(
-    log: Log, transaction: Transaction, topic: Topic, column: pa.Array, known: Collection[int] = ()
-) -> dict[int, dict[int, int]]:
-    """Notes where messages of a priority begin, before the first one comes: nobody looks for them earlier.
-
-    Args:
-        log: The log.
-        transaction: What the messages are appended in.
-        topic: Where to.
-        column: The priorities of the messages.
-        known: Priorities that are noted for certain.
-
-    Returns:
-        What was noted before, if it had to be looked at.
-    """
-    used = np.asarray(pc.unique(column).fill_null(0).to_numpy(zero_copy_only=False)).tolist()
-    if not any(priority and priority not in known for priority in used):
-        return {}
-    stored = log.record(bounds.PRIORITIES, str(topic.number))
-    noted = {} if stored is None else _priorities.decode(stored)
-    fresh = {priority for priority in used if priority} - noted.keys()
-    if fresh:
-        ends = {partition: end for partition, (_, end) in topic.offsets().items()}
-        transaction.require_record(bounds.PRIORITIES, str(topic.number), stored)
-        transaction.put_record(bounds.PRIORITIES, str(topic.number), _noted(noted, fresh, ends))
-    return noted
-
-
-def _noted(noted: dict[int, dict[int, int]], fresh: set[int], ends: dict[int, int]) -> bytes:
-    """The record; where it would be too large, without ends: those priorities are looked for from the beginning."""
-    for value in (
-        noted | dict.fromkeys(sorted(fresh), ends),
-        noted | {priority: {} for priority in sorted(fresh)},
-    ):
-        encoded = msgspec.msgpack.encode(value)
-        if len(encoded) <= MAX_RECORD_BYTES:
-            return encoded
-    return msgspec.msgpack.encode({priority: {} for priority in sorted({*noted, *fresh})})

@@ -28,7 +28,7 @@ from mamba_stream.errors import (
     TopicNotFound,
 )
 from mamba_stream.log import Log, Topic, Transaction
-from mamba_stream.messaging.accounts import WITHOUT_PRIORITIES, Accounts, Priorities
+from mamba_stream.messaging.accounts import Accounts
 from mamba_stream.messaging.books import Book, Change
 from mamba_stream.messaging.deadletters import Death, dead_rows, dead_topic
 from mamba_stream.messaging.latency import Latencies
@@ -52,6 +52,7 @@ from mamba_stream.messaging.pending import (
     unpack,
     without,
 )
+from mamba_stream.messaging.priorities import WITHOUT_PRIORITIES, Priorities
 from mamba_stream.messaging.source import Source
 
 MOST_RUNS: Final = 2_048

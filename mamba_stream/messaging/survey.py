@@ -16,10 +16,10 @@ from mamba_stream.errors import NotFound
 from mamba_stream.log import Log, Topic
 from mamba_stream.messaging.assignment import Slot
 from mamba_stream.messaging.books import LogBook
-from mamba_stream.messaging.bounds import PRIORITIES
 from mamba_stream.messaging.members import CLIENTS, SESSIONS, Client, alive
 from mamba_stream.messaging.membership import owners_of
 from mamba_stream.messaging.pending import Pending, due_of, unpack
+from mamba_stream.messaging.priorities import Priorities, priorities_of
 from mamba_stream.messaging.shared import MOST_RUNS
 from mamba_stream.runtime.jobs import job_of_group
 
@@ -30,7 +30,6 @@ SHARED: Final = ("cursor", "pending")
 """Where groups that share topics keep their books: ``cursor/GROUP/NUMBER``, by the topic's number."""
 
 _cursor = msgspec.msgpack.Decoder(tuple[int, int])
-_priorities = msgspec.msgpack.Decoder(dict[int, dict[int, int]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,10 +249,9 @@ class Survey:
         space = f"pending/{group}/{part.number}"
         return {key: unpack(value) for key, value in self.log.records(space).items()}
 
-    def priorities(self, topic: int) -> dict[int, dict[int, int]]:
+    def priorities(self, topic: int) -> Priorities:
         """The priorities that messages of a topic have, and where each begins, by partition."""
-        known = self.log.record(PRIORITIES, str(topic))
-        return {0: {}, **({} if known is None else _priorities.decode(known))}
+        return priorities_of(self.log, topic)
 
     def _assignment(self, client: Client, owners: Mapping[Slot, str]) -> tuple[Place, ...]:
         return tuple(

@@ -18,9 +18,9 @@ from mamba_stream.core.clock import SystemClock
 from mamba_stream.log import Log, Transaction, open_log
 from mamba_stream.messaging import groups, survey
 from mamba_stream.messaging.books import LogBook
-from mamba_stream.messaging.bounds import PRIORITIES
 from mamba_stream.messaging.groups import delete_group, describe_group, list_groups, open_runs, reset_group
 from mamba_stream.messaging.members import SESSIONS, Client, Registration
+from mamba_stream.messaging.priorities import PRIORITIES
 from tests.messaging.desk import SECOND, HandClock, Sent, member, message_topic, messages, rows, values
 
 

@@ -11,6 +11,7 @@ import pytest
 
 import mamba_stream as mamba
 from mamba_stream.log import Log, open_log
+from mamba_stream.messaging.priorities import priorities_of
 from mamba_stream.messaging.schema import MESSAGES
 
 
@@ -109,6 +110,32 @@ def test_nothing_is_sent_where_the_step_fails(log: Log, receive: str) -> None:
     assert told(log) == []
 
 
+@both
+def test_what_is_more_urgent_is_delivered_first(log: Log, receive: str) -> None:
+    def step(tx: Any) -> None:
+        for priority in (0, 3, 9, 3):
+            tx.send("told", priority, priority=priority, partition=1)
+
+    answer(log, step, receive)
+    order: list[int] = []
+    with mamba.Subscriber("told", log, group="urgent", start="earliest") as subscriber:
+        subscriber.subscribe(lambda message: order.append(message.value))
+        subscriber.run(until="empty")
+    assert order == [9, 3, 3, 0]
+
+
+@both
+def test_a_priority_that_somebody_else_notes_meanwhile_refuses_nothing(log: Log, receive: str) -> None:
+    def step(tx: Any) -> None:
+        tx.send("told", "ours", priority=4)
+        with mamba.Producer(log) as producer:
+            producer.send("told", "theirs", priority=5)
+
+    answer(log, step, receive)
+    assert {message.value: message.priority for message in told(log)} == {"ours": 4, "theirs": 5}
+    assert set(priorities_of(log, log["told"].number)) == {0, 4, 5}
+
+
 def test_a_typed_topic_takes_rows(log: Log) -> None:
     log.create_topic("typed", {"n": pl.Int64}, key="n", partitions=2)
     answer(log, lambda tx: [tx.send("typed", {"n": n}) for n in range(10)], "subscriber")
@@ -124,7 +151,9 @@ def test_a_typed_topic_takes_rows(log: Log) -> None:
         (lambda tx: tx.send("nowhere", "x"), mamba.TopicNotFound),
         (lambda tx: tx.send("told", {1}), mamba.InvalidInput),
         (lambda tx: tx.send("told", "x", partition=4), mamba.PartitionNotFound),
+        (lambda tx: tx.send("told", "x", priority=10), mamba.InvalidInput),
     ],
+    ids=["no topic", "no value", "no partition", "no priority"],
 )
 def test_what_cannot_be_sent_is_refused_where_it_is_sent_and_the_rest_goes_on(
     log: Log, send: Callable[[Any], None], error: type[Exception]

@@ -20,9 +20,9 @@ from mamba_stream.log import Log, open_log
 from mamba_stream.messaging import shared
 from mamba_stream.messaging.accounts import pending_namespace
 from mamba_stream.messaging.books import Change, LogBook, PrivateBook
-from mamba_stream.messaging.bounds import PRIORITIES
 from mamba_stream.messaging.lease import Lease
 from mamba_stream.messaging.parts import Part
+from mamba_stream.messaging.priorities import PRIORITIES
 from mamba_stream.messaging.shared import SharedGroup
 from mamba_stream.messaging.source import Source
 from tests.messaging.desk import SECOND, HandClock, Sent, member, message_topic, messages, rows, values

@@ -20,9 +20,9 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, preco
 from mamba_stream.errors import StaleLease
 from mamba_stream.log import Log, Transaction, open_log
 from mamba_stream.messaging.books import Change, LogBook
-from mamba_stream.messaging.bounds import PRIORITIES
 from mamba_stream.messaging.lease import Lease
 from mamba_stream.messaging.message import Message
+from mamba_stream.messaging.priorities import PRIORITIES
 from mamba_stream.messaging.shared import SharedGroup
 from tests.messaging.desk import SECOND, HandClock, Sent, member, message_topic, rows
 
