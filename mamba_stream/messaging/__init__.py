@@ -15,9 +15,8 @@ From above to below, each on what stands under it::
     outbox  |  courier  slots  |  feed  sharedfeed         the live halves: threads, time, other members
     sending  bounds  |  sharing  shared  lease  |  membership  lanes
                                                            a step at a time in the log's records; time is an argument
-    accounts  source  deadletters  members  survey  priorities
-                                                           records and rows of one kind, read and written
-    outgoing  parcel  outputs  |  rules  conditions  routing  |  assignment  interest  parts  latency
+    accounts  source  deadletters  members  survey         records and rows of one kind, read and written
+    outgoing  parcel  outputs  |  rules  conditions  fitting  routing  |  assignment  interest  parts  latency
                                                            what goes out, which messages, who reads what: values
-    message  schema  pending  books                        a message, a row, a run of offsets, a record
+    message  schema  pending  books  priorities            a message, a row, a run of offsets, a record, another
 """

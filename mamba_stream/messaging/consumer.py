@@ -19,6 +19,7 @@ from mamba_stream.log import Log
 from mamba_stream.log.opening import Place, locate
 from mamba_stream.messaging.books import LogBook
 from mamba_stream.messaging.feed import FeedStatistics, Partition, PartitionFeed, Pulse, Run, Settings, Start
+from mamba_stream.messaging.fitting import check_named
 from mamba_stream.messaging.interest import Interest, interest_in
 from mamba_stream.messaging.members import BALANCED, Member
 from mamba_stream.messaging.membership import LogTopics, Membership, check_group
@@ -135,6 +136,10 @@ class Consumer:
         Args:
             topics: A name; a glob (``"orders.*"``) or compiled regular expression that whole names must match, for
                 topics that come later too; or a list of names and globs.
+
+        Raises:
+            ColumnNotFound: The filter rule looks at a column that one of the named topics does not have.
+            InvalidInput: The topics cannot be right, or the rule cannot judge the rows of one that is named.
         """
         interest = interest_in(topics)
         reads = "shared" if self._policy is not None else BALANCED
@@ -285,15 +290,23 @@ class Consumer:
         self._looked().pause(partitions, False)
 
     def set_filter_rule(self, rule: Rule | None) -> None:
-        """From now on receives only messages that a rule accepts; the others count as done. ``None`` takes all."""
+        """From now on receives only messages that a rule accepts; the others count as done. ``None`` takes all.
+
+        A topic that is read by its name and whose rows the rule cannot judge is an error, here or when it is subscribed
+        to or comes; one that only a pattern matches is left out when it comes, with a warning.
+
+        Raises:
+            ColumnNotFound: The rule looks at a column that a topic does not have which is read now.
+            InvalidInput: A condition is of the wrong type for its column.
+        """
         self._there()
-        self._rule = rule
         if isinstance(self._feed, SharedFeed):
             raise InvalidInput(
                 "a consumer that shares keeps the rule that it subscribed with: set it before subscribe"
             )
         if self._feed is not None:
             self._feed.set_rule(rule)
+        self._rule = rule
 
     def statistics(self) -> FeedStatistics | SharingStatistics:
         """What it did so far."""
@@ -376,6 +389,7 @@ class Consumer:
 
     def _read(self, interest: Interest, reads: str, pinned: Collection[Partition] | None) -> None:
         log = self._there()
+        check_named(self._rule, interest, log)
         self._leave()
         book, pulse = LogBook(log), Pulse()
         member = Member(

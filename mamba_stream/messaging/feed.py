@@ -24,6 +24,7 @@ from mamba_stream.errors import (
 )
 from mamba_stream.log import Log
 from mamba_stream.messaging.assignment import Slot
+from mamba_stream.messaging.fitting import check_fits, fits
 from mamba_stream.messaging.interest import Interest
 from mamba_stream.messaging.lanes import CLOSED, GIVEN_UP, Lane, Portion
 from mamba_stream.messaging.latency import Latencies
@@ -206,6 +207,8 @@ class PartitionFeed:
         self._all_paused = False
         self._otherwise: set[Partition] = set()
         self._rule: Rule | None = None
+        self._left_out: set[int] = set()
+        """Numbers of topics whose rows the rule cannot judge."""
         self._counts = _Counts()
         self._settled = False
         self._pulse = pulse
@@ -325,8 +328,18 @@ class PartitionFeed:
                 lane.refilter()
 
     def set_rule(self, rule: Rule | None) -> None:
-        """From now on only rows that it accepts become messages."""
+        """From now on only rows that it accepts become messages.
+
+        Raises:
+            ColumnNotFound: It looks at a column that a topic does not have which is read now; nothing was changed.
+            InvalidInput: A condition is of the wrong type for its column; nothing was changed.
+        """
+        for topic in {lane.topic.number: lane.topic for lane in self._lanes.values()}.values():
+            check_fits(rule, topic)
         self._rule = rule
+        if self._left_out:
+            self._left_out.clear()
+            self.look_soon()
         for lane in self._lanes.values():
             lane.refilter()
 
@@ -438,6 +451,7 @@ class PartitionFeed:
             self._settled = moves.settled
             self._counts.taken += len(moves.taken)
         self._drop(lost)
+        gained = {slot for slot in gained if slot[0] not in self._left_out}
         if gained:
             self._open(gained)
         if gained or lost:
@@ -460,6 +474,11 @@ class PartitionFeed:
             except TopicNotFound:
                 continue
             if topic.number != slot[0]:
+                continue
+            if topic.number in self._left_out:
+                continue
+            if not fits(self._rule, topic, self._interest):
+                self._left_out.add(topic.number)
                 continue
             committed = offsets.get((name, slot[1]))
             lane = Lane(self, topic, slot[1], committed or 0, committed, self._generation(slot))

@@ -118,7 +118,7 @@ class SharedFeed:
         self._pulse = pulse
         self._courier = Courier(clock, policy.visibility)
         self._inhand: deque[InHand] = deque()
-        sharing.join(member, self._courier, lambda topic: policy.terms(topic, rule))
+        sharing.join(member, self._courier, lambda topic: policy.terms(topic, rule), rule)
         self.due = clock.monotonic()
 
     def begin(self) -> None:

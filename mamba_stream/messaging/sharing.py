@@ -19,6 +19,7 @@ from mamba_stream.log import Log, Topic
 from mamba_stream.messaging.books import LogBook, PrivateBook
 from mamba_stream.messaging.courier import Courier
 from mamba_stream.messaging.deadletters import DEAD
+from mamba_stream.messaging.fitting import fits
 from mamba_stream.messaging.interest import Interest
 from mamba_stream.messaging.latency import Latencies
 from mamba_stream.messaging.members import Member
@@ -129,6 +130,8 @@ class Sharing:
         self._start = start
         self._groups: dict[str, SharedGroup] = {}
         self._gone: list[SharedGroup] = []
+        self._left_out: set[int] = set()
+        """Numbers of topics whose rows the rule cannot judge."""
         self._seen = -1
         self._paused: set[str] = set()
         self._next_look = self._next_report = 0.0
@@ -143,15 +146,23 @@ class Sharing:
         """What is shared now, by topic."""
         return dict(self._groups)
 
-    def join(self, member: Member, courier: Courier, terms: Callable[[Topic], Terms]) -> None:
+    def join(
+        self, member: Member, courier: Courier, terms: Callable[[Topic], Terms], rule: Rule | None
+    ) -> None:
         """Begins to take part: from now on the courier gets messages of these topics.
 
         Args:
             member: Who we are.
             courier: Who hands the messages out.
             terms: How a topic is shared.
+            rule: What must be able to judge the rows of the topics.
+
+        Raises:
+            ColumnNotFound: It looks at a column that a topic does not have which is named; also when that comes later.
+            InvalidInput: A condition is of the wrong type for its column; the same.
         """
-        self._member, self._courier, self._terms = member, courier, terms
+        self._member, self._courier, self._terms, self._rule = member, courier, terms, rule
+        self._left_out.clear()
         self._groups.clear()
         self._gone.clear()
         self._seen = -1
@@ -227,6 +238,11 @@ class Sharing:
         self._paused = full
 
     def _share(self, topic: Topic) -> None:
+        if topic.number in self._left_out:
+            return
+        if not fits(self._rule, topic, self._interest):
+            self._left_out.add(topic.number)
+            return
         group = SharedGroup(
             self._log,
             topic,

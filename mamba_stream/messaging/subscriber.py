@@ -24,6 +24,7 @@ from mamba_stream.log import Log, Topic
 from mamba_stream.log.opening import Place, locate
 from mamba_stream.messaging.books import LogBook
 from mamba_stream.messaging.courier import Courier
+from mamba_stream.messaging.fitting import check_named
 from mamba_stream.messaging.interest import interest_in
 from mamba_stream.messaging.members import Member
 from mamba_stream.messaging.membership import check_group
@@ -58,6 +59,11 @@ class _Subscription:
         found: Mask = same.to_numpy(zero_copy_only=False)
         return found if mask is None else found & mask
 
+    def check(self, schema: pa.Schema) -> None:
+        check = getattr(self.rule, "check", None)
+        if check is not None:
+            check(schema)
+
 
 class _Wanted:
     """What at least one of the subscriptions wants."""
@@ -73,6 +79,11 @@ class _Wanted:
                 return None
             wanted |= mask
         return wanted
+
+    def check(self, schema: pa.Schema) -> None:
+        """Raises where one of them cannot judge rows of this schema."""
+        for subscription in self._subscriptions:
+            subscription.check(schema)
 
 
 class Subscriber:
@@ -165,7 +176,13 @@ class Subscriber:
         Args:
             callback: A function or a coroutine function of one message.
             event_type: Only messages of this type.
-            rule: A :class:`mamba_stream.FilterRule`, evaluated on columns before rows become messages.
+            rule: A :class:`mamba_stream.FilterRule`, evaluated on columns before rows become messages. A named topic
+                whose rows it cannot judge is an error, here or from ``run`` when it comes; one that only a pattern
+                matches is left out, with a warning.
+
+        Raises:
+            ColumnNotFound: The rule looks at a column that one of the named topics does not have.
+            InvalidInput: This cannot be right, or the rule cannot judge the rows of a named topic.
         """
         if not callable(callback):
             raise InvalidInput(f"subscribe({callback!r:.80}): give a function of one message")
@@ -173,6 +190,7 @@ class Subscriber:
             raise InvalidInput(f"rule={rule!r:.80}: give a mamba.FilterRule")
         if self._running:
             raise InvalidInput("subscribe before run(): it is under way")
+        check_named(rule, self._interest, self._open)
         self._subscriptions.append(_Subscription(callback, event_type, rule))
 
     def run(self, until: str = "stopped") -> None:
@@ -269,7 +287,7 @@ class Subscriber:
                 reads="shared" if self._group else "alone",
                 interest=self._interest,
             )
-        self._sharing.join(self._member, self._courier, self._terms)
+        self._sharing.join(self._member, self._courier, self._terms, _Wanted(self._subscriptions))
 
     def _terms(self, topic: Topic) -> Terms:
         everything = any(each.event_type is None and each.rule is None for each in self._subscriptions)

@@ -19,6 +19,7 @@ import pytest
 import mamba_stream as mamba
 from mamba_stream import Consumer, Log
 from mamba_stream.errors import (
+    ColumnNotFound,
     DiskFull,
     InvalidInput,
     InvalidName,
@@ -814,6 +815,79 @@ def test_rows_that_a_rule_fails_on_are_not_passed_over(log, letters):
             received.extend(m.value for m in consumer.consume())
         assert consumer.position() == {("letters", 0): 3}
         assert values(consumer) == list("de")
+
+
+@pytest.fixture
+def readings(log: Log) -> mamba.Topic:
+    topic = log.create_topic("readings.cellar", {"degrees": pl.Float64})
+    topic.append([{"degrees": degrees} for degrees in (11.5, 21.0)])
+    return topic
+
+
+WARM = mamba.FilterRule().add_condition("degrees", 20, op=">", on="column")
+TYPO = mamba.FilterRule().add_condition("degree", 20, op=">", on="column")
+UNJUDGED = (
+    "topic 'readings.cellar': the rule .*'degree'.*no such column, did you mean 'degrees'.*Correct the rule"
+)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_rule_that_cannot_judge_a_named_topic_is_refused_where_it_is_subscribed_to(log, readings, shared):
+    with Consumer(log, group="g", shared=shared) as consumer:
+        consumer.set_filter_rule(TYPO)
+        with pytest.raises(ColumnNotFound, match=UNJUDGED):
+            consumer.subscribe("readings.cellar")
+        consumer.set_filter_rule(WARM)
+        consumer.subscribe("readings.cellar")
+        assert values(consumer) == [{"degrees": 21.0}]
+
+
+def test_a_rule_that_cannot_judge_what_is_read_is_refused_where_it_is_set_and_the_one_before_holds(
+    log, readings
+):
+    with Consumer(log) as consumer:
+        consumer.set_filter_rule(WARM)
+        consumer.subscribe("readings.*")
+        assert values(consumer) == [{"degrees": 21.0}]
+        with pytest.raises(ColumnNotFound, match=UNJUDGED):
+            consumer.set_filter_rule(TYPO)
+        readings.append([{"degrees": 9.0}, {"degrees": 30.0}])
+        assert values(consumer) == [{"degrees": 30.0}]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_named_topic_that_comes_and_cannot_be_judged_is_an_error_until_it_goes(log, letters, shared):
+    with Consumer(log, group="g", shared=shared) as consumer:
+        consumer.set_filter_rule(mamba.FilterRule().add_condition("priority", 0, on="column"))
+        consumer.subscribe(["letters", "later"])
+        assert len(values(consumer)) == 10
+        log.create_topic("later", {"n": pl.Int64}).append([{"n": 1}])
+        for _ in range(2):
+            with pytest.raises(ColumnNotFound, match="topic 'later'.*'priority'"):
+                eventually(consumer.poll)
+        log.delete_topic("later")
+        letters.append(messages(["f"]), partition=0)
+        assert values(consumer) == ["f"]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_topic_that_only_a_pattern_matches_and_that_cannot_be_judged_is_left_out_with_a_warning(
+    log, readings, shared, caplog
+):
+    log.create_topic("readings.log", MESSAGES).append(messages(["a stranger"]))
+    with Consumer(log, group="g", shared=shared) as consumer:
+        consumer.set_filter_rule(WARM)
+        consumer.subscribe("readings.*")
+        assert values(consumer) == [{"degrees": 21.0}]
+        readings.append([{"degrees": 22.0}])
+        assert values(consumer) == [{"degrees": 22.0}]
+        assert [r.getMessage().count("'readings.log'") for r in caplog.records] == [1]
+        if not shared:
+            assert consumer.assignment() == [("readings.cellar", 0)]
+            assert consumer.statistics().rebalances == 1
+            # A rule that judges both has both.
+            consumer.set_filter_rule(None)
+            assert values(consumer) == ["a stranger"]
 
 
 def test_rows_that_a_rule_does_not_accept_never_become_messages_and_count_as_done(log, letters):

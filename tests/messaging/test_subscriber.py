@@ -710,3 +710,34 @@ def test_who_has_no_hands_free_does_not_count_the_moments(log: Log, monkeypatch:
         threading.Event().wait(0.6)
         assert len(looks) < 30
         release.set()
+
+
+def test_a_rule_that_cannot_judge_a_named_topic_is_refused_where_it_is_subscribed_to(log):
+    log.create_topic("readings", {"degrees": pl.Float64}).append([{"degrees": 21.0}])
+    typo = mamba.FilterRule().add_condition("degree", 20, op=">", on="column")
+    with mamba.Subscriber(["readings", "later"], log, start="earliest") as subscriber:
+        with pytest.raises(
+            mamba.ColumnNotFound, match="topic 'readings': .*'degree'.*did you mean 'degrees'"
+        ):
+            subscriber.subscribe(print, rule=typo)
+        heard: list = []
+        subscriber.subscribe(
+            lambda message: heard.append(message.value), rule=mamba.FilterRule(pl.col("degrees") > 20)
+        )
+        subscriber.run(until="empty")
+        assert heard == [{"degrees": 21.0}]
+        log.create_topic("later", {"n": pl.Int64}).append([{"n": 1}])
+        with pytest.raises(mamba.ColumnNotFound, match="topic 'later'.*'degrees'"):
+            subscriber.run(until="empty")
+
+
+def test_a_topic_that_only_a_pattern_matches_and_that_one_of_the_rules_cannot_judge_is_left_out(log, caplog):
+    log.create_topic("readings.cellar", {"degrees": pl.Float64}).append([{"degrees": 21.0}])
+    log.create_topic("readings.log", {"text": pl.String}).append([{"text": "a stranger"}])
+    heard: list = []
+    with mamba.Subscriber("readings.*", log, group="g", start="earliest") as subscriber:
+        subscriber.subscribe(lambda message: heard.append(message.value))
+        subscriber.subscribe(lambda message: None, rule=mamba.FilterRule(pl.col("degrees") > 20))
+        subscriber.run(until="empty")
+    assert heard == [{"degrees": 21.0}]
+    assert [record.getMessage().count("'readings.log'") for record in caplog.records] == [1]
