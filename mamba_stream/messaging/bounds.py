@@ -88,6 +88,11 @@ def read(log: Log, topic: Topic) -> Bound | None:
     return None if value is None else _bound.decode(value)
 
 
+def bounded(log: Log) -> set[int]:
+    """The numbers of the topics that have a bound."""
+    return {int(key) for key in log.records(BOUNDS) if key.isdigit()}
+
+
 def write(log: Log, topic: Topic, value: Bound | None) -> None:
     """Sets or lifts the bound of a topic."""
     if value == read(log, topic):

@@ -41,9 +41,10 @@ class Consumer:
 
     With a group, every partition goes to one of the group's consumers, in whichever processes they run, and the group
     remembers how far it has read: what was acknowledged is committed at most once a second, and whenever partitions
-    change hands. A consumer that dies, or is silent for ``session_timeout``, loses its partitions to the others; what
-    it had not committed is delivered again there, and it cannot commit it any more. Without a group a consumer is
-    alone, reads everything, and remembers nothing.
+    change hands; of bounded topics, whose senders may wait for that, also whenever there is nothing more to read. A
+    consumer that dies, or is silent for ``session_timeout``, loses its partitions to the others; what it had not
+    committed is delivered again there, and it cannot commit it any more. Without a group a consumer is alone, reads
+    everything, and remembers nothing.
 
     Messages come in the order of their offsets: delays and priorities are for shared consumption.
 
@@ -379,6 +380,7 @@ class Consumer:
 
     def _wait(self, deadline: float) -> bool:
         """Waits for news, or for the feed to be due; whether it is not too late by now."""
+        self._fed().rest()
         now = self._clock.monotonic()
         if now >= deadline or self._closed:
             return False

@@ -23,6 +23,7 @@ from mamba_stream.errors import (
     TopicNotFound,
 )
 from mamba_stream.log import Log
+from mamba_stream.messaging import bounds
 from mamba_stream.messaging.assignment import Slot
 from mamba_stream.messaging.fitting import check_fits, fits
 from mamba_stream.messaging.interest import Interest
@@ -85,6 +86,10 @@ class Feed(Protocol):
 
     def tick(self) -> None:
         """Does what time asks for: commits, leases, other members."""
+        ...
+
+    def rest(self) -> None:
+        """There is nothing to be taken now: does what others may be waiting for."""
         ...
 
     def at_end(self) -> bool:
@@ -209,6 +214,7 @@ class PartitionFeed:
         self._rule: Rule | None = None
         self._left_out: set[int] = set()
         """Numbers of topics whose rows the rule cannot judge."""
+        self._bounded: set[Slot] = set()
         self._counts = _Counts()
         self._settled = False
         self._pulse = pulse
@@ -268,6 +274,12 @@ class PartitionFeed:
             self._commit(self._changed())
             self._next_commit = now + every
         self._schedule()
+
+    def rest(self) -> None:
+        """Commits what is done in bounded topics: who sends to them may wait for that."""
+        if self._settings.commit is not None and self._bounded:
+            changed = self._changed()
+            self._commit({slot: changed[slot] for slot in self._bounded & changed.keys()})
 
     def at_end(self) -> bool:
         return self._settled and all(lane.paused or lane.at_end() for lane in self._lanes.values())
@@ -456,6 +468,8 @@ class PartitionFeed:
             self._open(gained)
         if gained or lost:
             self._counts.rebalances += 1
+        bounded = bounds.bounded(self._log)
+        self._bounded = {slot for slot in self._lanes if slot[0] in bounded}
 
     def _everything(self) -> set[Slot]:
         topics = self._topics.wanted([self._interest])

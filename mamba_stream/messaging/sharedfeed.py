@@ -148,6 +148,9 @@ class SharedFeed:
         self._sharing.look()
         self.due = self._clock.monotonic() + self._sharing.pause()
 
+    def rest(self) -> None:
+        """Nothing: what is done is written within milliseconds anyway."""
+
     def at_end(self) -> bool:
         """Whether every message of these topics is done, also those that wait for a retry or for their time."""
         if not self._courier.empty or any(each.open for each in self._inhand):

@@ -381,6 +381,35 @@ def test_acknowledged_messages_are_committed_by_time_not_by_message(log):
         assert log.group_offsets("quick") == {("t", 0): 49}
 
 
+@pytest.mark.parametrize("ask", ["consume", "poll"])
+def test_who_sends_to_a_small_bounded_topic_does_not_wait_for_the_next_commit_by_time(log, ask):
+    def receive() -> None:
+        with Consumer(log, group="g", commit="1h") as consumer:
+            consumer.subscribe("small")
+            if ask == "consume":
+                done.extend(message.value for message in consumer.consume(max_messages=6))
+            while len(done) < 6:
+                done.extend(message.value for message in consumer.poll("10ms"))
+
+    done: list = []
+    with mamba.Producer(log) as producer:
+        producer.create_topic("small", 1, max_messages=2)
+        thread = threading.Thread(target=receive)
+        thread.start()
+        for number in range(6):
+            producer.send("small", number).result(timeout=60)
+    thread.join()
+    assert done == [*range(6)]
+
+
+def test_what_is_done_in_topics_without_a_bound_is_committed_by_time_only(log, letters):
+    with Consumer(log, group="g", commit="1h") as consumer:
+        consumer.subscribe("letters")
+        assert len(values(consumer)) == 10
+        assert consumer.poll() == []
+        assert log.group_offsets("g") == {}
+
+
 def test_without_automatic_commits_only_asking_commits(log, letters):
     with Consumer(log, group="g", commit=None) as consumer:
         consumer.assign({"letters": [0]})
