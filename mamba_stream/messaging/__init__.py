@@ -13,7 +13,7 @@ From above to below, each on what stands under it::
     publisher  producer  subscriber  consumer  aio         what users hold
     groups  redrive  statistics                            what operators ask and do, from outside
     outbox  |  courier  slots  |  feed  sharedfeed         the live halves: threads, time, other members
-    sending  bounds  |  sharing  shared  lease  |  membership  lanes
+    sending  bounds  |  sharing  shared  lease  sweeping  |  membership  lanes
                                                            a step at a time in the log's records; time is an argument
     accounts  source  deadletters  members  survey         records and rows of one kind, read and written
     outgoing  parcel  outputs  |  rules  conditions  fitting  routing  |  assignment  interest  parts  latency

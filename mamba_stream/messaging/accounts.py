@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 import msgspec
 
-from mamba_stream.errors import PreconditionFailed
 from mamba_stream.log import Log, Topic
 from mamba_stream.messaging.books import Book, Change, Place
 from mamba_stream.messaging.bounds import groups_namespace
@@ -39,24 +38,18 @@ class Accounts:
         self._runs = pending_namespace(group, topic)
         self._cursors = cursor_namespace(group, topic)
 
-    def begin(self, start: Mapping[int, int]) -> None:
-        """Sets the offsets at which the group begins, in the partitions where it has not begun."""
-        while True:
+    def beginning(self, start: Mapping[int, int]) -> Change:
+        """The change with which the group begins, at these offsets, in the partitions where it has not begun."""
+        change = Change()
+        for partition, offset in start.items():
+            place = self.cursor_place(partition, 0)
+            if self.book.get(place) is None:
+                change.requires[place] = None
+                change.records[place] = msgspec.msgpack.encode((offset, offset))
+        if change:
             # Whoever asks what is consumed finds the group by this record.
-            change = Change(records={(groups_namespace(self._topic), self._group): b""})
-            for partition, offset in start.items():
-                place = self.cursor_place(partition, 0)
-                if self.book.get(place) is None:
-                    change.requires[place] = None
-                    change.records[place] = msgspec.msgpack.encode((offset, offset))
-            if not change.requires:
-                return
-            try:
-                self.book.commit(change)
-            except PreconditionFailed:
-                # Another member began it at this moment.
-                continue
-            return
+            change.records[groups_namespace(self._topic), self._group] = b""
+        return change
 
     # Runs.
 

@@ -7,6 +7,7 @@ Every step is one change set that requires the records it changes to be as they 
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -57,6 +58,8 @@ from mamba_stream.messaging.source import Source
 
 MOST_RUNS: Final = 2_048
 """A group with so many runs open in a topic takes nothing new until some are done."""
+_BEGIN_AT_ONCE = 1_024
+"""Records with which groups begin in one change set, about."""
 _DUE_AT_ONCE = 32
 _SWAPS = 16
 _QUIET = 10_000_000
@@ -151,9 +154,13 @@ class SharedGroup:
         self._turn = 0
         self._counting = threading.Lock()
 
+    def beginning(self, start: Mapping[int, int]) -> Change:
+        """The change with which the group begins, at these offsets, in the partitions where it has not begun."""
+        return self._accounts.beginning(start)
+
     def begin(self, start: Mapping[int, int]) -> None:
-        """Sets the offsets at which the group begins, in the partitions where it has not begun."""
-        self._accounts.begin(start)
+        """Begins, where it has not."""
+        begin_together(self._book, [(self, start)])
 
     def take(self, limit: int, space: int = _MOST_BYTES) -> list[Lease]:
         """Takes up to ``limit`` messages: what is due again, then new ones, higher priorities first.
@@ -655,6 +662,31 @@ class SharedGroup:
 
     def _priorities(self) -> Priorities:
         return self._accounts.priorities() if self._source.messages else WITHOUT_PRIORITIES
+
+
+def begin_together(book: Book, groups: Sequence[tuple[SharedGroup, Mapping[int, int]]]) -> None:
+    """Has groups begin at these offsets, in the partitions where they have not: many in one change set.
+
+    A new group of a thousand topics would otherwise sync a thousand times before its first message.
+    """
+    left = deque(groups)
+    while left:
+        whole, together = Change(), 0
+        for group, start in left:
+            change = group.beginning(start)
+            whole.requires |= change.requires
+            whole.records |= change.records
+            together += 1
+            if len(whole.records) >= _BEGIN_AT_ONCE:
+                break
+        try:
+            if whole:
+                book.commit(whole)
+        except PreconditionFailed:
+            # Another member began one of them at this moment.
+            continue
+        for _ in range(together):
+            left.popleft()
 
 
 @dataclass(slots=True)

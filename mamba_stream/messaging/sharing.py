@@ -24,7 +24,8 @@ from mamba_stream.messaging.interest import Interest
 from mamba_stream.messaging.latency import Latencies
 from mamba_stream.messaging.members import Member
 from mamba_stream.messaging.message import Rule
-from mamba_stream.messaging.shared import Counts, SharedGroup, Terms
+from mamba_stream.messaging.shared import Counts, SharedGroup, Terms, begin_together
+from mamba_stream.messaging.sweeping import sweep_deleted
 
 LOOK: Final = 0.2
 """Seconds between two looks at topics that may have come or gone."""
@@ -167,6 +168,8 @@ class Sharing:
         self._gone.clear()
         self._seen = -1
         self._next_look = self._next_report = 0.0
+        if self._group is not None:
+            sweep_deleted(self._log, self._group, self._clock.now())
         self.look()
 
     def look(self) -> None:
@@ -183,9 +186,7 @@ class Sharing:
                     del self._groups[name]
                     self._gone.append(known)
                     self._courier.remove(known)
-            for topic in self._topics():
-                with suppress(TopicNotFound):
-                    self._share(topic)
+            self._share(self._topics())
             self._seen = lsn
         self._say_what_pauses()
         if now >= self._next_report:
@@ -237,13 +238,25 @@ class Sharing:
             )
         self._paused = full
 
-    def _share(self, topic: Topic) -> None:
-        if topic.number in self._left_out:
-            return
-        if not fits(self._rule, topic, self._interest):
-            self._left_out.add(topic.number)
-            return
-        group = SharedGroup(
+    def _share(self, topics: list[Topic]) -> None:
+        """Takes part in these from now on."""
+        groups: list[tuple[SharedGroup, Mapping[int, int]]] = []
+        for topic in topics:
+            if topic.number in self._left_out:
+                continue
+            if not fits(self._rule, topic, self._interest):
+                self._left_out.add(topic.number)
+                continue
+            with suppress(TopicNotFound):
+                earliest = {p: begin for p, (begin, _) in topic.offsets().items()}
+                groups.append((self._group_of(topic), self.begins.get(topic.number, earliest)))
+        begin_together(self._book, groups)
+        for group, _ in groups:
+            self._groups[group.topic.name] = group
+            self._courier.add(group)
+
+    def _group_of(self, topic: Topic) -> SharedGroup:
+        return SharedGroup(
             self._log,
             topic,
             self._group or f"subscriber-{self._member.id}",
@@ -253,10 +266,6 @@ class Sharing:
             clock=self._clock,
             chance=_chance,
         )
-        earliest = {p: begin for p, (begin, _) in topic.offsets().items()}
-        group.begin(self.begins.get(topic.number, earliest))
-        self._groups[topic.name] = group
-        self._courier.add(group)
 
     def _topics(self) -> list[Topic]:
         """Those that are there and not shared yet."""
