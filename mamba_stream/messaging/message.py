@@ -259,6 +259,16 @@ class Message:
         """
         self._delivery.extend(self.offset, by)
 
+    async def extend_async(self, by: str | timedelta) -> None:
+        """As :meth:`extend`, in a coroutine: a thread commits, and the event loop goes on.
+
+        Cancelled while that is under way, it is kept for so much longer all the same.
+
+        Raises:
+            StaleLease: The lease ended, or it was settled before.
+        """
+        await in_thread(self._delivery.extend, self.offset, by)
+
     def transaction(self) -> TransactionBlock:
         """A transaction that also acknowledges this message: outputs and ack commit together, or not at all.
 

@@ -24,8 +24,9 @@ from mamba_stream.messaging.interest import Interest
 from mamba_stream.messaging.latency import Latencies
 from mamba_stream.messaging.members import Member
 from mamba_stream.messaging.message import Rule
-from mamba_stream.messaging.shared import Counts, SharedGroup, Terms, begin_together
+from mamba_stream.messaging.shared import SharedGroup, begin_together
 from mamba_stream.messaging.sweeping import sweep_deleted
+from mamba_stream.messaging.terms import Counts, Terms
 
 LOOK: Final = 0.2
 """Seconds between two looks at topics that may have come or gone."""

@@ -31,9 +31,9 @@ from mamba_stream.messaging.membership import check_group
 from mamba_stream.messaging.message import Message, Rule
 from mamba_stream.messaging.parts import Mask
 from mamba_stream.messaging.schema import is_message_schema
-from mamba_stream.messaging.shared import Terms
 from mamba_stream.messaging.sharing import LOOK, Policy, Sharing, SharingStatistics
 from mamba_stream.messaging.slots import Coroutines, Inline, Slots, Threads
+from mamba_stream.messaging.terms import Terms
 
 Callback = Callable[[Message], Any]
 

@@ -20,7 +20,7 @@ from mamba_stream.messaging.members import CLIENTS, SESSIONS, Client, alive
 from mamba_stream.messaging.membership import owners_of
 from mamba_stream.messaging.pending import Pending, due_of, unpack
 from mamba_stream.messaging.priorities import Priorities, priorities_of
-from mamba_stream.messaging.shared import MOST_RUNS
+from mamba_stream.messaging.terms import MOST_RUNS
 from mamba_stream.runtime.jobs import job_of_group
 
 Place = tuple[str, int]

@@ -11,7 +11,8 @@ import pyarrow as pa
 from mamba_stream.log import Log, Topic
 from mamba_stream.messaging.books import Book, LogBook
 from mamba_stream.messaging.schema import MESSAGES, TIME, encode_headers, encode_key, encode_value
-from mamba_stream.messaging.shared import SharedGroup, Terms
+from mamba_stream.messaging.shared import SharedGroup
+from mamba_stream.messaging.terms import Terms
 
 SECOND = 1_000_000
 

@@ -15,6 +15,7 @@ import pytest
 import mamba_stream as mamba
 from mamba_stream import Log, aio
 from mamba_stream.log import open_log
+from mamba_stream.messaging.shared import SharedGroup
 from tests.messaging.desk import Sent as Row, message_topic, rows
 
 
@@ -405,6 +406,39 @@ def test_plain_functions_are_called_too_but_not_on_the_loop(log: Log) -> None:
 
     asyncio.run(main())
     assert where and where != [threading.get_ident()]
+
+
+def test_a_coroutine_may_ask_for_more_time_while_the_loop_goes_on(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    went_on, calls = threading.Event(), []
+    settle = SharedGroup.settle
+
+    def slow(self: SharedGroup, leases: Any) -> None:
+        if any(lease.until for lease in leases):
+            # Ends only if the loop goes on meanwhile.
+            assert went_on.wait(30)
+        settle(self, leases)
+
+    monkeypatch.setattr(SharedGroup, "settle", slow)
+
+    async def main() -> None:
+        async def handle(message: mamba.Message) -> None:
+            calls.append(message.attempt)
+            asyncio.get_running_loop().call_later(0.01, went_on.set)
+            await message.extend_async("10m")
+            await asyncio.sleep(0.5)
+
+        async with mamba.aio.Publisher("work", log) as publisher:
+            await publisher.publish("long")
+        async with mamba.aio.Subscriber(
+            "work", log, group="g", start="earliest", visibility="200ms"
+        ) as subscriber:
+            await subscriber.subscribe(handle)
+            await subscriber.run(until="empty")
+
+    asyncio.run(main())
+    assert calls == [1]
 
 
 def test_a_callback_that_fails_is_called_again(log: Log) -> None:

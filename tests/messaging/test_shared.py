@@ -17,7 +17,7 @@ from mamba_stream.errors import (
     StaleLease,
 )
 from mamba_stream.log import Log, open_log
-from mamba_stream.messaging import shared
+from mamba_stream.messaging import taking
 from mamba_stream.messaging.accounts import pending_namespace
 from mamba_stream.messaging.books import Change, LogBook, PrivateBook
 from mamba_stream.messaging.lease import Lease
@@ -358,7 +358,7 @@ def test_only_what_a_rule_wants_is_delivered(log: Log, clock: HandClock) -> None
 def test_a_group_with_too_much_open_takes_nothing_new_and_says_so(
     log: Log, clock: HandClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared, "MOST_RUNS", 20)
+    monkeypatch.setattr(taking, "MOST_RUNS", 20)
     group = member(log, 1, clock)
     send(log, *range(1000))
     taken = []
@@ -624,13 +624,13 @@ def test_a_topic_in_which_nothing_changed_is_not_looked_at_again(
     message_topic(log, "other")
     one, two = member(log, 1, clock), member(log, 2, clock)
     looks: list[int] = []
-    fresh = SharedGroup._fresh
+    fresh = taking.Taking._fresh
 
-    def counted(self: SharedGroup, step: object) -> None:
+    def counted(self: taking.Taking, step: object) -> None:
         looks.append(1)
         fresh(self, step)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(SharedGroup, "_fresh", counted)
+    monkeypatch.setattr(taking.Taking, "_fresh", counted)
     assert one.take(10) == []
     looks.clear()
     send(log, "a", topic="other")

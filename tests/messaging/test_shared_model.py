@@ -288,7 +288,7 @@ class Sharing(RuleBasedStateMachine):
         anyone = next(iter(self.members.values()))
         runs = anyone._accounts.runs().values()
         pending = {(run.partition, offset) for run in runs for offset in run.offsets.tolist()}
-        priorities = anyone._priorities()
+        priorities = anyone._accounts.priorities()
         for (partition, offset), known in self.known.items():
             cursor = anyone._accounts.cursor(partition, known.sent.priority, 0, priorities)[0]
             settled = offset < cursor and (partition, offset) not in pending

@@ -342,7 +342,7 @@ def test_stopping_gives_back_what_was_not_handled(log: Log) -> None:
 def test_a_group_that_has_too_much_open_pauses_and_says_so(
     log: Log, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mamba_stream.messaging.shared.MOST_RUNS", 20)
+    monkeypatch.setattr("mamba_stream.messaging.taking.MOST_RUNS", 20)
     send(log, *range(200))
     subscriber = mamba.Subscriber("work", log, group="g", start="earliest", backoff=("1h", "1h"))
 
