@@ -7,7 +7,7 @@ is called, which is between messages.
 from __future__ import annotations
 
 import contextlib
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ from mamba_stream.messaging.assignment import Slot
 from mamba_stream.messaging.fitting import check_fits, fits
 from mamba_stream.messaging.interest import Interest
 from mamba_stream.messaging.lanes import CLOSED, GIVEN_UP, Lane, Portion
-from mamba_stream.messaging.latency import Latencies
+from mamba_stream.messaging.latency import Latencies, merged
 from mamba_stream.messaging.members import Member
 from mamba_stream.messaging.membership import LogTopics, Membership, Reached
 from mamba_stream.messaging.message import Block, Delivery, Message, Rule
@@ -155,7 +155,7 @@ class _Counts:
     commits: int = 0
     rebalances: int = 0
     taken: int = 0
-    latencies: Latencies = field(default_factory=Latencies)
+    latencies: dict[str, Latencies] = field(default_factory=lambda: defaultdict(Latencies))
 
 
 class Pulse:
@@ -384,7 +384,7 @@ class PartitionFeed:
             commits=counts.commits,
             rebalances=counts.rebalances,
             taken=counts.taken,
-            latency=counts.latencies.counters(),
+            latency=merged(counts.latencies.values()).counters(),
         )
 
     # --- what lanes ask for
@@ -395,7 +395,8 @@ class PartitionFeed:
         self._counts.received += handed
         if done > 0:
             self._counts.acknowledged += done
-            self._counts.latencies.add(self._clock.now() - portion.block.append_time, done)
+            duration = self._clock.now() - portion.block.append_time
+            self._counts.latencies[portion.block.topic].add(duration, done)
 
     def delay(self, lane: Lane, microseconds: int) -> None:
         """Reads nothing from a lane for so long."""

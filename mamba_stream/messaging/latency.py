@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 _MOST_BUCKETS: Final = 48
@@ -95,3 +95,11 @@ class Latencies:
             "p50": self.quantile(0.5),
             "p99": self.quantile(0.99),
         }
+
+
+def merged(several: Iterable[Latencies]) -> Latencies:
+    """What all of these counted."""
+    latencies = Latencies()
+    for each in several:
+        latencies.merge(each)
+    return latencies

@@ -11,9 +11,9 @@ import contextlib
 import os
 import socket
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
 
@@ -25,7 +25,7 @@ from mamba_stream.core.durations import duration_us
 from mamba_stream.errors import InvalidInput, LogUnavailable, MambaStreamError, PreconditionFailed
 from mamba_stream.messaging.books import Book, Change, Place
 from mamba_stream.messaging.interest import Interest
-from mamba_stream.messaging.latency import Latencies
+from mamba_stream.messaging.latency import Latencies, merged
 
 CLIENTS: Final = "clients"
 SESSIONS: Final[Place] = ("sessions", "next")
@@ -38,6 +38,9 @@ _APART: Final = 1_000_000
 _SILENT: Final = 5_000_000
 _BACK: Final = 10_000_000
 """Microseconds by which a clock may go back at least, before leases of then are over."""
+_MOST_TOPICS: Final = 16
+"""Of more topics latencies are told of all together only."""
+_FEW_BUCKETS: Final = 16
 _NO_RATES: Final = frozenset({"latency_sum", "latency_count", "p50", "p99"})
 _RENEWALS: Final = 0.3
 """When a lease is renewed, as a share of it: two renewals may fail."""
@@ -63,6 +66,7 @@ class Client(msgspec.Struct, frozen=True, kw_only=True):
         counters: What it says of itself: ``sent``, ``received``, ``acknowledged``, ``latency_sum``, ...
         rates: How fast these grew in the last minute, by the second.
         latency: How long messages took that were done in the last minute, as :class:`Latencies` counts.
+        by_topic: The same by topic, where it may receive several, as far as there is room; empty where it is not told.
     """
 
     id: str = ""
@@ -80,6 +84,7 @@ class Client(msgspec.Struct, frozen=True, kw_only=True):
     counters: dict[str, float] = {}
     rates: dict[str, float] = {}
     latency: dict[int, int] = {}
+    by_topic: dict[str, dict[int, int]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +93,16 @@ class _Sample:
 
     at: int
     counters: Mapping[str, float]
-    latencies: Mapping[int, int]
+    latencies: Mapping[str, Mapping[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Lately:
+    """What happened in the last minute: growth by the second, and latencies of all topics and of each."""
+
+    rates: Mapping[str, float] = field(default_factory=dict)
+    latency: Mapping[int, int] = field(default_factory=dict)
+    by_topic: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
 
 
 class _Recent:
@@ -96,37 +110,51 @@ class _Recent:
 
     def __init__(self, now: int) -> None:
         self._samples = deque([_Sample(now, {}, {})])
-        self._latencies = Latencies()
+        self._latencies: dict[str, Latencies] = {}
         self._lock = threading.Lock()
 
-    def tell(self, now: int, counters: Mapping[str, float], latencies: Latencies | None) -> None:
-        """They are that now."""
+    def tell(
+        self, now: int, counters: Mapping[str, float], latencies: Mapping[str, Latencies] | None
+    ) -> None:
+        """They are that now; latencies by topic."""
         with self._lock:
             if latencies is not None:
-                self._latencies = Latencies(latencies.buckets())
+                if len(latencies) > _MOST_TOPICS:
+                    latencies = {"": merged(latencies.values())}
+                self._latencies = {topic: Latencies(each.buckets()) for topic, each in latencies.items()}
             samples = self._samples
             if len(samples) > 1 and now - samples[-2].at < _APART:
                 samples.pop()
-            samples.append(_Sample(now, dict(counters), self._latencies.buckets()))
+            buckets = {topic: each.buckets() for topic, each in self._latencies.items()}
+            samples.append(_Sample(now, dict(counters), buckets))
 
-    def rates(self, now: int) -> tuple[dict[str, float], dict[int, int]]:
-        """By the second, for what grew in the last minute; and the latencies of that minute."""
+    def lately(self, now: int) -> _Lately:
+        """What happened in the last minute."""
         with self._lock:
             samples = self._samples
             while len(samples) > 1 and samples[1].at <= now - _WINDOW:
                 samples.popleft()
             first, last = samples[0], samples[-1]
             if first is last:
-                return {}, {}
+                return _Lately()
             # Who told us a moment ago is told of as of then; who is silent slows down.
             seconds = max(last.at if now - last.at < _SILENT else now, first.at + _APART) - first.at
-            return (
+            every: Counter[int] = Counter()
+            for buckets in first.latencies.values():
+                every.update(buckets)
+            by_topic = {
+                topic: since
+                for topic, each in self._latencies.items()
+                if topic and (since := each.since(first.latencies.get(topic, {}), _FEW_BUCKETS))
+            }
+            return _Lately(
                 {
                     name: (value - first.counters.get(name, 0)) * 1e6 / seconds
                     for name, value in last.counters.items()
                     if value > first.counters.get(name, 0) and name not in _NO_RATES
                 },
-                self._latencies.since(first.latencies),
+                merged(self._latencies.values()).since(every),
+                by_topic,
             )
 
 
@@ -233,6 +261,7 @@ class Registration:
         counters: Mapping[str, float] | None = None,
         rates: Mapping[str, float] | None = None,
         latency: Mapping[int, int] | None = None,
+        by_topic: Mapping[str, Mapping[int, int]] | None = None,
     ) -> None:
         """Renews the lease, even one that ended and was swept: who took what it had keeps it."""
         known = self.client
@@ -244,7 +273,10 @@ class Registration:
             counters=known.counters if counters is None else dict(counters),
             rates=dict(rates or {}),
             latency=dict(latency or {}),
+            by_topic={topic: dict(buckets) for topic, buckets in (by_topic or {}).items()},
         )
+        if len(msgspec.msgpack.encode(client)) > MAX_RECORD_BYTES:
+            client = msgspec.structs.replace(client, by_topic={})
         if len(msgspec.msgpack.encode(client)) > MAX_RECORD_BYTES:
             # Better alive than well known.
             client = msgspec.structs.replace(client, rates={}, latency={})
@@ -366,14 +398,14 @@ class Member:
     def report(
         self,
         counters: Mapping[str, float],
-        latencies: Latencies | None = None,
+        latencies: Mapping[str, Latencies] | None = None,
         interest: Interest | None = None,
     ) -> None:
         """Puts these counters into its record at the next renewal, and how fast they grow.
 
         Args:
             counters: What it counted so far.
-            latencies: How long the messages took that it has done so far.
+            latencies: How long the messages took that it has done so far, by topic.
             interest: Its topics, if they are others than before.
 
         Raises:
@@ -450,14 +482,17 @@ class Member:
 
     def _write(self, reads: str | None = None) -> None:
         now = self._clock.now()
-        rates, latency = self._recent.rates(now)
+        lately = self._recent.lately(now)
+        interest = self._interest or self.client.interest
+        several = interest.open or len(interest.topics) > 1
         self._registration.renew(
             now,
             interest=self._interest,
             reads=reads,
             counters=self._counters,
-            rates=rates,
-            latency=latency,
+            rates=lately.rates,
+            latency=lately.latency,
+            by_topic=lately.by_topic if several else None,
         )
 
     def _stuck(self) -> bool:

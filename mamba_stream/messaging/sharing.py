@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from mamba_stream.messaging.courier import Courier
 from mamba_stream.messaging.deadletters import DEAD
 from mamba_stream.messaging.fitting import fits
 from mamba_stream.messaging.interest import Interest
-from mamba_stream.messaging.latency import Latencies
+from mamba_stream.messaging.latency import Latencies, merged
 from mamba_stream.messaging.members import Member
 from mamba_stream.messaging.message import Rule
 from mamba_stream.messaging.shared import SharedGroup, begin_together
@@ -193,10 +194,13 @@ class Sharing:
         if now >= self._next_report:
             self._next_report = now + _REPORT
             counts = self._counts()
-            latencies = _latencies(counts)
+            latencies = merged(each.latencies for each in counts)
             received, done = sum(c.delivered for c in counts), sum(c.acknowledged for c in counts)
             counters = {"received": received, "acknowledged": done, **latencies.counters()}
-            self._member.report(counters, latencies)
+            by_topic: defaultdict[str, Latencies] = defaultdict(Latencies)
+            for group, each in zip(self._all(), counts, strict=True):
+                by_topic[group.topic.name].merge(each.latencies)
+            self._member.report(counters, by_topic)
 
     def idle(self) -> bool:
         """Whether everything is done: nothing is new, leased, or waits."""
@@ -221,12 +225,15 @@ class Sharing:
             trimmed=sum(c.trimmed for c in counts),
             inhand=self._courier.inhand if self._groups else 0,
             paused=tuple(name for name, group in self.groups.items() if group.full),
-            latency=_latencies(counts).counters(),
+            latency=merged(each.latencies for each in counts).counters(),
         )
 
     def _counts(self) -> list[Counts]:
+        return [group.counted() for group in self._all()]
+
+    def _all(self) -> list[SharedGroup]:
         # Any thread may ask, while topics come and go.
-        return [group.counted() for group in (*self.groups.values(), *self._gone)]
+        return [*self.groups.values(), *self._gone]
 
     def _say_what_pauses(self) -> None:
         full = {name for name, group in self._groups.items() if group.full}
@@ -285,13 +292,6 @@ class Sharing:
         if isinstance(self._start, datetime | date):
             return topic.offset_at(self._start, by="time" if topic.time else "append")
         return {p: begin if self._start == "earliest" else end for p, (begin, end) in topic.offsets().items()}
-
-
-def _latencies(counts: list[Counts]) -> Latencies:
-    latencies = Latencies()
-    for each in counts:
-        latencies.merge(each.latencies)
-    return latencies
 
 
 def _backoff(given: Any) -> tuple[int, int]:

@@ -173,7 +173,7 @@ def test_a_members_rates_are_those_of_the_last_minute(log: Log) -> None:
             clock.advance(1)
             count += messages / seconds
             latencies.add(1_000, times=max(1, int(messages / seconds)))
-            told.report({"acknowledged": count, "latency_sum": count}, latencies)
+            told.report({"acknowledged": count, "latency_sum": count}, {"work": latencies})
         told.change(Interest(), "")
         return told.client
 
@@ -197,6 +197,35 @@ def test_a_members_rates_are_those_of_the_last_minute(log: Log) -> None:
     told.close()
 
 
+@pytest.mark.parametrize("topics", [2, 17])
+def test_latencies_of_a_client_of_several_topics_are_told_by_topic_as_far_as_there_is_room(
+    log: Log, topics: int
+) -> None:
+    names = ["slow", "quick", *(f"idle-{number}" for number in range(topics - 2))]
+    for name in names:
+        message_topic(log, name)
+    took = {name: Latencies() for name in names}
+    took["slow"].add(8_000_000, times=10)
+    took["quick"].add(1_000, times=1_000)
+    reader = Member(
+        LogBook(log),
+        SystemClock(),
+        kind="subscriber",
+        reads="alone",
+        interest=Interest(("slow", "quick", "idle-*")),
+    )
+    reader.report({}, took)
+    reader.change(Interest(("slow", "quick", "idle-*")), "alone")
+    slow, quick = topic(log, "slow").latency_p99, topic(log, "quick").latency_p99
+    assert slow is not None and quick is not None
+    if topics == 2:
+        assert 8 <= slow < 24
+        assert 0.001 <= quick < 0.003
+    else:
+        assert slow == quick < 0.003
+    reader.close()
+
+
 def test_what_is_too_much_to_tell_costs_the_rates_not_the_lease(log: Log) -> None:
     clock = HandClock()
     told = Member(LogBook(log), clock, kind="subscriber", lease="1h", renew="10m", name="x" * 1_700)
@@ -204,7 +233,7 @@ def test_what_is_too_much_to_tell_costs_the_rates_not_the_lease(log: Log) -> Non
     for power in range(40):
         latencies.add(1 << power, times=100_000)
     clock.advance(5)
-    told.report({"acknowledged": 5}, latencies)
+    told.report({"acknowledged": 5}, {"work": latencies})
     told.change(Interest(), "")
     assert (told.client.rates, told.client.latency) == ({}, {})
     assert told.client.counters == {"acknowledged": 5}
