@@ -380,9 +380,11 @@ class Consumer:
 
     def _wait(self, deadline: float) -> bool:
         """Waits for news, or for the feed to be due; whether it is not too late by now."""
+        if self._closed:
+            return False
         self._fed().rest()
         now = self._clock.monotonic()
-        if now >= deadline or self._closed:
+        if now >= deadline:
             return False
         until = min(deadline, self._fed().due)
         # What was committed since we last looked ends the wait at once.

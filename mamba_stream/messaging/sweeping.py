@@ -47,7 +47,9 @@ def sweep_deleted(log: Log, group: str, now: int) -> None:
         return bool(_RUN.fullmatch(key)) and not (_runs.decode(value).session and due_of(key) > now)
 
     def is_letter(key: str, value: bytes) -> bool:
-        return bool(_CHUNK.fullmatch(key) and _marks.decode(value)) or (key.isdecimal() and value.isdigit())
+        # What became of a chunk of them, or how far a partition was trimmed.
+        chunk = _CHUNK.fullmatch(key) is not None and bool(_marks.decode(value))
+        return chunk or (key.isdecimal() and value.isdigit())
 
     kinds = {f"cursor/{group}/": is_cursor, f"pending/{group}/": is_run, "letters/": is_letter}
     found = {
@@ -65,7 +67,9 @@ def sweep_deleted(log: Log, group: str, now: int) -> None:
         for place in _ours(log, space, is_ours)
     ]
     over += [
-        (f"groups/{number}", group) for space, number in found if number not in there and space[0] == "c"
+        (f"groups/{number}", group)
+        for space, number in found
+        if number not in there and space.startswith("cursor/")
     ]
     with suppress(DiskFull):
         for first in range(0, len(over), _AT_ONCE):
@@ -81,6 +85,6 @@ def _ours(log: Log, space: str, is_ours: Callable[[str, bytes], bool]) -> list[P
             if is_ours(key, value):
                 places.append((space, key))
     if space.startswith("letters/") and not any("/" in key for _, key in places):
-        # How far a partition was trimmed is a mere number, which by itself may be anybody's.
+        # A mere number may be anybody's.
         return []
     return places
