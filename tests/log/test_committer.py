@@ -454,7 +454,7 @@ def awaited(log: Log, plain: Topic, last: threading.Thread, pace: float) -> list
     threads = [threading.Thread(target=neighbour, daemon=True) for _ in range(2)]
     for number, thread in enumerate(threads):
         thread.start()
-        while len(line._arrived) <= number:
+        while len(line._arrived) <= number and thread.is_alive():
             thread.join(0.0005)
     last.start()
     for thread in (last, *threads):
