@@ -67,11 +67,11 @@ class Calendar:
     def end_reached(self, ticks: pl.Expr) -> pl.Expr:
         return self.pane_of(ticks)
 
-    def last_end(self, pane: int) -> int:
-        return self._beside(pane, 1)
+    def last_end(self, tick: int) -> int:
+        return self._beside(tick, 1)
 
-    def first_end(self, pane: int) -> int:
-        return self._beside(pane, 1)
+    def first_end(self, tick: int) -> int:
+        return self._beside(tick, 1)
 
     def first_open(self, watermark: int) -> int:
         return self._beside(watermark, 0)

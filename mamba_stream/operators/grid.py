@@ -44,12 +44,12 @@ class Windows(Protocol):
         """The end of the last window that is over at each tick."""
         ...
 
-    def last_end(self, pane: int) -> int:
-        """The end of the last window that holds the pane starting there."""
+    def last_end(self, tick: int) -> int:
+        """The end of the last window that holds a tick."""
         ...
 
-    def first_end(self, pane: int) -> int:
-        """The end of the first window that holds the pane starting there."""
+    def first_end(self, tick: int) -> int:
+        """The end of the first window that holds a tick."""
         ...
 
     def first_open(self, watermark: int) -> int:
@@ -109,12 +109,13 @@ class Grid:
         shift = self.origin + self.size
         return range(first * self.every + shift, last * self.every + shift + 1, self.every)
 
-    def last_end(self, pane: int) -> int:
-        return (pane - self.origin) // self.every * self.every + self.origin + self.size
+    def last_end(self, tick: int) -> int:
+        return (tick - self.origin) // self.every * self.every + self.origin + self.size
 
-    def first_end(self, pane: int) -> int:
-        earliest = pane + self.pane - self.size - self.origin
-        return -(-earliest // self.every) * self.every + self.origin + self.size
+    def first_end(self, tick: int) -> int:
+        return (
+            (tick - self.size - self.origin) // self.every * self.every + self.every + self.origin + self.size
+        )
 
     def first_open(self, watermark: int) -> int:
         return (watermark - self.size - self.origin) // self.every * self.every + self.every + self.origin
@@ -156,11 +157,11 @@ class Cumulative:
         last = (until - self.origin) // self.every
         return range(first * self.every + self.origin, last * self.every + self.origin + 1, self.every)
 
-    def last_end(self, pane: int) -> int:
-        return self._start(pane) + self.size
+    def last_end(self, tick: int) -> int:
+        return self._start(tick) + self.size
 
-    def first_end(self, pane: int) -> int:
-        return pane + self.every
+    def first_end(self, tick: int) -> int:
+        return (tick - self.origin) // self.every * self.every + self.every + self.origin
 
     def first_open(self, watermark: int) -> int:
         return self._start(watermark)

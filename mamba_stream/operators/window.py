@@ -17,6 +17,7 @@ from mamba_stream.operators.grouping import grouped
 from mamba_stream.operators.lateness import FOREVER, NEVER
 from mamba_stream.operators.results import Results
 from mamba_stream.operators.runs import SLOT, Runs, between
+from mamba_stream.operators.single import written_out
 from mamba_stream.operators.step import NOTHING, Made
 from mamba_stream.operators.window_late import AFTER, Punctual, WindowSettings
 
@@ -24,6 +25,9 @@ PARTIALS: Final = "partials"
 ROWS: Final = "rows"
 
 _WINDOW = "__mamba_window"
+_SMALL = 2_048
+"""Frames of fewer rows are put aside until there are enough, or a window of theirs is over."""
+_ENOUGH = 16_384
 _MOST_COPIES = 4_000_000
 """How many rows overlapping windows may be spread out to at once: a row in a thousand windows is a thousand rows."""
 
@@ -39,6 +43,9 @@ class WindowStep:
         self._partials = Runs(self._merge)
         self._rows = Runs(lambda frame: frame.sort(SLOT, maintain_order=True))
         self._closed = NEVER
+        self._gathered: list[pl.DataFrame] = []
+        self._gathered_rows = self._gathered_bytes = 0
+        self._gathered_first = FOREVER
         self._results = Results(settings)
         self._punctual = Punctual(settings)
         split = settings.aggregation
@@ -49,11 +56,12 @@ class WindowStep:
     @property
     def bytes(self) -> int:
         """The size of the state."""
-        return self._partials.bytes + self._rows.bytes
+        return self._partials.bytes + self._rows.bytes + self._gathered_bytes
 
     @property
     def rows(self) -> int:
         """Partial results and kept rows together."""
+        self._take_gathered()
         return self._partials.rows + self._rows.rows
 
     @property
@@ -68,6 +76,30 @@ class WindowStep:
 
     def add(self, frame: pl.DataFrame, port: int = 0) -> Made:
         """Takes rows in; gives back those that came too late for all of their windows."""
+        if 0 < frame.height < _SMALL:
+            first = self._punctual.first(frame)
+            if self._punctual.is_plain(frame, first, self._closed):
+                self._gather(frame, first)
+                return NOTHING
+        return self._added(frame)
+
+    def _gather(self, frame: pl.DataFrame, first: int) -> None:
+        """Puts few rows aside: a hundred cost as much as thousands to group."""
+        self._gathered.append(frame)
+        self._gathered_rows += frame.height
+        self._gathered_bytes += int(frame.estimated_size())
+        self._gathered_first = min(self._gathered_first, first)
+        if self._gathered_rows >= _ENOUGH:
+            self._take_gathered()
+
+    def _take_gathered(self) -> None:
+        if self._gathered:
+            frames, self._gathered = self._gathered, []
+            self._gathered_rows = self._gathered_bytes = 0
+            self._gathered_first = FOREVER
+            self._added(frames[0] if len(frames) == 1 else written_out(pl.concat(frames, rechunk=True)))
+
+    def _added(self, frame: pl.DataFrame) -> Made:
         frame, late = self._punctual.placed(frame, self._closed)
         if frame.height:
             if self._ordered:
@@ -92,6 +124,8 @@ class WindowStep:
 
     def _close(self, watermark: int) -> pl.DataFrame | None:
         """Closes windows; those that are too many to be held at once are left for further calls."""
+        if self._gathered and self._grid.first_end(self._gathered_first) <= watermark:
+            self._take_gathered()
         first = self._partials.first_slot
         if first is None or self._grid.first_end(first) > watermark:
             self._closed = watermark
@@ -169,10 +203,12 @@ class WindowStep:
 
     def delta(self) -> dict[str, pl.DataFrame]:
         """What came since the last delta or snapshot and is still open."""
+        self._take_gathered()
         return _present({PARTIALS: self._partials.delta(), ROWS: self._rows.delta()})
 
     def snapshot(self) -> dict[str, pl.DataFrame]:
         """All that is open."""
+        self._take_gathered()
         return _present({PARTIALS: self._partials.snapshot(), ROWS: self._rows.snapshot()})
 
     def restore(self, part: str, frame: pl.DataFrame) -> None:

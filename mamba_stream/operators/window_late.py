@@ -77,8 +77,16 @@ class Punctual:
     def _reaches(self, frame: pl.DataFrame, closed: int) -> bool:
         if closed == NEVER or frame.height == 0:
             return False
+        return self._windows.last_end(self.first(frame)) <= closed
+
+    def first(self, frame: pl.DataFrame) -> int:
+        """The earliest time of rows, of which there are some."""
         first: Any = tick_values(frame, self._set.time).min()
-        return self._windows.last_end(first + self._set.shift) <= closed
+        return int(first) + self._set.shift
+
+    def is_plain(self, frame: pl.DataFrame, first: int, closed: int) -> bool:
+        """Whether no row can be late, for any of its windows: none lies behind, and none is before what is closed."""
+        return BEHIND not in frame.columns and (closed == NEVER or self._windows.first_end(first) > closed)
 
     def _without_late(self, frame: pl.DataFrame, closed: int) -> tuple[pl.DataFrame, Late | None]:
         """Splits off what is late; tells the other rows which of their windows still take them."""
