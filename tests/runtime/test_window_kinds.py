@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 import mamba_stream as mamba
+from mamba_stream.operators import window
 from tests.runtime.model import SCHEMA, SEEDS, Row, at, cuts, frame, partitions
 from tests.runtime.test_same_rows import MEMORY, one_step
 
@@ -211,6 +212,25 @@ LATENESS = st.sampled_from([0, 5, 20, 60])
 @given(name=NAMES, rows=partitions(), lateness=LATENESS, keyed=st.booleans(), seed=SEEDS)
 def test_crashing_anywhere_and_cutting_anyhow_changes_nothing(name, rows, lateness, keyed, seed):
     check_crashing(KINDS[name], rows, lateness, keyed, seed)
+
+
+BY_TIME = st.sampled_from([name for name in sorted(KINDS) if "session" not in name and "rows" not in name])
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(name=BY_TIME, rows=partitions(), lateness=LATENESS, keyed=st.booleans(), seed=SEEDS)
+def test_rows_that_are_not_put_aside_give_the_same(name, rows, lateness, keyed, seed):
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(window, "_SMALL", 0)
+        check_crashing(KINDS[name], rows, lateness, keyed, seed)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(name=BY_TIME, rows=partitions(), lateness=LATENESS, keyed=st.booleans(), seed=SEEDS)
+def test_rows_that_are_put_aside_until_there_are_few_more_give_the_same(name, rows, lateness, keyed, seed):
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(window, "_ENOUGH", 7)
+        check_crashing(KINDS[name], rows, lateness, keyed, seed)
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
