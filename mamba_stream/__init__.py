@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         cumulative,
         hopping,
         open_log as open,  # noqa: A004 - mamba.open is the name users type
+        periodically,
         pipeline,
         rows,
         run,
@@ -195,6 +196,7 @@ __all__ = [
     "cumulative",
     "hopping",
     "open",
+    "periodically",
     "pipeline",
     "queue_statistics",
     "rows",
@@ -215,6 +217,7 @@ _HOME = {
     "cumulative": "mamba_stream.dsl",
     "hopping": "mamba_stream.dsl",
     "open": "mamba_stream.dsl",
+    "periodically": "mamba_stream.dsl",
     "pipeline": "mamba_stream.dsl",
     "rows": "mamba_stream.dsl",
     "run": "mamba_stream.dsl",

@@ -2,6 +2,7 @@
 
 from mamba_stream.dsl.neighbours import step
 from mamba_stream.dsl.opening import Log, Topic, open_log
+from mamba_stream.dsl.periodic import periodically
 from mamba_stream.dsl.pipelines import Pipeline, pipeline
 from mamba_stream.dsl.running import run, start
 from mamba_stream.dsl.sources import append_time, stream
@@ -18,6 +19,7 @@ __all__ = [
     "cumulative",
     "hopping",
     "open_log",
+    "periodically",
     "pipeline",
     "rows",
     "run",

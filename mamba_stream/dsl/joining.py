@@ -13,11 +13,19 @@ from mamba_stream.core.durations import duration_us
 from mamba_stream.core.names import check_name, did_you_mean
 from mamba_stream.core.trees import columns
 from mamba_stream.dsl.arguments import names
+from mamba_stream.dsl.periodic import Periodically
 from mamba_stream.dsl.tables import as_table
 from mamba_stream.errors import PipelineRefused, UnboundedState
 from mamba_stream.plan import joinrules as _rules, nodes as n  # noqa: F401 - what is known of joins is registered there
 from mamba_stream.plan.changelogs import Table, Totals
-from mamba_stream.plan.joins import AsofJoin, IntervalJoin, UnboundedJoin, WindowJoin, join_name
+from mamba_stream.plan.joins import (
+    AsofJoin,
+    IntervalJoin,
+    PeriodicLookup,
+    UnboundedJoin,
+    WindowJoin,
+    join_name,
+)
 from mamba_stream.plan.shapes import Shape
 from mamba_stream.plan.words import in_units
 
@@ -48,18 +56,27 @@ def key_columns(on: Any, left_on: Any, right_on: Any) -> tuple[tuple[str, ...], 
 def lookup(
     place: n.Place, parent: n.Node, table: Any, on: tuple[Sequence[str], Sequence[str]], how: str, suffix: str
 ) -> n.Node:
-    """A join with a table that stays as it is."""
+    """A join with a table that stays as it is, or is read again now and then."""
     if how not in _TABLE_HOWS:
         raise PipelineRefused(f"join: how={how!r}; with a table choose 'inner', 'left', 'semi' or 'anti'")
-    return n.Lookup(
-        place=place,
-        parent=parent,
-        table=as_table(table, what="join"),
-        left_on=tuple(on[0]),
-        right_on=tuple(on[1]),
-        how=how,  # type: ignore[arg-type]
-        suffix=suffix,
-    )
+    common: dict[str, Any] = {
+        "place": place,
+        "parent": parent,
+        "left_on": tuple(on[0]),
+        "right_on": tuple(on[1]),
+        "how": how,
+        "suffix": suffix,
+    }
+    if isinstance(table, Periodically):
+        return PeriodicLookup(
+            **common,
+            table=pl.DataFrame(schema=table.schema),
+            read=table.read,
+            every=table.every,
+            clock=table.clock,
+            often=table.words,
+        )
+    return n.Lookup(**common, table=as_table(table, what="join"))
 
 
 def stream_join(

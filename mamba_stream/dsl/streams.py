@@ -184,7 +184,8 @@ class Stream:
         one: a row that met none is taken back when one comes that it meets.
 
         Args:
-            other: A stream; or a Polars or pandas frame, an Arrow table, a list of dicts.
+            other: A stream; or a Polars or pandas frame, an Arrow table, a list of dicts; or what
+                :func:`mamba_stream.periodically` gives.
             on: Columns of both; or ``left_on`` and ``right_on``.
             how: As in Polars; with a table inner, left, semi or anti.
             left_on: Columns of this stream.

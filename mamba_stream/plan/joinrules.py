@@ -21,6 +21,7 @@ from mamba_stream.plan.explain import remarks_on, words_of
 from mamba_stream.plan.joins import (
     AsofJoin,
     IntervalJoin,
+    PeriodicLookup,
     StreamJoin,
     UnboundedJoin,
     WindowJoin,
@@ -367,3 +368,17 @@ def _(node: UnboundedJoin, analysis: Analysis) -> dict[str, Any]:
 @remarks_on.register
 def _(node: UnboundedJoin, shapes: Mapping[n.Node, Shape]) -> list[str]:
     return ["rows of both sides are kept for ever: within= or ttl= would free them", f"named {node.name!r}"]
+
+
+# -- tables that are read again ---------------------------------------------------------------------------------------
+
+
+@words_of.register
+def _(node: PeriodicLookup) -> str:
+    on = join_name(list(zip(node.left_on, node.right_on, strict=True)), node.how, "")
+    return f"{on}, with a table that is read again every {node.often} by the machine's clock"
+
+
+@remarks_on.register
+def _(node: PeriodicLookup, shapes: Mapping[n.Node, Shape]) -> list[str]:
+    return ["what a row meets depends on when it is worked on"]

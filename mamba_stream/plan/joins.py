@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import polars as pl
 
+from mamba_stream.core.clock import Clock
 from mamba_stream.operators.asofjoin import Strategy
 from mamba_stream.operators.joined import How
 from mamba_stream.plan import nodes as n
@@ -97,6 +98,25 @@ class AsofJoin(StreamJoin):
     @property
     def verb(self) -> str:
         return self.called
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PeriodicLookup(n.Lookup):
+    """A join with a table that is read again now and then; ``table`` has its columns, and no rows.
+
+    Attributes:
+        read: Gives the table.
+        every: Seconds for which it is used.
+        clock: By which these are counted.
+        often: The same in words.
+    """
+
+    takes_changes: ClassVar[bool] = False  # what takes a row back might find another table
+
+    read: Callable[[], pl.DataFrame]
+    every: float
+    clock: Clock
+    often: str
 
 
 def join_name(node_on: Sequence[tuple[str, str]], how: str, words: str) -> str:

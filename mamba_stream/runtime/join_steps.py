@@ -16,7 +16,8 @@ from mamba_stream.plan import joinrules as rules, joins
 from mamba_stream.plan.analysis import Analysis
 from mamba_stream.plan.shapes import Shape
 from mamba_stream.plan.windows import windows_of
-from mamba_stream.runtime.steps import step_of
+from mamba_stream.runtime.rereading import Rereading
+from mamba_stream.runtime.steps import Operator, operator_of, step_of
 
 
 @step_of.register
@@ -85,6 +86,11 @@ def _(node: joins.UnboundedJoin, analysis: Analysis) -> StatefulStep:
             types=(left.schema, right.schema),
         )
     )
+
+
+@operator_of.register
+def _(node: joins.PeriodicLookup, analysis: Analysis) -> Operator:
+    return Rereading(node)
 
 
 def _side(shape: Shape, on: tuple[str, ...]) -> JoinSource:
