@@ -40,6 +40,7 @@ knows nothing of this package.
     ├── JobFailed                          a running pipeline stopped; the cause is in ``__cause__``
     │   ├── StepFailed                         a step, or your function in it, raised
     │   └── StateTooLarge                      state alone exceeds the memory limit
+    ├── ConnectorFailed                    an outside system failed, or does not hold what was read from it
     ├── Reject                             raised by your handler: the message goes to the dead letters
     ├── MissingExtra (ImportError)         an optional dependency is not installed
     └── UnboundedState (UserWarning)       a warning: a step keeps rows that nothing ever frees
@@ -209,6 +210,10 @@ class StepFailed(JobFailed):
 
 class StateTooLarge(JobFailed):
     """The state of a step alone exceeds the job's memory limit."""
+
+
+class ConnectorFailed(MambaStreamError):
+    """An outside system failed, or does not hold what was read from it before; the message names place and remedy."""
 
 
 class Reject(MambaStreamError):

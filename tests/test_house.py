@@ -128,12 +128,13 @@ def test_every_dependency_is_imported_somewhere():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = {re.split(r"[<>=]", requirement)[0] for requirement in project["dependencies"]}
     imported = set()
-    for path in [*(ROOT / "mamba_stream").rglob("*.py"), *(ROOT / "pipelines").rglob("*.py")]:
+    rooms = ("mamba_stream", "connectors", "pipelines")
+    for path in [path for room in rooms for path in (ROOT / room).rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
                 imported |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
                 imported.add(node.module.split(".")[0])
-    ours = {"mamba_stream", "mamba_pipelines"}
-    optional = {"pandas", "pytest", "hypothesis"}
+    ours = {"mamba_stream", "mamba_connectors", "mamba_pipelines"}
+    optional = {"pandas", "pytest", "hypothesis", "psutil"}
     assert imported - set(sys.stdlib_module_names) - ours - optional == wanted

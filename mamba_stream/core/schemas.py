@@ -188,12 +188,13 @@ def time_type_of(schema: pa.Schema, column: str) -> pa.DataType:
     return dtype
 
 
-def describe_difference(have: pa.Schema, want: pa.Schema) -> str:
+def describe_difference(have: pa.Schema, want: pa.Schema, *, whose: str = "topic has") -> str:
     """What keeps columns from fitting a topic, in words; empty where they fit.
 
     Args:
         have: The columns on offer, in any order and of any Arrow types.
         want: The topic's canonical schema.
+        whose: Who wants them, with a verb.
     """
     offered: dict[str, pa.DataType] = {}
     words = []
@@ -210,7 +211,7 @@ def describe_difference(have: pa.Schema, want: pa.Schema) -> str:
         if want.get_field_index(name) < 0
     ]
     words += [
-        f"{field.name!r} is {type_name(offered[field.name])}, topic has {type_name(field.type)}"
+        f"{field.name!r} is {type_name(offered[field.name])}, {whose} {type_name(field.type)}"
         for field in want
         if field.name in offered and not fits(offered[field.name], field.type)
     ]
