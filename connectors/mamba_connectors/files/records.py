@@ -23,19 +23,18 @@ _LINE_FEED, _QUOTE = 10, 34
 
 
 def open_bytes(path: Path, offset: int) -> IO[bytes]:
-    """The file's bytes from an offset on; of a compressed one, of what it unpacks to, which has to be read up to there."""
-    stream: Any
+    """The file's bytes from an offset on; of a packed one, of what it unpacks to, which has to be read up to there."""
+    file = pa.OSFile(str(path))
+    stream: Any = file
     match path.suffix:
         case ".gz":
-            stream = gzip.open(path, "rb")  # noqa: SIM115 - the caller closes it
+            stream = gzip.GzipFile(fileobj=file, mode="rb")
         case ".bz2":
-            stream = bz2.open(path, "rb")  # noqa: SIM115
+            stream = bz2.BZ2File(file)
         case ".xz":
-            stream = lzma.open(path, "rb")  # noqa: SIM115
+            stream = lzma.LZMAFile(file)
         case ".zst":
-            stream = pa.CompressedInputStream(pa.OSFile(str(path)), "zstd")
-        case _:
-            stream = path.open("rb")
+            stream = pa.CompressedInputStream(file, "zstd")
     if path.suffix == ".zst":  # Arrow's stream cannot seek
         left = offset
         while left and (block := stream.read(min(left, _BLOCK))):

@@ -78,8 +78,7 @@ class TextReader:
             table = self._parse(records)
         except pa.ArrowException as error:
             raise self._refusal(records, first, error) from None
-        (batch,) = table.combine_chunks().to_batches() or [pa.RecordBatch.from_pylist([], schema=table.schema)]
-        return fitted(batch, self._schema, self._path)
+        return _one_batch(table, self._schema, self._path)
 
     def close(self) -> None:
         self._records.close()
@@ -99,6 +98,29 @@ class TextReader:
             f"file {self._path}: the record at byte {first + at} does not fit the source's columns ({wanted:.300}): "
             f"{record!r}: {error}. Types are inferred from the first file unless schema= gives them"
         )
+
+
+def csv_rows(data: bytes, schema: pa.Schema, dialect: Dialect) -> pa.RecordBatch:
+    """Records of CSV, without a header.
+
+    Raises:
+        pyarrow.ArrowException: They do not fit.
+    """
+    return _one_batch(_csv_parser(schema.names, schema, dialect)(data), schema, Path("-"))
+
+
+def json_rows(data: bytes, schema: pa.Schema) -> pa.RecordBatch:
+    """Records of NDJSON.
+
+    Raises:
+        pyarrow.ArrowException: They do not fit.
+    """
+    return _one_batch(_json_parser(schema, schema)(data), schema, Path("-"))
+
+
+def _one_batch(table: pa.Table, schema: pa.Schema, path: Path) -> pa.RecordBatch:
+    batches = table.combine_chunks().to_batches() or [pa.RecordBatch.from_pylist([], schema=table.schema)]
+    return fitted(batches[0], schema, path)
 
 
 def csv_schema(path: Path, dialect: Dialect) -> pa.Schema:

@@ -121,7 +121,7 @@ class FileWriter:
         if not batch.num_rows:
             return
         if self._part is None:
-            self._file = self._part_path.open("wb")
+            self._file = pa.OSFile(str(self._part_path), "wb")
             options = pa.ipc.IpcWriteOptions(compression="lz4")
             self._part = pa.ipc.new_stream(self._file, self._schema, options=options)
             if not self._staged:
@@ -215,7 +215,6 @@ class FileWriter:
         if self._part is None:
             return True
         self._part.close()
-        self._file.flush()
         size = self._file.tell()
         self._file.close()
         self._part = self._file = None
