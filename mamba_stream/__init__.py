@@ -6,8 +6,8 @@ The log: :func:`open` gives a :class:`Log`, whose :class:`Topic` objects hold ro
 together commits together, in a :class:`Transaction`.
 
 Streams: :func:`stream` begins one, its verbs build on it (:func:`tumbling`, :func:`hopping`, :func:`cumulative`,
-:func:`session` and :func:`rows` make windows, :func:`concat` unites), :func:`pipeline` names what comes out,
-:func:`run` and :func:`start` set it to work as a :class:`Job`. Building runs nothing.
+:func:`session` and :func:`rows` make windows, :func:`concat` unites, :func:`sequence` hands over), :func:`pipeline`
+names what comes out, :func:`run` and :func:`start` set it to work as a :class:`Job`. Building runs nothing.
 
 Messages: a :class:`Publisher` or a :class:`Producer` sends them to a topic, where a :class:`RoutingPolicy` says which
 partition each goes to; a :class:`Subscriber` is called back for each :class:`Message`, a :class:`Consumer` asks for
@@ -23,6 +23,7 @@ The rooms of the house, each importing only from those below it::
     runtime             tasks, watermarks, state, jobs
     plan                a pipeline as data: nodes, validation, splitting of aggregates, explain
     operators | log     vectorised steps that know no log; the log, which knows no steps
+    connect             what a connector is: the SDK
     core                batches, schemas, time, keys, change sets: plain values and functions
     errors              the tree of errors
 
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
         pipeline,
         rows,
         run,
+        sequence,
         session,
         start,
         step,
@@ -203,6 +205,7 @@ __all__ = [
     "queue_statistics",
     "rows",
     "run",
+    "sequence",
     "session",
     "start",
     "step",
@@ -223,6 +226,7 @@ _HOME = {
     "pipeline": "mamba_stream.dsl",
     "rows": "mamba_stream.dsl",
     "run": "mamba_stream.dsl",
+    "sequence": "mamba_stream.dsl",
     "session": "mamba_stream.dsl",
     "start": "mamba_stream.dsl",
     "step": "mamba_stream.dsl",

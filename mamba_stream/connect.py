@@ -1,8 +1,8 @@
 """What a connector is: everything that one has to have, on this page.
 
-A **source** has partitions; a reader gives one partition's rows from a position on. A **sink** gives a writer that takes
-rows. That is all that is asked for; what a source or sink can do beyond it are *powers*, protocols of their own that
-the engine looks for::
+A **source** has partitions; a reader gives one partition's rows from a position on. A **sink** gives a writer that
+takes rows. That is all that is asked for; what a source or sink can do beyond it are *powers*, protocols of their own
+that the engine looks for::
 
     Source ── partitions() ──> names          Sink ── open() ──> Writer: write, flush
        └──── open(partition, position)        TransactionalSink ── begin() ──> TransactionalWriter:
@@ -14,8 +14,8 @@ the engine looks for::
               Rolling (writers)       wants to commit, though no rows came
               Emptying (writers)      can remove what it wrote, for a job that starts over
 
-Rows travel as Arrow batches of the source's or stream's schema, in canonical types (:mod:`mamba_stream.core.schemas`);
-:func:`mamba_stream.core.batches.to_batches` makes such batches of whatever you have.
+Rows travel as Arrow batches of the source's or stream's schema, in canonical types
+(:mod:`mamba_stream.core.schemas`); :func:`mamba_stream.core.batches.to_batches` makes them of whatever you have.
 
 **What the engine does with a source.** It opens every partition at the position that its last checkpoint holds, or at
 ``None``. It reads, works, and commits rows, state and positions in one transaction. So a reader remembers nothing: a
@@ -23,8 +23,8 @@ process that is killed anywhere opens it again at the position of the last check
 rows that follow it, in the same order*, however they are cut into batches. A source that can do that gives every row
 exactly once.
 
-**What the engine does with a sink.** A writer takes the rows of a stretch between two checkpoints. If it is a plain one,
-it is flushed before the checkpoint: after a crash the stretch comes again, and every row arrives at least once. A
+**What the engine does with a sink.** A writer takes the rows between two checkpoints. If it is a plain one,
+it is flushed before the checkpoint: after a crash they come again, and every row arrives at least once. A
 transactional one goes in two steps::
 
     write … write  prepare(epoch)          durable now, but nobody can see it; returns a small value
@@ -41,14 +41,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeGuard, runtime_checkable
 
 import pyarrow as pa
 
 Position = Any
 """Where a reader is: ``None``, bool, int, float, str, bytes, and lists and dicts of them, as msgpack stores it.
 
-It is written at every checkpoint, so it is small (a few KB), and opaque: only the source that gave it understands it.
+It is written at every checkpoint, so it is small (a few KB); only the source that gave it understands it.
 """
 Prepared = Any
 """What a transactional writer prepared: of the same kinds as a position, and as small."""
@@ -233,7 +233,7 @@ class TransactionalWriter(Protocol):
         ...
 
     def commit(self, epoch: int, prepared: Prepared) -> None:
-        """Shows what was prepared. Called once or repeatedly, in this process or a later one: the result is the same."""
+        """Shows what was prepared. Called once or more often, in this process or a later one, to the same effect."""
         ...
 
     def abort(self, epoch: int) -> None:
@@ -284,6 +284,18 @@ class Emptying(Protocol):
 
 
 AnySink = Sink | TransactionalSink
+
+
+def is_source(value: object) -> TypeGuard[Source]:
+    """Whether it has a source's methods; asks none of its properties, which may have to look something up."""
+    return all(callable(getattr(type(value), method, None)) for method in ("partitions", "open"))
+
+
+def is_sink(value: object) -> TypeGuard[AnySink]:
+    """Whether it has a sink's methods."""
+    kind = type(value)
+    plain = callable(getattr(kind, "open", None)) and hasattr(value, "delivery")
+    return not is_source(value) and (plain or callable(getattr(kind, "begin", None)))
 
 
 def accepts_changes(sink: AnySink) -> bool:

@@ -61,7 +61,9 @@ def run_command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
 @pytest.fixture(scope="session")
 def environment() -> dict[str, str]:
     """For processes of their own: finds the packages, and no log that is the developer's."""
-    path = os.pathsep.join([str(ROOT), str(ROOT / "connectors"), str(ROOT / "pipelines"), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join(
+        [str(ROOT), str(ROOT / "connectors"), str(ROOT / "pipelines"), os.environ.get("PYTHONPATH", "")]
+    )
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MAMBA_STREAM_")}
     return {**kept, "PYTHONPATH": path}
 

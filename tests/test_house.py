@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 def test_the_public_names_are_these_and_each_can_be_had():
     ours = {
         *("open", "Log", "Topic", "LogBatch", "Reader", "Transaction"),
-        *("stream", "Stream", "concat", "pipeline", "Pipeline", "run", "start", "step", "Job"),
+        *("stream", "Stream", "concat", "sequence", "pipeline", "Pipeline", "run", "start", "step", "Job"),
         *("tumbling", "hopping", "cumulative", "session", "rows", "append_time", "periodically"),
         *("Publisher", "Producer", "RoutingPolicy", "FilterRule", "aio"),
         *("Consumer", "Message", "Subscriber", "queue_statistics"),

@@ -1,8 +1,8 @@
 """A sink that takes rows and forgets them: for measuring what comes before it.
 
-    >>> from mamba_connectors import discard
-    >>> discard.sink().name
-    'discard'
+>>> from mamba_connectors import discard
+>>> discard.sink().name
+'discard'
 """
 
 from __future__ import annotations

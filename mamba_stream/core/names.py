@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 LONGEST_NAME = 200
 
 _FOREIGN = re.compile(r"[^A-Za-z0-9._-]")
+_FOREIGN_RUN = re.compile(r"[^A-Za-z0-9._]+")
 
 
 def check_name(name: str, what: str = "topic", *, internal: bool = False) -> str:
@@ -50,6 +51,16 @@ def check_name(name: str, what: str = "topic", *, internal: bool = False) -> str
     if name.startswith("_") and not internal:
         raise InvalidName(f"{what} name {name!r} must not begin with '_': such names are the engine's own")
     return name
+
+
+def plain_name(words: str) -> str:
+    """A name that :func:`check_name` allows, made of words that it might not.
+
+    Example:
+        >>> plain_name("files /tmp/out")
+        'files-tmp-out'
+    """
+    return _FOREIGN_RUN.sub("-", words)[:LONGEST_NAME].strip("-._") or "unnamed"
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:

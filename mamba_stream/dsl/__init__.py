@@ -5,7 +5,7 @@ from mamba_stream.dsl.opening import Log, Topic, open_log
 from mamba_stream.dsl.periodic import periodically
 from mamba_stream.dsl.pipelines import Pipeline, pipeline
 from mamba_stream.dsl.running import run, start
-from mamba_stream.dsl.sources import append_time, stream
+from mamba_stream.dsl.sources import append_time, sequence, stream
 from mamba_stream.dsl.streams import Stream, united as concat
 from mamba_stream.dsl.windows import cumulative, hopping, rows, session, tumbling
 
@@ -23,6 +23,7 @@ __all__ = [
     "pipeline",
     "rows",
     "run",
+    "sequence",
     "session",
     "start",
     "step",

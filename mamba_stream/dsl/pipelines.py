@@ -18,7 +18,7 @@ class Pipeline(plan.Pipeline):
 
     Attributes:
         name: The name.
-        outputs: Streams that end in topics.
+        outputs: Streams that end in topics or sinks.
     """
 
     def check_upgrade(self, log: Any = None) -> Upgrade:
@@ -38,12 +38,12 @@ class Pipeline(plan.Pipeline):
         return check_upgrade(self, found)
 
 
-def pipeline(name: str, *outputs: n.Output, on_error: str = "fail") -> Pipeline:
+def pipeline(name: str, *outputs: n.AnyOutput, on_error: str = "fail") -> Pipeline:
     """Names outputs, to be run together as one job.
 
     Args:
         name: The job's name: state and offsets are kept under it.
-        *outputs: Streams that end in ``.to("topic")``.
+        *outputs: Streams that end in ``.to("topic")`` or ``.to(sink)``.
         on_error: ``"fail"``: a step that raises ends the run, and nothing of it is committed.
     """
     if on_error != "fail":

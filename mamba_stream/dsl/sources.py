@@ -7,11 +7,12 @@ from typing import Any, Final
 
 import polars as pl
 
+from mamba_stream.connect import is_sink, is_source
 from mamba_stream.core.durations import duration_us
 from mamba_stream.core.names import check_name
 from mamba_stream.core.schemas import canonical_schema, polars_schema
 from mamba_stream.dsl.places import caller
-from mamba_stream.dsl.streams import Stream
+from mamba_stream.dsl.streams import Stream, extended
 from mamba_stream.dsl.tables import as_table
 from mamba_stream.errors import PipelineRefused
 from mamba_stream.log import Topic
@@ -42,7 +43,8 @@ def stream(
     """Begins a stream; nothing is read until it runs.
 
     Args:
-        source: The name of a topic, an open topic, a Polars or pandas frame, an Arrow table, a list of dicts.
+        source: The name of a topic, an open topic, a connector's source, a Polars or pandas frame, an Arrow table,
+            a list of dicts.
         time: The column that holds a row's time; left out, that of the topic. ``mamba.append_time`` takes when rows
             were appended to a topic, and adds it as the column ``append_time``: processing time that does not change
             when rows are read again.
@@ -77,14 +79,19 @@ def stream(
         return _topic_stream(topic)
     if isinstance(source, Stream):
         raise PipelineRefused("this is a stream already: use its verbs")
+    if is_sink(source):
+        raise PipelineRefused(f"{source.name!r} is a sink: end a stream with .to(sink)")
     if by_append:
         raise PipelineRefused(
-            "time=append_time is for topics: nobody noted when the rows of a frame were appended"
+            "time=append_time is for topics: nobody noted when rows from elsewhere were appended"
         )
     if ahead is not None or start != "earliest" or schema is not None:
         raise PipelineRefused(
-            "ahead=, start= and schema= are for topics: a frame has a schema, and no append times"
+            "ahead=, start= and schema= are for topics: frames and sources have a schema, and no append times"
         )
+    if is_source(source):
+        outside = n.ConnectorSource(**common, source=source)
+        return Stream(outside, known_shapes([outside]))
     frame = as_table(source, what="stream")
     node = n.FrameSource(**common, frame=frame)
     return Stream(node, known_shapes([node]))
@@ -99,3 +106,31 @@ def _declared(schema: Any, place: n.Place) -> pl.Schema:
 
 def _topic_stream(node: n.TopicSource) -> Stream:
     return Stream(node, known_shapes([node]))
+
+
+def sequence(history: Stream | Any, live: Stream | Any) -> Stream:
+    """The rows of one stream to its end, and behind it those of another: files first, and then the topic.
+
+    The second is not read before the first is over, and does not hold back time until then. Where it begins, its own
+    ``start=`` says: a job that is resumed goes on in either.
+
+    Args:
+        history: A stream that comes to an end: of files, of a frame, of a topic that was ended; or what begins one.
+        live: A stream of the same columns; or what begins one, such as the name of a topic.
+
+    Raises:
+        PipelineRefused: The first does not come to an end, or the columns differ.
+    """
+    place = caller()
+    first, second = (part if isinstance(part, Stream) else stream(part) for part in (history, live))
+    before, behind = (n.walk([part._node]) for part in (first, second))  # noqa: SLF001 - a stream of two streams
+    for node in before:
+        if isinstance(node, n.ConnectorSource) and not node.source.bounded:
+            raise PipelineRefused(
+                f"sequence reads its first stream to its end, and {node.source.name!r} has none "
+                f"(stream at {node.place})"
+            )
+        if isinstance(node, n.Source) and node in behind:
+            raise PipelineRefused(f"sequence: both streams read the same source (stream at {node.place})")
+    handover = n.Handover(place=place, inputs=(first._node, second._node))  # noqa: SLF001
+    return extended(handover, {**first._shapes, **second._shapes})  # noqa: SLF001

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import polars as pl
 
+from mamba_stream.connect import AnySink, is_sink
 from mamba_stream.core.durations import duration_us
-from mamba_stream.core.names import check_name
+from mamba_stream.core.names import check_name, plain_name
 from mamba_stream.core.numbers import is_whole
 from mamba_stream.dsl.arguments import (
     expressions,
@@ -524,22 +525,49 @@ class Stream:
 
     # -- ends ------------------------------------------------------------------------------------------------------
 
-    def to(self, topic: str, *, key: Any = None, partitions: int | None = None) -> n.Output:
-        """Ends the stream in a topic, which is created from the plan when the pipeline starts.
+    @overload
+    def to(self, target: str, *, key: Any = None, partitions: int | None = None) -> n.Output: ...
+
+    @overload
+    def to(self, target: AnySink, *, name: str | None = None) -> n.SinkOutput: ...
+
+    def to(
+        self,
+        target: str | AnySink,
+        *,
+        key: Any = None,
+        partitions: int | None = None,
+        name: str | None = None,
+    ) -> n.AnyOutput:
+        """Ends the stream in a topic, which is created from the plan when the pipeline starts, or in a sink.
 
         Args:
-            topic: Its name. An existing topic must have these columns.
-            key: Columns whose equal values go to one partition.
+            target: A topic's name; an existing one must have these columns. Or a connector's sink.
+            key: Columns whose equal values go to one partition of the topic.
             partitions: How many, if the topic is created; 1 if left out.
+            name: Tells apart two sinks of one name; the job's progress, and the sink itself, know the output by it.
         """
-        if not isinstance(topic, str):
-            raise PipelineRefused(f"to takes the name of a topic, not {topic!r:.80}")
-        check_name(topic)
+        place = caller()
+        if is_sink(target):
+            if key is not None or partitions is not None:
+                raise PipelineRefused("key= and partitions= are for topics: a sink is told when it is made")
+            return self._into(target, name, place)
+        if not isinstance(target, str):
+            raise PipelineRefused(f"to takes the name of a topic, or a connector's sink, not {target!r:.80}")
+        check_name(target)
+        if name is not None:
+            raise PipelineRefused("name= is for sinks: a topic has one")
         if partitions is not None and (not is_whole(partitions) or partitions < 1):
-            raise PipelineRefused(f"to({topic!r}, partitions={partitions!r}): give a number from 1 on")
+            raise PipelineRefused(f"to({target!r}, partitions={partitions!r}): give a number from 1 on")
         output = n.Output(
-            place=caller(), parent=self._node, topic=topic, key=names(key, what="key="), partitions=partitions
+            place=place, parent=self._node, topic=target, key=names(key, what="key="), partitions=partitions
         )
+        infer_known(output, self._shapes)
+        return output
+
+    def _into(self, sink: AnySink, name: str | None, place: n.Place) -> n.SinkOutput:
+        called = check_name(name, "sink") if name is not None else plain_name(sink.name)
+        output = n.SinkOutput(place=place, parent=self._node, sink=sink, name=called)
         infer_known(output, self._shapes)
         return output
 

@@ -59,6 +59,16 @@ def _(node: n.FrameSource) -> str:
 
 
 @words_of.register
+def _(node: n.ConnectorSource) -> str:
+    return f"{node.source.name}{_time_words(node)}"
+
+
+@words_of.register
+def _(node: n.Handover) -> str:
+    return "the first to its end, and behind it the second"
+
+
+@words_of.register
 def _(node: n.Filter) -> str:
     return " and ".join(short(predicate) for predicate in node.predicates)
 
@@ -131,6 +141,11 @@ def _(node: n.Output) -> str:
     return f"topic {node.topic!r}{', by ' + ', '.join(node.key) if node.key else ''}"
 
 
+@words_of.register
+def _(node: n.SinkOutput) -> str:
+    return f"sink {node.sink.name!r}"
+
+
 def function_name(function: Any) -> str:
     return str(getattr(function, "__qualname__", repr(function)))
 
@@ -186,6 +201,21 @@ def _(node: n.TopicSource, shapes: Mapping[n.Node, Shape]) -> list[str]:
     return [
         f"goes on without a partition that was silent for {node.idle:g} s: what it brings after may be late"
     ]
+
+
+@remarks_on.register
+def _(node: n.ConnectorSource, shapes: Mapping[n.Node, Shape]) -> list[str]:
+    remarks = [f"reads {node.source.delivery}"]
+    if not node.source.bounded:
+        remarks.append(
+            f"goes on without a partition that was silent for {node.idle:g} s: what it brings after may be late"
+        )
+    return remarks
+
+
+@remarks_on.register
+def _(node: n.SinkOutput, shapes: Mapping[n.Node, Shape]) -> list[str]:
+    return [f"writes {node.sink.delivery}, named {node.name!r}"]
 
 
 def _box(node: n.Node, numbers: Mapping[n.Node, int]) -> str:

@@ -103,6 +103,13 @@ class FrameSource(Source):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class ConnectorSource(Source):
+    """The rows of a connector's source (:class:`mamba_stream.connect.Source`)."""
+
+    source: Any
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Step(Node):
     """A step with one input."""
 
@@ -244,6 +251,25 @@ class Concat(Node):
         return self.inputs
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Handover(Concat):
+    """The rows of one stream to its end, and behind it those of another."""
+
+    @property
+    def verb(self) -> str:
+        return "sequence"
+
+    @property
+    def history(self) -> Node:
+        """The stream that comes first."""
+        return self.inputs[0]
+
+    @property
+    def live(self) -> Node:
+        """The stream that goes on behind it."""
+        return self.inputs[1]
+
+
 @dataclass(frozen=True, slots=True)
 class WindowSpec:
     """Windows as the user describes them; lengths are in microseconds, which a time column may refuse.
@@ -376,7 +402,27 @@ class Output(Step):
         return "to"
 
 
-AnySource = TopicSource | FrameSource
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SinkOutput(Step):
+    """Rows that go to a connector's sink; the end of a branch.
+
+    Attributes:
+        sink: The sink (:class:`mamba_stream.connect.Sink` or ``TransactionalSink``).
+        name: What the job's progress calls it, and with the job's name what the sink knows the writer by.
+    """
+
+    takes_changes: ClassVar[bool] = True  # its shape says whether the sink does
+
+    sink: Any
+    name: str
+
+    @property
+    def verb(self) -> str:
+        return "to"
+
+
+AnySource = TopicSource | FrameSource | ConnectorSource
+AnyOutput = Output | SinkOutput
 RowStep = Filter | Select | WithColumns | Drop | Rename | Cast
 
 

@@ -22,11 +22,21 @@ class Pipeline:
 
     Attributes:
         name: The name.
-        outputs: Streams that end in topics.
+        outputs: Streams that end in topics or sinks.
     """
 
     name: str
-    outputs: tuple[n.Output, ...]
+    outputs: tuple[n.AnyOutput, ...]
+
+    @property
+    def topics(self) -> list[n.Output]:
+        """Those of the outputs that go to topics."""
+        return [output for output in self.outputs if isinstance(output, n.Output)]
+
+    @property
+    def sinks(self) -> list[n.SinkOutput]:
+        """Those of the outputs that go to sinks."""
+        return [output for output in self.outputs if isinstance(output, n.SinkOutput)]
 
     @property
     def nodes(self) -> list[n.Node]:
@@ -59,10 +69,12 @@ def make_pipeline(kind: type[P], name: str, outputs: Sequence[object]) -> P:
             f"pipeline name {name[:24]!r}… has {len(name)} characters: at most {LONGEST_NAME}"
         )
     if not outputs:
-        raise PipelineRefused(f"pipeline {name!r} has no outputs: pass streams that end in .to('topic')")
+        raise PipelineRefused(
+            f"pipeline {name!r} has no outputs: pass streams that end in .to('topic') or .to(sink)"
+        )
     found = []
     for output in outputs:
-        if not isinstance(output, n.Output):
+        if not isinstance(output, n.AnyOutput):
             raise PipelineRefused(
                 f"pipeline {name!r}: {output!r:.80} is no output: end the stream with .to('topic')"
             )
@@ -70,10 +82,23 @@ def make_pipeline(kind: type[P], name: str, outputs: Sequence[object]) -> P:
     pipeline = kind(name, tuple(found))
     check_step_names(pipeline.nodes)
     read = {node.topic for node in pipeline.nodes if isinstance(node, n.TopicSource)}
-    for output in found:
+    for output in pipeline.topics:
         if output.topic in read:
             raise PipelineRefused(
                 f"pipeline {name!r} reads topic {output.topic!r} and writes it: it would never end "
                 f"(to at {output.place})"
             )
+    _check_sinks(pipeline)
     return pipeline
+
+
+def _check_sinks(pipeline: Pipeline) -> None:
+    """Refuses two sinks of one name, whose progress could not be told apart."""
+    seen: dict[str, n.SinkOutput] = {}
+    for output in pipeline.sinks:
+        if other := seen.get(output.name):
+            raise PipelineRefused(
+                f"pipeline {pipeline.name!r}: two sinks are called {output.name!r} (to at {other.place} and at "
+                f"{output.place}): give one of them to(..., name=)"
+            )
+        seen[output.name] = output

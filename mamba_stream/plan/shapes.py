@@ -12,9 +12,10 @@ from functools import singledispatch
 
 import polars as pl
 
+from mamba_stream.connect import accepts_changes
 from mamba_stream.core.durations import duration_in
 from mamba_stream.core.names import did_you_mean
-from mamba_stream.core.schemas import describe_difference
+from mamba_stream.core.schemas import describe_difference, polars_schema
 from mamba_stream.core.trees import columns
 from mamba_stream.errors import ColumnNotFound, ExpressionRefused, PipelineRefused
 from mamba_stream.operators.changes import OP_COLUMN, OP_WORD_TYPE
@@ -235,6 +236,12 @@ def shape_of(node: n.Node, parents: Sequence[Shape]) -> Shape:
 @shape_of.register
 def _(node: n.FrameSource, parents: Sequence[Shape]) -> Shape:
     return _source_shape(node, node.frame.schema, node.time, "the frame has no time column yet")
+
+
+@shape_of.register
+def _(node: n.ConnectorSource, parents: Sequence[Shape]) -> Shape:
+    schema = polars_schema(node.source.schema)
+    return _source_shape(node, schema, node.time, f"{node.source.name} has no time column yet")
 
 
 @shape_of.register
@@ -471,6 +478,20 @@ def _(node: n.Output, parents: Sequence[Shape]) -> Shape:
         raise PipelineRefused(
             f"to({node.topic!r}, key={list(node.key)}) of a table by {', '.join(shape.changelog.key)}: a row may "
             "change these columns, and its changes would be in several partitions: choose from the table's key"
+        )
+    return _in_words(shape)
+
+
+@shape_of.register
+def _(node: n.SinkOutput, parents: Sequence[Shape]) -> Shape:
+    (shape,) = parents
+    if shape.changelog is None:
+        return shape
+    if not accepts_changes(node.sink):
+        raise PipelineRefused(
+            f"sink {node.sink.name!r} takes rows that stay, and these are a changelog, whose rows are taken "
+            f"back later: "
+            "write to a sink that accepts changes, or let a window make rows that stay"
         )
     return _in_words(shape)
 

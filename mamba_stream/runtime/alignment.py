@@ -21,7 +21,7 @@ class Standing:
 
     Attributes:
         time: Its watermark.
-        holds: Whether it can still bring rows in this run, and is not idle: then the others wait for it.
+        holds: Whether it can bring rows now or later in this run, and is not idle: then the others wait for it.
     """
 
     time: int

@@ -90,6 +90,12 @@ class Checkpoints:
         """The job's record as of its last commit; ``None`` if it never ran."""
         return self._record
 
+    @property
+    def next_epoch(self) -> int:
+        """A number for the next commit: larger than all before it, also those of runs that did not commit."""
+        assert self._record is not None
+        return (self._record.epoch << 32) + self._record.commits + 1
+
     def load(self) -> Saved | None:
         """What the last commit left; ``None`` if the job never ran."""
         if self._record is None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 import polars as pl
 
+from mamba_stream.connect import Ending
 from mamba_stream.core.clock import Clock, SystemClock
 from mamba_stream.log import Log, Topic
 from mamba_stream.operators.changes import folded
@@ -13,12 +15,15 @@ from mamba_stream.operators.columns import OP
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.analysis import Analysis, analyse
 from mamba_stream.runtime.budget import Budget
+from mamba_stream.runtime.connectors import ConnectorFeeds, Extent
 from mamba_stream.runtime.engine import Engine
 from mamba_stream.runtime.feeds import Feed, FrameFeed, TopicFeed
 from mamba_stream.runtime.memory import memory_limit
 from mamba_stream.runtime.topics import facts_of, first_offsets, topics_of
 
 _FIRST_LOOK = 4_096
+_BREATH = 0.01
+_moment = threading.Event()
 
 
 def collect(
@@ -45,18 +50,25 @@ def collect(
     # Of a table the first rows are known when all changes are.
     most = None if table is not None else limit
     kept = columns if table is None else [*columns, OP]
+    clock = clock or SystemClock()
+    # Some rows can be had of what has no end; all of them cannot.
+    feeds = {
+        source: _feeds(analysis, source, topics, whole=limit is None, clock=clock)
+        for source in analysis.sources
+    }
     engine = Engine(
         analysis,
         {node: lambda frame: gathered.append(frame.select(kept))},
-        {source: _feeds(analysis, source, topics) for source in analysis.sources},
+        feeds,
         source_names(analysis.sources),
-        clock=clock or SystemClock(),
+        clock=clock,
         budget=Budget.within(memory_limit(None)),
         follows=False,
     )
     rows = _FIRST_LOOK if most is not None else engine.rows
     while not engine.done and (most is None or sum(frame.height for frame in gathered) < most):
-        engine.step(rows)
+        if not engine.step(rows) and not engine.done:
+            _moment.wait(_BREATH)  # a source of a connector may have nothing now, and more soon
         rows = min(4 * rows, engine.rows)
     if most is None or sum(frame.height for frame in gathered) < most:
         engine.advance()
@@ -66,10 +78,15 @@ def collect(
     return result if limit is None else result.head(limit)
 
 
-def _feeds(analysis: Analysis, node: n.AnySource, topics: dict[str, Topic]) -> Sequence[Feed]:
+def _feeds(
+    analysis: Analysis, node: n.AnySource, topics: dict[str, Topic], *, whole: bool, clock: Clock
+) -> Sequence[Feed]:
     columns = analysis.read_from(node)
     if isinstance(node, n.FrameSource):
         return [FrameFeed(node.frame.select(columns), 0)]
+    if isinstance(node, n.ConnectorSource):
+        now = whole or isinstance(node.source, Ending)
+        return ConnectorFeeds(node, columns, None, Extent(bounded=True), as_of_now=now, clock=clock).feeds
     assert isinstance(node, n.TopicSource)
     topic = topics[node.topic]
     # Where a job begins that wants only what is new, there is nothing to look at yet.
@@ -83,11 +100,13 @@ def _feeds(analysis: Analysis, node: n.AnySource, topics: dict[str, Topic]) -> S
 
 def source_names(sources: Sequence[n.AnySource]) -> dict[n.Node, str]:
     """What to call the sources: by their given names, else by topic, else by what a frame holds."""
-    return {
-        source: source.name
-        or (source.topic if isinstance(source, n.TopicSource) else _frame_name(source.frame))
-        for source in sources
-    }
+    return {source: source.name or _source_name(source) for source in sources}
+
+
+def _source_name(source: n.AnySource) -> str:
+    if isinstance(source, n.ConnectorSource):
+        return str(source.source.name)
+    return source.topic if isinstance(source, n.TopicSource) else _frame_name(source.frame)
 
 
 def _frame_name(frame: pl.DataFrame) -> str:

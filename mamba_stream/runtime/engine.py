@@ -21,11 +21,13 @@ from mamba_stream.runtime.alignment import Company, Standing, companies
 from mamba_stream.runtime.budget import Budget
 from mamba_stream.runtime.feeds import Feed
 from mamba_stream.runtime.flow import Flow, Sink
+from mamba_stream.runtime.handover import sources_before
 from mamba_stream.runtime.intake import Intake, IntakeSettings, joined
 from mamba_stream.runtime.memory import in_words
 from mamba_stream.runtime.watermarks import PartitionTime
 
 _DAY_US = 86_400_000_000
+_KINDS = {n.TopicSource: "topic", n.FrameSource: "frame", n.ConnectorSource: "source"}
 
 
 class Engine:
@@ -58,7 +60,7 @@ class Engine:
         self.intakes = {
             node: Intake(
                 settings := _settings(analysis, node, names[node]),
-                feeds[node],
+                list(feeds[node]),
                 {feed.partition: PartitionTime(settings.lateness) for feed in feeds[node]},
             )
             for node in analysis.sources
@@ -78,11 +80,16 @@ class Engine:
             for company in companies(analysis.nodes, timed)
             if sum(len(self.intakes[source].feeds) for source in company.sources) > 1
         ]
+        self._before = sources_before(analysis.nodes)
 
     @property
     def done(self) -> bool:
         """Whether every source is read as far as this run goes."""
-        return all(feed.done for intake in self.intakes.values() for feed in intake.feeds)
+        return all(
+            feed.done or self._waits(source)
+            for source, intake in self.intakes.items()
+            for feed in intake.feeds
+        )
 
     @property
     def ended(self) -> bool:
@@ -154,11 +161,18 @@ class Engine:
                 intake.times[feed.partition].ended = feed.ended
         self.flow.advance({source: intake.times for source, intake in self.intakes.items()})
 
+    def _waits(self, source: n.AnySource) -> bool:
+        """Whether a source comes behind another one that is not over."""
+        return not all(
+            feed.ended for other in self._before.get(source, ()) for feed in self.intakes[other].feeds
+        )
+
     def _in_turn(self) -> list[tuple[n.AnySource, Feed]]:
         """The partitions to read from, those whose time is furthest behind first."""
         waiting = [
             (self._time_of(source, feed), self._read_in.get(id(feed), 0), source, feed)
             for source, intake in self.intakes.items()
+            if not self._waits(source)
             for feed in intake.feeds
             if not feed.done
         ]
@@ -170,7 +184,9 @@ class Engine:
         return [
             Standing(
                 self._time_of(source, feed),
-                not feed.done and not self.intakes[source].times[feed.partition].idle,
+                not (
+                    feed.done or self.intakes[source].times[feed.partition].idle or self._waits(source)
+                ),
             )
             for source in company.sources
             for feed in self.intakes[source].feeds
@@ -234,7 +250,7 @@ def _settings(analysis: Analysis, node: n.AnySource, name: str) -> IntakeSetting
     return IntakeSettings(
         number=analysis.numbers[node],
         name=name,
-        what=f"topic {node.topic!r}" if isinstance(node, n.TopicSource) else f"frame {name!r}",
+        what=f"{_KINDS[type(node)]} {node.topic if isinstance(node, n.TopicSource) else name!r}",
         time=shape.time,
         lateness=lateness,
         patience=node.idle,

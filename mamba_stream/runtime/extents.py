@@ -99,7 +99,7 @@ def _reached(topic: Topic, partition: int, position: int, time: str, moment: int
         start={partition: position}, partitions=[partition], columns=[time], end={partition: end}
     )
     for batch in rows:
-        reached = _first_at(frame_from_batch(batch.data), time, moment)
+        reached = first_at(frame_from_batch(batch.data), time, moment)
         if reached is not None:
             return int(batch.offsets[reached])
     return end
@@ -109,10 +109,10 @@ def frame_end_of(node: n.FrameSource, shape: Shape, until: Until) -> int | None:
     """The row of a frame to stop before; ``None`` reads it to its end."""
     if not isinstance(until, datetime | date) or shape.time is None:
         return None
-    return _first_at(node.frame, shape.time, to_time(until, shape.time_type, what="until"))
+    return first_at(node.frame, shape.time, to_time(until, shape.time_type, what="until"))
 
 
-def _first_at(frame: pl.DataFrame, time: str, moment: int) -> int | None:
+def first_at(frame: pl.DataFrame, time: str, moment: int) -> int | None:
     """The first row whose time has reached a moment."""
     reached = frame.select((ticks(time) >= moment).fill_null(value=False)).to_series()
     first = reached.arg_max()

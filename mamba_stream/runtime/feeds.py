@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +50,13 @@ class Feed(Protocol):
     """One partition, read from where it was left."""
 
     partition: int
+    name: str
+    """What a connector calls it; nothing, for others."""
+
+    @property
+    def place(self) -> Any:
+        """Where a connector goes on, as it understands it."""
+        ...
 
     @property
     def position(self) -> int:
@@ -75,6 +82,8 @@ class FrameFeed:
     """The rows of a frame; an offset is a row's number."""
 
     partition = 0
+    name = ""
+    place = None
 
     def __init__(self, frame: pl.DataFrame, position: int, stop: int | None = None) -> None:
         self._frame = frame
@@ -104,6 +113,9 @@ class FrameFeed:
 
 class TopicFeed:
     """A partition of a topic."""
+
+    name = ""
+    place = None
 
     def __init__(
         self,

@@ -13,6 +13,7 @@ from typing import TypeVar
 import polars as pl
 
 from mamba_stream.errors import JobFailed, StepFailed
+from mamba_stream.operators.lateness import FOREVER
 from mamba_stream.operators.retimed import COUNTED, Retimed
 from mamba_stream.operators.rows import RowSteps
 from mamba_stream.operators.step import LATE_REASON, Late, Made, StatefulStep
@@ -107,6 +108,10 @@ class Flow:
                 marks[node] = self._retimed(node, sources)
             elif isinstance(node, n.LateRows):
                 marks[node] = marks[node.origin]
+            elif isinstance(node, n.Handover) and marks[node.history].watermark < FOREVER:
+                marks[node] = marks[node.history]
+            elif isinstance(node, n.Handover):
+                marks[node] = marks[node.live]
             else:
                 mark = combined(marks[parent] for parent in node.parents)
                 if isinstance(node, n.Stateful):

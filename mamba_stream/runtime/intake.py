@@ -64,10 +64,15 @@ class Intake:
     """A source with the partitions it reads and their time."""
 
     settings: IntakeSettings
-    feeds: Sequence[Feed]
+    feeds: list[Feed]
     times: dict[int, PartitionTime]
     rows: int = 0
     rejected: dict[str, int] = field(default_factory=dict)
+
+    def add(self, feed: Feed) -> None:
+        """Another partition, which came later."""
+        self.feeds.append(feed)
+        self.times[feed.partition] = PartitionTime(self.settings.lateness)
 
     def take(self, feed: Feed, portion: Portion) -> tuple[pl.DataFrame, pl.DataFrame | None]:
         """Judges the rows of a portion.

@@ -196,7 +196,10 @@ class Job:
 
     def _work(self) -> None:
         try:
-            self._loop()
+            try:
+                self._loop()
+            finally:
+                self._run.close()
             self._summary = self._run.summary(self._state)
         except BaseException as error:  # noqa: BLE001 - kept for whoever waits
             self._state, self._error = "failed", self._named(error)

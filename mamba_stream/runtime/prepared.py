@@ -13,9 +13,13 @@ from mamba_stream.plan.pipeline import Pipeline
 from mamba_stream.runtime.checkpoint import JOBS, read_state
 from mamba_stream.runtime.collecting import source_names
 from mamba_stream.runtime.fingerprints import content_of
+from mamba_stream.runtime.handover import check_handovers
 from mamba_stream.runtime.progress import Progress, SourceProgress, decode_record
 from mamba_stream.runtime.topics import facts_of, identity_of, topics_of
 from mamba_stream.runtime.upgrade import Upgrade, upgrade_of
+
+_OUTSIDE = "a connector's"
+"""The content of every connector's source: whether it holds what it held, it says itself."""
 
 
 class Prepared:
@@ -41,12 +45,8 @@ class Prepared:
         self.analysis = analyse(pipeline.outputs, facts_of(self.topics))
         self.names = source_names(self.analysis.sources)
         _check_distinct(self.analysis.sources, self.names)
-        self.contents = {
-            node: content_of(node.frame)
-            if isinstance(node, n.FrameSource)
-            else identity_of(self.topics[node.topic])
-            for node in self.analysis.sources
-        }
+        check_handovers(self.analysis.nodes, self.topics)
+        self.contents = {node: self._content(node) for node in self.analysis.sources}
         self.layouts = {step.name: layout_of(step, self.analysis) for step in self.analysis.steps}
 
     def upgrade(self, progress: Progress) -> Upgrade:
@@ -58,14 +58,24 @@ class Prepared:
                 changes += self._changes(node, source, windowed=bool(progress.steps))
         return upgrade_of(self._pipeline.name, progress, self.layouts, changes)
 
+    def _content(self, node: n.AnySource) -> str:
+        """What tells a source's rows from others that it might have."""
+        if isinstance(node, n.ConnectorSource):
+            return _OUTSIDE
+        return (
+            content_of(node.frame)
+            if isinstance(node, n.FrameSource)
+            else identity_of(self.topics[node.topic])
+        )
+
     def _changes(self, node: n.AnySource, source: SourceProgress, *, windowed: bool) -> list[str]:
         """Why a source is not the one that the job has read."""
         name, time = self.names[node], self.analysis.shapes[node].time or ""
         if source.content != self.contents[node]:
             return [
-                f"{name!r} holds other rows"
-                if isinstance(node, n.FrameSource)
-                else f"topic {node.topic!r} was made anew: it is another topic now"
+                f"topic {node.topic!r} was made anew: it is another topic now"
+                if isinstance(node, n.TopicSource)
+                else f"{name!r} holds other rows"
             ]
         if windowed and source.time != time:
             return [f"{name!r} takes its time from {time!r}, and windows are open by {source.time!r}"]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 
 class PartitionProgress(msgspec.Struct, frozen=True, array_like=True):
-    """A partition: the next offset to read, and its time."""
+    """A partition: the next offset to read, and its time; a connector's also has a name, and where it goes on."""
 
     position: int
     greatest: int
     ended: bool
+    name: str = ""
+    place: Any = None
 
 
 class SourceProgress(msgspec.Struct, frozen=True, array_like=True):
@@ -34,12 +38,21 @@ class StepProgress(msgspec.Struct, frozen=True, array_like=True):
     layout: str
 
 
+class SinkProgress(msgspec.Struct, frozen=True, array_like=True):
+    """A sink: the last epoch it prepared for, what it prepared, and how many rows it was given."""
+
+    epoch: int
+    prepared: Any
+    rows: int
+
+
 class Progress(msgspec.Struct, frozen=True):
     """A job as of one commit."""
 
     sources: dict[str, SourceProgress] = {}
     steps: dict[str, StepProgress] = {}
     rows_out: dict[str, int] = {}
+    sinks: dict[str, SinkProgress] = {}
 
 
 class JobRecord(msgspec.Struct, frozen=True):

@@ -17,6 +17,8 @@ from mamba_stream.plan import nodes as n
 from mamba_stream.plan.pipeline import Pipeline
 from mamba_stream.runtime.budget import Budget
 from mamba_stream.runtime.checkpoint import OWNED, Checkpoints, Saved, read_state, savepoints
+from mamba_stream.runtime.connectors import ConnectorFeeds, extent_of
+from mamba_stream.runtime.deliveries import Deliveries
 from mamba_stream.runtime.engine import Engine
 from mamba_stream.runtime.extents import begin_of, ends_of, frame_end_of
 from mamba_stream.runtime.facts import RunSummary, State
@@ -27,6 +29,8 @@ from mamba_stream.runtime.prepared import Prepared
 from mamba_stream.runtime.progress import PartitionProgress, Progress, SourceProgress, StepProgress
 
 _PENDING_BYTES = 64 << 20
+_ASK = 0.02
+"""Seconds between two questions to a connector that had nothing."""
 
 
 class Run:
@@ -53,11 +57,16 @@ class Run:
         if saved is not None:
             self._check_resumable()
         self._outputs = Outputs()
+        self._deliveries = Deliveries(pipeline.name, pipeline.sinks, self.analysis.shapes, self._saved.sinks)
+        self._outside: dict[n.AnySource, ConnectorFeeds] = {}
         feeds = {node: self._feeds(node) for node in self.analysis.sources}
-        bounded = all(isinstance(node, n.FrameSource) or self._topics[node.topic].ended for node in feeds)
+        bounded = all(self._bounded(node) for node in feeds)
         self.engine = Engine(
             self.analysis,
-            {output: partial(self._outputs.put, output) for output in pipeline.outputs},
+            {
+                **{output: partial(self._outputs.put, output) for output in pipeline.topics},
+                **{output: partial(self._deliveries.put, output) for output in pipeline.sinks},
+            },
             feeds,
             self._names,
             clock=clock,
@@ -80,7 +89,7 @@ class Run:
 
     @property
     def rows_out(self) -> int:
-        return sum(self._outputs.rows.values())
+        return sum(self._outputs.rows.values()) + self._deliveries.rows
 
     @property
     def late(self) -> int:
@@ -146,14 +155,17 @@ class Run:
 
     def step(self, most: int | None = None) -> int:
         """Reads and works a little, on so many rows at most; the number of rows read."""
+        for node, partitions in self._outside.items():
+            for feed in partitions.look():
+                self.engine.intakes[node].add(feed)
         rows = self.engine.step(most)
-        self._dirty = self._dirty or rows > 0 or self._outputs.waiting
+        self._dirty = self._dirty or rows > 0 or self._outputs.waiting or self._deliveries.waiting
         return rows
 
     @property
     def commit_due(self) -> bool:
         """Whether it is time to commit."""
-        if not self._dirty:
+        if not self._dirty and not self._deliveries.due:
             return False
         waited = self._clock.monotonic() - self._committed
         return waited >= self._options.commit or self._outputs.bytes > _PENDING_BYTES
@@ -162,10 +174,17 @@ class Run:
         """How long there is nothing to do unless rows come."""
         idle = self.engine.seconds_to_idleness()
         due = self._committed + self._options.commit - self._clock.monotonic() if self._dirty else None
-        return max(0.0, min(seconds for seconds in (idle, due, 60.0) if seconds is not None))
+        # Nothing tells when a connector has rows: it is asked.
+        most = _ASK if self._outside else 60.0
+        return max(0.0, min(seconds for seconds in (idle, due, most) if seconds is not None))
 
     def commit(self, status: str) -> None:
-        """Makes durable what was done since the last commit."""
+        """Makes durable what was done since the last commit, and then tells those outside.
+
+        Args:
+            status: ``running``, or how the run ends.
+        """
+        self._deliveries.prepare(self._checkpoints.next_epoch, last=status != "running")
         self._checkpoints.commit(
             outputs=self._outputs.drain(),
             offsets=self._moved(),
@@ -173,12 +192,23 @@ class Run:
             steps={node.name: step for node, step in self.engine.flow.steps.items()},
             status=status,
         )
+        self._deliveries.commit()
+        for partitions in self._outside.values():
+            for feed in partitions.feeds:
+                feed.acknowledge()
         self._committed = self._clock.monotonic()
         self._dirty = False
 
     def keep(self, name: str) -> None:
         """Keeps what the last commit left under a name."""
         self._checkpoints.keep(name)
+
+    def close(self) -> None:
+        """Lets go of what is open outside; what was not committed is done again by the next run."""
+        for partitions in self._outside.values():
+            for feed in partitions.feeds:
+                feed.close()
+        self._deliveries.close()
 
     # -- beginning -------------------------------------------------------------------------------------------------
 
@@ -188,6 +218,17 @@ class Run:
             position = known.partitions[0].position if known is not None else 0
             stop = frame_end_of(node, self.analysis.shapes[node], self._options.until)
             return [FrameFeed(node.frame.select(self.analysis.needed[node]), position, stop)]
+        if isinstance(node, n.ConnectorSource):
+            until = self._options.until
+            self._outside[node] = ConnectorFeeds(
+                node,
+                self.analysis.needed[node],
+                known,
+                extent_of(node, self.analysis.shapes[node], until),
+                as_of_now=until not in {None, "stopped"},
+                clock=self._clock,
+            )
+            return self._outside[node].feeds
         topic = self._topics[node.topic]
         begins = begin_of(node, topic, known, skip_gaps=self._options.skip_gaps)
         ends = ends_of(node, topic, self.analysis.shapes[node], self._options.until, begins, known)
@@ -195,6 +236,12 @@ class Run:
         return [
             TopicFeed(topic, p, offset, columns, stop=ends.get(p)) for p, offset in sorted(begins.items())
         ]
+
+    def _bounded(self, node: n.AnySource) -> bool:
+        """Whether a source comes to an end by itself."""
+        if isinstance(node, n.ConnectorSource):
+            return bool(node.source.bounded)
+        return isinstance(node, n.FrameSource) or self._topics[node.topic].ended
 
     def _load(self, log: Log) -> Saved | None:
         """Where this run begins: at the last commit, at a savepoint, or from nothing."""
@@ -208,6 +255,11 @@ class Run:
             raise NotFound(
                 f"job {self.pipeline.name!r} has no savepoint {name!r}{did_you_mean(name, there)}; there are "
                 f"{', '.join(there) or 'none'} (state= is 'resume', 'new', 'upgrade' or a savepoint's name)"
+            )
+        for output in self.pipeline.sinks:
+            raise PipelineRefused(
+                f"job {self.pipeline.name!r} cannot go back to savepoint {name!r}: sink {output.sink.name!r} (to at "
+                f"{output.place}) has what came after it, and would get it again: give the pipeline another name"
             )
         return read_state(log, self.pipeline.name, there[name].base, there[name].end)
 
@@ -260,8 +312,8 @@ class Run:
         job = self.pipeline.name
         owned = {key.partition("/")[2] for key in log.records(OWNED) if key.startswith(f"{job}/")}
         anew = self._checkpoints.record is None or self._options.anew
-        shapes = {output: self.analysis.shapes[output] for output in self.pipeline.outputs}
-        made = make_topics(log, self.pipeline.outputs, shapes, replace=owned if self._options.anew else set())
+        shapes = {output: self.analysis.shapes[output] for output in self.pipeline.topics}
+        made = make_topics(log, self.pipeline.topics, shapes, replace=owned if self._options.anew else set())
         empty = [name for name in owned if name in log] if self._options.anew else []
         # What the topic of state holds is not what this run begins with: it is written anew.
         replaces = not anew and (self._options.savepoint is not None or not self.upgrade.fits)
@@ -272,6 +324,8 @@ class Run:
             empty=empty,
             replaced={node.name: step for node, step in self.engine.flow.steps.items()} if replaces else None,
         )
+        # Not before: from here on no other runner can commit.
+        self._deliveries.recover(anew=self._options.anew)
 
     # -- progress --------------------------------------------------------------------------------------------------
 
@@ -283,6 +337,8 @@ class Run:
                     feed.position,
                     intake.times[feed.partition].greatest,
                     intake.times[feed.partition].ended,
+                    feed.name,
+                    feed.place,
                 )
                 for feed in intake.feeds
             }
@@ -304,7 +360,7 @@ class Run:
                 late.short.counts,
                 self._prepared.layouts[stateful.name],
             )
-        return Progress(sources, steps, dict(self._outputs.rows))
+        return Progress(sources, steps, dict(self._outputs.rows), self._deliveries.progress())
 
     def _moved(self) -> dict[str, dict[tuple[str, int], int]]:
         """What a group of the job's name has read since the last commit, for whoever looks at lag."""

@@ -54,8 +54,9 @@ def _(node: n.Changes, analysis: Analysis) -> Operator:
     return in_words
 
 
-@operator_of.register
-def _(node: n.Output, analysis: Analysis) -> Operator:
+@operator_of.register(n.Output)
+@operator_of.register(n.SinkOutput)
+def _(node: n.AnyOutput, analysis: Analysis) -> Operator:
     columns = analysis.shapes[node].schema.names()
     if analysis.shapes[node.parent].changelog is not None:
         return lambda frame: in_words(frame).select(columns)

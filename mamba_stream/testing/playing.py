@@ -230,7 +230,7 @@ class Player:
         run.commit("stopped")
         found = {
             output.topic: self._log[output.topic].scan().collect()
-            for output in self._pipeline.outputs
+            for output in self._pipeline.topics
             if output.topic in self._log
         }
         return Played(found, run.late, run.rejected, run.rows_in)

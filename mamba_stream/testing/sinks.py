@@ -48,7 +48,7 @@ class _Contract:
         raise NotImplementedError
 
     def rows(self, first: int, rows: int) -> pl.DataFrame:
-        """Rows that the sink can take, all different, with a column ``number``; :func:`some_rows` unless told otherwise."""
+        """Rows that the sink can take, all different, with a column ``number``."""
         return some_rows(first, rows)
 
     def schema(self) -> pa.Schema:

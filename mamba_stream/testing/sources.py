@@ -57,7 +57,9 @@ def joined(batches: list[pa.RecordBatch], schema: pa.Schema) -> pl.DataFrame:
     return frame_from_batch(found[0])
 
 
-def read_to_end(source: Source, partition: str, position: Position = None, *, max_rows: int = 1_000) -> pl.DataFrame:
+def read_to_end(
+    source: Source, partition: str, position: Position = None, *, max_rows: int = 1_000
+) -> pl.DataFrame:
     """All rows of a partition from a position on."""
     reader = source.open(partition, position)
     try:
@@ -104,7 +106,9 @@ class SourceContract:
             for rows in self.cuts:
                 assert_frame_equal(read_to_end(self.source(tmp_path), partition, max_rows=rows), whole)
 
-    def test_reading_gives_at_least_one_row_and_at_most_as_many_as_were_asked_for(self, tmp_path: Path) -> None:
+    def test_reading_gives_at_least_one_row_and_at_most_as_many_as_were_asked_for(
+        self, tmp_path: Path
+    ) -> None:
         source = self.source(tmp_path)
         for partition in source.partitions():
             for most in self.cuts:
@@ -175,7 +179,9 @@ class SourceContract:
             reader, last = source.open(partition, None), None
             for rows in rows_of(reader, 1_000):
                 last = stored(rows.position)
-            assert reader.ended and reader.read(10) is None and reader.ended
+            assert reader.ended
+            assert reader.read(10) is None
+            assert reader.ended
             reader.close()
             if last is not None:
                 assert read_to_end(self.source(tmp_path), partition, last).height == 0

@@ -1,6 +1,6 @@
 """Writes rows into files, with a checkpoint of its own in place of the log; run as a process, and killed at any moment.
 
-    python -m tests.connectors.sink_job PLACE OPTIONS endless|last
+python -m tests.connectors.sink_job PLACE OPTIONS endless|last
 """
 
 from __future__ import annotations

@@ -33,7 +33,9 @@ class FilesContract(TransactionalSinkContract):
 
     def seen(self, place: Path) -> pl.DataFrame:
         hive = bool(self.options.get("partition_by"))
-        source = files.source(place / "out" / "**" / "*.*", format=self.form, schema=self.rows(0, 0).schema, hive=hive)
+        source = files.source(
+            place / "out" / "**" / "*.*", format=self.form, schema=self.rows(0, 0).schema, hive=hive
+        )
         return read_to_end(source, "all")
 
 
@@ -94,7 +96,11 @@ def test_files_have_the_jobs_name_and_the_checkpoints_number_and_no_more_rows_th
     writer.write(batch(0, 100))
     writer.commit(5, writer.prepare(5, last=False))
     assert names_in(tmp_path / "out") == [f"job.out-{5:020}-{n}.parquet" for n in range(3)]
-    assert [pq.read_metadata(tmp_path / "out" / name).num_rows for name in names_in(tmp_path / "out")] == [40, 40, 20]
+    assert [pq.read_metadata(tmp_path / "out" / name).num_rows for name in names_in(tmp_path / "out")] == [
+        40,
+        40,
+        20,
+    ]
 
 
 def test_files_roll_by_bytes(tmp_path):
@@ -147,7 +153,9 @@ def test_other_tools_read_the_directories(tmp_path):
     writer.write(batch(100, 100))
     writer.prepare(2, last=False)  # staged rows are nobody else's business
     assert pl.scan_parquet(tmp_path / "out", hive_partitioning=True).collect().height == 100
-    counts = duckdb.sql(f"select key, count(*) from '{tmp_path}/out/**/*.parquet' group by key order by key").fetchall()
+    counts = duckdb.sql(
+        f"select key, count(*) from '{tmp_path}/out/**/*.parquet' group by key order by key"
+    ).fetchall()
     assert counts == [("k0", 34), ("k1", 33), ("k2", 33)]
 
 
@@ -158,7 +166,9 @@ def test_values_that_are_no_names_of_directories_make_ones_all_the_same(tmp_path
     writer.abort(0)
     writer.write(batch_from_frame(frame))
     writer.commit(1, writer.prepare(1, last=True))
-    assert all(len(path.relative_to(tmp_path / "out").parts) == 2 for path in (tmp_path / "out").rglob("*.parquet"))
+    assert all(
+        len(path.relative_to(tmp_path / "out").parts) == 2 for path in (tmp_path / "out").rglob("*.parquet")
+    )
 
 
 def test_a_file_that_was_taken_away_after_it_appeared_is_not_made_again(tmp_path):
@@ -251,8 +261,12 @@ def test_another_file_system_is_refused_with_what_to_do(tmp_path):
 
 
 @pytest.mark.parametrize("options", ["parquet", "csv", "partitioned"])
-@pytest.mark.parametrize("kills", [pytest.param(12, id="12"), pytest.param(150, id="150", marks=pytest.mark.slow)])
-def test_a_writer_that_is_killed_anywhere_leaves_every_committed_row_once(tmp_path, environment, options, kills):
+@pytest.mark.parametrize(
+    "kills", [pytest.param(12, id="12"), pytest.param(150, id="150", marks=pytest.mark.slow)]
+)
+def test_a_writer_that_is_killed_anywhere_leaves_every_committed_row_once(
+    tmp_path, environment, options, kills
+):
     seed = random.SystemRandom().randrange(1 << 32)
     print(f"seed {seed}")
     moments = random.Random(seed)
@@ -273,7 +287,9 @@ def test_a_writer_that_is_killed_anywhere_leaves_every_committed_row_once(tmp_pa
         seen = sink_job.seen(tmp_path, options)["number"]
         assert seen.n_unique() == len(seen)
     subprocess.run(
-        [sys.executable, "-m", "tests.connectors.sink_job", str(tmp_path), options, "last"], env=environment, check=True
+        [sys.executable, "-m", "tests.connectors.sink_job", str(tmp_path), options, "last"],
+        env=environment,
+        check=True,
     )
     rows = sink_job.read_checkpoint(tmp_path)["rows"]
     assert rows > 0

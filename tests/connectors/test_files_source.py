@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from polars.testing import assert_frame_equal
 from mamba_connectors import files
 from mamba_connectors.files import records
 from mamba_stream.errors import ConnectorFailed, InvalidInput, SchemaMismatch, UnsupportedType
-from mamba_stream.testing.sources import SourceContract, joined, read_to_end, rows_of, stored
+from mamba_stream.testing.sources import SourceContract, read_to_end, rows_of, stored
 
 
 def frame(first: int, rows: int) -> pl.DataFrame:
@@ -50,7 +50,9 @@ def write(rows: pl.DataFrame, path: Path, **options: Any) -> None:
                 for batch in rows.to_arrow().to_batches(max_chunksize=6):
                     stream.write_batch(batch)
         case ".csv":
-            text = rows.write_csv(quote_style="non_numeric", datetime_format="%Y-%m-%dT%H:%M:%S%.6fZ").encode()
+            text = rows.write_csv(
+                quote_style="non_numeric", datetime_format="%Y-%m-%dT%H:%M:%S%.6fZ"
+            ).encode()
             path.write_bytes(packed(text, path))
         case ".ndjson":
             path.write_bytes(packed(rows.write_ndjson().encode(), path))
@@ -187,7 +189,7 @@ def test_columns_are_those_of_the_first_file(tmp_path, ending):
     found = one(files.source(tmp_path / f"a{ending}"))
     wanted = frame(0, 20)
     if "ndjson" in ending:  # JSON has no days, and an instant in it has a zone
-        wanted = wanted.with_columns(pl.col("day").cast(pl.Datetime("us", "UTC")))
+        wanted = wanted.with_columns(pl.col("day").cast(pl.Datetime("us")))
     assert_frame_equal(found, wanted)
 
 
@@ -213,7 +215,11 @@ def test_another_file_with_other_columns_is_named_with_them(tmp_path, ending):
     write(frame(3, 3).rename({"text": "test"}), tmp_path / f"b{ending}")
     with pytest.raises(SchemaMismatch) as refused:
         one(files.source(tmp_path / f"*{ending}"))
-    for words in (f"b{ending}", "missing column 'text' (String)", "unexpected column 'test', did you mean 'text'"):
+    for words in (
+        f"b{ending}",
+        "missing column 'text' (String)",
+        "unexpected column 'test', did you mean 'text'",
+    ):
         assert words in str(refused.value)
 
 
@@ -226,13 +232,18 @@ def test_another_file_with_other_types_is_named_with_them(tmp_path):
 
 def test_narrower_types_of_another_file_fit(tmp_path):
     write(frame(0, 3), tmp_path / "a.parquet")
-    write(frame(3, 3).cast({"number": pl.Int8}).select(pl.col("*").exclude("at"), "at"), tmp_path / "b.parquet")
+    write(
+        frame(3, 3).cast({"number": pl.Int8}).select(pl.col("*").exclude("at"), "at"), tmp_path / "b.parquet"
+    )
     assert_frame_equal(one(files.source(tmp_path / "*.parquet")), frame(0, 6))
 
 
 @pytest.mark.parametrize(
     ("name", "good", "bad"),
-    [("x.csv", "n,s\n1,a\n2,b\n", "n,s\n3,c\n4,d\n5.5,e\n"), ("x.ndjson", '{"n":1}\n', '{"n":3}\n{"n":4}\n{"n":"x"}\n')],
+    [
+        ("x.csv", "n,s\n1,a\n2,b\n", "n,s\n3,c\n4,d\n5.5,e\n"),
+        ("x.ndjson", '{"n":1}\n', '{"n":3}\n{"n":4}\n{"n":"x"}\n'),
+    ],
 )
 def test_a_record_that_does_not_fit_is_named_by_its_byte(tmp_path, name, good, bad):
     (tmp_path / f"a{name}").write_text(good)
@@ -258,7 +269,9 @@ def test_what_has_no_form_as_text_is_refused_at_once(tmp_path):
 
 
 def test_nested_json_comes_as_it_is(tmp_path):
-    (tmp_path / "a.ndjson").write_text('{"l":[{"at":"2026-01-01T00:00:00Z","d":"1.50"}],"t":{"x":null}}\n{"l":null}\n')
+    (tmp_path / "a.ndjson").write_text(
+        '{"l":[{"at":"2026-01-01T00:00:00Z","d":"1.50"}],"t":{"x":null}}\n{"l":null}\n'
+    )
     schema = {
         "l": pl.List(pl.Struct({"at": pl.Datetime("us", "UTC"), "d": pl.Decimal(10, 2)})),
         "t": pl.Struct({"x": pl.Date}),
@@ -306,7 +319,8 @@ def test_going_on_in_a_large_file_reads_only_the_rest(tmp_path, monkeypatch):
     write(frame(0, 50_000), tmp_path / "a.csv")
     source = files.source(tmp_path / "a.csv", schema=SCHEMA)
     reader = source.open("all", None)
-    *_, before, _ = list(rows_of(reader, 1_000))
+    *all_but_last, before, _ = list(rows_of(reader, 1_000))
+    seen = sum(rows.batch.num_rows for rows in [*all_but_last, before])
     read = []
     opened = records.open_bytes
 
@@ -315,7 +329,7 @@ def test_going_on_in_a_large_file_reads_only_the_rest(tmp_path, monkeypatch):
         return opened(path, offset)
 
     monkeypatch.setattr(records, "open_bytes", counting)
-    assert one(source, before.position)["number"][0] == 49_000
+    assert one(source, before.position)["number"][0] == seen
     assert max(read) > 0.9 * (tmp_path / "a.csv").stat().st_size
 
 
@@ -412,7 +426,7 @@ def test_a_file_that_is_gone_is_an_error_if_a_part_was_read_and_none_if_all_was(
     source = files.source(tmp_path / "*.csv")
     part = partly_read(source)
     reader = source.open("all", None)
-    whole_of_a = stored([rows for rows, _ in zip(rows_of(reader, 3), range(1), strict=False)][0].position)
+    whole_of_a = stored(next(rows_of(reader, 3)).position)
     (tmp_path / "a.csv").unlink()
     assert one(source, whole_of_a).height == 3
     with pytest.raises(ConnectorFailed, match=r"a\.csv is gone, of which a part was read"):

@@ -133,7 +133,7 @@ def test_what_gives_no_rows_is_refused(rows):
 
 def test_a_function_needs_a_schema():
     with pytest.raises(InvalidInput, match="pass schema="):
-        python.source(lambda: [])
+        python.source(lambda: iter(()))
 
 
 class TestCalls(SinkContract):
@@ -170,7 +170,9 @@ def test_csv_has_one_header_and_lines_are_lines():
     assert stream.getvalue().decode() == '"number","text"\n0,"a"\n1,\n2,"a"\n3,\n'
     stream = io.BytesIO()
     text = NUMBERS.select("text").head(3)
-    python.stdout("lines", stream=stream).open(batch_from_frame(text).schema, "job.out").write(batch_from_frame(text))
+    python.stdout("lines", stream=stream).open(batch_from_frame(text).schema, "job.out").write(
+        batch_from_frame(text)
+    )
     assert stream.getvalue() == b"a\n\na\n"
     with pytest.raises(InvalidInput, match="one column of text"):
         python.stdout("lines").open(batch_from_frame(NUMBERS).schema, "job.out")
@@ -227,7 +229,11 @@ def test_a_process_reads_its_own_standard_input(environment):
         "out.write(batch_from_frame(frame)); out.flush()\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], input=b'{"n":1}\n{"n":2}\n', capture_output=True, env=environment, check=True
+        [sys.executable, "-c", code],
+        input=b'{"n":1}\n{"n":2}\n',
+        capture_output=True,
+        env=environment,
+        check=True,
     )
     assert [json.loads(line) for line in done.stdout.splitlines()] == [{"n": 1}, {"n": 2}]
 

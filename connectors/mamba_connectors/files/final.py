@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final, Protocol
+from typing import IO, Any, Final
 
 import polars as pl
 import pyarrow as pa
@@ -40,7 +40,7 @@ def ending_of(form: Format, compression: str | None) -> str:
     """
     if compression is not None and compression not in _CHOICES[form]:
         choices = ", ".join(map(repr, _CHOICES[form]))
-        hint = did_you_mean(compression, _CHOICES[form]) if isinstance(compression, str) else ""
+        hint = did_you_mean(str(compression), _CHOICES[form])
         raise InvalidInput(f"compression={compression!r:.80}: {form} has {choices}{hint}")
     packed = _PACKED.get(compression or "", "") if form in {"csv", "ndjson"} else ""
     return f"{_ENDINGS[form]}{packed}"
@@ -113,7 +113,9 @@ class FinalFiles:
             room = batch.num_rows if self._most_rows is None else self._most_rows - growing.rows
             growing.write(batch.slice(0, room))
             batch = batch.slice(min(room, batch.num_rows))
-            if (self._most_rows is not None and growing.rows >= self._most_rows) or growing.size >= self._most_bytes:
+            if (
+                self._most_rows is not None and growing.rows >= self._most_rows
+            ) or growing.size >= self._most_bytes:
                 self._close(directory)
 
     def _begin(self, directory: str) -> _Growing:
@@ -132,7 +134,9 @@ class FinalFiles:
 class _Growing:
     """One file."""
 
-    def __init__(self, path: Path, place: str, form: Format, schema: pa.Schema, compression: str | None) -> None:
+    def __init__(
+        self, path: Path, place: str, form: Format, schema: pa.Schema, compression: str | None
+    ) -> None:
         self.path = path
         self.place = place
         self.rows = 0
@@ -165,12 +169,6 @@ class _Growing:
         if self._gathered:
             self._encoder.write(pa.concat_batches(self._gathered))
             self._gathered, self._gathered_rows = [], 0
-
-
-class _Encoder(Protocol):
-    def write(self, batch: pa.RecordBatch) -> None: ...
-
-    def close(self) -> None: ...
 
 
 class _Parquet:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -58,9 +58,13 @@ def types_in(name: str) -> pa.Schema:
 
 
 def _guessed(value: str) -> pa.DataType:
-    for kind, parse in ((pa.int64(), int), (pa.date32(), date.fromisoformat)):
+    kinds: list[tuple[pa.DataType, Callable[[str], object]]] = [
+        (pa.int64(), int),
+        (pa.date32(), date.fromisoformat),
+    ]
+    for kind, parse in kinds:
         try:
-            parse(value)  # type: ignore[operator]
+            parse(value)
         except ValueError:
             continue
         return kind
@@ -73,8 +77,8 @@ def _parsed(value: str, field: pa.Field, path: Path) -> pa.Scalar:
         return pc.cast(pa.array([text], pa.large_string()), field.type)[0]
     except pa.ArrowException:
         raise SchemaMismatch(
-            f"file {path}: its directory says {field.name}={value!r}, and the source has {type_name(field.type)} there: "
-            "pass schema= with another type"
+            f"file {path}: its directory says {field.name}={value!r}, and the source has {type_name(field.type)} "
+            "there: pass schema= with another type"
         ) from None
 
 
@@ -97,8 +101,12 @@ def check_partition_types(schema: pa.Schema, names: Sequence[str]) -> None:
     """
     for name in names:
         dtype = schema.field(name).type
-        fit = pat.is_large_string(dtype) or pat.is_integer(dtype) or pat.is_boolean(dtype) or pat.is_date(dtype)
+        fit = (
+            pat.is_large_string(dtype) or pat.is_integer(dtype) or pat.is_boolean(dtype) or pat.is_date(dtype)
+        )
         if not fit:
             raise unsupported(
-                name, type_name(dtype), "not as a directory's name: partition by a text, a whole number, a bool or a day"
+                name,
+                type_name(dtype),
+                "not as a directory's name: partition by a text, a whole number, a bool or a day",
             )

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import xxhash
 
@@ -109,11 +110,13 @@ def _fixed_part(pattern: str) -> str:
     if Path(pattern).is_dir():
         return pattern
     parts = Path(pattern).parts
-    fixed = next((at for at, part in enumerate(parts) if any(mark in part for mark in _MAGIC)), len(parts) - 1)
+    fixed = next(
+        (at for at, part in enumerate(parts) if any(mark in part for mark in _MAGIC)), len(parts) - 1
+    )
     return str(Path(*parts[: max(1, min(fixed, len(parts) - 1))]))
 
 
-def checked_patterns(paths: object) -> list[str]:
+def checked_patterns(paths: Any) -> list[str]:
     """What a user passed as paths, as a list.
 
     Raises:
@@ -122,6 +125,7 @@ def checked_patterns(paths: object) -> list[str]:
     several = paths if isinstance(paths, list | tuple) else [paths]
     if not several or not all(isinstance(path, str | os.PathLike) and os.fspath(path) for path in several):
         raise InvalidInput(
-            f"files.source takes a glob such as 'in/*.parquet', a file, a directory, or a list of them, not {paths!r:.80}"
+            "files.source takes a glob such as 'in/*.parquet', a file, a directory, or a list of them, "
+            f"not {paths!r:.80}"
         )
     return [os.fspath(path) for path in several]

@@ -317,7 +317,9 @@ class FileSource:
         if self.each:
             return OneReader(self.listing.root, partition, self.manner, position)
         watch = not self.bounded
-        return TurnReader(self.listing, self.manner, position, watch=watch, every=self.every, clock=self.clock)
+        return TurnReader(
+            self.listing, self.manner, position, watch=watch, every=self.every, clock=self.clock
+        )
 
     def select(self, columns: Sequence[str]) -> FileSource:
         """The same with only these columns: others are not decoded."""

@@ -1,7 +1,7 @@
 """Bytes of a text file cut at the ends of records, so that reading can go on at any of them.
 
-A record ends with a line feed that lies outside quotes. Whether it does is a matter of how many quotes came before, which
-NumPy counts for a whole block at once; it holds for what keeps to RFC 4180, where a quote in a field is written twice.
+A record ends with a line feed that lies outside quotes. Whether it does is a matter of how many quotes came before,
+which NumPy counts for a whole block at once; it holds for what keeps to RFC 4180, where a quote in a field is doubled.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def open_bytes(path: Path, offset: int) -> IO[bytes]:
         case ".bz2":
             stream = bz2.BZ2File(file)
         case ".xz":
-            stream = lzma.LZMAFile(file)
+            stream = lzma.LZMAFile(file)  # noqa: SIM115 - the caller closes it
         case ".zst":
             stream = pa.CompressedInputStream(file, "zstd")
     if path.suffix == ".zst":  # Arrow's stream cannot seek
@@ -88,14 +88,18 @@ class Records:
 
     def _fill(self) -> None:
         """Reads on until there is a record, or the end."""
-        pieces = [self._data[int(self._ends[-1]) if len(self._ends) else 0 :]]
-        size = len(pieces[0])
+        self._data = self._data[int(self._ends[-1]) if len(self._ends) else 0 :]
+        pieces, size = [self._data], len(self._data)
         self._taken, self._ends = 0, np.empty(0, dtype=np.int64)
         while not self._over and not len(self._ends):
             try:
-                block = self._stream.read(max(_BLOCK, size))  # doubling: a long record is not scanned again and again
+                block = self._stream.read(
+                    max(_BLOCK, size)
+                )  # doubling: a long record is not scanned again and again
             except (OSError, EOFError, lzma.LZMAError) as error:
-                raise ConnectorFailed(f"cannot read file {self._path} behind byte {self.offset}: {error}") from error
+                raise ConnectorFailed(
+                    f"cannot read file {self._path} behind byte {self.offset}: {error}"
+                ) from error
             self._over = not block
             pieces.append(block)
             size += len(block)

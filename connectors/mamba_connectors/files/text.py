@@ -38,7 +38,9 @@ class Dialect:
 class TextReader:
     """A CSV or NDJSON file, from a byte on."""
 
-    def __init__(self, path: Path, whole: pa.Schema, schema: pa.Schema, dialect: Dialect | None, at: Any) -> None:
+    def __init__(
+        self, path: Path, whole: pa.Schema, schema: pa.Schema, dialect: Dialect | None, at: Any
+    ) -> None:
         """Opens the file.
 
         Args:
@@ -189,7 +191,9 @@ def _header(path: Path, dialect: Dialect, names: list[str] | None) -> tuple[list
         skipped = len(_BOM) if stream.read(len(_BOM)) == _BOM else 0
     if not dialect.header:
         if names is None:
-            raise InvalidInput(f"file {path}: CSV without a header says nothing about its columns: pass schema=")
+            raise InvalidInput(
+                f"file {path}: CSV without a header says nothing about its columns: pass schema="
+            )
         return names, skipped
     records = Records(path, skipped, quoted=True)
     try:
@@ -260,7 +264,9 @@ def _json_type(dtype: Any) -> pa.DataType:
     if pat.is_temporal(dtype) or pat.is_decimal(dtype) or pat.is_large_string(dtype):
         return pa.string()
     if pat.is_struct(dtype):
-        return pa.struct([(dtype.field(at).name, _json_type(dtype.field(at).type)) for at in range(dtype.num_fields)])
+        return pa.struct(
+            [(dtype.field(at).name, _json_type(dtype.field(at).type)) for at in range(dtype.num_fields)]
+        )
     if pat.is_large_list(dtype) or pat.is_fixed_size_list(dtype):
         return pa.list_(_json_type(dtype.value_type))
     return dtype

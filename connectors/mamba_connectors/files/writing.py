@@ -1,8 +1,8 @@
 """A sink of files: rows are staged at every checkpoint, and come out as whole files when enough have gathered.
 
-Staged rows are Arrow streams, one for each checkpoint, durable before the log's commit. When a limit is reached, they are
-rewritten in the format that was asked for, synced, and named in what is prepared; to commit is to rename. A staged file
-that is gone was therefore renamed: that is what makes a commit repeatable, even where somebody has taken the file
+Staged rows are Arrow streams, one for each checkpoint, durable before the log's commit. When a limit is reached, they
+are rewritten in the format that was asked for, synced, and named in what is prepared; to commit is to rename. A staged
+file that is gone was therefore renamed: that is what makes a commit repeatable, even where somebody has taken the file
 away since.
 """
 
@@ -30,7 +30,16 @@ from mamba_stream.errors import ConnectorFailed, InvalidInput
 _VERSION: Final = 1
 _PART: Final = ".part.arrows"
 _NEW: Final = ".new"
-_UNITS: Final = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_UNITS: Final = {
+    "": 1,
+    "B": 1,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "KIB": 2**10,
+    "MIB": 2**20,
+    "GIB": 2**30,
+}
 _EPOCH_DIGITS: Final = 20
 
 
@@ -74,7 +83,9 @@ class FileSink:
         for column in self.partition_by:
             if column not in schema.names:
                 hint = did_you_mean(column, schema.names)
-                raise InvalidInput(f"{self.name}: partition_by names column {column!r}, which is not there{hint}")
+                raise InvalidInput(
+                    f"{self.name}: partition_by names column {column!r}, which is not there{hint}"
+                )
         inside = pa.schema([each for each in schema if each.name not in self.partition_by])
         if not inside.names:
             raise InvalidInput(f"{self.name}: partition_by takes all columns: nothing would be in the files")
@@ -182,8 +193,8 @@ class FileWriter:
         missing = [name for name in self._staged if not (self._staging / name).exists()]
         if missing:
             raise ConnectorFailed(
-                f"{self._sink.name}: {self._staging / missing[0]} is gone, with rows that were committed and were not yet "
-                "in a complete file: put it back, or run with state='new' to make everything again"
+                f"{self._sink.name}: {self._staging / missing[0]} is gone, with rows that were committed and were "
+                "not yet in a complete file: put it back, or run with state='new' to make everything again"
             )
         self._count()
 
@@ -256,13 +267,21 @@ class FileWriter:
         def new_file(number: int, directory: str) -> tuple[Path, str]:
             name = f"{self._owner}-{epoch:0{_EPOCH_DIGITS}}-{number}"
             place, again = Path(directory) / f"{name}{ending}", 0
-            while (sink.directory / place).exists():  # the log was lost, and epochs begin again: nothing is replaced
+            while (
+                sink.directory / place
+            ).exists():  # the log was lost, and epochs begin again: nothing is replaced
                 again += 1
                 place = Path(directory) / f"{name}-{again}{ending}"
             return self._staging / f"{epoch:0{_EPOCH_DIGITS}}-{number}{_NEW}", place.as_posix()
 
         files = FinalFiles(
-            self._schema, sink.form, sink.compression, sink.partition_by, sink.roll.rows, sink.roll.bytes, new_file
+            self._schema,
+            sink.form,
+            sink.compression,
+            sink.partition_by,
+            sink.roll.rows,
+            sink.roll.bytes,
+            new_file,
         )
         try:
             for batch in self._staged_batches():

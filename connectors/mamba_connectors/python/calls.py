@@ -25,8 +25,8 @@ def sink(
     """Calls a function with every batch, before the checkpoint that covers it: at least once.
 
     Args:
-        function: Takes a ``pl.DataFrame``, and returns when its rows are where they should be. What it returns is ignored;
-            what it raises ends the run, and the rows come again in the next one.
+        function: Takes a ``pl.DataFrame``, and returns when its rows are where they should be. What it returns is
+            ignored; what it raises ends the run, and the rows come again in the next one.
         name: What messages call it.
         idempotent: It does nothing new for rows that come again, so that every row counts once.
         accepts_changes: It understands the column ``_op`` of a changelog.

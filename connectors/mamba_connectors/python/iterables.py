@@ -21,7 +21,7 @@ _LINGER: Final = 0.02
 
 
 def source(
-    rows: Iterable[Any] | Callable[[], Iterable[Any]],
+    rows: Any,
     *,
     schema: Any = None,
     bounded: bool = True,
@@ -34,8 +34,8 @@ def source(
     were read: exactly once, if the same come again. An iterator that has begun cannot be: its rows come at most once.
 
     Args:
-        rows: What gives rows, or a function that returns it, such as a generator function. It gives dicts, or frames,
-            tables and batches; and ``None`` to say that there is nothing now. While it waits, the run does.
+        rows: What can be iterated over, or a function that returns it, such as a generator function. It gives dicts, or
+            frames, tables and batches; and ``None`` to say that there is nothing now. While it waits, the run does.
         schema: The columns and their types; may be left out for a list of dicts or of frames.
         bounded: Whether it comes to an end, so that a run goes to it.
         name: What progress and messages call it.
@@ -51,7 +51,9 @@ def source(
         once: Iterable[Any] = rows
         again, called, repeatable = (lambda: once), type(rows).__name__, not isinstance(rows, Iterator)
     else:
-        raise InvalidInput(f"python.source takes an iterable or a function that returns one, not {rows!r:.80}")
+        raise InvalidInput(
+            f"python.source takes an iterable or a function that returns one, not {rows!r:.80}"
+        )
     return IterableSource(
         name=name or f"python {called}",
         schema=canonical_schema(schema) if schema is not None else _schema_in(rows),
@@ -72,8 +74,9 @@ def positioned(
     """A function that goes on where it is told, as a source: exactly once, without reading anything twice.
 
     Args:
-        read: Called with the position behind the last rows that were committed, or ``None``; yields pairs of rows (a frame,
-            or a list of dicts) and the position behind them, a small value as msgpack stores it; or ``None`` for nothing now.
+        read: Called with the position behind the last rows that were committed, or ``None``; yields pairs of rows (a
+            frame, or a list of dicts) and the position behind them, a small value as msgpack stores it; or ``None``
+            for nothing now.
         schema: The columns and their types.
         bounded: Whether it comes to an end, so that a run goes to it.
         name: What progress and messages call it.

@@ -35,7 +35,8 @@ def stdin(
     """Lines from standard input; its end ends the source.
 
     Args:
-        format: ``"ndjson"``, ``"csv"`` (without a header, in the order of the schema), or ``"lines"``, one column ``line``.
+        format: ``"ndjson"``, ``"csv"`` (without a header, in the order of the schema; a line is a record), or
+            ``"lines"``, one column ``line``.
         schema: The columns and their types; not for ``"lines"``.
         separator: Between the fields of CSV.
         stream: A file or its descriptor to read instead.
@@ -168,7 +169,9 @@ class StandardOutput:
         """
         if self.form == "lines":
             if len(schema) != 1 or schema.field(0).type != pa.large_string():
-                raise InvalidInput(f"{self.name}: 'lines' is for one column of text, and there are {schema.names}")
+                raise InvalidInput(
+                    f"{self.name}: 'lines' is for one column of text, and there are {schema.names}"
+                )
         else:
             check_text_types(schema, self.form)
         return _OutputWriter(self.form, self.stream or sys.stdout.buffer)

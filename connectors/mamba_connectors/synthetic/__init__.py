@@ -1,8 +1,8 @@
 """Rows without an outside: made from a seed, replayed from a frame, or measured on this machine.
 
-    >>> from mamba_connectors import synthetic
-    >>> synthetic.source(rows=1_000, keys=10, disorder="5s").schema.names
-    ['at', 'key', 'number', 'value']
+>>> from mamba_connectors import synthetic
+>>> synthetic.source(rows=1_000, keys=10, disorder="5s").schema.names
+['at', 'key', 'number', 'value']
 """
 
 from mamba_connectors.synthetic.machine import MachineSource, machine

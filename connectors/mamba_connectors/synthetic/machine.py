@@ -34,7 +34,11 @@ _SCHEMA: Final = canonical_schema(
 
 
 def machine(
-    *, every: str | timedelta = "1s", rows: int | None = None, name: str = "machine", clock: Clock | None = None
+    *,
+    every: str | timedelta = "1s",
+    rows: int | None = None,
+    name: str = "machine",
+    clock: Clock | None = None,
 ) -> MachineSource:
     """Metrics of this machine, by psutil. Bytes of disks and network are counted since it started.
 

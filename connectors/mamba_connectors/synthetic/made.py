@@ -1,6 +1,6 @@
 """Rows made from a seed: each is a function of (seed, partition, row number), so that any place can be gone on from.
 
-The numbers come from SplitMix64, which is written down here, since NumPy's generators may change from version to version.
+The numbers come from SplitMix64, which is written down here, since NumPy's generators may change with its versions.
 """
 
 from __future__ import annotations
@@ -19,13 +19,19 @@ from mamba_connectors.synthetic.pace import Pace
 from mamba_stream.connect import Delivery, Position, Reader, Rows
 from mamba_stream.core.clock import Clock, SystemClock
 from mamba_stream.core.durations import duration_us
+from mamba_stream.core.numbers import is_whole
 from mamba_stream.core.schemas import canonical_schema
 from mamba_stream.errors import InvalidInput
 
 _Words = npt.NDArray[np.uint64]
 _SCHEMA: Final = canonical_schema(
     pa.schema(
-        [("at", pa.timestamp("us")), ("key", pa.large_string()), ("number", pa.int64()), ("value", pa.float64())]
+        [
+            ("at", pa.timestamp("us")),
+            ("key", pa.large_string()),
+            ("number", pa.int64()),
+            ("value", pa.float64()),
+        ]
     )
 )
 _DRAWS: Final = {"key": 1, "value": 2, "behind": 3, "disordered": 4}
@@ -61,15 +67,21 @@ def source(
         disordered: The share of rows that do.
         idle: ``("1m", "10s")``: after every minute of rows come ten seconds without.
         start: The first ``at``.
-        seed: Others rows for every other number.
+        seed: Other rows for every other number.
         name: What progress and messages call it.
         clock: Paces.
 
     Raises:
         InvalidInput: An argument cannot be right.
     """
-    for what, number, least in (("rows", rows, 0), ("partitions", partitions, 1), ("keys", keys, 1), ("seed", seed, 0)):
-        if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < least):
+    counts: list[tuple[str, Any, int]] = [
+        ("rows", rows, 0),
+        ("partitions", partitions, 1),
+        ("keys", keys, 1),
+        ("seed", seed, 0),
+    ]
+    for what, number, least in counts:
+        if number is not None and (not is_whole(number) or number < least):
             raise InvalidInput(f"synthetic.source: {what}={number!r:.80} is no whole number from {least}")
     if not 0 < rate <= 1_000_000 or not 0 <= disordered <= 1 or not 0 <= skew <= 10:
         raise InvalidInput(
@@ -168,7 +180,9 @@ class MadeSource:
         names = pa.array([f"k{number}" for number in range(self.keys)], pa.large_string())
         return names.take(pa.array(np.minimum(at, self.keys - 1)))
 
-    def _shares_of(self, draw: str, partition: int, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    def _shares_of(
+        self, draw: str, partition: int, numbers: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.float64]:
         """A number from 0 to below 1 for each row, another for every draw."""
         stream = np.array([self.seed, partition, _DRAWS[draw]], dtype=np.uint64)
         key = np.uint64(0)
@@ -201,7 +215,9 @@ class _MadeReader:
         if self._source.rows is not None:
             rows = min(rows, self._source.rows - self._number)
         if rows > 0 and self._pace is not None:
-            rows = self._pace.due(self._source.due_at(np.arange(self._number, self._number + rows, dtype=np.int64)))
+            rows = self._pace.due(
+                self._source.due_at(np.arange(self._number, self._number + rows, dtype=np.int64))
+            )
         if rows <= 0:
             return None
         batch = self._source.made(self._partition, self._number, rows)
@@ -218,4 +234,5 @@ def _microseconds(moment: Any) -> int:
         moment = datetime(moment.year, moment.month, moment.day, tzinfo=UTC)
     elif moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+    since: timedelta = moment - datetime(1970, 1, 1, tzinfo=UTC)
+    return since // timedelta(microseconds=1)

@@ -48,7 +48,7 @@ def replay(
     schema = canonical_schema(frame)
     moments: npt.NDArray[np.int64] | None = None
     if speed is not None:
-        if isinstance(speed, bool) or not isinstance(speed, int | float) or not 0 < speed < float("inf"):
+        if not 0 < float(speed) < float("inf"):
             raise InvalidInput(f"synthetic.replay: speed={speed!r:.80} is no number above 0")
         moments = _moments(frame, time)
     return ReplaySource(name, schema, frame, moments, speed or 1.0, clock or SystemClock())
@@ -58,9 +58,13 @@ def _moments(frame: pl.DataFrame, time: Any) -> npt.NDArray[np.int64]:
     """When each row comes, in microseconds: never before the row before it."""
     if not isinstance(time, str) or time not in frame.columns:
         hint = did_you_mean(time, frame.columns) if isinstance(time, str) else ""
-        raise InvalidInput(f"synthetic.replay with speed= needs time=, a column of the frame, not {time!r:.80}{hint}")
+        raise InvalidInput(
+            f"synthetic.replay with speed= needs time=, a column of the frame, not {time!r:.80}{hint}"
+        )
     if not frame.schema[time].is_temporal() or frame.schema[time] in {pl.Time, pl.Duration}:
-        raise InvalidInput(f"synthetic.replay: column {time!r} is {frame.schema[time]}: time is a Datetime or a Date")
+        raise InvalidInput(
+            f"synthetic.replay: column {time!r} is {frame.schema[time]}: time is a Datetime or a Date"
+        )
     times = frame.get_column(time).cast(pl.Datetime("us")).cast(pl.Int64)
     return times.cum_max().forward_fill().backward_fill().fill_null(0).to_numpy()
 
