@@ -7,7 +7,7 @@ the rows behind it were taken. The latter is 0 but where a run stopped at a mome
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from typing import Any, Final
 
@@ -40,11 +40,13 @@ class Extent:
         time: Its time column, where the run stops at a moment.
         moment: That moment, in ticks; ``None`` reads on.
         bounded: Takes where the run stops for the end of the source.
+        now: Stops where an endless source ends now.
     """
 
     time: str | None = None
     moment: int | None = None
     bounded: bool = False
+    now: bool = False
 
 
 def extent_of(node: n.ConnectorSource, shape: Shape, until: Until) -> Extent:
@@ -158,7 +160,10 @@ class ConnectorFeed:
         return rest
 
     def _notice_end(self, reader: Reader) -> None:
-        self._ended = reader.ended and not self._stopped
+        if reader.ended and not self._stopped:
+            # The end of what is there now is not the source's own.
+            self._stopped = self._extent.now
+            self._ended = not self._stopped
 
     def _frame_of(self, batch: pa.RecordBatch) -> pl.DataFrame:
         if not batch.schema.equals(self._source.schema):
@@ -207,7 +212,7 @@ class ConnectorFeeds:
         source = node.source
         if as_of_now and not source.bounded:
             with refusing(node):
-                source = _as_of_now(source)
+                source, extent = _as_of_now(source), replace(extent, now=True)
         if columns and list(columns) != source.schema.names and isinstance(source, Projecting):
             source = source.select(list(columns))
         self._node = node
@@ -221,6 +226,11 @@ class ConnectorFeeds:
             self._add(number, progress.name, progress)
         self._looked = clock.monotonic()
         self._look()
+
+    @property
+    def growing(self) -> bool:
+        """Whether partitions may come."""
+        return not self._source.bounded
 
     def look(self) -> list[ConnectorFeed]:
         """Partitions that have come since; looks only now and then."""

@@ -6,7 +6,7 @@ however unevenly the partitions are filled. One :meth:`Engine.step` does bounded
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fractions import Fraction
 
 import polars as pl
@@ -43,6 +43,7 @@ class Engine:
         clock: Clock,
         budget: Budget,
         follows: bool,
+        growing: Collection[n.AnySource] = (),
     ) -> None:
         """Puts a plan over its sources.
 
@@ -54,6 +55,7 @@ class Engine:
             clock: Tells how long a partition has been silent.
             budget: How much a step may take in.
             follows: Whether the run goes on at the ends of topics; only then does silence count.
+            growing: Sources that further partitions may come to, even when all there are have ended.
         """
         self.analysis = analysis
         self.flow = Flow(analysis, sinks)
@@ -70,6 +72,7 @@ class Engine:
         self._follows = follows
         self._steps = 0
         self._read_in: dict[int, int] = {}
+        self._growing = frozenset(growing)
         timed = [
             node
             for node, intake in self.intakes.items()
@@ -78,14 +81,15 @@ class Engine:
         self._companies = [
             company
             for company in companies(analysis.nodes, timed)
-            if sum(len(self.intakes[source].feeds) for source in company.sources) > 1
+            if company.sources & self._growing
+            or sum(len(self.intakes[source].feeds) for source in company.sources) > 1
         ]
         self._before = sources_before(analysis.nodes)
 
     @property
     def done(self) -> bool:
         """Whether every source is read as far as this run goes."""
-        return all(
+        return not self._growing and all(
             feed.done or self._waits(source)
             for source, intake in self.intakes.items()
             for feed in intake.feeds
@@ -94,7 +98,7 @@ class Engine:
     @property
     def ended(self) -> bool:
         """Whether every source is over for good."""
-        return all(feed.ended for intake in self.intakes.values() for feed in intake.feeds)
+        return not self._growing and all(feed.ended for intake in self.intakes.values() for feed in intake.feeds)
 
     @property
     def rows(self) -> int:
@@ -156,9 +160,12 @@ class Engine:
 
     def advance(self) -> None:
         """Lets steps act as far as time has come; where a source is over, that is to its very end."""
-        for intake in self.intakes.values():
+        for source, intake in self.intakes.items():
             for feed in intake.feeds:
-                intake.times[feed.partition].ended = feed.ended
+                time = intake.times[feed.partition]
+                # Where others may come behind it, the end of a partition is no end of time.
+                time.ended = feed.ended and source not in self._growing
+                time.idle = time.idle or (feed.ended and not time.ended)
         self.flow.advance({source: intake.times for source, intake in self.intakes.items()})
 
     def _waits(self, source: n.AnySource) -> bool:

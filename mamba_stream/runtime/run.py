@@ -72,6 +72,7 @@ class Run:
             clock=clock,
             budget=Budget.within(options.memory, options.rows),
             follows=options.until == "stopped" or (options.until is None and not bounded),
+            growing=[node for node, partitions in self._outside.items() if partitions.growing],
         )
         self._restore(saved)
         self._take_over(log)
