@@ -122,6 +122,28 @@ mamba.run(pipeline, log=log)
     .collect()
 )
 
+# %% [markdown]
+# ## From files and to files
+#
+# A connector's source begins a stream as a topic does, and a sink ends one: every row exactly once, whatever is killed.
+
+# %%
+from pathlib import Path
+
+from mamba_connectors import files
+
+place = Path(directory.name)
+(place / "in").mkdir()
+for number, part in enumerate(flights().head(20_000).iter_slices(5_000)):
+    part.write_parquet(place / "in" / f"{number}.parquet")
+
+read = mamba.stream(files.source(place / "in", format="parquet"), time="scheduled_at", lateness="3h")
+daily = read.window(mamba.tumbling("1d"), by="origin").agg(departures=pl.len())
+mamba.run(mamba.pipeline("daily", daily.to(files.sink(place / "out", partition_by="origin"))), log=log)
+pl.scan_parquet(place / "out" / "**" / "*.parquet", hive_partitioning=True).sort(
+    "window_start", "origin"
+).head(6).collect()
+
 # %%
 log.close()
 directory.cleanup()

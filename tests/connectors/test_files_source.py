@@ -300,6 +300,19 @@ def test_a_column_of_nulls_alone_keeps_its_rows(tmp_path):
     assert one(files.source(tmp_path / "a.csv"))["n"].to_list() == [1, None, 3]
 
 
+def test_an_empty_file_has_no_rows(tmp_path):
+    (tmp_path / "a.csv").touch()
+    (tmp_path / "b.csv").write_text("n\n1\n")
+    assert one(files.source(tmp_path / "*.csv", schema={"n": pl.Int64})).rows() == [(1,)]
+    with pytest.raises(ConnectorFailed, match="is empty"):
+        files.source(tmp_path / "*.csv")
+
+
+def test_columns_of_directories_need_a_first_file(tmp_path):
+    with pytest.raises(InvalidInput, match="none lies at"):
+        files.source(tmp_path / "**" / "*.csv", hive=True, schema={"n": pl.Int64})
+
+
 def test_a_quote_that_is_never_closed_is_an_error_and_not_all_of_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(records, "_BLOCK", 64)
     monkeypatch.setattr(records, "_LONGEST", 1_000)

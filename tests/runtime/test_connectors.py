@@ -483,6 +483,18 @@ def test_what_cannot_be_is_refused_at_the_line(tmp_path, log):
         mamba.run(mamba.pipeline("p", stream.to(files.sink(tmp_path / "out", partition_by="kee"))), log=log)
 
 
+def test_a_changelog_goes_to_sinks_that_accept_changes_and_to_no_others(tmp_path, log):
+    names = mamba.stream(pl.DataFrame({"key": ["k0", "k1"], "name": ["zero", "one"]}))
+    counted = mamba.stream(rows(0, 100)).drop("at").join(names, on="key", how="left", ttl="forever")
+    with pytest.raises(PipelineRefused, match=r"'files out' takes rows that stay.*\(to at .*test_connectors"):
+        counted.to(files.sink(tmp_path / "out"))
+    seen: list[pl.DataFrame] = []
+    mamba.run(mamba.pipeline("changes", counted.to(python.sink(seen.append, accepts_changes=True))), log=log)
+    assert set(pl.concat(seen)["_op"]) == {"+I", "-D"}
+    mamba.run(mamba.pipeline("as-rows", counted.changes().to(files.sink(tmp_path / "out"))), log=log)
+    assert "_op" in written(tmp_path / "out").columns
+
+
 def test_all_of_what_has_no_end_cannot_be_had_and_some_can(log):
     endless = mamba.stream(synthetic.source(), time="at")
     with pytest.raises(PipelineRefused, match=r"'synthetic 0' is endless.*head\(\).*test_connectors"):

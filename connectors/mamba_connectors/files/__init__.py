@@ -184,6 +184,10 @@ def _schemas(
     hive: bool,
 ) -> tuple[pa.Schema, pa.Schema]:
     """The columns in the files, and those in the names of their directories."""
+    if hive and first is None:
+        raise InvalidInput(
+            f"hive=True takes columns from the name of the first file, and none lies at {patterns[0]!r} yet"
+        )
     if given is not None:
         whole = canonical_schema(given)
         inside_names = types_in(first.name).names if hive and first is not None else []

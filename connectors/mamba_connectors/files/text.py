@@ -200,6 +200,8 @@ def _header(path: Path, dialect: Dialect, names: list[str] | None) -> tuple[list
         line = records.take(1)
     finally:
         records.close()
+    if not line and names is not None:
+        return names, skipped  # nothing at all, and so no row
     if not line.strip():
         raise ConnectorFailed(f"file {path} is empty: CSV begins with a line that names the columns")
     try:

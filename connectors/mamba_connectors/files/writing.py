@@ -315,8 +315,13 @@ def _epoch_in(name: str) -> int | None:
 
 
 def _made(directory: Path) -> None:
+    """Makes a directory durably: whoever syncs a file in it relies on its name being on disk, and on its parents'."""
+    if directory.is_dir():
+        return
+    _made(directory.parent)
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(exist_ok=True)
+        _sync_directory(directory.parent)
     except OSError as error:
         raise ConnectorFailed(f"cannot make directory {directory}: {error.strerror}") from error
 
