@@ -98,7 +98,9 @@ class Engine:
     @property
     def ended(self) -> bool:
         """Whether every source is over for good."""
-        return not self._growing and all(feed.ended for intake in self.intakes.values() for feed in intake.feeds)
+        return not self._growing and all(
+            feed.ended for intake in self.intakes.values() for feed in intake.feeds
+        )
 
     @property
     def rows(self) -> int:

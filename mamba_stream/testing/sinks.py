@@ -116,7 +116,7 @@ class TransactionalSinkContract(_Contract):
         largest_prepared: What a prepared value may take, where there is a reason for more.
     """
 
-    histories: int = 15
+    histories: int = 8
     largest_prepared: int = LARGEST_PREPARED
 
     def sink(self, place: Path) -> TransactionalSink:
