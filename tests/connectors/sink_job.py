@@ -34,7 +34,7 @@ def seen(place: Path, options: str) -> pl.DataFrame:
         place / "out" / "**" / "*.*",
         format=_OPTIONS[options].get("format", "parquet"),
         schema=some_rows(0, 0).schema,
-        hive="partition_by" in _OPTIONS[options],
+        hive=["key"] if "partition_by" in _OPTIONS[options] else False,
     )
     return read_to_end(source, "all")
 

@@ -32,7 +32,7 @@ class FilesContract(TransactionalSinkContract):
         return files.sink(place / "out", format=self.form, name="out", **self.options)
 
     def seen(self, place: Path) -> pl.DataFrame:
-        hive = bool(self.options.get("partition_by"))
+        hive = self.options.get("partition_by", False)
         source = files.source(
             place / "out" / "**" / "*.*", format=self.form, schema=self.rows(0, 0).schema, hive=hive
         )
@@ -191,6 +191,25 @@ def test_nothing_that_is_there_is_replaced(tmp_path):
         writer.write(batch(0, 10))
         writer.commit(1, writer.prepare(1, last=True))
     assert len(names_in(tmp_path / "out")) == 2
+
+
+def test_what_a_dead_run_left_is_removed_when_the_next_begins(tmp_path):
+    sink = files.sink(tmp_path / "out")
+    dead = begun(sink)
+    dead.write(batch(0, 10))
+    committed = dead.prepare(1, last=False)
+    for epoch in (2, 3):
+        dead.write(batch(epoch * 10, 10))
+        dead.prepare(epoch, last=epoch == 3)
+    dead.write(batch(40, 10))
+    del dead
+    writer = sink.begin(batch(0, 1).schema, OWNER)
+    writer.commit(1, committed)
+    writer.abort(1)
+    assert names_in(tmp_path) == [f".out.staging/{OWNER}/{1:020}.part.arrows"]
+    writer.commit(4, writer.prepare(4, last=True))
+    writer.close()
+    assert names_in(tmp_path) == [f"out/{OWNER}-{4:020}-0.parquet"]
 
 
 def test_a_job_that_starts_over_removes_its_own_files_and_no_others(tmp_path):

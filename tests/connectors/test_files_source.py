@@ -311,6 +311,12 @@ def test_an_empty_file_has_no_rows(tmp_path):
 def test_columns_of_directories_need_a_first_file(tmp_path):
     with pytest.raises(InvalidInput, match="none lies at"):
         files.source(tmp_path / "**" / "*.csv", hive=True, schema={"n": pl.Int64})
+    with pytest.raises(InvalidInput, match="did you mean 'day'"):
+        files.source(tmp_path / "**" / "*.csv", hive=["dai"], schema={"n": pl.Int64, "day": pl.Int64})
+    (tmp_path / "day=3").mkdir()
+    (tmp_path / "day=3" / "a.csv").write_text("n\n1\n")
+    source = files.source(tmp_path / "**" / "*.csv", hive=["day"], schema={"n": pl.Int64, "day": pl.Int64})
+    assert one(source).rows() == [(1, 3)]
 
 
 def test_a_quote_that_is_never_closed_is_an_error_and_not_all_of_memory(tmp_path, monkeypatch):

@@ -28,6 +28,7 @@ from mamba_connectors.files.text import Dialect, check_text_types
 from mamba_connectors.files.writing import FileSink, Roll, byte_count, check_place
 from mamba_stream.core.clock import Clock, SystemClock
 from mamba_stream.core.durations import duration_us
+from mamba_stream.core.names import did_you_mean
 from mamba_stream.core.numbers import is_whole
 from mamba_stream.core.schemas import canonical_schema
 from mamba_stream.errors import ConnectorFailed, InvalidInput
@@ -43,7 +44,7 @@ def source(
     partitions: Literal["all", "files"] = "all",
     schema: Any = None,
     schema_overrides: Any = None,
-    hive: bool = False,
+    hive: bool | Sequence[str] = False,
     separator: str | None = None,
     header: bool = True,
     settle: str | timedelta | None = None,
@@ -69,7 +70,7 @@ def source(
         schema: The columns and their types. Left out, those of the first file: what it declares, or, of CSV and
             NDJSON, what its first 20,000 records suggest.
         schema_overrides: Types of some columns, in place of those that the first file suggests.
-        hive: Directories named ``column=value`` are columns.
+        hive: Directories named ``column=value`` are columns; which, the first file tells, or a list of their names.
         separator: Between the fields of CSV; ``","``, or a tab for ``.tsv``.
         header: Whether a CSV file's first line names its columns, which may have another order than in other files.
         settle: How long a file must not have been written to before it counts; two seconds where files are watched.
@@ -181,18 +182,16 @@ def _schemas(
     given: Any,
     overrides: Any,
     *,
-    hive: bool,
+    hive: bool | Sequence[str],
 ) -> tuple[pa.Schema, pa.Schema]:
     """The columns in the files, and those in the names of their directories."""
-    if hive and first is None:
-        raise InvalidInput(
-            f"hive=True takes columns from the name of the first file, and none lies at {patterns[0]!r} yet"
-        )
     if given is not None:
         whole = canonical_schema(given)
-        inside_names = types_in(first.name).names if hive and first is not None else []
-        of_names = [field for field in whole if field.name in inside_names]
-        return pa.schema([field for field in whole if field.name not in inside_names]), pa.schema(of_names)
+        named = _hive_names(patterns, first, whole, hive)
+        return (
+            pa.schema([field for field in whole if field.name not in named]),
+            pa.schema([whole.field(name) for name in named]),
+        )
     if first is None:
         raise InvalidInput(
             f"nothing lies at {patterns[0]!r} yet, and so nothing says what the columns are: pass schema="
@@ -213,3 +212,21 @@ def _schemas(
         pa.schema([(field.name, wanted.get(field.name, field.type)) for field in whole]),
         pa.schema([(field.name, wanted.get(field.name, field.type)) for field in in_name]),
     )
+
+
+def _hive_names(
+    patterns: Sequence[str], first: Found | None, whole: pa.Schema, hive: bool | Sequence[str]
+) -> list[str]:
+    """Which of the columns are in the names of directories."""
+    if isinstance(hive, bool):
+        if hive and first is None:
+            raise InvalidInput(
+                f"hive=True takes columns from the name of the first file, and none lies at {patterns[0]!r} yet: "
+                "pass hive=['column']"
+            )
+        named = types_in(first.name).names if hive and first is not None else []
+        return [name for name in named if name in whole.names]
+    if unknown := next((name for name in hive if name not in whole.names), None):
+        hint = did_you_mean(unknown, whole.names)
+        raise InvalidInput(f"hive names column {unknown!r}, which schema= does not have{hint}")
+    return list(hive)
