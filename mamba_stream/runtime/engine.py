@@ -193,9 +193,7 @@ class Engine:
         return [
             Standing(
                 self._time_of(source, feed),
-                not (
-                    feed.done or self.intakes[source].times[feed.partition].idle or self._waits(source)
-                ),
+                not (feed.done or self.intakes[source].times[feed.partition].idle or self._waits(source)),
             )
             for source in company.sources
             for feed in self.intakes[source].feeds

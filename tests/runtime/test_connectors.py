@@ -440,6 +440,18 @@ def test_windows_of_the_history_close_before_the_topic_says_anything(tmp_path, l
     assert_same(log["windows"].scan().collect(), expected(500))
 
 
+def test_a_history_does_not_wait_for_what_comes_behind_it(tmp_path, log):
+    put(tmp_path / "in", 0, 0, 400)
+    log.create_topic("live", rows(0, 0).schema, time="at")
+    history = mamba.stream(files.source(tmp_path / "in" / "*.parquet"), time="at", lateness="1m")
+    pipeline = mamba.pipeline("both", windows(mamba.sequence(history, "live")).to("windows"))
+    run = Run(pipeline, log, replace(run_options(until="stopped", memory=1 << 30), rows=10), Clock())
+    run.engine._budget = replace(run.engine._budget, ahead=0)
+    for _ in range(41):
+        run.step()
+    assert run.rows_in == 400
+
+
 def test_a_history_has_an_end(tmp_path, log):
     log.create_topic("past", rows(0, 0).schema, time="at")
     log.create_topic("live", rows(0, 0).schema, time="at")
@@ -485,14 +497,18 @@ def test_what_cannot_be_is_refused_at_the_line(tmp_path, log):
 
 
 def test_a_changelog_goes_to_sinks_that_accept_changes_and_to_no_others(tmp_path, log):
-    names = mamba.stream(pl.DataFrame({"key": ["k0", "k1"], "name": ["zero", "one"]}))
-    counted = mamba.stream(rows(0, 100)).drop("at").join(names, on="key", how="left", ttl="forever")
+    names = pl.DataFrame(
+        {"key": ["k0", "k1"], "name": ["zero", "one"], "since": [MOMENT + timedelta(days=1)] * 2}
+    )
+    joined = mamba.stream(rows(0, 100), time="at").join(
+        mamba.stream(names, time="since"), on="key", how="left", ttl="forever"
+    )
     with pytest.raises(PipelineRefused, match=r"'files out' takes rows that stay.*\(to at .*test_connectors"):
-        counted.to(files.sink(tmp_path / "out"))
+        joined.to(files.sink(tmp_path / "out"))
     seen: list[pl.DataFrame] = []
-    mamba.run(mamba.pipeline("changes", counted.to(python.sink(seen.append, accepts_changes=True))), log=log)
+    mamba.run(mamba.pipeline("changes", joined.to(python.sink(seen.append, accepts_changes=True))), log=log)
     assert set(pl.concat(seen)["_op"]) == {"+I", "-D"}
-    mamba.run(mamba.pipeline("as-rows", counted.changes().to(files.sink(tmp_path / "out"))), log=log)
+    mamba.run(mamba.pipeline("as-rows", joined.changes().to(files.sink(tmp_path / "out"))), log=log)
     assert "_op" in written(tmp_path / "out").columns
 
 
