@@ -40,6 +40,7 @@ class Progress(msgspec.Struct, frozen=True):
     sources: dict[str, SourceProgress] = {}
     steps: dict[str, StepProgress] = {}
     rows_out: dict[str, int] = {}
+    failed: dict[str, int] = {}
 
 
 class JobRecord(msgspec.Struct, frozen=True):
