@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from mamba_stream import plan
 from mamba_stream.errors import InvalidInput
 from mamba_stream.log import Log, locate
 from mamba_stream.plan import nodes as n
-from mamba_stream.plan.pipeline import make_pipeline
+from mamba_stream.plan.pipeline import OnError, make_pipeline
 from mamba_stream.runtime.prepared import check_upgrade
 from mamba_stream.runtime.upgrade import Upgrade
 
@@ -38,14 +38,17 @@ class Pipeline(plan.Pipeline):
         return check_upgrade(self, found)
 
 
-def pipeline(name: str, *outputs: n.AnyOutput, on_error: str = "fail") -> Pipeline:
+def pipeline(name: str, *outputs: n.AnyOutput, on_error: OnError = "fail") -> Pipeline:
     """Names outputs, to be run together as one job.
 
     Args:
         name: The job's name: state and offsets are kept under it.
         *outputs: Streams that end in ``.to("topic")`` or ``.to(sink)``.
-        on_error: ``"fail"``: a step that raises ends the run, and nothing of it is committed.
+        on_error: What becomes of rows over which an expression or a function of yours raises. ``"fail"``: the run ends,
+            and nothing since its last commit counts. ``"skip"``: these rows are left out and counted.
+            ``"dead_letter"``: they are also kept, as their topic has them, in ``<name>.dead``, from which
+            ``mamba-stream dlq redrive`` puts them back.
     """
-    if on_error != "fail":
-        raise InvalidInput(f"on_error={on_error!r}: choose 'fail'")
-    return make_pipeline(Pipeline, name, outputs)
+    if on_error not in get_args(OnError):
+        raise InvalidInput(f"on_error={on_error!r}: choose 'fail', 'skip' or 'dead_letter'")
+    return make_pipeline(Pipeline, name, outputs, on_error)

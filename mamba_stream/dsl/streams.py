@@ -20,17 +20,20 @@ from mamba_stream.dsl.arguments import (
     flat,
     names,
     predicates,
-    schema as schema_of,
     single_results,
 )
+from mamba_stream.dsl.calling import async_node, batches_node
 from mamba_stream.dsl.grouping import Grouped, grouped
 from mamba_stream.dsl.joining import asof_join, key_columns, lookup, stream_join
 from mamba_stream.dsl.latest import table, unique
 from mamba_stream.dsl.neighbours import Matched, Rolled, lagged
 from mamba_stream.dsl.places import caller
+from mamba_stream.dsl.processing import process_node, side_node
 from mamba_stream.dsl.ranking import top_k
 from mamba_stream.dsl.windows import changing
 from mamba_stream.errors import PipelineRefused
+from mamba_stream.operators.userstate import State
+from mamba_stream.operators.usertimers import Timers
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.explain import explain
 from mamba_stream.plan.names import window_name
@@ -131,7 +134,45 @@ class Stream:
         )
         return self._then(node)
 
-    def map_batches(self, function: Callable[[pl.DataFrame], pl.DataFrame], *, schema: Any = None) -> Stream:
+    def explode(
+        self, columns: Any, *more_columns: Any, empty_as_null: bool = False, keep_nulls: bool = True
+    ) -> Stream:
+        """Gives a row for each element of lists.
+
+        Args:
+            columns: Columns with lists, names or selectors; in each row the lists are equally long.
+            *more_columns: More of them.
+            empty_as_null: Whether an empty list gives a row with null, and not none.
+            keep_nulls: Whether a null gives a row with null, and not none.
+        """
+        return self._then(
+            n.Explode(
+                place=caller(),
+                parent=self._node,
+                columns=tuple(flat([columns, *more_columns])),
+                empty_as_null=empty_as_null,
+                keep_nulls=keep_nulls,
+            )
+        )
+
+    def unnest(self, columns: Any = None, *more_columns: Any, separator: str | None = None) -> Stream:
+        """Gives a column for each field of structs, in the place of the struct.
+
+        Args:
+            columns: Columns with structs, names or selectors; all of them if left out.
+            *more_columns: More of them.
+            separator: Names the fields' columns ``struct`` + separator + ``field``.
+        """
+        found = tuple(flat([pl.selectors.struct() if columns is None else columns, *more_columns]))
+        return self._then(n.Unnest(place=caller(), parent=self._node, columns=found, separator=separator))
+
+    def map_batches(
+        self,
+        function: Callable[[pl.DataFrame], pl.DataFrame],
+        *,
+        schema: Any = None,
+        timeout: str | timedelta | None = None,
+    ) -> Stream:
         """Calls a function with batches of rows; what it gives goes on.
 
         The function must not care where batches are cut. It must leave the time column alone, or windows after it
@@ -140,11 +181,114 @@ class Stream:
         Args:
             function: Takes and gives a ``pl.DataFrame``.
             schema: The columns it gives, as ``{name: type}``; those it gets if left out.
+            timeout: How long a call may take, such as ``"30s"``; then it has failed. It is run in a thread of its own
+                for that, which nobody can end: what hangs goes on hanging, and the job goes on without it.
         """
-        if not callable(function):
-            raise PipelineRefused(f"map_batches takes a function, not {function!r:.80}")
-        given = None if schema is None else schema_of(schema, verb="map_batches")
-        return self._then(n.MapBatches(place=caller(), parent=self._node, function=function, schema=given))
+        return self._then(batches_node(self._node, caller(), function, schema, timeout))
+
+    def map_async(
+        self,
+        function: Callable[[Any], Any],
+        *,
+        schema: Any = None,
+        unit: Literal["batch", "row"] = "batch",
+        rows: int = 1_000,
+        concurrency: int = 8,
+        timeout: str | timedelta | None = None,
+        retries: int = 0,
+        backoff: tuple[str | timedelta, str | timedelta] = ("100ms", "10s"),
+        cache: Any = None,
+        cache_ttl: str | timedelta = "10m",
+        cache_size: int = 100_000,
+    ) -> Stream:
+        """Asks something outside about rows, several calls at a time; the rows keep their order.
+
+        All calls for what was read are over before it is committed, so nothing is lost; what was asked for and not
+        committed before a crash is asked for again.
+
+        Args:
+            function: A coroutine function, or any other, which is then run in threads. Takes and gives a frame, or a
+                dict with the columns that it adds or changes.
+            schema: The columns of the result, as ``{name: type}``; those of the stream if left out.
+            unit: ``"batch"`` calls it with frames, ``"row"`` with a dict for each row.
+            rows: How many rows a frame has at most.
+            concurrency: How many calls there are at a time.
+            timeout: How long a call may take, such as ``"2s"``; then it has failed.
+            retries: How often a call that failed is made again before its rows count as bad.
+            backoff: How long to wait before: at first, doubled each time, and at most.
+            cache: Columns on which alone the result depends. The function is then called with these only, each
+                value once, and what it gives for them is remembered.
+            cache_ttl: For how long.
+            cache_size: For how many values, at most.
+        """
+        node = async_node(
+            self._node,
+            caller(),
+            function,
+            schema=schema,
+            unit=unit,
+            rows=rows,
+            concurrency=concurrency,
+            timeout=timeout,
+            retries=retries,
+            backoff=backoff,
+            cache=cache,
+            cache_ttl=cache_ttl,
+            cache_size=cache_size,
+        )
+        return self._then(node)
+
+    def process(
+        self,
+        function: Callable[[pl.DataFrame, State, Timers], Any],
+        *,
+        by: Any,
+        state: Any = None,
+        output: Any = None,
+        sides: Mapping[str, Any] | None = None,
+        ttl: str | timedelta | None = None,
+        order: Literal["event", "arrival"] = "event",
+        per_key: Literal["one", "several"] = "one",
+        name: str | None = None,
+    ) -> Stream:
+        """Your own function, with state and timers by key, called with a batch of rows at a time.
+
+        A key's rows come in the order of the stream, each timer after all rows up to its time. A call has at most
+        one row or timer of each key, so that ``state.get(rows)`` is what each row's key remembers before it.
+
+        Args:
+            function: Takes ``rows``, a ``pl.DataFrame``; ``state``, with ``get(rows)``, ``put(frame)`` and
+                ``delete(rows)``; and ``timers``, with ``fired``, ``at(rows, time)``, ``after(rows, delay)`` and
+                ``cancel(rows)``. Gives a frame, or nothing; or a frame and a dict of frames for the side outputs.
+            by: Key columns. Keys know nothing of each other: a call reads and writes those that it is about.
+            state: What to remember for each key: ``{name: type}``.
+            output: The columns that it gives, as ``{name: type}``; those of its input if left out. Its time column
+                must hold the times of the rows and timers of the call.
+            sides: Further outputs, ``{name: schema}``; ``.side(name)`` has their rows.
+            ttl: Forget what was not written for so long, by the stream's time.
+            order: ``"arrival"`` does not wait for the watermark: rows come at once, and what comes out depends on when.
+            per_key: ``"several"`` gives all rows of a key at once, in order; then the function has to take care of
+                their order itself. Faster where few keys have most rows.
+            name: The step's name, under which its state is kept.
+        """
+        node = process_node(
+            self._node,
+            caller(),
+            function,
+            by=by,
+            state=state,
+            output=output,
+            sides=sides,
+            ttl=ttl,
+            name=name,
+            order=order,
+            per_key=per_key,
+        )
+        return self._then(node)
+
+    def side(self, name: str) -> Stream:
+        """The rows of a side output of the ``process`` that this stream comes from."""
+        return self._then(side_node(self._node, caller(), name))
 
     def inspect(self, function: Callable[[pl.DataFrame], object] = print) -> Stream:
         """Shows every batch to a function and passes it on."""

@@ -1,54 +1,15 @@
-"""Dead letters as rows: what could not be done, with why and from where, in a topic like any other."""
+"""The topic of the dead letters of another topic, and how a group's messages get there."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
 
-import pyarrow as pa
-
+from mamba_stream.core.deadletters import Death, dead_rows, dead_schema
 from mamba_stream.errors import InvalidInput
 from mamba_stream.log import Log, Topic
 from mamba_stream.messaging.books import Change
 from mamba_stream.messaging.parts import Part
 from mamba_stream.messaging.schema import TIME, is_message_schema
-
-DEAD: Final = "_dead"
-"""The column that a dead letter has beside those of its topic."""
-
-_FACTS: Final = pa.struct(
-    [
-        ("topic", pa.large_string()),
-        ("partition", pa.int64()),
-        ("offset", pa.int64()),
-        ("group", pa.large_string()),
-        ("attempts", pa.int64()),
-        ("cause", pa.large_string()),
-        ("at", pa.timestamp("us", "UTC")),
-    ]
-)
-_LONGEST_CAUSE = 2_000
-
-
-@dataclass(frozen=True, slots=True)
-class Death:
-    """Why a message was given up.
-
-    Attributes:
-        offset: Its offset.
-        attempts: How often it was delivered.
-        cause: The error of its handler, or what else was wrong.
-    """
-
-    offset: int
-    attempts: int
-    cause: str
-
-
-def dead_schema(schema: pa.Schema) -> pa.Schema:
-    """The schema of the dead letters of a topic with this schema: its columns, and where each came from."""
-    return pa.schema([*schema, pa.field(DEAD, _FACTS)])
 
 
 def dead_topic(log: Log, name: str, topic: Topic) -> Topic:
@@ -63,27 +24,6 @@ def dead_topic(log: Log, name: str, topic: Topic) -> Topic:
         )
     time = TIME if is_message_schema(topic.schema) else topic.time
     return log.create_topic(name, dead_schema(topic.schema), time=time, exist_ok=True)
-
-
-def dead_rows(
-    rows: pa.RecordBatch, deaths: list[Death], *, topic: str, partition: int, group: str, now: int
-) -> pa.RecordBatch:
-    """These rows as dead letters, one death each."""
-    facts = [
-        {
-            "topic": topic,
-            "partition": partition,
-            "offset": death.offset,
-            "group": group,
-            "attempts": death.attempts,
-            # An error may tell of halves of characters, which no column holds.
-            "cause": death.cause[:_LONGEST_CAUSE].encode(errors="backslashreplace").decode(),
-            "at": now,
-        }
-        for death in deaths
-    ]
-    schema = dead_schema(rows.schema)
-    return pa.RecordBatch.from_arrays([*rows.columns, pa.array(facts, _FACTS)], schema=schema)
 
 
 class Graveyard:

@@ -12,10 +12,10 @@ from typing import Protocol
 import numpy as np
 
 from mamba_stream.core.clock import Clock
+from mamba_stream.core.deadletters import Death
 from mamba_stream.core.durations import duration_us
 from mamba_stream.errors import PreconditionFailed, StaleLease
 from mamba_stream.log import Log, Topic, Transaction
-from mamba_stream.messaging.deadletters import Death
 from mamba_stream.messaging.message import Block, Message
 from mamba_stream.messaging.outputs import MessageTransaction
 from mamba_stream.messaging.parts import Part

@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
+from mamba_stream.core.deadletters import DEAD
 from mamba_stream.errors import (
     InvalidInput,
     NotFound,
@@ -31,7 +32,6 @@ from mamba_stream.errors import (
 from mamba_stream.log import Log, LogBatch, Topic, Transaction
 from mamba_stream.messaging import bounds
 from mamba_stream.messaging.books import Change
-from mamba_stream.messaging.deadletters import DEAD
 from mamba_stream.messaging.message import Block, Rule
 from mamba_stream.messaging.priorities import note_priorities
 from mamba_stream.messaging.routing import partition_rows

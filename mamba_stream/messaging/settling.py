@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
+from mamba_stream.core.deadletters import Death
 from mamba_stream.messaging.accounts import Accounts
 from mamba_stream.messaging.books import Change
-from mamba_stream.messaging.deadletters import Death, Graveyard
+from mamba_stream.messaging.deadletters import Graveyard
 from mamba_stream.messaging.lease import Lease
 from mamba_stream.messaging.parts import joined, keys_of, split
 from mamba_stream.messaging.pending import Pending, bits_of, due_of, key_bitmap, pack, without

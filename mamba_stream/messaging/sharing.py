@@ -12,6 +12,7 @@ from datetime import date, datetime, timedelta
 from typing import Any, Final
 
 from mamba_stream.core.clock import Clock
+from mamba_stream.core.deadletters import DEAD
 from mamba_stream.core.durations import duration_us
 from mamba_stream.core.names import check_name
 from mamba_stream.core.numbers import is_whole
@@ -19,7 +20,6 @@ from mamba_stream.errors import InvalidInput, TopicNotFound
 from mamba_stream.log import Log, Topic
 from mamba_stream.messaging.books import LogBook, PrivateBook
 from mamba_stream.messaging.courier import Courier
-from mamba_stream.messaging.deadletters import DEAD
 from mamba_stream.messaging.fitting import fits
 from mamba_stream.messaging.interest import Interest
 from mamba_stream.messaging.latency import Latencies, merged

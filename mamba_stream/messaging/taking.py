@@ -13,10 +13,11 @@ import msgspec
 import numpy as np
 import pyarrow.compute as pc
 
+from mamba_stream.core.deadletters import Death
 from mamba_stream.errors import DataCorrupted
 from mamba_stream.messaging.accounts import Accounts
 from mamba_stream.messaging.books import Change
-from mamba_stream.messaging.deadletters import Death, Graveyard
+from mamba_stream.messaging.deadletters import Graveyard
 from mamba_stream.messaging.parts import Order, Part, held_up, joined, keys_of, split
 from mamba_stream.messaging.pending import Offsets, Pending, bits_of, unpack
 from mamba_stream.messaging.priorities import WITHOUT_PRIORITIES, Priorities

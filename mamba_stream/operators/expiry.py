@@ -33,6 +33,11 @@ class DueQueue:
     def bytes(self) -> int:
         return sum(times.nbytes + places.nbytes for times, places in self._runs)
 
+    @property
+    def soonest(self) -> int | None:
+        """The earliest time of an entry."""
+        return min((int(times[0]) for times, _ in self._runs), default=None)
+
     def add(self, times: Ticks, places: Places) -> None:
         """Adds entries."""
         if not len(times):
@@ -78,6 +83,11 @@ class DueTimes:
     @property
     def bytes(self) -> int:
         return self._queue.bytes + self._time.nbytes + self._queued.nbytes
+
+    @property
+    def soonest(self) -> int | None:
+        """No place has a time before this."""
+        return self._queue.soonest
 
     def of(self, places: Places) -> Ticks:
         """The times of places that have one."""

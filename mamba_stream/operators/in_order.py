@@ -42,6 +42,11 @@ class InOrder:
         """The earliest time that waits, in ticks."""
         return self._runs.first_slot
 
+    @property
+    def last(self) -> int | None:
+        """The latest time that waits, in ticks."""
+        return self._runs.last_slot if self._runs.rows else None
+
     def add(self, frame: pl.DataFrame) -> None:
         """Takes rows with their time in ``TIME``, and the columns that order them."""
         if frame.height:

@@ -115,6 +115,11 @@ class KeyedTable:
         assert self._times is not None
         return self._times.of(slots)
 
+    @property
+    def soonest(self) -> int | None:
+        """No row of a timed table has a time before this; ``None`` where there is none."""
+        return self._times.soonest if self._times is not None and self.rows else None
+
     def put(self, slots: Slots, frame: pl.DataFrame, times: Ticks | None = None) -> None:
         """Writes rows; what was there is overwritten.
 
@@ -131,8 +136,12 @@ class KeyedTable:
 
     def remove(self, slots: Slots) -> None:
         """Removes the keys at distinct slots, whether they have a row or not."""
-        if not len(slots):
-            return
+        if len(slots):
+            self.clear(slots)
+            self._index.remove(slots)
+
+    def clear(self, slots: Slots) -> None:
+        """Removes the rows of keys at distinct slots, which they keep until they are removed themselves."""
         live = slots[self._marks.lives(slots)]
         saved = live[self._marks.drop(live)]
         if len(saved):
@@ -140,7 +149,6 @@ class KeyedTable:
         self._values.forget(live)
         if self._times is not None:
             self._times.forget(live)
-        self._index.remove(slots)
 
     def expire(self, before: int) -> pl.DataFrame:
         """Removes the rows with times before the bound; costs what it removes.

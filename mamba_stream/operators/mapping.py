@@ -10,6 +10,8 @@ import polars as pl
 
 from mamba_stream.errors import SchemaMismatch
 from mamba_stream.operators.columns import BEHIND, OFFSET, OP, hidden, visible
+from mamba_stream.operators.failures import Unsuited
+from mamba_stream.operators.fitting import fitted
 from mamba_stream.operators.single import written_out
 
 Function = Callable[[pl.DataFrame], Any]
@@ -41,12 +43,12 @@ class MapBatches:
         if not names or result.height == frame.height:
             return result.hstack(frame.select(names)) if names else result
         if OFFSET in names:
-            raise SchemaMismatch(
+            raise Unsuited(
                 f"the function gave {result.height} rows for {frame.height}, and a later step depends on the order of "
                 "single rows: give one row for each row, and filter before or after it"
             )
         if OP in names:
-            raise SchemaMismatch(
+            raise Unsuited(
                 f"the function gave {result.height} rows for {frame.height} of a changelog, and which of them takes "
                 "back which earlier row is lost: give one row for each row, and filter before or after it"
             )
@@ -58,28 +60,10 @@ class MapBatches:
         return pl.concat(parts)
 
     def _call(self, seen: pl.DataFrame) -> pl.DataFrame:
-        result = self.function(seen)
-        if not isinstance(result, pl.DataFrame):
-            raise SchemaMismatch(f"the function gave {type(result).__name__}: it must give a pl.DataFrame")
-        result = written_out(self._fitted(result))
+        result = written_out(fitted(self.function(seen), self.schema))
         if self.time is not None and result.height:
             self._check_time(seen, result)
         return result
-
-    def _fitted(self, result: pl.DataFrame) -> pl.DataFrame:
-        if result.schema == self.schema:
-            return result
-        have, want = dict(result.schema), dict(self.schema)
-        for name, dtype in want.items():
-            if name not in have:
-                raise SchemaMismatch(f"the function's frame lacks column {name!r}, which schema= has")
-            if have[name] not in (dtype, pl.Null()):
-                raise SchemaMismatch(
-                    f"the function gave {have[name]} in column {name!r}: schema= says {dtype}"
-                )
-        if extra := [name for name in have if name not in want]:
-            raise SchemaMismatch(f"the function gave column {extra[0]!r}, which schema= does not have")
-        return result.select(pl.col(name).cast(dtype) for name, dtype in want.items())
 
     def _check_time(self, seen: pl.DataFrame, result: pl.DataFrame) -> None:
         """Watermarks go by the times that the source read; other ones would be late or early by chance."""

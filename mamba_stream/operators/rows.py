@@ -8,16 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import polars as pl
 
 from mamba_stream.core.trees import Node, nodes
-from mamba_stream.operators.columns import PREFIX, hidden, ticks
+from mamba_stream.errors import InvalidInput
+from mamba_stream.operators.columns import ORDINAL, ORIGIN_TYPES, PREFIX, hidden, ticks
 from mamba_stream.operators.results import WINDOW_START
 from mamba_stream.operators.single import twice, written_out
 from mamba_stream.operators.times import as_time
 
 _TWIN = f"{PREFIX}twin"
+_PLACE = f"{PREFIX}place"
+_MOST_ELEMENTS = 1 << 20
+_DEEPEST = 1 << 42
 
 RowVerb = Callable[[pl.LazyFrame, list[str]], pl.LazyFrame]
 """Takes the rows and the names of the hidden columns among them."""
@@ -94,6 +99,52 @@ class Converted:
         return rows.cast(pl.Schema(self.types), strict=self.strict) if self.types else rows
 
 
+@dataclass(frozen=True, eq=False)
+class Exploded:
+    """A row for each element of these lists."""
+
+    lists: Mapping[str, pl.DataType]
+    empty_as_null: bool
+    keep_nulls: bool
+
+    def __call__(self, rows: pl.LazyFrame, hidden: list[str]) -> pl.LazyFrame:
+        if ORDINAL not in hidden:
+            return self._exploded(rows, [*self.lists])
+        # Which element of its list a row is goes into its origin: that tells it from the others.
+        name, dtype = next(iter(self.lists.items()))
+        lists = pl.col(name) if isinstance(dtype, pl.List) else pl.col(name).arr.to_list()
+        places = rows.with_columns(pl.int_ranges(lists.list.len().cast(pl.Int64)).alias(_PLACE))
+        ordinal = pl.struct(ORDINAL, _PLACE).map_batches(_ordinal, return_dtype=ORIGIN_TYPES[ORDINAL])
+        exploded = self._exploded(places, [*self.lists, _PLACE])
+        return exploded.with_columns(ordinal.alias(ORDINAL)).drop(_PLACE)
+
+    def _exploded(self, rows: pl.LazyFrame, names: list[str]) -> pl.LazyFrame:
+        return rows.explode(names, empty_as_null=self.empty_as_null, keep_nulls=self.keep_nulls)
+
+
+def _ordinal(of: pl.Series) -> pl.Series:
+    before, place = of.struct.field(ORDINAL), of.struct.field(_PLACE).fill_null(0)
+    most: Any = place.max()
+    deepest: Any = before.max()
+    if len(of) and (most >= _MOST_ELEMENTS or deepest >= _DEEPEST):
+        raise InvalidInput(
+            f"a list of {most + 1:,} elements, or lists in lists in lists: a later step depends on the order of rows, "
+            f"and that of elements is known for {_MOST_ELEMENTS:,} at three levels"
+        )
+    return before * _MOST_ELEMENTS + place
+
+
+@dataclass(frozen=True, eq=False)
+class Unnested:
+    """A column for each field of these structs."""
+
+    names: Sequence[str]
+    separator: str | None
+
+    def __call__(self, rows: pl.LazyFrame, hidden: list[str]) -> pl.LazyFrame:
+        return rows.unnest(*self.names, separator=self.separator)
+
+
 class RowSteps:
     """A chain of verbs as one step."""
 
@@ -119,6 +170,11 @@ class RowSteps:
         for verb, looks_around in zip(self._verbs, self._look_around, strict=True):
             frame = _alone(verb, frame, looks_around=looks_around)
         return frame
+
+    @property
+    def whole(self) -> str | None:
+        """The column whose equal values must be together, where a verb looks at all rows of a window."""
+        return WINDOW_START if any(self._look_around) else None
 
     def culprit(self, frame: pl.DataFrame) -> int:
         """Which verb fails on these rows, by number."""

@@ -6,9 +6,9 @@ rows, however they are cut into frames, and a step restored from what it saved g
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,19 @@ class Late:
 
 
 @dataclass(frozen=True, slots=True)
+class Failed:
+    """Rows over which a user's function or expression raised, each of them by itself.
+
+    Attributes:
+        frame: The rows as they came, with the hidden columns that they had.
+        error: What it raised.
+    """
+
+    frame: pl.DataFrame
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
 class Made:
     """What a step makes of rows or of time.
 
@@ -43,11 +56,13 @@ class Made:
         rows: Rows that go on.
         late: Rows that came too late for it.
         sides: Rows for its side outputs, by name.
+        failed: Rows that were left out, since the user's function raised over them.
     """
 
     rows: pl.DataFrame | None = None
     late: Late | None = None
     sides: Mapping[str, pl.DataFrame] = field(default_factory=dict)
+    failed: Sequence[Failed] = ()
 
 
 NOTHING: Final = Made()
@@ -115,3 +130,32 @@ class StatefulStep(Protocol):
         It is asked of a copy that was restored for this alone, and is of no use afterwards.
         """
         ...
+
+
+@runtime_checkable
+class Ticking(Protocol):
+    """A step that also goes by the wall clock, which whoever drives it tells it: that part no guarantee covers."""
+
+    @property
+    def due(self) -> int | None:
+        """The next moment at which it has something to do, in microseconds since the epoch."""
+        ...
+
+    def tick(self, now: int) -> Iterator[Made]:
+        """The clock has come to ``now``; what fell due is done."""
+        ...
+
+
+@runtime_checkable
+class Tolerant(Protocol):
+    """A step that runs a user's function, and can leave out the rows over which it raises."""
+
+    tolerates: bool
+    """Whether to give such rows as ``Made.failed`` and go on. If not, it raises ``RowsFailed``."""
+
+
+@runtime_checkable
+class Atomic(Protocol):
+    """A step whose ``add`` changes nothing where it raises: it can be given the rows again, without some."""
+
+    add_is_atomic: bool

@@ -35,6 +35,8 @@ _MOST_COPIES = 4_000_000
 class WindowStep:
     """The state of one window step, and what rows and watermarks do to it."""
 
+    add_is_atomic = True
+
     def __init__(self, settings: WindowSettings) -> None:
         self._set = settings
         self._grid = settings.windows

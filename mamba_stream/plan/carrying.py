@@ -1,6 +1,9 @@
-"""Which columns an expression gives on as they are, so that a time column is followed through renaming."""
+"""Which columns are meant, and which are given on as they are, so that a time column is followed through renaming."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import polars as pl
 
@@ -19,6 +22,11 @@ def carried(expr: pl.Expr, schema: pl.Schema) -> dict[str, str]:
     if tree.kind == "Selector":
         return {column: column for column in pl.DataFrame(schema=schema).select(expr).columns}
     return {}
+
+
+def named(columns: Sequence[Any], schema: pl.Schema) -> list[str]:
+    """The columns that names and selectors mean."""
+    return pl.DataFrame(schema=schema).select(*columns).columns
 
 
 def _alias(tree: Node) -> str:

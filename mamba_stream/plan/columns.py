@@ -12,6 +12,7 @@ import polars as pl
 
 from mamba_stream.core.trees import columns
 from mamba_stream.plan import nodes as n
+from mamba_stream.plan.carrying import named
 from mamba_stream.plan.shapes import Shape
 from mamba_stream.plan.verbs import present_after
 
@@ -58,6 +59,13 @@ def _(node: n.Rename, port: int, found: Shapes, need: set[str]) -> set[str]:
 @columns_read.register(n.Concat)
 def _(node: n.Node, port: int, found: Shapes, need: set[str]) -> set[str]:
     return {name for name in need if name in found[node.parents[port]].schema}
+
+
+@columns_read.register(n.Explode)
+@columns_read.register(n.Unnest)
+def _(node: n.Explode | n.Unnest, port: int, found: Shapes, need: set[str]) -> set[str]:
+    before = found[node.parent].schema
+    return {name for name in need if name in before} | set(named(node.columns, before))
 
 
 @columns_read.register
@@ -119,6 +127,8 @@ def _(
 @present_columns.register(n.Drop)
 @present_columns.register(n.Rename)
 @present_columns.register(n.Cast)
+@present_columns.register(n.Explode)
+@present_columns.register(n.Unnest)
 def _(
     node: n.RowStep, found: Shapes, present: Mapping[n.Node, Sequence[str]], needed: Sequence[str]
 ) -> Sequence[str]:

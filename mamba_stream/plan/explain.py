@@ -79,8 +79,10 @@ def _(node: n.Select | n.WithColumns) -> str:
     return ", ".join(short(expr) for expr in node.exprs)
 
 
-@words_of.register
-def _(node: n.Drop) -> str:
+@words_of.register(n.Explode)
+@words_of.register(n.Unnest)
+@words_of.register(n.Drop)
+def _(node: n.Drop | n.Explode | n.Unnest) -> str:
     return ", ".join(map(str, node.columns))
 
 

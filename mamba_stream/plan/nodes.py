@@ -48,6 +48,11 @@ class Node:
         return ()
 
     @property
+    def shaped_by(self) -> tuple[Node, ...]:
+        """The nodes whose shapes decide its own."""
+        return self.parents
+
+    @property
     def verb(self) -> str:
         """What the user called."""
         return type(self).__name__.lower()
@@ -199,13 +204,52 @@ class Cast(Step):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class MapBatches(Step):
-    """A user's function over batches."""
+class Explode(Step):
+    """A row for each element of lists.
+
+    Attributes:
+        columns: The columns with lists, names or selectors; those of a row are equally long.
+        empty_as_null: Whether an empty list gives a row with null, and not none.
+        keep_nulls: Whether a null gives a row with null, and not none.
+    """
 
     takes_changes: ClassVar[bool] = True
 
-    function: Callable[[pl.DataFrame], pl.DataFrame]
+    columns: tuple[Any, ...]
+    empty_as_null: bool
+    keep_nulls: bool
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Unnest(Step):
+    """A column for each field of structs.
+
+    Attributes:
+        columns: The columns with structs, names or selectors.
+        separator: Between the struct's name and the field's; ``None`` for the field's alone.
+    """
+
+    takes_changes: ClassVar[bool] = True
+
+    columns: tuple[Any, ...]
+    separator: str | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MapBatches(Step):
+    """A user's function over batches.
+
+    Attributes:
+        function: The user's.
+        schema: What it gives; ``None`` for the columns of its input.
+        timeout: How long a call may take, in seconds.
+    """
+
+    takes_changes: ClassVar[bool] = True
+
+    function: Callable[..., Any] = field(repr=False)
     schema: pl.Schema | None
+    timeout: float | None = None
 
     @property
     def verb(self) -> str:
@@ -333,7 +377,12 @@ class Window(Stateful, Step):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class LateRows(Step):
+class Beside(Step):
+    """Rows that a node gives beside those that go on: whoever runs it hands them over."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LateRows(Beside):
     """The rows of one input of a step that came too late for it."""
 
     parent: Stateful
@@ -343,6 +392,10 @@ class LateRows(Step):
     def origin(self) -> Node:
         """The node whose rows they are."""
         return self.parent.parents[self.port]
+
+    @property
+    def shaped_by(self) -> tuple[Node, ...]:
+        return (self.origin,)
 
     @property
     def verb(self) -> str:
@@ -370,7 +423,7 @@ class WithTime(Stateful, Step):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class RejectedRows(Step):
+class RejectedRows(Beside):
     """The rows that have no time, or one too far ahead: of a source, or of where another time is taken."""
 
     parent: Source | WithTime
@@ -423,7 +476,7 @@ class SinkOutput(Step):
 
 AnySource = TopicSource | FrameSource | ConnectorSource
 AnyOutput = Output | SinkOutput
-RowStep = Filter | Select | WithColumns | Drop | Rename | Cast
+RowStep = Filter | Select | WithColumns | Drop | Rename | Cast | Explode | Unnest
 
 
 def walk(roots: Sequence[Node]) -> list[Node]:

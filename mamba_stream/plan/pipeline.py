@@ -16,6 +16,9 @@ LONGEST_NAME = 180
 """The names of a job's topic of state and group of offsets are made from the pipeline's."""
 
 
+OnError = Literal["fail", "skip", "dead_letter"]
+
+
 @dataclass(frozen=True, eq=False)
 class Pipeline:
     """Outputs under a name, which is the name of the job that runs them.
@@ -23,10 +26,12 @@ class Pipeline:
     Attributes:
         name: The name.
         outputs: Streams that end in topics or sinks.
+        on_error: What becomes of rows over which a step raises.
     """
 
     name: str
     outputs: tuple[n.AnyOutput, ...]
+    on_error: OnError = "fail"
 
     @property
     def topics(self) -> list[n.Output]:
@@ -51,13 +56,14 @@ class Pipeline:
 P = TypeVar("P", bound=Pipeline)
 
 
-def make_pipeline(kind: type[P], name: str, outputs: Sequence[object]) -> P:
+def make_pipeline(kind: type[P], name: str, outputs: Sequence[object], on_error: OnError) -> P:
     """A pipeline, checked as far as it can be without a log.
 
     Args:
         kind: The class to make.
         name: Its name.
         outputs: Its outputs.
+        on_error: What becomes of rows over which a step raises.
 
     Raises:
         InvalidName: The name cannot be one.
@@ -79,7 +85,7 @@ def make_pipeline(kind: type[P], name: str, outputs: Sequence[object]) -> P:
                 f"pipeline {name!r}: {output!r:.80} is no output: end the stream with .to('topic')"
             )
         found.append(output)
-    pipeline = kind(name, tuple(found))
+    pipeline = kind(name, tuple(found), on_error)
     check_step_names(pipeline.nodes)
     read = {node.topic for node in pipeline.nodes if isinstance(node, n.TopicSource)}
     for output in pipeline.topics:

@@ -26,7 +26,7 @@ from mamba_stream.operators.step import LATE_BY, LATE_REASON
 from mamba_stream.operators.times import duration_type
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.aggregates import AggregatePlan, split
-from mamba_stream.plan.carrying import carried
+from mamba_stream.plan.carrying import carried, named
 from mamba_stream.plan.refusing import check_columns, columns_are, refuse_engine_names, refusing
 from mamba_stream.plan.rowwise import check_row_wise
 from mamba_stream.plan.windows import check_windows
@@ -127,13 +127,8 @@ def shapes(nodes: Sequence[n.Node], topics: Facts) -> dict[n.Node, Shape]:
         if isinstance(node, n.TopicSource):
             found[node] = topic_shape(node, topics[node.topic])
         else:
-            found[node] = infer(node, [found[parent] for parent in shape_parents(node)])
+            found[node] = infer(node, [found[parent] for parent in node.shaped_by])
     return found
-
-
-def shape_parents(node: n.Node) -> tuple[n.Node, ...]:
-    """The nodes whose shapes decide a node's: of late rows the stream that the window takes."""
-    return (node.origin,) if isinstance(node, n.LateRows) else node.parents
 
 
 def known_shapes(nodes: Sequence[n.Node]) -> dict[n.Node, Shape]:
@@ -152,7 +147,7 @@ def known_shapes(nodes: Sequence[n.Node]) -> dict[n.Node, Shape]:
 
 def infer_known(node: n.Node, found: Mapping[n.Node, Shape]) -> Shape | None:
     """The shape of a node's rows, where those of its parents are known and suffice."""
-    before = shape_parents(node)
+    before = node.shaped_by
     if not all(parent in found for parent in before):
         return None
     try:
@@ -327,6 +322,41 @@ def _(node: n.Cast, parents: Sequence[Shape]) -> Shape:
                 f"cast: column {name!r} to Categorical, whose codes depend on the order of rows; use String or Enum"
             )
     return follow(node, shape, schema, {k: k for k in schema if schema[k] == shape.schema[k]})
+
+
+@shape_of.register
+def _(node: n.Explode, parents: Sequence[Shape]) -> Shape:
+    (shape,) = parents
+    lists = _named(node.columns, shape.schema)
+    for name in lists:
+        if not isinstance(shape.schema[name], pl.List | pl.Array):
+            raise PipelineRefused(
+                f"explode: column {name!r} is {shape.schema[name]}, and neither a List nor an Array"
+            )
+    schema = _run(shape.schema, lambda rows: rows.explode(*lists, empty_as_null=True, keep_nulls=True))
+    if shape.changelog is not None:
+        shape = replace(shape, changelog=Changelog())
+    return follow(node, shape, schema, {name: name for name in schema if name not in lists})
+
+
+@shape_of.register
+def _(node: n.Unnest, parents: Sequence[Shape]) -> Shape:
+    (shape,) = parents
+    structs = _named(node.columns, shape.schema)
+    for name in structs:
+        if not isinstance(shape.schema[name], pl.Struct):
+            raise PipelineRefused(f"unnest: column {name!r} is {shape.schema[name]}, and no Struct")
+    schema = _run(shape.schema, lambda rows: rows.unnest(*structs, separator=node.separator))
+    return follow(node, shape, schema, {name: name for name in shape.schema if name not in structs})
+
+
+def _named(columns: Sequence[object], schema: pl.Schema) -> list[str]:
+    """The columns that names and selectors mean; at least one."""
+    check_columns([name for name in columns if isinstance(name, str)], schema)
+    found = named(columns, schema)
+    if not found:
+        raise PipelineRefused("no column is named")
+    return found
 
 
 @shape_of.register

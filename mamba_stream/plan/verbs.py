@@ -7,8 +7,19 @@ from collections.abc import Collection
 import polars as pl
 
 from mamba_stream.core.trees import has_selector
-from mamba_stream.operators.rows import Converted, Dropped, Extended, Filtered, Renamed, RowVerb, Selected
+from mamba_stream.operators.rows import (
+    Converted,
+    Dropped,
+    Exploded,
+    Extended,
+    Filtered,
+    Renamed,
+    RowVerb,
+    Selected,
+    Unnested,
+)
 from mamba_stream.plan import nodes as n
+from mamba_stream.plan.carrying import named
 from mamba_stream.plan.shapes import Shape
 
 
@@ -32,6 +43,11 @@ def row_verb(node: n.RowStep, before: Shape, after: Shape, present: Collection[s
                 name: dtype for name, dtype in types if name in present and dtype != before.schema[name]
             }
             return Converted(changed, node.strict)
+        case n.Explode():
+            lists = {name: before.schema[name] for name in named(node.columns, before.schema)}
+            return Exploded(lists, empty_as_null=node.empty_as_null, keep_nulls=node.keep_nulls)
+        case n.Unnest():
+            return Unnested(named(node.columns, before.schema), node.separator)
 
 
 def present_after(node: n.RowStep, before: Shape, after: Shape, present: Collection[str]) -> list[str]:
@@ -44,5 +60,7 @@ def present_after(node: n.RowStep, before: Shape, after: Shape, present: Collect
         case n.WithColumns():
             made = pl.DataFrame(schema=before.schema).select(node.exprs).columns
             return [name for name in after.schema if name in present or name in made]
+        case n.Unnest():
+            return [name for name in after.schema if name in present or name not in before.schema]
         case _:
             return [name for name in after.schema if name in present]

@@ -144,7 +144,7 @@ class Checkpoints:
     def commit(
         self,
         *,
-        outputs: Sequence[tuple[str, pl.DataFrame]],
+        outputs: Sequence[tuple[str, pl.DataFrame | pa.RecordBatch]],
         offsets: Mapping[str, Mapping[tuple[str, int], int]],
         progress: Progress,
         steps: Mapping[str, StatefulStep],

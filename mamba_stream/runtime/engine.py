@@ -8,18 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from fractions import Fraction
+from functools import partial
 
 import polars as pl
 
 from mamba_stream.core.clock import Clock
 from mamba_stream.core.durations import duration_in, ticks_per_day
 from mamba_stream.errors import StateTooLarge
+from mamba_stream.operators.columns import BEHIND
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.analysis import Analysis
 from mamba_stream.plan.refusing import refusing
 from mamba_stream.runtime.alignment import Company, Standing, companies
 from mamba_stream.runtime.budget import Budget
-from mamba_stream.runtime.feeds import Feed
+from mamba_stream.runtime.faults import Faults
+from mamba_stream.runtime.feeds import Feed, Portion
 from mamba_stream.runtime.flow import Flow, Sink
 from mamba_stream.runtime.handover import sources_before
 from mamba_stream.runtime.intake import Intake, IntakeSettings, joined
@@ -44,6 +47,7 @@ class Engine:
         budget: Budget,
         follows: bool,
         growing: Collection[n.AnySource] = (),
+        faults: Faults | None = None,
     ) -> None:
         """Puts a plan over its sources.
 
@@ -56,9 +60,10 @@ class Engine:
             budget: How much a step may take in.
             follows: Whether the run goes on at the ends of topics; only then does silence count.
             growing: Sources that further partitions may come to, even when all there are have ended.
+            faults: What becomes of rows over which a step raises; left out, that is the end.
         """
         self.analysis = analysis
-        self.flow = Flow(analysis, sinks)
+        self.flow = Flow(analysis, sinks, faults)
         self.intakes = {
             node: Intake(
                 settings := _settings(analysis, node, names[node]),
@@ -71,6 +76,8 @@ class Engine:
         self._budget = budget
         self._follows = follows
         self._steps = 0
+        self.acted = False
+        """Whether the last step did something that rows did not ask for: timers of the wall clock."""
         self._read_in: dict[int, int] = {}
         self._growing = frozenset(growing)
         timed = [
@@ -121,9 +128,11 @@ class Engine:
             StateTooLarge: The state of a step alone exceeds the limit.
         """
         self._steps += 1
+        self.acted = self.flow.tick(self._clock.now())
         allowed = rows = most or self._budget.rows
         space = self._budget.bytes
         taken: dict[n.AnySource, list[pl.DataFrame]] = {}
+        portions: dict[n.AnySource, list[tuple[pl.DataFrame, Feed, Portion]]] = {}
         places: list[str] = []
         read: dict[n.AnySource, int] = {}
         waiting = self._ahead()
@@ -143,6 +152,7 @@ class Engine:
             self.flow.reading = places[-1]
             frame, rejected = intake.take(feed, portion)
             taken.setdefault(source, []).append(frame)
+            portions.setdefault(source, []).append((frame, feed, portion))
             if rejected is not None:
                 self.flow.reject(source, rejected)
             rows -= portion.frame.height
@@ -153,7 +163,7 @@ class Engine:
                 break
         self.flow.reading = "; ".join(places[:4]) + (" …" if len(places) > 4 else "")
         for source, frames in taken.items():
-            self.flow.push(source, joined(frames))
+            self.flow.push(source, joined(frames), partial(self._with_origin, source, portions[source]))
         for company in self._companies:
             company.came(sum(read.get(source, 0) for source in company.sources), self._standings(company))
         self._check_memory()
@@ -175,6 +185,14 @@ class Engine:
         return not all(
             feed.ended for other in self._before.get(source, ()) for feed in self.intakes[other].feeds
         )
+
+    def _with_origin(
+        self, source: n.AnySource, portions: Sequence[tuple[pl.DataFrame, Feed, Portion]]
+    ) -> pl.DataFrame:
+        """Rows that were read, with their origin."""
+        intake = self.intakes[source]
+        frames = [intake.with_origin(frame, feed, portion) for frame, feed, portion in portions]
+        return pl.concat(frame.drop(BEHIND, strict=False) for frame in frames)
 
     def _in_turn(self) -> list[tuple[n.AnySource, Feed]]:
         """The partitions to read from, those whose time is furthest behind first."""
@@ -232,6 +250,11 @@ class Engine:
             if time.silent_since is not None and not time.idle and not time.ended
         ]
         return max(0.0, min(left)) if left else None
+
+    def seconds_to_timer(self) -> float | None:
+        """How long until a step has something to do by the wall clock; ``None`` if none will."""
+        due = self.flow.due
+        return None if due is None else max(0.0, (due - self._clock.now()) / 1_000_000)
 
     def _check_memory(self) -> None:
         # Merging runs needs their size once more.

@@ -23,6 +23,7 @@ class JobStatus:
         rows_out: Rows given to topics; those of the last moment are not committed yet.
         late: Rows that came too late for a window step.
         rejected: Rows without a time, or with one too far ahead.
+        failed: Rows that were left out since a step raised over them, as ``on_error`` says.
         watermarks: How far time has come, by source; ``None`` before the first row and after the last.
         positions: The next offset to read, by source and partition.
         state_bytes: The size of the state, by step.
@@ -36,6 +37,7 @@ class JobStatus:
     rows_out: int
     late: int
     rejected: int
+    failed: int
     watermarks: Mapping[str, datetime | None]
     positions: Mapping[str, Mapping[int, int]]
     state_bytes: Mapping[str, int]
@@ -54,6 +56,7 @@ class RunSummary:
         rows_out: Rows written in this run.
         late: Rows of this run that came too late for a window step.
         rejected: Rows of this run without a time, or with one too far ahead.
+        failed: Rows of this run that were left out since a step raised over them.
         seconds: How long it took.
         lateness_for_999: By window step, the lateness that would have kept 99.9% of all rows since the job began.
         lateness: By window step, the lateness that there was.
@@ -65,6 +68,7 @@ class RunSummary:
     rows_out: int
     late: int
     rejected: int
+    failed: int
     seconds: float
     lateness_for_999: Mapping[str, timedelta]
     lateness: Mapping[str, timedelta]
@@ -74,6 +78,7 @@ class RunSummary:
         words = (
             f"{self.name} {self.state}: {self.rows_in:,} rows in, {self.rows_out:,} out, {self.late:,} late"
             + (f", {self.rejected:,} rejected" if self.rejected else "")
+            + (f", {self.failed:,} failed" if self.failed else "")
             + f", {self.seconds:.1f} s ({rate:,.0f} rows/s)"
         )
         for step, enough in self.lateness_for_999.items():

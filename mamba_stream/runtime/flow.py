@@ -6,32 +6,35 @@ drives it pushes rows in, tells it how far time has come, and takes what arrives
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import polars as pl
 
 from mamba_stream.errors import JobFailed, StepFailed
-from mamba_stream.operators.lateness import FOREVER
+from mamba_stream.operators.columns import ORIGIN
+from mamba_stream.operators.failures import FAILURES, Piece, RowsFailed, Unsuited, culprit, sift
+from mamba_stream.operators.lateness import FOREVER, NEVER
 from mamba_stream.operators.retimed import COUNTED, Retimed
 from mamba_stream.operators.rows import RowSteps
-from mamba_stream.operators.step import LATE_REASON, Late, Made, StatefulStep
+from mamba_stream.operators.step import LATE_REASON, Atomic, Late, Made, StatefulStep, Ticking, Tolerant
 from mamba_stream.operators.tally import Tally
 from mamba_stream.operators.union import Union
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.analysis import Analysis
+from mamba_stream.plan.process import SideRows
 from mamba_stream.plan.refusing import first_line
 from mamba_stream.plan.verbs import row_verb
 from mamba_stream.runtime import changelog_steps as _registers  # noqa: F401 - verbs of a module of their own
+from mamba_stream.runtime.faults import Fault, Faults, shown
+from mamba_stream.runtime.places import line_of
 from mamba_stream.runtime.steps import operator_of, step_of
+from mamba_stream.runtime.tracing import Tracer
 from mamba_stream.runtime.watermarks import Mark, PartitionTime, combined, mark_of
 
 T = TypeVar("T")
 Sink = Callable[[pl.DataFrame], None]
-
-_FAILURES = (Exception, pl.exceptions.PanicException)
-"""What a step may raise; a panic inside Polars is no Exception."""
 
 
 @dataclass(slots=True)
@@ -61,14 +64,20 @@ class LateCounts:
 class Flow:
     """The steps of a plan, wired."""
 
-    def __init__(self, analysis: Analysis, sinks: Mapping[n.Node, Sink]) -> None:
+    def __init__(
+        self, analysis: Analysis, sinks: Mapping[n.Node, Sink], faults: Faults | None = None
+    ) -> None:
         """Wires a plan.
 
         Args:
             analysis: The plan.
             sinks: What takes the rows of each of the plan's last nodes.
+            faults: What becomes of rows over which a step raises; left out, that is the end.
         """
         self._analysis = analysis
+        self._faults = faults or Faults("fail")
+        self._tracer = Tracer(analysis)
+        self._pushed: tuple[n.Node, Callable[[], pl.DataFrame]] | None = None
         self._next: dict[n.Node, list[Sink]] = {node: [] for node in analysis.nodes}
         self.steps: dict[n.Stateful, StatefulStep] = {}
         self.late: dict[n.Stateful, LateCounts] = {}
@@ -82,10 +91,24 @@ class Flow:
             if isinstance(step, Retimed):
                 for source in analysis.sources_of(node):
                     self._retimed_from.setdefault(source, []).append(step)
+        for step in self.steps.values():
+            if isinstance(step, Tolerant):
+                step.tolerates = self._faults.policy != "fail"
+        self._ticking = {node: step for node, step in self.steps.items() if isinstance(step, Ticking)}
 
-    def push(self, source: n.Node, frame: pl.DataFrame) -> None:
-        """Rows of a source enter."""
+    def push(
+        self, source: n.Node, frame: pl.DataFrame, read: Callable[[], pl.DataFrame] | None = None
+    ) -> None:
+        """Rows of a source enter.
+
+        Args:
+            source: The source.
+            frame: The rows.
+            read: Gives them with their origin, where it has to be known.
+        """
+        self._pushed = None if read is None else (source, read)
         self._pass(source, frame)
+        self._pushed = None
 
     def reject(self, source: n.Node, frame: pl.DataFrame) -> None:
         """Rows that were set aside, of a source or where they get their time, enter their own stream."""
@@ -115,8 +138,12 @@ class Flow:
             else:
                 mark = combined(marks[parent] for parent in node.parents)
                 if isinstance(node, n.Stateful):
+                    if mark.watermark == FOREVER and NEVER < mark.greatest < FOREVER:
+                        # However time came to its end, to where the last row is it came before.
+                        self._advance(node, mark.greatest + 1)
                     self._advance(node, mark.watermark)
-                    mark = Mark(min(mark.watermark, self.steps[node].horizon), mark.idle)
+                    horizon = min(mark.watermark, self.steps[node].horizon)
+                    mark = Mark(horizon, mark.idle, mark.greatest)
                 marks[node] = mark
 
     def _retimed(self, node: n.WithTime, sources: Mapping[n.Node, Mapping[int, PartitionTime]]) -> Mark:
@@ -147,6 +174,26 @@ class Flow:
         number = self._analysis.numbers[source]
         return min(step.watermark(number, partition) for step in behind)
 
+    def tick(self, now: int) -> bool:
+        """The wall clock has come to ``now``, in microseconds since the epoch: tells the steps that go by it.
+
+        Returns:
+            Whether any of them did something.
+        """
+        acted = False
+        for node, step in self._ticking.items():
+            self.reading = "timers of the wall clock"
+            pieces = step.tick(now)
+            while (made := self._guarded(node, lambda: next(pieces, None))) is not None:  # noqa: B023
+                acted = True
+                self._give(node, made)
+        return acted
+
+    @property
+    def due(self) -> int | None:
+        """When the next of them has something to do; ``None`` if none has."""
+        return min((due for step in self._ticking.values() if (due := step.due) is not None), default=None)
+
     def _advance(self, node: n.Stateful, watermark: int) -> None:
         step = self.steps[node]
         if watermark <= step.closed:
@@ -164,6 +211,12 @@ class Flow:
         """Passes on what a step made; late rows, which are those of one port, to whoever wants these."""
         if made.rows is not None:
             self._pass(node, made.rows)
+        for failed in made.failed:
+            self._faults.note(Fault(_words(node), failed.error, failed.frame))
+        for name, frame in made.sides.items():
+            for side in self._analysis.nodes:
+                if isinstance(side, SideRows) and side.parent is node and side.side == name:
+                    self._pass(side, frame)
         if made.late is not None:
             self.late[node].count(made.late)
             for late in self._analysis.nodes:
@@ -179,7 +232,7 @@ class Flow:
                 consumers[parent].append(node)
         fused: set[n.Node] = set()
         for node in self._analysis.nodes:
-            if node in fused or isinstance(node, n.Source | n.LateRows | n.RejectedRows):
+            if node in fused or isinstance(node, n.Source | n.Beside):
                 continue
             if isinstance(node, n.RowStep):
                 chain = _chain(node, consumers)
@@ -199,20 +252,35 @@ class Flow:
     def _rows(self, chain: Sequence[n.RowStep]) -> Sink:
         shapes, present = self._analysis.shapes, self._analysis.present
         verbs = [row_verb(v, shapes[v.parent], shapes[v], present[v.parent]) for v in chain]
-        steps, last = RowSteps(verbs), chain[-1]
+        steps, first, last = RowSteps(verbs), chain[0], chain[-1]
+        whole = steps.whole
 
         def take(frame: pl.DataFrame) -> None:
             try:
                 result = steps(frame)
-            except Exception as error:
-                raise self._failed(chain[steps.culprit(frame)], error) from error
-            self._pass(last, result)
+            except FAILURES as error:
+                for left in self._left(
+                    lambda rows: chain[steps.culprit(rows)], first.parent, steps, frame, error, whole
+                ):
+                    self._pass(last, left)
+            else:
+                self._pass(last, result)
 
         return take
 
     def _plain(self, node: n.Node) -> Sink:
         operator = operator_of(node, self._analysis)
-        return lambda frame: self._pass(node, self._guarded(node, lambda: operator(frame)))
+
+        def take(frame: pl.DataFrame) -> None:
+            try:
+                result = operator(frame)
+            except FAILURES as error:
+                for left in self._left(lambda _: node, node.parents[0], operator, frame, error, None):
+                    self._pass(node, left)
+            else:
+                self._pass(node, result)
+
+        return take
 
     def _union(self, node: n.Concat, number: int) -> Sink:
         changes = self._analysis.shapes[node].changelog is not None
@@ -224,24 +292,96 @@ class Flow:
 
         def take(frame: pl.DataFrame) -> None:
             counts.rows += frame.height
-            self._give(node, self._guarded(node, lambda: step.add(frame, port)), port)
+            try:
+                made = step.add(frame, port)
+            except FAILURES as error:
+                if not isinstance(step, Atomic):
+                    raise self._failed(node, error) from error
+                parent = node.parents[port]
+                for left in self._left(
+                    lambda _: node, parent, lambda rows: step.add(rows, port), frame, error
+                ):
+                    self._give(node, left, port)
+            else:
+                self._give(node, made, port)
 
         return take
+
+    def _left(
+        self,
+        step_of_rows: Callable[[pl.DataFrame], n.Node],
+        before: n.Node,
+        work: Callable[[pl.DataFrame], T],
+        frame: pl.DataFrame,
+        error: BaseException,
+        whole: str | None = None,
+    ) -> Iterator[T]:
+        """What work gives without the rows over which it raises; where none may be left out, it ends here.
+
+        Args:
+            step_of_rows: Which step it is that raises over rows.
+            before: The node whose rows they are.
+            work: What raised.
+            frame: Over these rows.
+            error: This.
+            whole: A column whose equal values must not be torn apart.
+
+        Raises:
+            StepFailed: Rows are not to be left out; it shows some of them.
+        """
+        if isinstance(error, JobFailed):
+            raise error
+        origins = None
+        if self._pushed is not None:
+            origins = self._tracer.origins(before, frame, *self._pushed)
+        if origins is not None:
+            frame_with = frame.drop(ORIGIN, strict=False).hstack(origins)
+        else:
+            frame_with = frame
+        if self._faults.policy == "fail" or isinstance(error, Unsuited):
+            # What did not end in time would take as long again for each half.
+            slow = isinstance(error, TimeoutError)
+            piece = Piece(0, frame.height, error) if slow else culprit(work, frame, error, whole=whole)
+            found = frame.slice(piece.first, piece.rows)
+            rows = frame_with.slice(piece.first, piece.rows)
+            raise self._failed(step_of_rows(found), piece.error, rows) from error
+        sifted = sift(work, frame, error, whole=whole)
+        for piece in sifted.failed:
+            node = step_of_rows(frame.slice(piece.first, piece.rows))
+            self._faults.note(Fault(_words(node), piece.error, frame_with.slice(piece.first, piece.rows)))
+        yield from sifted.results
 
     def _guarded(self, node: n.Node, work: Callable[[], T]) -> T:
         try:
             return work()
         except JobFailed:
             raise
-        except _FAILURES as error:
+        except RowsFailed as error:
+            raise self._failed(node, error.failed.error, error.failed.frame) from error.failed.error
+        except FAILURES as error:
             raise self._failed(node, error) from error
 
-    def _failed(self, node: n.Node, error: Exception) -> StepFailed:
-        name = f" {node.name!r}" if isinstance(node, n.Stateful) else ""
-        return StepFailed(
-            f"step {node.verb}{name} at {node.place} failed on {self.reading}: "
-            f"{type(error).__name__}: {first_line(error)}"
-        )
+    def _failed(self, node: n.Node, error: BaseException, rows: pl.DataFrame | None = None) -> StepFailed:
+        said = [f"step {_words(node)} failed on {self.reading}: {type(error).__name__}: {first_line(error)}"]
+        if line := line_of(error):
+            said.append(f"raised at {line}")
+        if rows is not None:
+            count = "a row" if rows.height == 1 else f"{rows.height:,} rows"
+            said.append(f"over {count}:\n{shown(rows, self._place)}")
+        return StepFailed("\n".join(said))
+
+    def _place(self, origin: tuple[int, ...]) -> str:
+        """Where a row of a source is from, in words."""
+        number, partition, offset = origin
+        for node in self._analysis.sources:
+            if self._analysis.numbers[node] == number and isinstance(node, n.TopicSource):
+                return f"topic {node.topic!r}, partition {partition}, offset {offset}: "
+        return ""
+
+
+def _words(node: n.Node) -> str:
+    """A step for messages: what it is, what it is called, where it was written."""
+    return f"{node.verb}{f' {node.name!r}' if isinstance(node, n.Stateful) else ''} at {node.place}"
 
 
 def _chain(first: n.RowStep, consumers: Mapping[n.Node, Sequence[n.Node]]) -> list[n.RowStep]:

@@ -107,16 +107,37 @@ class Intake:
         origin = [value.cast(ORIGIN_TYPES[name]).alias(name) for name, value in values.items()]
         return frame.with_columns(pl.Series(OFFSET, offsets), *origin)
 
+    def with_origin(self, frame: pl.DataFrame, feed: Feed, portion: Portion) -> pl.DataFrame:
+        """What :meth:`take` gave for a portion, with the origin of its rows."""
+        if self.settings.ordered:
+            return frame
+        offsets = portion.offsets
+        if frame.height < len(offsets):
+            bad, _ = self._rejects(portion.frame, portion)
+            assert bad is not None
+            offsets = offsets[~bad.to_numpy()]
+        return self._with_origin(frame.drop(BEHIND, strict=False), feed.partition, offsets)
+
     def _without_rejected(
         self, frame: pl.DataFrame, portion: Portion
     ) -> tuple[pl.DataFrame, pl.DataFrame | None]:
+        bad, reasons = self._rejects(frame, portion)
+        if bad is None:
+            return frame, None
+        rejected = frame.filter(bad).with_columns(reasons.alias(REJECTED_REASON))
+        for reason, count in rejected.get_column(REJECTED_REASON).value_counts().iter_rows():
+            self.rejected[reason] = self.rejected.get(reason, 0) + count
+        return frame.filter(~bad), rejected
+
+    def _rejects(self, frame: pl.DataFrame, portion: Portion) -> tuple[pl.Series | None, pl.Expr]:
+        """Which rows of a portion have no time, or one too far ahead, if any; and why, by row."""
         time = self.settings.time
         assert time is not None
         ahead = self.settings.ahead
-        if ahead is None and not frame.get_column(time).null_count():
-            return frame, None
-        bad = frame.get_column(time).is_null()
         reasons = pl.lit(NO_TIME)
+        if ahead is None and not frame.get_column(time).null_count():
+            return None, reasons
+        bad = frame.get_column(time).is_null()
         append_times = None if ahead is None else portion.append_times
         if append_times is not None and ahead is not None:
             numerator, denominator = self.settings.append_scale
@@ -124,12 +145,7 @@ class Intake:
             beyond = tick_values(frame, time) > pl.Series(latest)
             bad |= beyond.fill_null(value=False)
             reasons = pl.when(pl.col(time).is_null()).then(reasons).otherwise(pl.lit(AHEAD))
-        if not bad.any():
-            return frame, None
-        rejected = frame.filter(bad).with_columns(reasons.alias(REJECTED_REASON))
-        for reason, count in rejected.get_column(REJECTED_REASON).value_counts().iter_rows():
-            self.rejected[reason] = self.rejected.get(reason, 0) + count
-        return frame.filter(~bad), rejected
+        return (bad if bad.any() else None), reasons
 
     def _judged(self, frame: pl.DataFrame, clock: PartitionTime) -> pl.DataFrame:
         time = self.settings.time

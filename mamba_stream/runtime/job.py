@@ -97,6 +97,7 @@ class Job:
             rows_out=self._run.rows_out,
             late=self._run.late,
             rejected=self._run.rejected,
+            failed=self._run.faults.rows,
             watermarks=watermarks,
             positions=positions,
             state_bytes={node.name: step.bytes for node, step in engine.flow.steps.items()},

@@ -53,6 +53,7 @@ class Progress(msgspec.Struct, frozen=True):
     steps: dict[str, StepProgress] = {}
     rows_out: dict[str, int] = {}
     sinks: dict[str, SinkProgress] = {}
+    failed: dict[str, int] = {}
 
 
 class JobRecord(msgspec.Struct, frozen=True):

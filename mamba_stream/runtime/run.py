@@ -22,6 +22,7 @@ from mamba_stream.runtime.deliveries import Deliveries
 from mamba_stream.runtime.engine import Engine
 from mamba_stream.runtime.extents import begin_of, ends_of, frame_end_of
 from mamba_stream.runtime.facts import RunSummary, State
+from mamba_stream.runtime.faults import DeadLetters, Faults
 from mamba_stream.runtime.feeds import Feed, FrameFeed, TopicFeed
 from mamba_stream.runtime.options import RunOptions
 from mamba_stream.runtime.outputs import Outputs, make_topics
@@ -59,6 +60,8 @@ class Run:
         self._outputs = Outputs()
         self._deliveries = Deliveries(pipeline.name, pipeline.sinks, self.analysis.shapes, self._saved.sinks)
         self._outside: dict[n.AnySource, ConnectorFeeds] = {}
+        self.faults = Faults(pipeline.on_error)
+        self._letters = DeadLetters(pipeline.name, log, self.analysis, self._topics, clock)
         feeds = {node: self._feeds(node) for node in self.analysis.sources}
         bounded = all(self._bounded(node) for node in feeds)
         self.engine = Engine(
@@ -73,6 +76,7 @@ class Run:
             budget=Budget.within(options.memory, options.rows),
             follows=options.until == "stopped" or (options.until is None and not bounded),
             growing=[node for node, partitions in self._outside.items() if partitions.growing],
+            faults=self.faults,
         )
         self._restore(saved)
         self._take_over(log)
@@ -80,7 +84,7 @@ class Run:
         self._committed = self._begun
         self._dirty = False
         self._shown: dict[str, dict[tuple[str, int], int]] = {}
-        self._at_begin = (self.rows_in, self.rows_out, self.late, self.rejected)
+        self._at_begin = (self.rows_in, self.rows_out, self.late, self.rejected, self.faults.rows)
 
     # -- what it did -----------------------------------------------------------------------------------------------
 
@@ -113,9 +117,9 @@ class Run:
 
     def summary(self, state: State) -> RunSummary:
         """What this run did."""
-        counts = (self.rows_in, self.rows_out, self.late, self.rejected)
+        counts = (self.rows_in, self.rows_out, self.late, self.rejected, self.faults.rows)
         judging = [step for step in self.analysis.steps if step.by_time]
-        rows_in, rows_out, late, rejected = (
+        rows_in, rows_out, late, rejected, failed = (
             now - then for now, then in zip(counts, self._at_begin, strict=True)
         )
         return RunSummary(
@@ -125,6 +129,7 @@ class Run:
             rows_out=rows_out,
             late=late,
             rejected=rejected,
+            failed=failed,
             seconds=self._clock.monotonic() - self._begun,
             lateness_for_999={step.name: self._enough_lateness(step) for step in judging},
             lateness={step.name: self._lateness(step) for step in judging},
@@ -160,7 +165,8 @@ class Run:
             for feed in partitions.look():
                 self.engine.intakes[node].add(feed)
         rows = self.engine.step(most)
-        self._dirty = self._dirty or rows > 0 or self._outputs.waiting or self._deliveries.waiting
+        waiting = self._outputs.waiting or self._deliveries.waiting
+        self._dirty = self._dirty or rows > 0 or self.engine.acted or waiting
         return rows
 
     @property
@@ -177,7 +183,8 @@ class Run:
         due = self._committed + self._options.commit - self._clock.monotonic() if self._dirty else None
         # Nothing tells when a connector has rows: it is asked.
         most = _ASK if self._outside else 60.0
-        return max(0.0, min(seconds for seconds in (idle, due, most) if seconds is not None))
+        timer = self.engine.seconds_to_timer()
+        return max(0.0, min(seconds for seconds in (idle, due, timer, most) if seconds is not None))
 
     def commit(self, status: str) -> None:
         """Makes durable what was done since the last commit, and then tells those outside.
@@ -187,7 +194,7 @@ class Run:
         """
         self._deliveries.prepare(self._checkpoints.next_epoch, last=status != "running")
         self._checkpoints.commit(
-            outputs=self._outputs.drain(),
+            outputs=[*self._outputs.drain(), *self._letters.of(self.faults.take())],
             offsets=self._moved(),
             progress=self._progress(),
             steps={node.name: step for node, step in self.engine.flow.steps.items()},
@@ -308,6 +315,7 @@ class Run:
                     # Whether it is idle is asked anew: rows may have come while nobody looked.
                     intake.times[partition].greatest = was.greatest
         self._outputs.rows = dict(saved.progress.rows_out)
+        self.faults.counts = dict(saved.progress.failed)
 
     def _take_over(self, log: Log) -> None:
         job = self.pipeline.name
@@ -315,6 +323,8 @@ class Run:
         anew = self._checkpoints.record is None or self._options.anew
         shapes = {output: self.analysis.shapes[output] for output in self.pipeline.topics}
         made = make_topics(log, self.pipeline.topics, shapes, replace=owned if self._options.anew else set())
+        if self.faults.policy == "dead_letter":
+            made += self._letters.make()
         empty = [name for name in owned if name in log] if self._options.anew else []
         # What the topic of state holds is not what this run begins with: it is written anew.
         replaces = not anew and (self._options.savepoint is not None or not self.upgrade.fits)
@@ -361,7 +371,9 @@ class Run:
                 late.short.counts,
                 self._prepared.layouts[stateful.name],
             )
-        return Progress(sources, steps, dict(self._outputs.rows), self._deliveries.progress())
+        return Progress(
+            sources, steps, dict(self._outputs.rows), self._deliveries.progress(), dict(self.faults.counts)
+        )
 
     def _moved(self) -> dict[str, dict[tuple[str, int], int]]:
         """What a group of the job's name has read since the last commit, for whoever looks at lag."""

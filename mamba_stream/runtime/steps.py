@@ -13,7 +13,9 @@ from mamba_stream.operators.mapping import Inspect, MapBatches
 from mamba_stream.operators.step import StatefulStep
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.analysis import Analysis
+from mamba_stream.plan.asynchronous import MapAsync
 from mamba_stream.plan.shapes import multiplies
+from mamba_stream.runtime.calling import Calls, CallSettings, Limited
 
 Operator = Callable[[pl.DataFrame], pl.DataFrame]
 """What a step without state does to each frame."""
@@ -41,7 +43,31 @@ def _(node: n.Lookup, analysis: Analysis) -> Operator:
 def _(node: n.MapBatches, analysis: Analysis) -> Operator:
     shape = analysis.shapes[node]
     time = shape.time if node in analysis.timed else None
-    return MapBatches(function=node.function, schema=shape.schema, time=time)
+    limited = node.function if node.timeout is None else Limited(node.function, node.timeout)
+    return MapBatches(function=limited, schema=shape.schema, time=time)
+
+
+@operator_of.register
+def _(node: MapAsync, analysis: Analysis) -> Operator:
+    shape = analysis.shapes[node]
+    calls = Calls(
+        CallSettings(
+            function=node.function,
+            schema=shape.schema,
+            unit=node.unit,
+            rows=node.rows,
+            concurrency=node.concurrency,
+            seconds=node.timeout,
+            retries=node.retries,
+            backoff=node.backoff,
+            cache=node.cache,
+            cache_seconds=node.cache_ttl,
+            cache_size=node.cache_size,
+        )
+    )
+    return MapBatches(
+        function=calls, schema=shape.schema, time=shape.time if node in analysis.timed else None
+    )
 
 
 @operator_of.register

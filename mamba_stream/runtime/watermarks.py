@@ -50,21 +50,24 @@ class Mark:
     Attributes:
         watermark: No row on time will come with a time before this, in ticks.
         idle: Whether nothing that rows come from here is awake, so that it does not hold back others.
+        greatest: The greatest time of any row so far.
     """
 
     watermark: int
     idle: bool = False
+    greatest: int = NEVER
 
 
 def mark_of(partitions: Iterable[PartitionTime]) -> Mark:
     """How far time has come over partitions."""
-    return combined(Mark(time.watermark, time.idle) for time in partitions)
+    return combined(Mark(time.watermark, time.idle, time.greatest) for time in partitions)
 
 
 def combined(marks: Iterable[Mark]) -> Mark:
     """How far time has come over all of them: the slowest that is not idle decides; over idle ones, the fastest."""
     known = list(marks)
+    greatest = max((mark.greatest for mark in known), default=NEVER)
     awake = [mark.watermark for mark in known if not mark.idle]
     if awake:
-        return Mark(min(awake))
-    return Mark(max((mark.watermark for mark in known), default=NEVER), idle=True)
+        return Mark(min(awake), greatest=greatest)
+    return Mark(max((mark.watermark for mark in known), default=NEVER), idle=True, greatest=greatest)

@@ -1,0 +1,119 @@
+"""Rows over which a user's code raises: found by trying halves, so that no others have to go with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import polars as pl
+
+from mamba_stream.errors import MambaStreamError, SchemaMismatch
+from mamba_stream.operators.step import Failed
+
+FAILURES = (Exception, pl.exceptions.PanicException)
+"""What a step may raise; a panic inside Polars is no Exception."""
+
+T = TypeVar("T")
+
+
+class RowsFailed(MambaStreamError):
+    """A user's code raised, and these are the rows over which it does."""
+
+    def __init__(self, failed: Failed) -> None:
+        super().__init__(str(failed.error))
+        self.failed = failed
+
+
+class Unsuited(SchemaMismatch):
+    """A user's function cannot stand where it does, whatever the rows: no rows are to blame."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Rows of a frame, one behind the other, over which something raises.
+
+    Attributes:
+        first: The number of the first.
+        rows: How many.
+        error: What is raised.
+    """
+
+    first: int
+    rows: int
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class Sifted(Generic[T]):
+    """What came of a frame in pieces.
+
+    Attributes:
+        results: What there is of the pieces that it did not raise over, in order.
+        failed: The others.
+    """
+
+    results: Sequence[T]
+    failed: Sequence[Piece]
+
+
+def sift(
+    work: Callable[[pl.DataFrame], T], frame: pl.DataFrame, error: BaseException, *, whole: str | None = None
+) -> Sifted[T]:
+    """Does to the pieces of a frame what raised over all of it, leaving out as few rows as possible.
+
+    Args:
+        work: What raises.
+        frame: All rows.
+        error: What it raised over them.
+        whole: A column whose equal values, one behind the other, must not be torn apart.
+    """
+    results: list[T] = []
+    failed: list[Piece] = []
+
+    def halve(first: int, rows: int, raised: BaseException) -> None:
+        middle = _middle(frame.slice(first, rows), whole)
+        if middle == 0:
+            failed.append(Piece(first, rows, raised))
+            return
+        for begin, length in ((first, middle), (first + middle, rows - middle)):
+            try:
+                results.append(work(frame.slice(begin, length)))
+            except FAILURES as again:
+                halve(begin, length, again)
+
+    halve(0, frame.height, error)
+    return Sifted(results, failed)
+
+
+def culprit(
+    work: Callable[[pl.DataFrame], object],
+    frame: pl.DataFrame,
+    error: BaseException,
+    *,
+    whole: str | None = None,
+) -> Piece:
+    """The first rows over which something raises, as few as possible; arguments as for :func:`sift`."""
+    found = Piece(0, frame.height, error)
+    while (middle := _middle(frame.slice(found.first, found.rows), whole)) > 0:
+        before = found
+        for first, rows in ((found.first, middle), (found.first + middle, found.rows - middle)):
+            try:
+                work(frame.slice(first, rows))
+            except FAILURES as again:
+                found = Piece(first, rows, again)
+                break
+        if found is before:
+            # It raises over all of them and over neither half: what it does depends on how rows are cut.
+            break
+    return found
+
+
+def _middle(frame: pl.DataFrame, whole: str | None) -> int:
+    """Where to cut rows in two; 0 where they cannot be cut."""
+    if whole is None or frame.height < 2:
+        return frame.height // 2
+    values = frame.get_column(whole)
+    cuts = (values != values.shift(1)).fill_null(value=True).to_numpy().nonzero()[0]
+    cuts = cuts[cuts > 0]
+    return int(cuts[abs(cuts - frame.height // 2).argmin()]) if len(cuts) else 0
