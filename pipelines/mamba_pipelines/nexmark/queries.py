@@ -130,15 +130,6 @@ def q9(
     return offers.top_k(1, by=["price", "bid_dateTime", "bid_seq"], reverse=[False, True, True], per="id")
 
 
-def q9(
-    person: mamba.Stream, auction: mamba.Stream, bid: mamba.Stream, side_input: pl.DataFrame
-) -> mamba.Stream:
-    """The winning bid of each auction: the highest, and of these the first."""
-    bids = bid.select("auction", "bidder", "price", "dateTime", id="auction", bid_extra="extra")
-    offers = auction.drop("seq").join(bids, on="id", within=_OPEN).rename({"dateTime_right": "bid_dateTime"})
-    return offers.top_k(1, by=["price", "bid_dateTime"], reverse=[False, True], per="id")
-
-
 def q11(
     person: mamba.Stream, auction: mamba.Stream, bid: mamba.Stream, side_input: pl.DataFrame
 ) -> mamba.Stream:
@@ -234,15 +225,6 @@ def q19(
     """The ten highest bids of each auction."""
     columns = bid.select("auction", "bidder", "price", "channel", "url", "dateTime", "extra", "seq")
     return columns.top_k(10, by=["price", "seq"], reverse=[False, True], per="auction", rank="rank_number")
-
-
-def q19(
-    person: mamba.Stream, auction: mamba.Stream, bid: mamba.Stream, side_input: pl.DataFrame
-) -> mamba.Stream:
-    """The ten highest bids on each auction, with their rank."""
-    columns = bid.select("seq", "auction", "bidder", "price", "channel", "url", "dateTime", "extra")
-    best = columns.top_k(10, by=["price", "seq"], reverse=[False, True], per="auction", rank="rank_number")
-    return best.drop("seq")
 
 
 def q20(
