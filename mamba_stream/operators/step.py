@@ -158,4 +158,5 @@ class Tolerant(Protocol):
 class Atomic(Protocol):
     """A step whose ``add`` changes nothing where it raises: it can be given the rows again, without some."""
 
-    add_is_atomic: bool
+    at_once: bool
+    """Whether it has to look at rows as they come, so that what it raises is about them and no earlier ones."""

@@ -14,6 +14,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 _NOWHERE: Final = np.uint32(0xFFFF_FFFF)
+_LARGE: Final = 131_072
+"""Frames that are longer are not merged: few of them hold all rows, and copying them would cost more than reading."""
 _SMALL: Final = 4_096
 """Frames that are shorter are merged at once, and so much garbage does no harm."""
 
@@ -68,7 +70,9 @@ class ValueLog:
         self._whole = None
         self._frames.append(frame)
         self._rows += frame.height
-        while len(self._frames) > 1 and self._frames[-2].height <= max(2 * self._frames[-1].height, _SMALL):
+        while len(self._frames) > 1 and self._frames[-2].height <= min(
+            max(2 * self._frames[-1].height, _SMALL), _LARGE
+        ):
             last, before = self._frames.pop(), self._frames.pop()
             self._frames.append(_owned(pl.concat([before, last], rechunk=True), self._schema))
 

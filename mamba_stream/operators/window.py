@@ -35,10 +35,9 @@ _MOST_COPIES = 4_000_000
 class WindowStep:
     """The state of one window step, and what rows and watermarks do to it."""
 
-    add_is_atomic = True
-
     def __init__(self, settings: WindowSettings) -> None:
         self._set = settings
+        self.at_once = False
         self._grid = settings.windows
         self._slots = [SLOT, AFTER] if self._grid.overlaps else [SLOT]
         self._groups = [*settings.keys, *self._slots]
@@ -78,7 +77,7 @@ class WindowStep:
 
     def add(self, frame: pl.DataFrame, port: int = 0) -> Made:
         """Takes rows in; gives back those that came too late for all of their windows."""
-        if 0 < frame.height < _SMALL:
+        if 0 < frame.height < _SMALL and not self.at_once:
             first = self._punctual.first(frame)
             if self._punctual.is_plain(frame, first, self._closed):
                 self._gather(frame, first)

@@ -94,6 +94,8 @@ class Flow:
         for step in self.steps.values():
             if isinstance(step, Tolerant):
                 step.tolerates = self._faults.policy != "fail"
+            if isinstance(step, Atomic):
+                step.at_once = self._faults.policy != "fail"
         self._ticking = {node: step for node, step in self.steps.items() if isinstance(step, Ticking)}
 
     def push(
@@ -295,7 +297,7 @@ class Flow:
             try:
                 made = step.add(frame, port)
             except FAILURES as error:
-                if not isinstance(step, Atomic):
+                if not (isinstance(step, Atomic) and step.at_once):
                     raise self._failed(node, error) from error
                 parent = node.parents[port]
                 for left in self._left(

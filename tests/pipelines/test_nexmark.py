@@ -45,6 +45,14 @@ def slow() -> Tables:
 
 
 @cache
+def crowded() -> Tables:
+    """Thirty events a millisecond, and prices so coarse that many are alike: only ``seq`` tells which comes first."""
+    tables = generate(0, 30_000, seed=5, rate=30_000)
+    coarse = pl.col("price") // 10_000_000 * 10_000_000 + 100
+    return {**tables, "bid": tables["bid"].with_columns(coarse), "side_input": side_input()}
+
+
+@cache
 def expected(query: str, tables) -> pl.DataFrame:
     return answer(query, tables())
 
@@ -158,6 +166,11 @@ def test_crashing_and_resuming_over_topics_changes_nothing(query, tables, partit
         mamba.run(pipeline, log)
         rows = log["out"].scan().collect()
         check(table_of(rows) if OP_COLUMN in rows.columns else rows, query, tables)
+
+
+@pytest.mark.parametrize("query", ["q9", "q18", "q19"])
+def test_seq_decides_between_equal_times_whatever_partition_they_are_in(query):
+    test_crashing_and_resuming_over_topics_changes_nothing(query, crowded, partitions=3)
 
 
 def portions(tables: Tables, count: int, chance: np.random.Generator) -> list[Tables]:

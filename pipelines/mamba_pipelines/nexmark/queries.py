@@ -1,7 +1,7 @@
 """The queries of Nexmark, each a function of the streams of persons, auctions and bids and of a bounded side input.
 
 Windows go by event time. Their results are final: a window's rows come out once no more rows can come for it. Totals
-and tables change with every bid (q4, q18): what they amount to in the end is the result.
+and best rows change with every bid (q4, q9, q18, q19): what they amount to in the end is the result.
 """
 
 from __future__ import annotations
@@ -116,10 +116,18 @@ def q8(
     person: mamba.Stream, auction: mamba.Stream, bid: mamba.Stream, side_input: pl.DataFrame
 ) -> mamba.Stream:
     """Persons who began to sell in the ten seconds in which they came."""
-    stime = pl.col("dateTime").dt.truncate("10s")
-    sellers = auction.select("dateTime", id="seller", stime=stime)
-    persons = person.select("id", "name", "dateTime", stime=stime)
-    return persons.join(sellers, on=["id", "stime"], how="semi", within="10s").select("id", "name", "stime")
+    persons, sellers = person.select("id", "name", "dateTime"), auction.select("dateTime", id="seller")
+    new = persons.join(sellers, on="id", how="semi", window=mamba.tumbling("10s"))
+    return new.select("id", "name", stime="window_start")
+
+
+def q9(
+    person: mamba.Stream, auction: mamba.Stream, bid: mamba.Stream, side_input: pl.DataFrame
+) -> mamba.Stream:
+    """The bid that won each auction: the highest, and of those the first."""
+    bids = bid.rename({"seq": "bid_seq", "dateTime": "bid_dateTime", "extra": "bid_extra"})
+    offers = auction.join(bids.with_columns(id="auction"), on="id", within=_OPEN)
+    return offers.top_k(1, by=["price", "bid_dateTime", "bid_seq"], reverse=[False, True, True], per="id")
 
 
 def q11(
@@ -206,8 +214,17 @@ def q18(
     person: mamba.Stream, auction: mamba.Stream, bid: mamba.Stream, side_input: pl.DataFrame
 ) -> mamba.Stream:
     """The last bid of each bidder on each auction."""
-    columns = bid.select("auction", "bidder", "price", "channel", "url", "dateTime", "extra")
-    return columns.unique(["bidder", "auction"], keep="last")
+    columns = bid.select("auction", "bidder", "price", "channel", "url", "dateTime", "extra", "seq")
+    # Not the latest row of a table: of several partitions, it need not be the one with the greatest seq.
+    return columns.top_k(1, by=["dateTime", "seq"], per=["bidder", "auction"])
+
+
+def q19(
+    person: mamba.Stream, auction: mamba.Stream, bid: mamba.Stream, side_input: pl.DataFrame
+) -> mamba.Stream:
+    """The ten highest bids of each auction."""
+    columns = bid.select("auction", "bidder", "price", "channel", "url", "dateTime", "extra", "seq")
+    return columns.top_k(10, by=["price", "seq"], reverse=[False, True], per="auction", rank="rank_number")
 
 
 def q20(
@@ -256,6 +273,6 @@ def _distinct(column: str) -> dict[str, pl.Expr]:
 QUERIES: dict[str, Query] = {
     query.__name__: query
     for query in (
-        q0, q1, q2, q3, q4, q5, q7, q8, q11, q12, q13, q14, q15, q16, q17, q18, q20, q21, q22,
+        q0, q1, q2, q3, q4, q5, q7, q8, q9, q11, q12, q13, q14, q15, q16, q17, q18, q19, q20, q21, q22,
     )
 }  # fmt: skip
