@@ -35,7 +35,7 @@ from mamba_stream.operators.joined import (
 )
 from mamba_stream.operators.joinside import UNTIL, JoinSide, Run
 from mamba_stream.operators.lateness import FOREVER, NEVER
-from mamba_stream.operators.pairing import Pairs, keyed
+from mamba_stream.operators.pairing import Keyed, Pairs, bounded_pairs, close_pairs, keyed
 from mamba_stream.operators.rows import Extended, RowSteps
 from mamba_stream.operators.single import written_out
 from mamba_stream.operators.step import NOTHING, Late, Made
@@ -43,6 +43,8 @@ from mamba_stream.operators.tardiness import without_late
 from mamba_stream.operators.times import as_time
 
 _HELD: Final = "held"
+_MANY: Final = 4_000_000
+"""Pairs of equal keys from which it is worth looking at times first."""
 _ORIGINS: Final = (origin_names(LEFT), origin_names(RIGHT))
 _SPAN: Final = f"{PREFIX}span"
 
@@ -162,7 +164,7 @@ class IntervalJoin:
         met = np.zeros(frame.height, np.bool_) if self._alone[port] else None
         made = []
         for run in [*theirs.runs()]:
-            here, there = self._in_time(frame, run, run.keys.meets(batch), port)
+            here, there = self._in_time(frame, run, self._pairs(frame, batch, run, port), port)
             if not len(here):
                 continue
             if met is not None:
@@ -186,6 +188,21 @@ class IntervalJoin:
         if self._filters and port == RIGHT:
             theirs.forget_met()
         return made
+
+    def _pairs(self, frame: pl.DataFrame, batch: Keyed, run: Run, port: int) -> Pairs:
+        """Rows of a batch and of a run that have equal keys, and may be close enough together in time.
+
+        Raises:
+            ValueError: There are more than can be held at once.
+        """
+        many = max(_MANY, 4 * (len(batch) + run.rows))
+        few = len(batch) * run.rows <= many
+        if self._set.upper is None or few or run.keys.pairs_with(batch) <= many:
+            return bounded_pairs(run.keys, batch)
+        sides = (batch, frame.get_column(TIME).to_numpy()), (run.keys, run.times())
+        (left, lefts), (right, rights) = sides if port == LEFT else sides[::-1]
+        found = close_pairs(left, lefts, right, rights, self._set.lower, self._set.upper)
+        return found if port == LEFT else found[::-1]
 
     def _in_time(self, frame: pl.DataFrame, run: Run, pairs: Pairs, port: int) -> Pairs:
         """Those of the pairs whose times are close enough together."""

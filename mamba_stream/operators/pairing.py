@@ -33,6 +33,9 @@ _MANY: Final = 65_536
 """Rows from which the streaming engine, which starts slowly, joins faster."""
 _LEFT: Final = f"{PREFIX}left"
 _RIGHT: Final = f"{PREFIX}right"
+MOST_PAIRS: Final = 200_000_000
+"""More of them at once would be more memory than a job should have to have."""
+_LENGTH: Final = f"{PREFIX}length"
 _WHOLE: Final = (pl.Date, pl.Datetime, pl.Duration, pl.Time, pl.Boolean)
 
 
@@ -136,6 +139,31 @@ class Keyed:
             here, there = batch._found(self)
             return there, here
         return _joined(batch.keys, self.keys)
+
+    @cached_property
+    def _counted(self) -> pl.DataFrame:
+        """How many rows each key has."""
+        return self.keys.lazy().group_by(self.keys.columns).len(_LEFT).collect(engine=_engine(len(self)))
+
+    @cached_property
+    def _counts(self) -> NDArray[np.int64]:
+        """The same by code, from the least on, where codes lie close together."""
+        assert self.bounds is not None
+        return np.bincount(self.codes - self.bounds[0])
+
+    def pairs_with(self, batch: Keyed) -> int:
+        """How many pairs ``meets`` would give, at a price in proportion to the rows."""
+        if not len(self) or not len(batch) or (self.exact and self._apart(batch)):
+            return 0
+        if self.dense and batch.dense and self.bounds is not None and batch.bounds is not None:
+            least, most = max(self.bounds[0], batch.bounds[0]), min(self.bounds[1], batch.bounds[1]) + 1
+            mine = self._counts[least - self.bounds[0] : most - self.bounds[0]]
+            theirs = batch._counts[least - batch.bounds[0] : most - batch.bounds[0]]
+            return int(np.dot(mine, theirs))
+        both = batch._counted.join(self._counted, on=self.keys.columns)
+        return int(
+            (both.get_column(_LEFT).cast(pl.Int64) * both.get_column(f"{_LEFT}_right").cast(pl.Int64)).sum()
+        )
 
     def has(self, batch: Keyed) -> NDArray[np.bool_]:
         """Of each row of a batch, whether one of these has its key."""
@@ -277,6 +305,43 @@ def _joined(batch: pl.DataFrame, rows: pl.DataFrame) -> Pairs:
         .collect(engine=_engine(batch.height + rows.height))
     )
     return found.get_column(_LEFT).to_numpy(), found.get_column(_RIGHT).to_numpy()
+
+
+def bounded_pairs(rows: Keyed, batch: Keyed) -> Pairs:
+    """``rows.meets(batch)``, where these are not more than can be held at once.
+
+    Raises:
+        ValueError: They are.
+    """
+    if len(rows) * len(batch) > MOST_PAIRS and (pairs := rows.pairs_with(batch)) > MOST_PAIRS:
+        raise ValueError(
+            f"{len(batch):,} rows have the keys of {len(rows):,} of the other side in {pairs:,} pairs, which are too "
+            "many to be held at once: join on further columns, or within= a length of time"
+        )
+    return rows.meets(batch)
+
+
+def close_pairs(
+    left: Keyed, lefts: NDArray[np.int64], right: Keyed, rights: NDArray[np.int64], lower: int, upper: int
+) -> Pairs:
+    """Pairs with equal keys of which the right time may lie between bounds of the left one, and few others.
+
+    Where there are few keys and many rows, most pairs of equal keys lie far apart. Times are cut into lengths as long
+    as the bounds are apart: what a row may meet lies in two of these.
+
+    Args:
+        left: The keys of left rows.
+        lefts: Their times.
+        right: The keys of right rows.
+        rights: Their times.
+        lower: Right time minus left time, at least.
+        upper: At most.
+    """
+    length = max(upper - lower, 1)
+    first = (lefts + lower) // length
+    twice = pl.concat([left.keys.with_columns(pl.Series(_LENGTH, first + more)) for more in (0, 1)])
+    here, there = _joined(twice, right.keys.with_columns(pl.Series(_LENGTH, rights // length)))
+    return here % max(len(left), 1), there
 
 
 def _engine(rows: int) -> Literal["streaming", "in-memory"]:

@@ -20,7 +20,7 @@ from mamba_stream.operators.columns import DELETE, INSERT, OP, OP_TYPE, PREFIX
 from mamba_stream.operators.joined import LEFT, RIGHT, SIDES, How, Outcome, both_sides
 from mamba_stream.operators.joinside import WEIGHT, JoinSide, consolidated
 from mamba_stream.operators.lateness import NEVER
-from mamba_stream.operators.pairing import Keyed, Pairs, Rows, keyed
+from mamba_stream.operators.pairing import Keyed, Pairs, Rows, bounded_pairs, keyed
 from mamba_stream.operators.single import written_out
 from mamba_stream.operators.step import NOTHING, Made
 
@@ -198,9 +198,10 @@ class UnboundedJoin:
         made = []
         if self._set.changes[other]:
             candidates = self._matching(batch, other)
-            found = [(candidates, keyed(candidates, self._set.on[other]).meets(batch))]
+            rows = keyed(candidates, self._set.on[other])
+            found = [(candidates, bounded_pairs(rows, batch))]
         else:
-            found = [(run.frame, run.keys.meets(batch)) for run in self._sides[other].runs()]
+            found = [(run.frame, bounded_pairs(run.keys, batch)) for run in self._sides[other].runs()]
         for theirs, pairs in found:
             if not len(pairs[0]):
                 continue

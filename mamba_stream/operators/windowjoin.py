@@ -26,7 +26,7 @@ from mamba_stream.operators.joined import (
     origin_names,
 )
 from mamba_stream.operators.lateness import FOREVER, NEVER
-from mamba_stream.operators.pairing import Rows, keyed
+from mamba_stream.operators.pairing import Rows, bounded_pairs, keyed
 from mamba_stream.operators.results import WINDOW_END, WINDOW_START
 from mamba_stream.operators.runs import SLOT, Runs
 from mamba_stream.operators.single import written_out
@@ -169,7 +169,7 @@ class WindowJoin:
         if how in ("semi", "anti"):
             met = theirs.has(mine), met[RIGHT]
         else:
-            lefts, rights = theirs.meets(mine)
+            lefts, rights = bounded_pairs(theirs, mine)
             met[LEFT][lefts], met[RIGHT][rights] = True, True
             rows = outcome.pairs(left, lefts, right, rights)
             slots = left.get_column(SLOT).gather(lefts)

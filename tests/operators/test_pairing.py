@@ -52,6 +52,7 @@ def test_pairs_are_those_of_a_join(names, heights, again, seed):
     state = keyed(rows, names)
     for _ in range(again):
         batch = frame_of(names, heights[1], chance)
+        assert state.pairs_with(keyed(batch, names)) == len(expected(rows, batch))
         here, there = state.meets(keyed(batch, names))
         assert sorted(zip(here.tolist(), there.tolist(), strict=True)) == expected(rows, batch)
 

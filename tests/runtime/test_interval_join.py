@@ -15,6 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 import mamba_stream as mamba
+from mamba_stream.operators import intervaljoin
+from mamba_stream.operators.columns import TIME
+from mamba_stream.operators.pairing import close_pairs
 from mamba_stream.plan.pipeline import Pipeline
 from mamba_stream.runtime.options import RunOptions
 from mamba_stream.runtime.run import Run
@@ -253,6 +256,68 @@ def test_an_inner_join_is_a_range_join_of_duckdb(left, right, low, span, seed):
             and r.ts between l.ts + interval ({low}) second and l.ts + interval ({low + span}) second"""
     ).fetchall()
     assert sorted(found.select("value", "value_right").rows()) == sorted(expected)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    left=tables(),
+    right=tables(),
+    low=st.integers(-90, 30),
+    span=st.integers(0, 100),
+    how=st.sampled_from(HOWS),
+)
+def test_few_keys_and_many_rows_are_paired_by_time(left, right, low, span, how):
+    streams = [
+        mamba.stream(t, time="ts", lateness="1000d", name=n) for t, n in ((left, "left"), (right, "right"))
+    ]
+    bounds = (timedelta(seconds=low), timedelta(seconds=low + span))
+    joined = streams[0].join(streams[1], on=["flag", "number"], how=how, within=bounds)
+    with pytest.MonkeyPatch.context() as patch:
+        plain = joined.collect()
+        patch.setattr(intervaljoin.IntervalJoin, "_pairs", always_by_time)
+        by_time = joined.collect()
+    assert sorted(map(repr, by_time.rows())) == sorted(map(repr, plain.rows()))
+
+
+def always_by_time(step, frame, batch, run, port):
+    sides = (batch, frame.get_column(TIME).to_numpy()), (run.keys, run.times())
+    (left, lefts), (right, rights) = sides if port == 0 else sides[::-1]
+    found = close_pairs(left, lefts, right, rights, step._set.lower, step._set.upper)
+    return found if port == 0 else found[::-1]
+
+
+def test_many_rows_of_three_keys_meet_their_neighbours_only():
+    height = 300_000
+    chance = np.random.default_rng(1)
+    one, other = (
+        pl.DataFrame({"ts": chance.integers(0, 300_000_000, height), "key": chance.integers(0, 3, height)})
+        .sort("ts")
+        .with_columns(pl.col("ts").cast(pl.Datetime("ms")))
+        for _ in range(2)
+    )
+    joined = mamba.stream(one, time="ts", name="one").join(
+        mamba.stream(other, time="ts", name="other"), on="key", within="1s"
+    )
+    found = joined.collect().height
+    expected = 0
+    for key in range(3):
+        here, there = (
+            rows.filter(pl.col("key") == key).get_column("ts").cast(pl.Int64).to_numpy()
+            for rows in (one, other)
+        )
+        expected += int(
+            (np.searchsorted(there, here + 1_000, "right") - np.searchsorted(there, here - 1_000)).sum()
+        )
+    assert found == expected
+
+
+def test_more_pairs_than_can_be_held_stop_the_job_and_say_why():
+    rows = pl.DataFrame({"ts": [at(0)] * 20_000, "key": [1] * 20_000, "far": [timedelta(1)] * 20_000})
+    one, other = (mamba.stream(rows, time="ts", name=name) for name in ("one", "other"))
+    with pytest.raises(
+        mamba.StepFailed, match=r"400,000,000 pairs, which are too many.*join on further columns"
+    ):
+        one.join(other, on="key", within=("0s", pl.col("far"))).collect()
 
 
 def test_state_leaves_when_time_has_passed_it(log):

@@ -157,6 +157,14 @@ def test_rows_that_only_matter_by_being_there_are_kept_once():
     assert step.rows == 2
 
 
+def test_more_pairs_than_can_be_held_are_an_error():
+    step, _, _ = step_of("inner", (False, False))
+    rows = pl.DataFrame({"key": ["a"] * 20_000, "value": range(20_000)})
+    step.add(rows, 0)
+    with pytest.raises(ValueError, match="400,000,000 pairs, which are too many"):
+        step.add(rows, 1)
+
+
 def test_a_time_to_live_lets_rows_meet_that_are_no_further_apart(log):
     for side in ("left", "right"):
         log.create_topic(side, SCHEMA, time="ts")
