@@ -196,7 +196,7 @@ class BestOfRows:
         self._rows.remove(ids[order[old & ~best]])
         comes = rows[order[best & ~old]]
         self._rows.add(comes.select(list(self._set.keys)), comes.select(self._stored))
-        if self._set.rank is None:
+        if self._set.rank is None and self._set.k > 1:
             at = np.flatnonzero(old != best)
             ops = np.where(old[at], DELETE, INSERT).astype(np.int8)
             return _shown(rows, order[at], ops, None, self._set)

@@ -342,7 +342,12 @@ def _(node: TopK, parents: Sequence[Shape]) -> Shape:
         schema[node.rank] = RANK_TYPE
     if of_windows(node, shape):
         return replace(shape, schema=pl.Schema(schema))
-    key = (*node.per, node.rank) if node.rank else shape.changelog.key if shape.changelog else ()
+    if node.rank is not None:
+        key = (*node.per, node.rank)
+    elif node.k == 1:
+        key = node.per
+    else:
+        key = shape.changelog.key if shape.changelog else ()
     lost = f"the best rows that the top_k at {node.place} gives are the best so far, whatever their time"
     return Shape(pl.Schema(schema), lost=lost, changelog=Changelog(key))
 

@@ -43,8 +43,8 @@ def test_the_best_of_rows(parts, chosen, seed):
     def build(stream):
         return stream.top_k(k, by=by, per=per, reverse=reverse, rank=rank)
 
-    if rank:
-        check_crashing(parts, build, [*per, rank], expected, seed)
+    if rank or k == 1:
+        check_crashing(parts, build, [*per, rank] if rank else per, expected, seed)
     else:
         check_bag(parts, build, expected, seed)
 
@@ -62,7 +62,7 @@ def test_the_best_of_a_table(parts, chosen, seed):
         return latest.top_k(k, by=by, per=per, reverse=reverse, rank=rank)
 
     expected = best(table, k, by, per, reverse, rank)
-    check_crashing(parts, build, [*per, rank] if rank else key, expected, seed)
+    check_crashing(parts, build, [*per, rank] if rank else per if k == 1 else key, expected, seed)
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
