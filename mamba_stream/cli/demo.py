@@ -8,7 +8,8 @@ from mamba_stream.cli.options import log_option
 
 
 @click.command()
-@click.option("--fresh", is_flag=True, help="Start over: delete the demo's topics and forget its job.")
+@click.argument("name", default="demo")
+@click.option("--fresh", is_flag=True, help="Start over: delete the demo's topics and forget its jobs.")
 @click.option(
     "--kill",
     "kills",
@@ -18,14 +19,21 @@ from mamba_stream.cli.options import log_option
 )
 @click.option("--seed", type=int, help="With --kill: makes the random moments the same again.")
 @log_option
-def demo(fresh: bool, kills: int | None, seed: int | None, place: str | None) -> int:
+def demo(name: str, fresh: bool, kills: int | None, seed: int | None, place: str | None) -> int:
     """Run a year of real flights through the log and a pipeline.
 
     Appends the 336,776 departures from New York's airports in 2013 to a topic, in the order in which they
     left, and computes departures and delays by hour, airport and airline. Run again, it resumes and adds
     nothing twice.
+
+    With the name of another demo it runs that one: `mamba-stream demo nexmark` runs queries of the benchmark
+    Nexmark over a million events of an auction.
     """
     from mamba_stream.cli.loading import load_module
+    from mamba_stream.errors import NotFound
 
-    code: int = load_module("demo").show(place, fresh=fresh, kills=kills, seed=seed)
+    module = load_module(name)
+    if not hasattr(module, "show"):
+        raise NotFound(f"{name!r} is a pipeline and no demo: run it with `mamba-stream run {name}`")
+    code: int = module.show(place, fresh=fresh, kills=kills, seed=seed)
     return code

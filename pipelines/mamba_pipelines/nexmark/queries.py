@@ -125,9 +125,9 @@ def q9(
     person: mamba.Stream, auction: mamba.Stream, bid: mamba.Stream, side_input: pl.DataFrame
 ) -> mamba.Stream:
     """The bid that won each auction: the highest, and of those the first."""
-    bids = bid.rename({"seq": "bid_seq", "dateTime": "bid_dateTime", "extra": "bid_extra"})
-    offers = auction.join(bids.with_columns(id="auction"), on="id", within=_OPEN)
-    return offers.top_k(1, by=["price", "bid_dateTime", "bid_seq"], reverse=[False, True, True], per="id")
+    bids = bid.select("seq", "auction", "bidder", "price", "dateTime", id="auction", bid_extra="extra")
+    offers = auction.drop("seq").join(bids, on="id", within=_OPEN).rename({"dateTime_right": "bid_dateTime"})
+    return offers.top_k(1, by=["price", "bid_dateTime", "seq"], reverse=[False, True, True], per="id")
 
 
 def q11(
