@@ -143,19 +143,30 @@ class DeadLetters:
         causes: dict[tuple[str, int], dict[int, str]] = {}
         for fault in faults:
             cause = in_words(fault.step, fault.error)
-            rest = fault.rows
-            if set(ORIGIN) <= set(rest.columns):
-                for number, topic in self._origins.items():
-                    mine = rest.filter(pl.col(SOURCE) == number)
-                    for partition, offset in mine.select(PARTITION, OFFSET).iter_rows():
-                        causes.setdefault((topic.name, partition), {}).setdefault(offset, cause)
-                rest = rest.filter(~pl.col(SOURCE).is_in(list(self._origins)))
-            if rest.height:
-                found.append((self._made, self._as_json(visible(rest), cause)))
+            made = self._noted(fault.rows, cause, causes)
+            if made.height:
+                found.append((self._made, self._as_json(visible(made), cause)))
         topics = {topic.name: topic for topic in self._origins.values()}
         for (name, partition), of in causes.items():
             found += self._letters(topics[name], partition, of)
         return found
+
+    def _noted(
+        self, rows: pl.DataFrame, cause: str, causes: dict[tuple[str, int], dict[int, str]]
+    ) -> pl.DataFrame:
+        """Notes the cause for each row that is a topic's, by topic, partition and offset; gives the others."""
+        if not set(ORIGIN) <= set(rows.columns):
+            return rows
+        # Without queries: there may be as many faults as rows, and each has a row.
+        places = zip(*(rows.get_column(name).to_list() for name in (SOURCE, PARTITION, OFFSET)), strict=True)
+        others = []
+        for number, (source, partition, offset) in enumerate(places):
+            topic = self._origins.get(source)
+            if topic is None:
+                others.append(number)
+            else:
+                causes.setdefault((topic.name, partition), {}).setdefault(offset, cause)
+        return rows[others] if others else rows.clear()
 
     def _letters(
         self, topic: Topic, partition: int, causes: Mapping[int, str]
