@@ -7,7 +7,6 @@ from typing import Final
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from mamba_stream.operators.columns import (
     DELETE,
@@ -24,9 +23,8 @@ from mamba_stream.operators.columns import (
     UPDATE_AFTER,
     UPDATE_BEFORE,
 )
+from mamba_stream.operators.rowstore import Mask, where
 from mamba_stream.operators.single import written_out
-
-Mask = NDArray[np.bool_]
 
 OP_COLUMN: Final = "_op"
 """Where users and topics see what a row does."""
@@ -95,7 +93,7 @@ def differences(old: pl.DataFrame, new: pl.DataFrame, was: Mask, now: Mask) -> p
     changed = was & now
     if changed.any():
         # Both have the rows that stayed, in the same order.
-        left, right = old.filter(now[had]), new.filter(was[has])
+        left, right = where(old, now[had]), where(new, was[has])
         other = left.select(
             pl.any_horizontal(pl.col(name).ne_missing(right.get_column(name)) for name in left.columns)
         )

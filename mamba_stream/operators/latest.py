@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,12 +20,13 @@ from mamba_stream.operators.columns import (
     PARTITION,
     SOURCE,
     TIME,
+    hidden,
     tick_values,
 )
 from mamba_stream.operators.keyed import KeyedTable
 from mamba_stream.operators.keyindex import Slots
 from mamba_stream.operators.lateness import NEVER
-from mamba_stream.operators.rowstore import Mask, Places, stacked
+from mamba_stream.operators.rowstore import Mask, Places, picked, stacked
 from mamba_stream.operators.step import NOTHING, Made
 
 _FEW = 16_384
@@ -167,12 +168,13 @@ class Retold:
 
     bytes = rows = 0
 
-    def __init__(self) -> None:
+    def __init__(self, columns: Sequence[str]) -> None:
+        self._columns = columns
         self.closed = self.horizon = NEVER
 
     def add(self, frame: pl.DataFrame, port: int = 0) -> Made:
         """Gives the rows on."""
-        return Made(frame)
+        return Made(picked(frame, [*self._columns, *hidden(frame)]))
 
     def advance(self, watermark: int) -> Iterator[Made]:
         """Nothing waits."""

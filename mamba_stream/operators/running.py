@@ -27,7 +27,7 @@ from mamba_stream.operators.keyindex import Slots
 from mamba_stream.operators.lateness import FOREVER, NEVER
 from mamba_stream.operators.members import PLACE, Members, places_of
 from mamba_stream.operators.results import Aggregation
-from mamba_stream.operators.rowstore import Mask, stacked
+from mamba_stream.operators.rowstore import Mask, picked, stacked, where
 from mamba_stream.operators.single import twice, written_out
 from mamba_stream.operators.step import NOTHING, Made
 
@@ -149,18 +149,19 @@ class RunningTotals:
         frame = self._with_keys_and_time(frame)
         signs = 1 - 2 * (frame.get_column(OP) % 2) if self._set.table else None
         batch = self._batch(frame)
-        slots = self._table.slots(batch.select(self._keys), insert=True)
+        keys = picked(batch, self._keys)
+        slots = self._table.slots(keys, insert=True)
         known = self._table.present(slots)
         old = self._table.get(slots)
         groups = self._groups(old.get_column(GROUP), known)
         merged = self._merged(old, known, batch)
         if self._distinct or self._members is not None:
-            places = places_of(frame, batch.select(self._keys))
+            places = places_of(frame, keys)
             merged = stacked([merged, self._distinct_of(frame, places, groups, signs, old)])
             merged = stacked([merged, self._kept_of(frame, places, groups, signs)])
-        new = merged.with_columns(pl.Series(GROUP, groups)).select(self._values)
+        new = picked(stacked([merged, pl.DataFrame({GROUP: groups})]), self._values)
         counts = new.get_column(self._set.rows).to_numpy()
-        made = self._differences(batch, old, new, known, counts)
+        made = self._differences(keys, old, new, known, counts)
         left = counts != 0
         times = batch.get_column(TIME).to_numpy() if self._set.ttl is not None else None
         if left.all():
@@ -230,11 +231,11 @@ class RunningTotals:
 
     def _merged(self, old: pl.DataFrame, known: Mask, batch: pl.DataFrame) -> pl.DataFrame:
         """Partial results with those that were there, row by row."""
-        partials = batch.select(self._partial)
+        partials = picked(batch, self._partial)
         if not known.any():
             return partials
         place = pl.int_range(pl.len()).alias(PLACE)
-        before = old.select(self._partial).with_columns(place).filter(known)
+        before = where(picked(old, self._partial).with_columns(place), known)
         exprs = self._set.aggregation.merge_exprs
         if known.all():
             both = pl.concat([before, partials.with_columns(place)])
@@ -287,13 +288,12 @@ class RunningTotals:
 
     def _differences(
         self,
-        batch: pl.DataFrame,
+        keys: pl.DataFrame,
         old: pl.DataFrame,
         new: pl.DataFrame,
         known: Mask,
         counts: NDArray[np.int64],
     ) -> pl.DataFrame | None:
-        keys = batch.select(self._keys)
         was = known & (old.get_column(self._set.rows).fill_null(0).to_numpy() > 0)
         now = counts > 0
         before = self._results(keys.filter(was), old.filter(was))
@@ -309,7 +309,7 @@ class RunningTotals:
             for name in split.output_schema
         ]
         shown = twice(values) if values.height == 1 else values
-        return stacked([keys.select(self._set.keys), written_out(shown.select(exprs).head(values.height))])
+        return stacked([picked(keys, self._set.keys), written_out(shown.select(exprs).head(values.height))])
 
     def _latest(self, slots: Slots, known: Mask, times: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
         if times is None:

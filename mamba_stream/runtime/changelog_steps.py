@@ -44,7 +44,7 @@ def _(node: c.Totals, analysis: Analysis) -> StatefulStep:
 def _(node: c.Table, analysis: Analysis) -> StatefulStep:
     before, after = analysis.shapes[node.parent], analysis.shapes[node]
     if before.changelog is not None:
-        return Retold()
+        return Retold(analysis.needed[node])
     columns = analysis.needed[node]
     log = c.is_log(node, before)
     return Latest(

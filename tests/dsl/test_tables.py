@@ -243,3 +243,23 @@ def test_the_best_rows_so_far_and_per_window():
     assert "of whole windows: each comes once" in top.explain()
     # What comes whole can be looked at whole again.
     assert top.filter(pl.len().over("window_start") == 1).collect().height == 2
+
+
+def test_a_table_by_its_own_key_is_itself_without_what_nobody_reads():
+    totals = sales().group_by("shop").agg(pl.col("sum").sum(), n=pl.len())
+    again = totals.table("shop").select("shop", "n").rename({"n": "sum"})
+    assert again.collect().rows() == [(None, 1), ("a", 2), ("b", 1)]
+    latest = sales().table("shop").table(["shop"])
+    assert latest.drop("sum").rename({"shop": "sum"}).collect().get_column("sum").to_list() == [
+        None,
+        "a",
+        "b",
+    ]
+
+
+def test_rows_of_changes_can_be_looked_at_in_the_order_in_which_they_came():
+    changes = sales().group_by("shop").agg(pl.col("sum").sum()).group_by().agg(pl.col("sum").sum()).changes()
+    assert changes.group_by("_op").agg(first=pl.col("sum").first(), all=pl.col("sum")).collect().rows() == [
+        ("+I", 11, [11])
+    ]
+    assert changes.group_by().agg(pl.col("sum").last()).collect().item() == 11
