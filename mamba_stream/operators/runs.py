@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 SLOT: Final = "__mamba_slot"
@@ -129,15 +130,19 @@ class Runs:
 
 def between(run: pl.DataFrame, first: int, before: int) -> pl.DataFrame:
     """The rows of a run whose slots are neither before one nor at or behind the other."""
-    slots = run.get_column(SLOT)
-    low, high = (int(slots.search_sorted(slot, side="left")) for slot in (first, before))
+    low, high = _slots(run).searchsorted([first, before]).tolist()
     return run.slice(low, high - low)
 
 
 def _split(run: pl.DataFrame, before: int) -> int:
     if run.item(0, SLOT) >= before:
         return 0
-    return int(run.get_column(SLOT).search_sorted(before, side="left"))
+    return int(_slots(run).searchsorted(before))
+
+
+def _slots(run: pl.DataFrame) -> npt.NDArray[np.int64]:
+    """To be searched by numpy, which takes a hundredth of the time of a query."""
+    return run.get_column(SLOT).to_numpy()
 
 
 def _tails(runs: list[pl.DataFrame], before: int) -> list[pl.DataFrame]:

@@ -144,6 +144,9 @@ class WindowStep:
     def _close_overlapping(self, first: int, watermark: int) -> pl.DataFrame | None:
         grid = self._grid
         after = max(self._closed, grid.first_end(first) - grid.every)
+        if not grid.ends(after, watermark):
+            self._closed = watermark
+            return None
         self._closed = reached = self._in_one_go(after, watermark)
         ends = grid.ends(after, min(reached, grid.last_end(self._partials.last_slot)))
         partials = self._expanded(self._partials.head(reached), ends)
