@@ -45,7 +45,7 @@ def every_frame_is_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grouping, "_WORTH_IT", 0)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(frames())
 def test_grouping_gives_what_polars_gives(made):
     frame, keys = made
@@ -56,7 +56,7 @@ def test_grouping_gives_what_polars_gives(made):
     assert_frame_equal(found, expected, check_row_order=False)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(frames())
 def test_sorting_gives_what_polars_gives(made):
     frame, keys = made
