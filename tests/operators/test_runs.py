@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hypothesis.strategies as st
 import polars as pl
-from hypothesis import given
+from hypothesis import given, settings
 
 from mamba_stream.operators.runs import SLOT, Runs
 
@@ -43,6 +43,7 @@ ACTIONS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(ACTIONS)
 def test_what_is_in_them_is_what_was_added_and_not_dropped(actions):
     runs, saved = made(), Saved()
