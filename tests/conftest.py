@@ -12,8 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).parent.parent
+
+# How long an example takes says how busy the machine is, and nothing about what is tested.
+settings.register_profile("mamba", deadline=None)
+settings.load_profile("mamba")
 
 
 @pytest.hookimpl(wrapper=True)
