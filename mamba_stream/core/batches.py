@@ -83,7 +83,7 @@ class Intake:
         elif isinstance(data, pl.DataFrame):
             found = self._from_polars(data)
         elif isinstance(data, pa.Table):
-            found = self._from_arrow(_joined(data.to_batches()), data.schema, trusted=trusted)
+            found = self._from_arrow(joined(data.to_batches()), data.schema, trusted=trusted)
         else:
             found = self._from_other(data, trusted=trusted)
         if len(found) == 1 and 0 < found[0].num_rows <= max_rows:
@@ -124,7 +124,7 @@ class Intake:
         if hasattr(data, "__arrow_c_stream__") or hasattr(data, "__arrow_c_array__"):
             reader = data if isinstance(data, pa.RecordBatchReader) else _open(data)
             self._check(reader.schema)
-            return self._from_arrow(_joined(list(reader)), reader.schema, trusted=trusted)
+            return self._from_arrow(joined(list(reader)), reader.schema, trusted=trusted)
         if isinstance(data, (list, tuple)):
             odd = next(row for row in data if not isinstance(row, Mapping))
             raise InvalidInput(f"a list of rows holds dicts, not {type(odd).__name__}: {odd!r:.80}")
@@ -261,7 +261,7 @@ def _check_buffers(data: pa.RecordBatch | pa.Array | pa.ChunkedArray) -> None:
         raise InvalidInput(f"the Arrow buffers are unsound: {error}") from error
 
 
-def _joined(batches: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
+def joined(batches: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
     """The same rows with runs of small batches made one, each."""
     if len(batches) < 2:
         return batches

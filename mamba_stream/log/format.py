@@ -55,8 +55,10 @@ class Layout:
     """(offset, length) of every buffer, as they lie in a message."""
     table: struct.Struct
     """The checksums and the footer."""
+    opening: bytes
+    """The schema message, for a stream of messages."""
     places: dict[int, tuple[int, int]] = field(default_factory=dict, compare=False, repr=False)
-    """By the length of what lies before the body: where messages made here had their numbers, see ``_located``."""
+    """By the length of what lies before the body: where messages had their numbers, see ``_known``."""
 
     @classmethod
     def of(cls, schema: pa.Schema, fingerprint: int) -> Layout:
@@ -65,7 +67,7 @@ class Layout:
             first.append(2 * total)
             total += _buffer_count(column.type)
         numbers, table = struct.Struct(f"<{2 * total}q"), struct.Struct(f"<{len(first)}QI4s")
-        return cls(schema, fingerprint, tuple(first), total, numbers, table)
+        return cls(schema, fingerprint, tuple(first), total, numbers, table, schema_message(schema))
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -90,13 +92,12 @@ class Rows(msgspec.Struct, frozen=True):
     length: int
 
 
-@dataclass(frozen=True)
-class Columns:
+class Columns(msgspec.Struct, frozen=True):
     """Where the columns of a message lie, relative to its start, and their checksums."""
 
-    starts: tuple[int, ...]
+    starts: Sequence[int]
     """One more than there are columns: the last is the end of the message."""
-    checksums: tuple[int, ...]
+    checksums: Sequence[int]
 
 
 def encode(batch: pa.RecordBatch, layout: Layout, compression: str = "none") -> Message:
@@ -138,16 +139,22 @@ def verify_header(message: memoryview, layout: Layout, header: int) -> Columns:
     head = message[:body_start]
     if _header_checksum(head, layout) != header:
         raise Damaged("the header's checksum does not match")
-    count, magic = _FOOTER.unpack_from(head, body_start - _FOOTER.size)
+    table_at = body_start - layout.table.size
+    *checksums, count, magic = layout.table.unpack_from(head, table_at) if table_at > 0 else (0, b"")
     if magic != _MAGIC or count != len(layout.firsts):
         raise Damaged("the table of checksums is not of this schema")
-    body_length_at, buffers_at, _ = _locate(head)
-    body_length = struct.unpack_from("<q", head, body_length_at)[0] if body_length_at else 0
-    if body_start + body_length != len(message):
-        raise Damaged("the message is cut off")
+    body_length = len(message) - body_start
+    known = _known(head, body_length, layout)
+    if known is None:
+        body_length_at, buffers_at, _ = _locate(head)
+        if (_BODY_LENGTH.unpack_from(head, body_length_at)[0] if body_length_at else 0) != body_length:
+            raise Damaged("the message is cut off")
+        if body_length:
+            layout.places[body_start] = body_length_at, buffers_at
+    else:
+        _, buffers_at = known
     starts = _column_starts(head, buffers_at, layout, body_length)
-    checksums = struct.unpack_from(f"<{count}Q", head, body_start - _FOOTER.size - 8 * count)
-    return Columns(tuple(body_start + start for start in starts), checksums)
+    return Columns([body_start + start for start in starts], checksums)
 
 
 def verify_columns(message: memoryview, columns: Columns, wanted: Sequence[int]) -> None:
@@ -156,6 +163,19 @@ def verify_columns(message: memoryview, columns: Columns, wanted: Sequence[int])
         body = message[columns.starts[column] : columns.starts[column + 1]]
         if xxhash.xxh3_64_intdigest(body) != columns.checksums[column]:
             raise Damaged(f"the checksum of column {column} does not match")
+
+
+def decode_all(
+    messages: Sequence[memoryview], layout: Layout, wanted: Sequence[int] | None
+) -> list[pa.RecordBatch]:
+    """The wanted columns (``None``: all) of several messages, which are copied together. Verify them before."""
+    options = pa.ipc.IpcReadOptions(included_fields=None if wanted is None else list(wanted))
+    with pa.ipc.open_stream(b"".join((layout.opening, *messages)), options=options) as reader:
+        table = reader.read_all()
+    # included_fields keeps the schema's order.
+    chosen = table if wanted is None else table.select([layout.schema.field(i).name for i in wanted])
+    batches: list[pa.RecordBatch] = chosen.to_batches()
+    return batches
 
 
 def decode(
@@ -167,7 +187,7 @@ def decode(
         return batch if wanted is None else batch.select(list(wanted))
     # Only a stream reader can leave out columns before they are decompressed.
     options = pa.ipc.IpcReadOptions(included_fields=None if wanted is None else list(wanted))
-    stream = b"".join((schema_message(layout.schema), memoryview(message)))
+    stream = b"".join((layout.opening, memoryview(message)))
     with pa.ipc.open_stream(stream, options=options) as reader:
         batch = reader.read_next_batch()
     # included_fields keeps the schema's order.
@@ -224,9 +244,22 @@ def _locate(metadata: bytearray | memoryview) -> tuple[int, int, int]:
 
 
 def _located(metadata: bytearray, body_length: int, layout: Layout) -> tuple[int, int]:
-    """Where a fresh message has the length of its body, and its buffers.
+    """Where a fresh message has the length of its body, and its buffers."""
+    known = _known(metadata, body_length, layout)
+    if known is not None:
+        return known
+    body_length_at, buffers_at, count = _locate(metadata)
+    if count != layout.buffers:
+        raise ValueError(f"a message with {count} buffers does not fit a schema with {layout.buffers}")
+    if body_length:
+        layout.places[len(metadata)] = body_length_at, buffers_at
+    return body_length_at, buffers_at
 
-    Messages of a schema differ little: they are first looked for where the last one of this length had them.
+
+def _known(metadata: bytearray | memoryview, body_length: int, layout: Layout) -> tuple[int, int] | None:
+    """Where a message has the length of its body, and its buffers, if they lie as in the last one of its length.
+
+    Messages of a schema differ little.
     """
     known = layout.places.get(len(metadata))
     if known is not None and body_length:
@@ -234,12 +267,7 @@ def _located(metadata: bytearray, body_length: int, layout: Layout) -> tuple[int
         found = _BODY_LENGTH.unpack_from(metadata, body_length_at)[0], _u32(metadata, buffers_at - 4)
         if found == (body_length, layout.buffers):
             return known
-    body_length_at, buffers_at, count = _locate(metadata)
-    if count != layout.buffers:
-        raise ValueError(f"a message with {count} buffers does not fit a schema with {layout.buffers}")
-    if body_length:
-        layout.places[len(metadata)] = body_length_at, buffers_at
-    return body_length_at, buffers_at
+    return None
 
 
 def _field(data: bytearray | memoryview, table: int, number: int) -> int:

@@ -29,7 +29,7 @@ class LogBatch:
         partition: The partition's number, from 0.
         offset: The offset of the first row.
         next_offset: Where to read on.
-        data: The rows; their buffers are the file's own bytes, unless the topic is compressed.
+        data: The rows; their buffers are the file's own bytes, unless the topic is compressed or the batch small.
         append_time: When they were appended, in microseconds since the epoch.
     """
 
@@ -70,6 +70,7 @@ class Reader:
         self._wanted = wanted
         self._ends = dict(ends or {})
         self._ahead: dict[int, deque[Placed]] = {}
+        self._ready: dict[int, deque[pa.RecordBatch]] = {}
         self._look_up = dict.fromkeys(self._positions, _FIRST_LOOKED_UP)
         self._turn = deque(sorted(self._positions))
 
@@ -121,7 +122,7 @@ class Reader:
                         break
                     batch = self._cut(partition, placed)
                 except MambaStreamError:
-                    self._ahead.pop(partition, None)
+                    self._forget(partition)
                     if batches:
                         # What was read before is not lost: the next poll meets the error again.
                         return batches
@@ -146,11 +147,16 @@ class Reader:
                     f"it reads {', '.join(map(str, sorted(self._positions)))}"
                 )
             self._positions[partition] = offset
-            self._ahead.pop(partition, None)
+            self._forget(partition)
 
     def close(self) -> None:
         """Lets go of what was looked up ahead."""
         self._ahead.clear()
+        self._ready.clear()
+
+    def _forget(self, partition: int) -> None:
+        self._ahead.pop(partition, None)
+        self._ready.pop(partition, None)
 
     def _next(self, partition: int) -> Placed | None:
         position = self._positions[partition]
@@ -176,8 +182,17 @@ class Reader:
                 f"the first row is now {begin}. Read from there with start={{{partition}: {begin}}}"
             )
 
+    def _read(self, partition: int, placed: Placed) -> pa.RecordBatch:
+        """The rows of an entry; those of small ones that come next may be read with it."""
+        ready = self._ready.get(partition)
+        if not ready:
+            following = [placed, *self._ahead[partition]]
+            found = self._shelf().batches(self._topic, partition, following, self._wanted)
+            ready = self._ready[partition] = deque(found)
+        return ready.popleft()
+
     def _cut(self, partition: int, placed: Placed) -> LogBatch:
-        data = self._shelf().batch(self._topic, partition, placed, self._wanted)
+        data = self._read(partition, placed)
         first = max(placed.offset, self._positions[partition])
         following = min(placed.next_offset, self._ends.get(partition, placed.next_offset))
         if first != placed.offset or following != placed.next_offset:

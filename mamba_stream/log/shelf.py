@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+import msgspec
 import pyarrow as pa
 
 from mamba_stream.core.schemas import fingerprint, schema_from_bytes
@@ -17,10 +18,13 @@ from mamba_stream.log.index import Index
 from mamba_stream.log.rows import Entry, Head, TopicRow
 
 _REMEMBERED = 1 << 18
+_SMALL_BYTES = 16 << 10
+"""Batches up to this size are read together where they follow each other: copying them costs less than a call each."""
+_TOGETHER_BYTES = 1 << 20
+"""So much of them at a time: whoever keeps one batch keeps these bytes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
+class Placed(msgspec.Struct, frozen=True):
     """An entry with the offset of its first row."""
 
     offset: int
@@ -82,6 +86,22 @@ class Shelf:
         found = self.entries(topic, partition, offset, 1)
         return found[0] if found else None
 
+    def batches(
+        self, topic: TopicRow, partition: int, placed: Sequence[Placed], wanted: Sequence[int] | None = None
+    ) -> list[pa.RecordBatch]:
+        """The rows of the first of these entries, and of as many that follow as are best read with it.
+
+        Raises:
+            DataCorrupted: The bytes of the first are not what was written.
+            OffsetTrimmed: The rows of the first were trimmed away meanwhile.
+        """
+        alike = _alike(placed)
+        if len(alike) > 1:
+            # Whatever is wrong with one of several, they are then read, or refused, one by one.
+            with contextlib.suppress(format.Damaged, pa.ArrowInvalid, OSError):
+                return self._verified_batches(alike, wanted)
+        return [self.batch(topic, partition, placed[0], wanted)]
+
     def batch(
         self, topic: TopicRow, partition: int, placed: Placed, wanted: Sequence[int] | None = None
     ) -> pa.RecordBatch:
@@ -131,28 +151,58 @@ class Shelf:
             self._layouts[schema] = layout
         return layout
 
+    def _verified_batches(
+        self, placed: Sequence[Placed], wanted: Sequence[int] | None
+    ) -> list[pa.RecordBatch]:
+        """The rows of small entries of one file, through one stream: a decoder's own cost is paid once for all."""
+        entries = [one.entry for one in placed]
+        first, last = entries[0], entries[-1]
+        layout, begin = self.layout(first.schema), first.position
+        found = self._maps.read(first.file, first.kind, begin, last.position + last.length - begin)
+        if found is None:
+            raise format.Damaged("its file is cut off")
+        view = memoryview(found)
+        messages = [view[entry.position - begin :][: entry.length] for entry in entries]
+        self._verify(layout, entries, messages, wanted)
+        batches = format.decode_all(messages, layout, wanted)
+        if [batch.num_rows for batch in batches] != [entry.rows for entry in entries]:
+            raise format.Damaged("the rows are not as many as the index has")
+        return batches
+
     def _verified_batch(
         self, topic: TopicRow, entry: Entry, message: pa.Buffer, wanted: Sequence[int] | None
     ) -> pa.RecordBatch:
         layout = self.layout(entry.schema)
-        columns = range(len(layout.firsts)) if wanted is None else wanted
-        bits = 0
-        for column in columns:
-            bits |= 1 << column
-        place = (entry.file, entry.position)
-        known = self._verified.get(place, 0)
-        if bits & ~known:
-            view = memoryview(message)
-            table = format.verify_header(view, layout, entry.header)
-            format.verify_columns(view, table, [c for c in columns if not known >> c & 1])
-            with self._lock:
-                if len(self._verified) >= _REMEMBERED:
-                    self._verified.clear()
-                self._verified[place] = known | bits
+        self._verify(layout, [entry], [memoryview(message)], wanted)
         batch = format.decode(message, layout, wanted, entry.compressed)
         if batch.num_rows != entry.rows:
             raise format.Damaged(f"{batch.num_rows} rows where the index has {entry.rows}")
         return batch
+
+    def _verify(
+        self,
+        layout: format.Layout,
+        entries: Sequence[Entry],
+        messages: Sequence[memoryview],
+        wanted: Sequence[int] | None,
+    ) -> None:
+        """Proves the wanted columns, as far as this process has not done so."""
+        columns = range(len(layout.firsts)) if wanted is None else wanted
+        bits = sum(1 << column for column in {*columns})
+        proven = {}
+        for entry, message in zip(entries, messages, strict=True):
+            place = (entry.file, entry.position)
+            known = self._verified.get(place, 0)
+            if bits & ~known:
+                table = format.verify_header(message, layout, entry.header)
+                left = [c for c in columns if not known >> c & 1] if known else columns
+                format.verify_columns(message, table, left)
+                proven[place] = known | bits
+        if proven:
+            with self._lock:
+                if len(self._verified) >= _REMEMBERED:
+                    self._verified.clear()
+                self._verified.update(proven)
 
     def _check_gaps(
         self, topic: TopicRow, partition: int, offset: int, limit: int, found: list[Placed], head: Head
@@ -184,3 +234,23 @@ class Shelf:
             partition=partition,
             offset=placed.offset,
         )
+
+
+def _alike(placed: Sequence[Placed]) -> Sequence[Placed]:
+    """The first entries, as far as they are small and lie one after the other in one file."""
+    first = placed[0].entry
+    file, schema, position, stop = first.file, first.schema, first.position, first.position + _TOGETHER_BYTES
+    for number, one in enumerate(placed):
+        entry = one.entry
+        end = entry.position + entry.length
+        if (
+            entry.length > _SMALL_BYTES
+            or entry.compressed
+            or entry.file != file
+            or entry.schema != schema
+            or entry.position < position
+            or end > stop
+        ):
+            return placed[:number]
+        position = end
+    return placed

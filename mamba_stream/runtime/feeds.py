@@ -11,7 +11,7 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from mamba_stream.core.batches import frame_from_batch
+from mamba_stream.core.batches import frame_from_batch, joined
 from mamba_stream.log import LogBatch, Topic
 
 
@@ -171,10 +171,8 @@ class TopicFeed:
             self.notice_end()
         if not batches:
             return None
-        data = [batch.data for batch in batches]
-        # Joined before they are frames: that is what many small ones would cost most.
-        whole = data[0] if len(data) == 1 else pa.concat_batches(data)
-        frame = frame_from_batch(whole)
+        frames = [frame_from_batch(batch) for batch in joined([batch.data for batch in batches])]
+        frame = frames[0] if len(frames) == 1 else written_out(pl.concat(frames, rechunk=True))
         return Portion(frame, batches[0].offset, self._position, batches)
 
     def notice_end(self) -> None:

@@ -92,6 +92,50 @@ def test_a_batch_is_verified_once_and_then_remembered(
     assert verified == [(0,)] * 5 + [(1,)] * 5
 
 
+def test_small_batches_that_follow_each_other_are_read_together(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two partitions in one file, with a large batch between them."""
+    wide = log.create_topic("wide", {"n": int, "s": str}, partitions=2)
+    long = "x" * (16 << 10)
+    for n in range(300):
+        text = long if n == 200 else f"row {n}"
+        wide.append(pl.DataFrame({"n": [n, -n], "s": [text, None]}), partition=n % 2)
+    read: list[int] = []
+    together = format.decode_all
+    monkeypatch.setattr(
+        format,
+        "decode_all",
+        lambda messages, *rest: (read.append(len(messages)), together(messages, *rest))[1],
+    )
+    for columns in (None, ["s"], ["s", "n"]):
+        rows = rows_of(wide, columns=columns)
+        values = {"n": lambda n: (n, -n), "s": lambda n: (long if n == 200 else f"row {n}", None)}
+        assert sorted(rows) == sorted(
+            (n % 2, n - n % 2 + at, tuple(values[name](n)[at] for name in columns or ("n", "s")))
+            for n in range(300)
+            for at in range(2)
+        )
+    assert sum(read) >= 3 * 290
+    assert len(read) <= 3 * 14
+
+
+def test_what_is_damaged_among_batches_that_are_read_together_is_named_alone(log: Log) -> None:
+    many = log.create_topic("many", {"n": int, "s": str})
+    for n in range(100):
+        many.append(pl.DataFrame({"n": [n] * 8, "s": [f"row {n}"] * 8}))
+    flip(file_of(log), columns_of(many, placed(many)[70])[1])
+    reader = many.reader()
+    before = reader.poll()
+    assert sum(batch.data.num_rows for batch in before) == 560
+    with pytest.raises(DataCorrupted, match="offsets 560 to 567") as caught:
+        reader.poll()
+    assert caught.value.offset == 560
+    reader.seek({0: 568})
+    assert sum(batch.data.num_rows for batch in reader.poll()) == 232
+    assert len(rows_of(many, columns=["n"])) == 800
+
+
 def test_a_flipped_bit_in_any_byte_of_a_batch_is_never_returned_as_data(log: Log, topic: Topic) -> None:
     at = placed(topic)[1]
     for position in range(at.entry.position, at.entry.position + at.entry.length):
