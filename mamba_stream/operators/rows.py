@@ -152,10 +152,14 @@ class RowSteps:
         self._verbs = tuple(verbs)
         self._look_around = tuple(_looks_around(verb) for verb in verbs)
         self._makes_columns = any(isinstance(verb, Extended | Selected) for verb in verbs)
+        self.only_picks = all(map(_only_picks, verbs))
+        """Whether these verbs compute nothing and keep all rows, so that chunks do not matter to them."""
 
     def __call__(self, frame: pl.DataFrame) -> pl.DataFrame:
         """The rows that the verbs give; hidden columns stay with their rows."""
-        result = self._alike(frame)
+        if self.only_picks:
+            return _together(self._verbs, frame)
+        result = self._alike(frame.rechunk())
         return written_out(result) if self._makes_columns and result.height else result
 
     def _alike(self, frame: pl.DataFrame) -> pl.DataFrame:
@@ -228,3 +232,9 @@ def _looks_around(verb: RowVerb) -> bool:
 
 def _has_over(node: Node) -> bool:
     return node.kind == "Over" or any(_has_over(child) for child in node.children)
+
+
+def _only_picks(verb: RowVerb) -> bool:
+    if isinstance(verb, Selected):
+        return not verb.selects and all(expr.meta.is_column() for expr in verb.exprs)
+    return isinstance(verb, Dropped | Renamed)

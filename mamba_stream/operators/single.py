@@ -2,7 +2,9 @@
 
 It divides a column by a literal through the literal's reciprocal, but a column of one row exactly:
 ``(pl.col("x") / 49).floor()`` of 49 is 1.0 in a frame of one row and 0.0 in any longer one. Results must not
-depend on how rows were cut into frames, so whatever evaluates users' expressions gives it two rows.
+depend on how rows were cut into frames, so whatever evaluates users' expressions gives it two rows. Where a column lies
+in several chunks it computes chunk by chunk, and a filter may leave a single row in one: users' expressions see rows in
+one chunk.
 """
 
 from __future__ import annotations
@@ -19,9 +21,9 @@ def twice(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def written_out(frame: pl.DataFrame) -> pl.DataFrame:
-    """The frame with columns of one repeated value written out.
+    """The frame in one chunk, with columns of one repeated value written out.
 
     Polars keeps as a single value, however many rows there are, what ``pl.lit(49)`` makes, what a join takes from a
     table of one row, and what comes of concatenating frames of one row; and computes with it as with a single row.
     """
-    return pl.DataFrame(frame.get_columns())
+    return pl.DataFrame(frame.rechunk().get_columns())

@@ -20,7 +20,7 @@ class Portion:
     """Rows of one partition in the order of their offsets.
 
     Attributes:
-        frame: The rows.
+        frame: The rows, in chunks as they lay.
         offset: The offset of the first row.
         next_offset: Where to read on.
         batches: The batches of the log that they lay in; none for the rows of a frame.
@@ -172,7 +172,7 @@ class TopicFeed:
         if not batches:
             return None
         frames = [frame_from_batch(batch) for batch in joined([batch.data for batch in batches])]
-        frame = frames[0] if len(frames) == 1 else written_out(pl.concat(frames, rechunk=True))
+        frame = frames[0] if len(frames) == 1 else pl.concat(frames)
         return Portion(frame, batches[0].offset, self._position, batches)
 
     def notice_end(self) -> None:

@@ -18,6 +18,7 @@ from mamba_stream.operators.failures import FAILURES, Piece, RowsFailed, Unsuite
 from mamba_stream.operators.lateness import FOREVER, NEVER
 from mamba_stream.operators.retimed import COUNTED, Retimed
 from mamba_stream.operators.rows import RowSteps
+from mamba_stream.operators.single import written_out
 from mamba_stream.operators.step import LATE_REASON, Atomic, Late, Made, StatefulStep, Ticking, Tolerant
 from mamba_stream.operators.tally import Tally
 from mamba_stream.operators.union import Union
@@ -83,6 +84,8 @@ class Flow:
         self.late: dict[n.Stateful, LateCounts] = {}
         self.reading = ""
         """What is being worked on, for messages: topic, partition and offsets."""
+        self._picked: set[n.Node] = set()
+        """Nodes of whose rows nothing is computed any more, so that they may go on in chunks."""
         for node, sink in sinks.items():
             self._next[node].append(sink)
         self._wire()
@@ -101,7 +104,7 @@ class Flow:
     def push(
         self, source: n.Node, frame: pl.DataFrame, read: Callable[[], pl.DataFrame] | None = None
     ) -> None:
-        """Rows of a source enter.
+        """Rows of a source enter, in any chunks.
 
         Args:
             source: The source.
@@ -109,7 +112,7 @@ class Flow:
             read: Gives them with their origin, where it has to be known.
         """
         self._pushed = None if read is None else (source, read)
-        self._pass(source, frame)
+        self._pass(source, frame if source in self._picked else written_out(frame))
         self._pushed = None
 
     def reject(self, source: n.Node, frame: pl.DataFrame) -> None:
@@ -206,8 +209,10 @@ class Flow:
 
     def _pass(self, node: n.Node, frame: pl.DataFrame) -> None:
         if frame.height:
+            # Once for all that follow.
+            whole = frame if node in self._picked else frame.rechunk()
             for take in self._next[node]:
-                take(frame)
+                take(whole)
 
     def _give(self, node: n.Stateful, made: Made, port: int = 0) -> None:
         """Passes on what a step made; late rows, which are those of one port, to whoever wants these."""
@@ -232,6 +237,9 @@ class Flow:
         for node in self._analysis.nodes:
             for parent in node.parents:
                 consumers[parent].append(node)
+        for node in reversed(self._analysis.nodes):
+            if all(self._only_picks(consumer) for consumer in consumers[node]):
+                self._picked.add(node)
         fused: set[n.Node] = set()
         for node in self._analysis.nodes:
             if node in fused or isinstance(node, n.Source | n.Beside):
@@ -251,10 +259,18 @@ class Flow:
                 (parent,) = node.parents
                 self._next[parent].append(self._plain(node))
 
-    def _rows(self, chain: Sequence[n.RowStep]) -> Sink:
+    def _only_picks(self, node: n.Node) -> bool:
+        """Whether nothing is computed in a node, nor behind it."""
+        if isinstance(node, n.RowStep):
+            return node in self._picked and self._row_steps([node]).only_picks
+        return isinstance(node, n.Output)
+
+    def _row_steps(self, chain: Sequence[n.RowStep]) -> RowSteps:
         shapes, present = self._analysis.shapes, self._analysis.present
-        verbs = [row_verb(v, shapes[v.parent], shapes[v], present[v.parent]) for v in chain]
-        steps, first, last = RowSteps(verbs), chain[0], chain[-1]
+        return RowSteps([row_verb(v, shapes[v.parent], shapes[v], present[v.parent]) for v in chain])
+
+    def _rows(self, chain: Sequence[n.RowStep]) -> Sink:
+        steps, first, last = self._row_steps(chain), chain[0], chain[-1]
         whole = steps.whole
 
         def take(frame: pl.DataFrame) -> None:

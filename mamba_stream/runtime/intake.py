@@ -20,7 +20,6 @@ from mamba_stream.operators.columns import (
 )
 from mamba_stream.operators.lateness import rows_behind
 from mamba_stream.operators.retimed import NO_TIME, REJECTED_REASON
-from mamba_stream.operators.single import written_out
 from mamba_stream.plan import nodes as n
 from mamba_stream.runtime.feeds import Feed, Portion
 from mamba_stream.runtime.watermarks import PartitionTime
@@ -162,8 +161,8 @@ class Intake:
 
 
 def joined(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    """Frames of one source below each other; in some no row lay behind, and the column for it is absent."""
+    """Frames of one source below each other, as chunks; in some no row lay behind, and the column for it is absent."""
     if len(frames) == 1:
         return frames[0]
     behind = any(BEHIND in frame.columns for frame in frames)
-    return written_out(pl.concat(frames, how="diagonal" if behind else "vertical"))
+    return pl.concat(frames, how="diagonal" if behind else "vertical")

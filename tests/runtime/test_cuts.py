@@ -87,6 +87,28 @@ def test_equal_rows_give_equal_results_however_many_come_at_once(log, equal, ver
     assert len(set(map(str, found[0]))) == 1
 
 
+@pytest.mark.parametrize(
+    "verbs",
+    [
+        lambda rows: rows.filter(pl.col("key") == "a").with_columns(made=FLOOR),
+        lambda rows: (
+            rows.select("key", "value").filter(pl.col("key") == "a").inspect(lambda _: None).select(FLOOR)
+        ),
+        lambda rows: rows.filter(pl.col("key") == "a").window(mamba.tumbling("10s")).agg(made=FLOOR.sum()),
+    ],
+    ids=["one query", "two queries", "window"],
+)
+def test_a_row_that_is_left_alone_of_a_partition_or_batch_is_as_any_other(log, verbs):
+    """Batches too large to be joined, of two partitions, each with one row that a filter leaves."""
+    others = [Row(0, "b", 49)] * 20_000
+    topic = log.create_topic("apart", frame(others), partitions=2, time="ts")
+    for partition in (0, 0, 1):
+        topic.append(frame([*others, Row(1, "a", 49)]), partition=partition)
+    topic.end()
+    made = verbs(mamba.stream("apart"))
+    assert set(made.collect(log=log).to_series(-1)) <= {0.0}
+
+
 def test_rows_that_come_by_two_ways_from_one_are_ordered_by_the_way(log, topic):
     topic.append(frame([Row(1, "a", number) for number in range(70_000)]), partition=0)
     topic.end()
