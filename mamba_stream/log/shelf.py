@@ -20,6 +20,8 @@ from mamba_stream.log.rows import Entry, Head, TopicRow
 _REMEMBERED = 1 << 18
 _SMALL_BYTES = 16 << 10
 """Batches up to this size are read together where they follow each other: copying them costs less than a call each."""
+_FEW = 4
+"""Fewer of them are read one by one: who looks for a single row wants no others."""
 _TOGETHER_BYTES = 1 << 20
 """So much of them at a time: whoever keeps one batch keeps these bytes."""
 
@@ -96,7 +98,7 @@ class Shelf:
             OffsetTrimmed: The rows of the first were trimmed away meanwhile.
         """
         alike = _alike(placed)
-        if len(alike) > 1:
+        if len(alike) >= _FEW:
             # Whatever is wrong with one of several, they are then read, or refused, one by one.
             with contextlib.suppress(format.Damaged, pa.ArrowInvalid, OSError):
                 return self._verified_batches(alike, wanted)

@@ -3,36 +3,38 @@
 ``settled`` runs are those that the last checkpoint holds, ``fresh`` ones came since; they are never merged with each
 other, so a checkpoint writes what is fresh and nothing else. Every run is sorted by the slot (a window or a
 pane), so that what a watermark closes is the head of each run.
+
+Nothing large is merged at once: settled runs are merged up to some size, and are then left as they are, or spread over
+shards (:mod:`mamba_stream.operators.shards`) where merging combines rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Final
+from collections.abc import Iterable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
-SLOT: Final = "__mamba_slot"
-"""Where a window or pane starts, in ticks."""
+from mamba_stream.operators.shards import SLOT, Merge, Shards, slots_of, split, tails
 
 _MERGE_AT = 8
 _SMALL = 4_096
-
-Merge = Callable[[pl.DataFrame], pl.DataFrame]
+_LARGE = 131_072
+"""Merging more rows than this at once would be a pause that is felt."""
 
 
 class Runs:
     """Frames of one schema, each sorted by ``SLOT``."""
 
-    def __init__(self, merge: Merge) -> None:
+    def __init__(self, merge: Merge, keys: Sequence[str] = ()) -> None:
         """An empty table.
 
         Args:
             merge: Gives one sorted run for the concatenation of several; it may combine rows.
+            keys: The columns of rows that it combines; without any it keeps all rows, and the order of those of a slot.
         """
         self._merge = merge
+        self._shards = Shards(merge, keys) if keys else None
         self._settled: list[pl.DataFrame] = []
         self._fresh: list[pl.DataFrame] = []
         self._merged_rows = 0
@@ -48,7 +50,10 @@ class Runs:
     @property
     def first_slot(self) -> int | None:
         """The earliest slot there is."""
-        return min((run.item(0, SLOT) for run in self._runs()), default=None)
+        slots = [run.item(0, SLOT) for run in (*self._settled, *self._fresh)]
+        if self._shards is not None and self._shards.first_slot is not None:
+            slots.append(self._shards.first_slot)
+        return min(slots, default=None)
 
     @property
     def last_slot(self) -> int:
@@ -67,17 +72,21 @@ class Runs:
         if run.height == 0:
             return
         self._fresh.append(run)
+        if self._shards is not None:
+            self._shards.tidy(run.height)
         if len(self._fresh) >= _MERGE_AT:
             self._compact_fresh()
 
     def head(self, before: int) -> list[pl.DataFrame]:
         """The rows of slots before the bound; they stay."""
-        return [head for run in self._runs() if (head := run.head(_split(run, before))).height]
+        return [head for run in self._runs() if (head := run.head(split(run, before))).height]
 
     def drop(self, before: int) -> None:
         """Removes the rows of slots before the bound."""
-        self._settled = _tails(self._settled, before)
-        self._fresh = _tails(self._fresh, before)
+        if self._shards is not None:
+            self._shards.drop(before)
+        self._settled = tails(self._settled, before)
+        self._fresh = tails(self._fresh, before)
         self._merged_rows = min(self._merged_rows, sum(run.height for run in self._fresh))
 
     def merged(self, frames: list[pl.DataFrame]) -> pl.DataFrame:
@@ -85,36 +94,39 @@ class Runs:
         return frames[0] if len(frames) == 1 else self._merge(pl.concat(frames))
 
     def delta(self) -> pl.DataFrame | None:
-        """What is fresh, as one run; it counts as settled from now on."""
-        if not self._fresh:
+        """What is fresh; it counts as settled from now on."""
+        fresh, self._fresh, self._merged_rows = self._fresh, [], 0
+        if not fresh:
             return None
-        delta = self.merged(self._fresh)
-        self._fresh, self._merged_rows = [], 0
-        self._settle(delta)
-        return delta
+        if sum(run.height for run in fresh) <= _LARGE:
+            fresh = [self.merged(fresh)]
+        for run in fresh:
+            self._settle(run)
+        return pl.concat(fresh)
 
     def snapshot(self) -> pl.DataFrame | None:
-        """Everything, as one run; it counts as settled from now on."""
+        """Everything; it counts as settled from now on."""
+        self.delta()
         runs = [*self._runs()]
-        if not runs:
-            return None
-        whole = self.merged(runs)
-        self._settled, self._fresh, self._merged_rows = [whole], [], 0
-        return whole
+        return pl.concat(runs) if runs else None
 
-    def restore(self, run: pl.DataFrame) -> None:
-        """Adds what a delta or a snapshot held."""
-        if run.height:
-            self._settle(run)
+    def restore(self, frame: pl.DataFrame) -> None:
+        """Adds what a delta or a snapshot held, or some of its rows."""
+        if frame.height:
+            run = frame.rechunk()
+            sorted_ = run.get_column(SLOT).is_sorted()
+            self._settle(run if sorted_ else run.sort(SLOT, maintain_order=True))
 
     def _settle(self, run: pl.DataFrame) -> None:
         """As in a log-structured merge tree, a run is merged with those before it that are no longer than it."""
         self._settled.append(run)
-        while len(self._settled) > 1 and self._settled[-2].height <= max(
-            2 * self._settled[-1].height, _SMALL
-        ):
-            last, before = self._settled.pop(), self._settled.pop()
-            self._settled.append(self.merged([before, last]))
+        while len(self._settled) > 1:
+            before, last = (run.height for run in self._settled[-2:])
+            if before > max(2 * last, _SMALL) or before + last > _LARGE:
+                break
+            self._settled[-2:] = [self.merged(self._settled[-2:])]
+        if self._shards is not None and self._settled[-1].height > _LARGE // 4:
+            self._shards.add(self._settled.pop())
 
     def _compact_fresh(self) -> None:
         """Merges once what was not yet merged outgrows what was, so that a row is merged a few times only."""
@@ -124,39 +136,13 @@ class Runs:
             self._merged_rows = self._fresh[0].height
 
     def _runs(self) -> Iterable[pl.DataFrame]:
+        if self._shards is not None:
+            yield from self._shards
         yield from self._settled
         yield from self._fresh
 
 
 def between(run: pl.DataFrame, first: int, before: int) -> pl.DataFrame:
     """The rows of a run whose slots are neither before one nor at or behind the other."""
-    low, high = _slots(run).searchsorted([first, before]).tolist()
+    low, high = slots_of(run).searchsorted([first, before]).tolist()
     return run.slice(low, high - low)
-
-
-def _split(run: pl.DataFrame, before: int) -> int:
-    if run.item(0, SLOT) >= before:
-        return 0
-    return int(_slots(run).searchsorted(before))
-
-
-def _slots(run: pl.DataFrame) -> npt.NDArray[np.int64]:
-    """To be searched by numpy, which takes a hundredth of the time of a query."""
-    return run.get_column(SLOT).to_numpy()
-
-
-def _tails(runs: list[pl.DataFrame], before: int) -> list[pl.DataFrame]:
-    kept = []
-    for run in runs:
-        cut = _split(run, before)
-        if cut == 0:
-            kept.append(run)
-        elif cut < run.height:
-            tail = run.slice(cut)
-            # A short slice would keep the whole run in memory.
-            kept.append(tail if 2 * tail.height > run.height else _copied(tail))
-    return kept
-
-
-def _copied(frame: pl.DataFrame) -> pl.DataFrame:
-    return frame.select(pl.all().gather(pl.int_range(pl.len())))

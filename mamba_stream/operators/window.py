@@ -41,7 +41,7 @@ class WindowStep:
         self._grid = settings.windows
         self._slots = [SLOT, AFTER] if self._grid.overlaps else [SLOT]
         self._groups = [*settings.keys, *self._slots]
-        self._partials = Runs(self._merge)
+        self._partials = Runs(self._merge, self._groups)
         self._rows = Runs(lambda frame: frame.sort(SLOT, maintain_order=True))
         self._closed = NEVER
         self._gathered: list[pl.DataFrame] = []
