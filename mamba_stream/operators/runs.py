@@ -17,6 +17,8 @@ import polars as pl
 
 from mamba_stream.operators.shards import SLOT, Merge, Shards, slots_of, split, tails
 
+__all__ = ["SLOT", "Runs", "between"]
+
 _MERGE_AT = 8
 _SMALL = 4_096
 _LARGE = 131_072

@@ -124,6 +124,20 @@ def test_collecting_a_frame_gives_the_models_windows_and_late_rows(rows, latenes
     assert stream.rejected.collect().height == len(expected.rejected)
 
 
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@given(rows=partitions(), lateness=LATENESS, spec=SPECS, seed=SEEDS)
+def test_crashing_between_pieces_of_state_and_merging_little_at_a_time_changes_nothing(
+    rows, lateness, spec, seed
+):
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("mamba_stream.runtime.checkpoint._PIECE_BYTES", 100)
+        patched.setattr("mamba_stream.runtime.checkpoint._SLACK", 0)
+        patched.setattr("mamba_stream.operators.runs._LARGE", 8)
+        patched.setattr("mamba_stream.operators.runs._SMALL", 2)
+        patched.setattr("mamba_stream.operators.shards._SHARDS", 4)
+        check_crashing(rows, lateness, spec, seed)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3_600)
 @settings(max_examples=1_000, deadline=None, suppress_health_check=list(HealthCheck))

@@ -9,8 +9,12 @@ import pytest
 
 import mamba_stream as mamba
 from mamba_stream.cli import invoke
+from mamba_stream.core.clock import SystemClock
 from mamba_stream.runtime import checkpoint
+from mamba_stream.runtime.options import run_options
+from mamba_stream.runtime.run import Run
 from mamba_stream.runtime.savepoints import delete_savepoint, list_savepoints, make_savepoint
+from mamba_stream.runtime.steps import step_of
 from tests.runtime.desk import put
 
 MINUTES = "tumbling 1m by key: total"
@@ -111,6 +115,42 @@ def test_a_savepoint_holds_state_that_would_be_trimmed_and_lets_go_when_deleted(
     delete_savepoint(log, "job", "kept")
     more(12, 12)
     assert log["_state.job"].offsets()[0][0] > begin
+
+
+def test_state_that_is_written_whole_in_pieces_counts_with_the_last_of_them(log, topic, monkeypatch):
+    """What a reader finds is what the last commit left, before, between and after the pieces; so are savepoints."""
+    monkeypatch.setattr(checkpoint, "_PIECE_BYTES", 4_000)
+    monkeypatch.setattr(checkpoint, "_SLACK", 0)
+    made, sums, found, kept, crashes = job_of(totals().to("out")), {}, [], {}, 0
+
+    def seen(base: int, end: int | None = None) -> dict[str, int]:
+        step = step_of(run.analysis.steps[0], run.analysis)
+        for _, part, piece in checkpoint.read_state(log, "job", base, end).state:
+            step.restore(part, piece)
+        return dict(step.view().select("key", "total").iter_rows())
+
+    for number in range(60):
+        if not found or (found[-1][1] and crashes <= number // 20):
+            # The one before is dropped, as in a crash, with pieces left to write.
+            crashes += 1
+            run = Run(made, log, run_options(until="stopped"), SystemClock())
+        put(topic, 0, *((5, f"key {key}", number) for key in range(number, number + 300)))
+        for key in range(number, number + 300):
+            sums[f"key {key}"] = sums.get(f"key {key}", 0) + number
+        while run.step():
+            pass
+        run.commit("running")
+        record = run._checkpoints.record
+        found.append((record.base, run._checkpoints._whole is not None))
+        assert seen(record.base) == sums
+        if number % 7 == 0:
+            run.keep(f"at-{number}")
+            kept[f"at-{number}"] = dict(sums)
+    assert len({base for base, _ in found}) > 3
+    assert sum(pending for _, pending in found) > 10
+    assert crashes == 3
+    for name, savepoint in checkpoint.savepoints(log, "job").items():
+        assert seen(savepoint.base, savepoint.end) == kept[name]
 
 
 def test_savepoints_of_a_running_job_are_made_by_the_job(log, topic):
