@@ -60,7 +60,8 @@ class Shards:
             if rows:
                 shard.append(spread.slice(first, rows))
                 first += rows
-        self._note_first_slot()
+        slots = (self._first_slot, int(run.item(0, SLOT)))
+        self._first_slot = min(slot for slot in slots if slot is not None)
 
     def tidy(self, rows: int) -> None:
         """Merges as many shards as so many rows that came pay for."""
@@ -80,10 +81,7 @@ class Shards:
         """Removes the rows of slots before the bound."""
         if self._first_slot is not None and self._first_slot < before:
             self._shards = [tails(shard, before) for shard in self._shards]
-            self._note_first_slot()
-
-    def _note_first_slot(self) -> None:
-        self._first_slot = min((run.item(0, SLOT) for run in self), default=None)
+            self._first_slot = min((run.item(0, SLOT) for run in self), default=None)
 
 
 def split(run: pl.DataFrame, before: int) -> int:
