@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import polars as pl
 
@@ -69,6 +69,19 @@ class AggregatePlan:
         return dict(self.kinds)
 
 
+@dataclass(frozen=True, slots=True)
+class _Recent:
+    """A plan that was made; while the expressions are kept here, their identities are theirs alone."""
+
+    exprs: tuple[pl.Expr, ...]
+    schema: pl.Schema
+    plan: AggregatePlan
+
+
+_MOST_RECENT: Final = 256
+_recent: dict[tuple[object, ...], _Recent] = {}
+
+
 def split(
     aggregations: Mapping[str, pl.Expr],
     input_schema: pl.Schema,
@@ -88,6 +101,20 @@ def split(
         ExpressionRefused: An expression cannot be used here, or Polars refuses it for this schema.
         ColumnNotFound: An expression reads a column that is not there.
     """
+    # The shapes, the order, the state and the operator of a step all ask for it, and it takes tens of milliseconds.
+    key = (*(part for name, expr in aggregations.items() for part in (name, id(expr))), order, state)
+    known = _recent.get(key)
+    if known is None or list(known.schema.items()) != list(input_schema.items()):
+        plan = _split(aggregations, input_schema, order, state)
+        if len(_recent) >= _MOST_RECENT:
+            _recent.clear()
+        known = _recent[key] = _Recent(tuple(aggregations.values()), input_schema, plan)
+    return known.plan
+
+
+def _split(
+    aggregations: Mapping[str, pl.Expr], input_schema: pl.Schema, order: tuple[str, ...], state: State
+) -> AggregatePlan:
     visible = pl.Schema({name: dtype for name, dtype in input_schema.items() if name not in order})
     outputs = {name: _checked(name, expr, visible) for name, expr in aggregations.items()}
     typed = pl.Schema({**visible, **{name: input_schema.get(name, pl.Int64()) for name in order}})
