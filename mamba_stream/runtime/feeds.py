@@ -9,7 +9,6 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-import pyarrow as pa
 
 from mamba_stream.core.batches import frame_from_batch, joined
 from mamba_stream.log import LogBatch, Topic
