@@ -18,6 +18,8 @@ if sys.path and Path(sys.path[0]).name == "benchmarks":
 import argparse
 import json
 import math
+import os
+import platform
 import shutil
 import subprocess
 import tempfile
@@ -32,7 +34,7 @@ from rich.table import Table
 
 import mamba_stream as mamba
 from benchmarks import nexmark_beside, nexmark_polars
-from benchmarks.nexmark_results import ended
+from mamba_connectors import discard
 from mamba_pipelines.nexmark import QUERIES, generate, side_input
 from mamba_stream.cli.bench.measuring import Figure, environment, middle, seconds, show
 
@@ -40,7 +42,7 @@ STREAMS = ("person", "auction", "bid")
 BATCH = 65_536
 _ROUND = 50 * BATCH
 """Events that make whole batches of persons, auctions and bids."""
-_COMMITS = 10
+_PASSES, _COMMITS = 2, 10
 _BULK = {"q0", "q1", "q2"}
 
 
@@ -100,10 +102,10 @@ def part_query(place: str, query: str, events: str, lasts: str) -> dict[str, Any
     polars: list[float] = []
     commits = rows = polars_rows = 0
     with mamba.open(where / "log") as log:
-        while sum(ours) < enough or commits < _COMMITS:
+        while len(ours) < _PASSES or sum(ours) < enough or commits < _COMMITS:
             streams = {name: mamba.stream(name) for name in STREAMS}
             result = QUERIES[query](**streams, side_input=side)
-            pipeline = mamba.pipeline(f"{query}-{len(ours)}", ended(result, "results"))
+            pipeline = mamba.pipeline(f"{query}-{len(ours)}", result.to(discard.sink()))
             job = None
 
             def run(pipeline: mamba.Pipeline = pipeline) -> None:
@@ -114,8 +116,6 @@ def part_query(place: str, query: str, events: str, lasts: str) -> dict[str, Any
             ours.append(seconds(run))
             commits += job.status.commits
             rows = job.status.rows_out
-            if "results" in log.topics():
-                log.delete_topic("results")
 
             def count() -> None:
                 nonlocal polars_rows
@@ -171,6 +171,34 @@ def table(measured: list[Measured]) -> Table:
     return drawn
 
 
+def markdown(measured: list[Measured], events: int) -> str:
+    """The table and the machine, for the page on Nexmark."""
+    rows = [
+        f"| {one.query} | {middle(one.ours):,.0f} | {middle(one.polars):,.0f} | {one.ratio:.2f} |"
+        for one in measured
+    ]
+    head = ["| query | events/s | batch Polars, events/s | ratio |", "|---|---|---|---|"]
+    return "\n".join([*head, *rows, "", f"{events:,} events. Machine: {machine()}.", ""])
+
+
+def machine() -> str:
+    """What it was measured on, in a line."""
+    model = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.processor(),
+    )
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return (
+        f"{model}, {len(os.sched_getaffinity(0))} CPUs, {memory:.0f} GB, Linux {platform.release()}; "
+        f"Python {platform.python_version()}, Polars {pl.__version__}, pyarrow {pa.__version__}, "
+        f"mamba-stream {mamba.__version__}"
+    )
+
+
 def figures(measured: list[Measured]) -> Iterator[Figure]:
     """The targets of the queries together."""
     ratios = {one.query: one.ratio for one in measured}
@@ -224,9 +252,10 @@ def main() -> int:
         "--rate", type=int, default=100_000, help="how many of them make a second of event time"
     )
     parser.add_argument(
-        "--seconds", type=float, default=20, help="how long our passes last together, at least"
+        "--seconds", type=float, default=15, help="how long our passes of a query last together, at least"
     )
     parser.add_argument("--queries", type=lambda text: text.split(","), default=list(QUERIES), help="q3,q5,…")
+    parser.add_argument("--markdown", type=Path, help="a file for the table, as docs/nexmark.md has it")
     parser.add_argument("--only", choices=["queries", "beside"], help="leave the other half out")
     options = parser.parse_args()
     where = Path(tempfile.mkdtemp(prefix="mamba-stream-nexmark-", dir=options.directory))
@@ -236,6 +265,8 @@ def main() -> int:
             write_events(where, options.events, options.rate)
             measured = list(measure(where, options.queries, options.events, options.seconds))
             Console(highlight=False, width=110).print(table(measured))
+            if options.markdown is not None:
+                options.markdown.write_text(markdown(measured, options.events))
             held = show(f"Nexmark, {options.events:,} events, on {where.parent}", figures(measured))
         if options.only != "queries":
             held &= show("Beside the queries", nexmark_beside.figures(where, _child))

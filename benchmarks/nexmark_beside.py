@@ -18,7 +18,7 @@ import polars as pl
 import psutil
 
 import mamba_stream as mamba
-from benchmarks.nexmark_results import DISCARDS, ended
+from mamba_connectors import discard
 from mamba_pipelines.nexmark import QUERIES, generate, side_input
 from mamba_stream.cli.bench.measuring import Figure, environment, middle, quantile, seconds
 from mamba_stream.core.clock import SystemClock
@@ -39,8 +39,7 @@ def figures(where: Path, child: Child) -> Iterator[Figure]:
     yield _small_batches(child("small_batches", where))
     yield _latency(child("latency", where))
     yield from _million_keys(child, where)
-    if DISCARDS:
-        yield _appended(child("appended", where))
+    yield _appended(child("appended", where))
 
 
 # --- small batches
@@ -75,7 +74,7 @@ def part_small_batches(place: str) -> dict[str, Any]:
 
         def rate(topic: str, number: int) -> float:
             counts = mamba.stream(topic).window(mamba.tumbling("10s"), by="key").agg(count=pl.len())
-            pipeline = mamba.pipeline(f"{topic}-{number}", ended(counts, f"counts-{topic}-{number}"))
+            pipeline = mamba.pipeline(f"{topic}-{number}", counts.to(discard.sink()))
             return _SMALL_ROWS / seconds(lambda: mamba.run(pipeline, log=log)) / 1e6
 
         rates = {
@@ -114,7 +113,7 @@ def part_latency(place: str) -> dict[str, Any]:
 
         bid = mamba.stream("bid")
         hottest = QUERIES["q5"](bid, bid, bid, side_input()).inspect(leaving)
-        job = mamba.start(mamba.pipeline("latency", ended(hottest, "hottest")), log=log, until="stopped")
+        job = mamba.start(mamba.pipeline("latency", hottest.to(discard.sink())), log=log, until="stopped")
         sent = _python("send_bids", where)
         job.stop()
     # Processes of one machine share the clock.
@@ -226,7 +225,7 @@ def _per_key(seen: Callable[[pl.DataFrame], object] = lambda frame: None) -> mam
         .window(mamba.tumbling("1d"), by="key", name="totals")
         .agg(count=pl.len(), total=pl.col("value").sum(), most=pl.col("value").max())
     )
-    return mamba.pipeline("keys", ended(totals.inspect(seen), "totals"))
+    return mamba.pipeline("keys", totals.inspect(seen).to(discard.sink()))
 
 
 def _keyed_rows(number: int, count: int) -> pl.DataFrame:
@@ -285,7 +284,7 @@ def part_appended(place: str) -> dict[str, Any]:
         for number in range(_ROUNDS):
             ours = mamba.pipeline(f"ours-{number}", result.to(f"ours-{number}"))
             times["ours"].append(seconds(lambda ours=ours: mamba.run(ours, log=log)))
-            less = mamba.pipeline(f"less-{number}", ended(result, ""))
+            less = mamba.pipeline(f"less-{number}", result.to(discard.sink()))
             times["discarding"].append(seconds(lambda less=less: mamba.run(less, log=log)))
             plain = log.create_topic(f"plain-{number}", rows)
             times["appending"].append(seconds(lambda plain=plain: plain.append(rows)))
