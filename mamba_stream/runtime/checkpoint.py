@@ -336,11 +336,16 @@ def _rows(progress: Progress, held: Iterable[_Held]) -> pa.RecordBatch:
         ends.append(buffer.tell())
     offsets = pa.py_buffer(np.array(ends, np.int64))
     columns = [
-        pa.array(names, pa.large_string()),
-        pa.array(parts, pa.large_string()),
+        _texts(names),
+        _texts(parts),
         pa.Array.from_buffers(pa.large_binary(), len(names), [None, offsets, buffer.getvalue()]),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=_SCHEMA)
+
+
+def _texts(values: Sequence[str]) -> pa.Array:
+    # By Polars: Arrow imports pandas, if there is one, the first time that it is given Python objects.
+    return pl.Series(values, dtype=pl.String).to_arrow(compat_level=pl.CompatLevel.oldest())
 
 
 def _encode(frame: pl.DataFrame, buffer: pa.BufferOutputStream) -> None:
