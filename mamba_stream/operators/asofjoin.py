@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-import numpy as np
 import polars as pl
 
 from mamba_stream.operators.columns import ORDER, ORIGIN, PREFIX, TIME, ticks
@@ -19,6 +18,7 @@ from mamba_stream.operators.joined import LEFT, RIGHT, JoinSource, Outcome, both
 from mamba_stream.operators.joinside import JoinSide
 from mamba_stream.operators.lateness import FOREVER, NEVER
 from mamba_stream.operators.pairing import Keyed, keyed
+from mamba_stream.operators.places import ascending
 from mamba_stream.operators.runs import SLOT, Runs
 from mamba_stream.operators.single import written_out
 from mamba_stream.operators.step import NOTHING, Made
@@ -177,7 +177,7 @@ class AsofJoin:
         """What there is of the other side for some keys, in order."""
         found = []
         for run in self._past.runs():
-            there = np.unique(run.keys.meets(keys)[1])
+            there = ascending(run.keys.meets(keys)[1])
             if len(there):
                 found.append(run.frame[there])
         # What is past lies before what came since, but may lie in several runs itself.

@@ -31,6 +31,7 @@ from mamba_stream.operators.keyedrows import KeyedRows
 from mamba_stream.operators.lateness import NEVER
 from mamba_stream.operators.latest import order_of
 from mamba_stream.operators.members import PLACE, Members, places_of
+from mamba_stream.operators.places import ascending
 from mamba_stream.operators.rowstore import Mask, Places, stacked
 from mamba_stream.operators.single import written_out
 from mamba_stream.operators.step import NOTHING, Made
@@ -208,7 +209,7 @@ class BestOfRows:
         self, rows: pl.DataFrame, spots_before: Places, before: Places, spots_after: Places, after: Places
     ) -> pl.DataFrame | None:
         """The difference between two rankings of rows, which stand at spots."""
-        spots = _united(spots_before, spots_after)
+        spots = ascending(np.concatenate([spots_before, spots_after]))
         goes, comes = np.full(len(spots), -1), np.full(len(spots), -1)
         goes[np.searchsorted(spots, spots_before)] = before
         comes[np.searchsorted(spots, spots_after)] = after
@@ -299,7 +300,7 @@ class BestOfTable:
             frame.get_column(PLACE).to_numpy() * self._set.k + frame.get_column(self._set.rank).to_numpy()
             for frame in (before, after)
         ]
-        union = _united(*spots)
+        union = ascending(np.concatenate(spots))
         was, now = (np.isin(union, one, assume_unique=True, kind="sort") for one in spots)
         return differences(before.select(self._set.columns), after.select(self._set.columns), was, now)
 
@@ -400,12 +401,6 @@ def _counted(place: Places, which: Mask) -> Places:
 def _differs(column: pl.Series) -> bool:
     """Whether a column decides anything between rows: what orders rows is often the same for all."""
     return column.dtype not in _SMALL or bool(column.null_count()) or bool(column.min() != column.max())
-
-
-def _united(some: Places, others: Places) -> Places:
-    """The distinct numbers of two ascending arrays; numpy's own hashes them, and takes a hundred times as long."""
-    both = np.sort(np.concatenate([some, others]), kind="stable")
-    return both[np.diff(both, prepend=-1) > 0]
 
 
 def _shown(

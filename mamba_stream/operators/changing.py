@@ -32,6 +32,7 @@ from mamba_stream.operators.keyed import KeyedTable
 from mamba_stream.operators.keyedrows import KeyedRows
 from mamba_stream.operators.keyindex import Slots
 from mamba_stream.operators.lateness import FOREVER, NEVER
+from mamba_stream.operators.places import ascending
 from mamba_stream.operators.results import Results
 from mamba_stream.operators.runs import SLOT
 from mamba_stream.operators.step import NOTHING, Made
@@ -175,7 +176,7 @@ class ChangingStep:
         self._forget()
 
     def _due(self, watermark: int) -> Slots:
-        changed = np.unique(np.concatenate(self._changed)) if self._changed else _NONE
+        changed = ascending(np.concatenate(self._changed)) if self._changed else _NONE
         changed = changed[self._open.present(changed)]
         if self._is_early_due(watermark):
             self._changed = []

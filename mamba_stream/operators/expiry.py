@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mamba_stream.operators.lateness import FOREVER, Ticks
+from mamba_stream.operators.places import ascending
 from mamba_stream.operators.rowstore import Places, room_for
 
 _SMALL: Final = 1_024
@@ -116,7 +117,7 @@ class DueTimes:
         """The places whose time lies before the bound, each once; they leave the queue."""
         queued, places = self._queue.take(before)
         # The others' rows were removed, or have an earlier entry.
-        places = np.unique(places[self._queued[places] == queued])
+        places = ascending(places[self._queued[places] == queued])
         self._queued[places] = FOREVER
         late = self._time[places] < before
         self._enqueue(places[~late], self._time[places[~late]])

@@ -36,6 +36,7 @@ from mamba_stream.operators.joined import (
 from mamba_stream.operators.joinside import UNTIL, JoinSide, Run
 from mamba_stream.operators.lateness import FOREVER, NEVER
 from mamba_stream.operators.pairing import Keyed, Pairs, bounded_pairs, close_pairs, keyed
+from mamba_stream.operators.places import ascending
 from mamba_stream.operators.rows import Extended, RowSteps
 from mamba_stream.operators.single import written_out
 from mamba_stream.operators.step import NOTHING, Late, Made
@@ -168,7 +169,7 @@ class IntervalJoin:
             if not len(here):
                 continue
             if met is not None:
-                new = np.unique(here[~met[here]])
+                new = ascending(here[~met[here]])
                 met[new] = True
                 if self._set.how == "semi":
                     made.append(self._single(LEFT, frame[new]))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from mamba_stream.operators.columns import PREFIX, TIME
 from mamba_stream.operators.lateness import FOREVER
 from mamba_stream.operators.pairing import Keyed, Rows, keyed
+from mamba_stream.operators.places import ascending
 from mamba_stream.operators.single import written_out
 
 UNTIL: Final = f"{PREFIX}until"
@@ -97,7 +98,7 @@ class Run:
     def unmet(self, rows: Rows) -> Rows:
         """Those of some rows, each once, that have met none so far."""
         assert self.met is not None
-        return np.unique(rows[~self.met[rows]])
+        return ascending(rows[~self.met[rows]])
 
 
 class JoinSide:
@@ -203,7 +204,7 @@ class JoinSide:
         )
 
     def _without(self, run: Run, keys: Keyed) -> Run | None:
-        gone = np.unique(run.keys.meets(keys)[1])
+        gone = ascending(run.keys.meets(keys)[1])
         if len(gone) == run.rows:
             return None
         return run if not len(gone) else self._part(run, np.delete(np.arange(run.rows), gone))

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-import numpy as np
 import polars as pl
 
 from mamba_stream.errors import InvalidInput
@@ -17,7 +16,7 @@ from mamba_stream.operators.expiry import DueTimes
 from mamba_stream.operators.grouping import ordered
 from mamba_stream.operators.keyindex import KeyIndex, Slots
 from mamba_stream.operators.lateness import Ticks
-from mamba_stream.operators.places import Marks
+from mamba_stream.operators.places import Marks, ascending
 from mamba_stream.operators.rowstore import Mask, RowStore, stacked
 
 TOUCHED: Final = "__mamba_touched"
@@ -196,7 +195,7 @@ class KeyedTable:
         keys = frame.select(self._key_names)
         if part == REMOVED:
             slots = self._index.slots(keys)
-            self.remove(np.unique(slots[slots >= 0]))
+            self.remove(ascending(slots[slots >= 0]))
             self._removed = []
             return
         times = frame.get_column(TOUCHED).to_numpy() if self._times is not None else None

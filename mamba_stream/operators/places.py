@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mamba_stream.operators.rowstore import Mask, Places, room_for
 
+_Number = TypeVar("_Number", bound=np.integer)
+
 _LIVE: Final = np.uint8(1)
 _CHANGED: Final = np.uint8(2)
 _SAVED: Final = np.uint8(4)
+
+
+def ascending(numbers: NDArray[_Number]) -> NDArray[_Number]:
+    """The distinct ones of some numbers, ascending; NumPy's own hashes them, and takes ten times as long for many."""
+    numbers = np.sort(numbers)
+    first = np.ones(len(numbers), np.bool_)
+    np.not_equal(numbers[1:], numbers[:-1], out=first[1:])
+    return numbers[first]
 
 
 class Numbering:
@@ -109,7 +119,7 @@ class Marks:
     def changed(self) -> Places:
         """The places whose content is not saved, ascending; from now on it counts as saved."""
         # A place may be listed twice, or be empty again.
-        places = np.unique(np.concatenate(self._changed)) if self._changed else np.empty(0, np.int64)
+        places = ascending(np.concatenate(self._changed)) if self._changed else np.empty(0, np.int64)
         places = places[self._of[places] & _CHANGED > 0]
         self._of[places] = _LIVE | _SAVED
         self._changed = []

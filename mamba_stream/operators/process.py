@@ -33,6 +33,7 @@ from mamba_stream.operators.in_order import InOrder
 from mamba_stream.operators.keyed import TOUCHED, KeyedTable
 from mamba_stream.operators.keyindex import Slots
 from mamba_stream.operators.lateness import FOREVER, NEVER, Ticks
+from mamba_stream.operators.places import ascending
 from mamba_stream.operators.rowstore import room_for
 from mamba_stream.operators.single import written_out
 from mamba_stream.operators.step import NOTHING, Failed, Made
@@ -176,7 +177,7 @@ class ProcessStep:
             keys, names = timers.select(self._names)[at], timers.get_column(TIMER)[at]
             fired = self._timers.shown(keys, names, None if shown is None else shown[at])
             self._call(made, None, fired, slots[at], times[at], self._closed, {})
-        self._forget(np.unique(slots))
+        self._forget(ascending(slots))
         yield self._given(made)
 
     # -- calls -----------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from mamba_stream.operators.grouping import codes_of, grouped
 from mamba_stream.operators.keyed import KeyedTable
 from mamba_stream.operators.keyedrows import KeyedRows
 from mamba_stream.operators.lateness import FOREVER, NEVER
+from mamba_stream.operators.places import ascending
 from mamba_stream.operators.results import AggregateSettings, Results
 from mamba_stream.operators.runs import SLOT, Runs
 from mamba_stream.operators.step import NOTHING, Made
@@ -153,7 +154,7 @@ class SessionStep:
         if released is not None:
             keys = released.select(*self._keys)
             slots = self._open.slots(keys, insert=True)
-            distinct = np.unique(slots)
+            distinct = ascending(slots)
             known = distinct[self._open.present(distinct)]
             sessions = released.select(columns)
             if len(known):

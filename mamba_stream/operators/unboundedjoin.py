@@ -21,6 +21,7 @@ from mamba_stream.operators.joined import LEFT, RIGHT, SIDES, How, Outcome, both
 from mamba_stream.operators.joinside import WEIGHT, JoinSide, consolidated
 from mamba_stream.operators.lateness import NEVER
 from mamba_stream.operators.pairing import Keyed, Pairs, Rows, bounded_pairs, keyed
+from mamba_stream.operators.places import ascending
 from mamba_stream.operators.single import written_out
 from mamba_stream.operators.step import NOTHING, Made
 
@@ -178,7 +179,7 @@ class UnboundedJoin:
         """The rows that a side has of some keys."""
         found = []
         for run in self._sides[side].runs():
-            there = np.unique(run.keys.meets(keys)[1])
+            there = ascending(run.keys.meets(keys)[1])
             if len(there):
                 found.append(run.frame[there])
         columns = [*self._kept[side], *([WEIGHT] if self._set.changes[side] else [])]

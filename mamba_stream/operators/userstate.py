@@ -14,6 +14,7 @@ import polars as pl
 from mamba_stream.errors import InvalidInput, SchemaMismatch
 from mamba_stream.operators.keyed import KeyedTable
 from mamba_stream.operators.keyindex import Slots
+from mamba_stream.operators.places import ascending
 from mamba_stream.operators.rowstore import Mask
 from mamba_stream.operators.userkeys import CallKeys
 
@@ -68,7 +69,7 @@ class State:
             rows: A frame with the key columns.
         """
         self._check("delete")
-        self._written.append((np.unique(self._keys.slots(rows, "state.delete")), None))
+        self._written.append((ascending(self._keys.slots(rows, "state.delete")), None))
 
     def _check(self, verb: str) -> None:
         if not self._schema:
