@@ -1,10 +1,11 @@
 """Clicks on a shop's pages, made into visits: who came, what they looked at, whether they bought.
 
 Clicks come a little out of order, and a few come hours late, from phones that were offline. A visit is what one user
-does without a pause of half an hour. It is joined with what is known of the user, and counted by the user's plan.
+does without a pause of half an hour. It is joined with what was known of the user when it ended, and counted by the
+plan that the user had then.
 
-:func:`feed` appends made-up clicks to a topic, :func:`build` makes the pipeline over it, and :func:`expected` computes
-the same without the engine.
+:func:`feed` appends made-up users and clicks to topics, :func:`build` makes the pipeline over them, and
+:func:`expected` computes the same without the engine.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ import polars as pl
 import mamba_stream as mamba
 
 JOB = "clickstream"
-CLICKS, VISITS, PLANS, LATE = "clicks", "visits", "visits_by_plan", "late_clicks"
+USERS, CLICKS = "users", "clicks"
+VISITS, PLANS, LATE = "visits", "visits_by_plan", "late_clicks"
 LATENESS, PAUSE = "2m", "30m"
 
 _SEED: Final = 20_260_301
-_USERS, _VISITS, _DAYS = 3_000, 12_000, 3
+_USERS, _UPGRADES, _VISITS, _DAYS = 3_000, 600, 12_000, 3
+_DAY: Final = 86_400_000_000
 _FIRST_DAY: Final = np.datetime64("2026-03-01", "us")
 _PAGES = ("home", "list", "item", "cart", "paid")
 _BATCH = 4_096
@@ -33,21 +36,31 @@ Ints = npt.NDArray[np.int64]
 
 @cache
 def users() -> pl.DataFrame:
-    """What is known of each user: ``user``, ``country`` and ``plan``; of one in fifty nothing is.
+    """What became known of users, in the order of time: ``since``, ``user``, ``country`` and ``plan``.
+
+    Most signed up in the month before; some take another plan during the three days, and of one in fifty nothing is
+    known.
 
     Example:
         >>> users().columns
-        ['user', 'country', 'plan']
+        ['since', 'user', 'country', 'plan']
     """
     random = np.random.default_rng(_SEED)
-    known = np.flatnonzero(random.random(_USERS) >= 0.02).tolist()
-    return pl.DataFrame(
+    known = np.flatnonzero(random.random(_USERS) >= 0.02)
+    who = np.concatenate([known, random.choice(known, _UPGRADES, replace=False)])
+    since = random.integers(-30 * _DAY, 0, len(who))
+    since[len(known) :] = random.integers(0, _DAYS * _DAY, _UPGRADES)
+    plan = random.choice(["free", "basic", "pro"], len(who), p=[0.7, 0.2, 0.1])
+    plan[len(known) :] = "pro"
+    frame = pl.DataFrame(
         {
-            "user": [_user(number) for number in known],
-            "country": random.choice(["BR", "DE", "FR", "IN", "US"], len(known)),
-            "plan": random.choice(["free", "basic", "pro"], len(known), p=[0.7, 0.2, 0.1]),
+            "since": _FIRST_DAY + since.astype("timedelta64[us]"),
+            "user": pl.Series([_user(number) for number in range(_USERS)]).gather(who),
+            "country": random.choice(["BR", "DE", "FR", "IN", "US"], _USERS)[who],
+            "plan": plan,
         }
     )
+    return frame.sort("since")
 
 
 @cache
@@ -65,7 +78,7 @@ def clicks() -> pl.DataFrame:
     visit = np.repeat(np.arange(_VISITS), lengths)
     # Some users come more often than others.
     user = (random.random(_VISITS) ** 2 * _USERS).astype(np.int64)
-    begins = random.integers(0, _DAYS * 86_400_000_000, _VISITS)
+    begins = random.integers(0, _DAYS * _DAY, _VISITS)
     pauses = np.minimum(random.exponential(45e6, len(visit)), 1_500e6).astype(np.int64)
     # From click to click a visitor goes on to the next page, or looks at more of the same kind.
     further = random.random(len(visit)) < 0.3
@@ -86,23 +99,26 @@ def clicks() -> pl.DataFrame:
 
 def build() -> mamba.Pipeline:
     """Visits with their users; a table of how the visits of each plan went; and clicks that came too late."""
-    visits = (
+    windows = (
         mamba.stream(CLICKS, time="at", lateness=LATENESS)
         .window(mamba.session(PAUSE), by="user")
         .agg(**_visit())
-        .join(users(), on="user", how="left")
     )
+    # As it was when the visit ended.
+    known = mamba.stream(USERS, time="since").table("user")
+    visits = windows.join(known, on="user", how="left")
     plans = visits.group_by("plan").agg(**_plan())
-    return mamba.pipeline(JOB, visits.to(VISITS), plans.to(PLANS, key="plan"), visits.late.to(LATE))
+    return mamba.pipeline(JOB, visits.to(VISITS), plans.to(PLANS, key="plan"), windows.late.to(LATE))
 
 
 def feed(log: mamba.Log) -> None:
-    """Append the clicks to their topic and end it. However often it is repeated, each lands once."""
-    topic = log.create_topic(CLICKS, clicks(), time="at", exist_ok=True)
-    if not topic.ended:
-        for number, batch in enumerate(clicks().iter_slices(_BATCH)):
-            topic.append(batch, producer=JOB, sequence=number)
-        topic.end()
+    """Append users and clicks to their topics and end these. However often it is repeated, each row lands once."""
+    for name, time, rows in ((USERS, "since", users()), (CLICKS, "at", clicks())):
+        topic = log.create_topic(name, rows, time=time, exist_ok=True)
+        if not topic.ended:
+            for number, batch in enumerate(rows.iter_slices(_BATCH)):
+                topic.append(batch, producer=JOB, sequence=number)
+            topic.end()
 
 
 def expected() -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
@@ -125,7 +141,12 @@ def expected() -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
         .group_by("user", "visit")
         .agg(window_start=pl.col("at").min(), window_end=pl.col("at").max().dt.offset_by(PAUSE), **_visit())
         .drop("visit")
-        .join(users(), on="user", how="left")
+        .with_columns(ended=pl.col("window_end") - pl.duration(microseconds=1))
+        .sort("ended")
+        .join_asof(
+            users(), left_on="ended", right_on="since", by="user", coalesce=False, check_sortedness=False
+        )
+        .drop("ended")
     )
     return visits, visits.group_by("plan").agg(**_plan()), judged.filter("late").drop("late")
 

@@ -31,6 +31,9 @@ def test_the_clicks_are_such_that_everything_happens():
     assert not clicks["at"].is_sorted()
     assert clicks["at"].is_unique().all()
     assert 50 < late.height < 500
+    assert clickstream.users()["since"].is_unique().all()
+    upgraded = visits.group_by("user").agg(pl.col("plan").n_unique()).filter(pl.col("plan") > 1)
+    assert upgraded.height > 100
     assert set(plans["plan"]) == {"free", "basic", "pro", None}
     assert visits["last_page"].n_unique() == 5
     assert 0.05 < visits["bought"].mean() < 0.5
@@ -50,9 +53,14 @@ def test_crashed_and_resumed_anywhere_it_gives_the_same(tmp_path, seed):
     chance = np.random.default_rng(seed)
     crashes = 0
     with mamba.open(tmp_path / "log") as log:
+        users = log.create_topic(clickstream.USERS, clickstream.users(), time="since")
         topic = log.create_topic(clickstream.CLICKS, clickstream.clicks(), time="at")
-        for some in clickstream.clicks().iter_slices(5_000):
+        feeds = zip(
+            clickstream.clicks().iter_slices(5_000), clickstream.users().iter_slices(200), strict=False
+        )
+        for some, known in feeds:
             topic.append(some)
+            users.append(known)
             rows = int(chance.integers(300, 3_000))
             options = RunOptions(
                 until="now", anew=False, memory=1 << 30, commit=0.0, skip_gaps=False, rows=rows
@@ -66,7 +74,10 @@ def test_crashed_and_resumed_anywhere_it_gives_the_same(tmp_path, seed):
             # The run is dropped here: what it did since its last commit never happened.
             crashes += lost > 0
         assert crashes > 2
+        topic.append(clickstream.clicks()[topic.offsets()[0][1] :])
+        users.append(clickstream.users()[users.offsets()[0][1] :])
         topic.end()
+        users.end()
         mamba.run(clickstream.build(), log)
         check(log)
 
@@ -74,9 +85,8 @@ def test_crashed_and_resumed_anywhere_it_gives_the_same(tmp_path, seed):
 def test_visits_do_not_depend_on_partitions_batches_or_crashes():
     some = clickstream.clicks().head(3_000)
     punctual = some.filter(pl.col("at") >= pl.col("at").cum_max().dt.offset_by("-20m"))
-    topics = {clickstream.CLICKS: {"time": "at"}}
-    same = testing.assert_equivalent(
-        clickstream.build(), {clickstream.CLICKS: punctual}, topics=topics, runs=6
-    )
+    topics = {clickstream.CLICKS: {"time": "at"}, clickstream.USERS: {"time": "since"}}
+    rows = {clickstream.CLICKS: punctual, clickstream.USERS: clickstream.users()}
+    same = testing.assert_equivalent(clickstream.build(), rows, topics=topics, runs=6)
     assert same.crashes > 0
     assert same.repartitioned > 0
