@@ -141,6 +141,10 @@ class IntervalJoin:
         timed = frame.with_columns(ticks(side.time, side.shift).alias(TIME))
         timed, late = without_late(timed, self._closed, side.dtype)
         rows = self._met(self._prepared(timed, port), port) if timed.height else []
+        if timed.height:
+            # Of rows that may only meet earlier ones, time may have passed what they could meet before they came. They
+            # come out now: a restored step takes what ``closed`` has passed for given.
+            rows += self._expired(port, self._closed)
         return self._given(rows, late)
 
     def _prepared(self, frame: pl.DataFrame, port: int) -> pl.DataFrame:
@@ -265,16 +269,19 @@ class IntervalJoin:
         """Lets go of rows that can meet no more; those that met none come out, where the join asks for them."""
         if watermark <= self._closed:
             return
-        alone = [side.expire(watermark) for side in self._sides]
-        for side, frames in enumerate(alone):
-            if self._given_alone[side]:
-                for frame in frames:
-                    made = self._given([self._single(side, frame)], None)
-                    if made.rows is not None:
-                        yield made
+        for side in (LEFT, RIGHT):
+            for frame in self._expired(side, watermark):
+                made = self._given([frame], None)
+                if made.rows is not None:
+                    yield made
         self._closed = watermark
         if self._held is not None and (released := self._held.release(self.horizon)) is not None:
             yield Made(self._numbered(released))
+
+    def _expired(self, port: int, watermark: int) -> list[pl.DataFrame]:
+        """Lets go of rows of one side that can meet no more; the results of those that met none."""
+        alone = self._sides[port].expire(watermark)
+        return [self._single(port, frame) for frame in alone] if self._given_alone[port] else []
 
     def _numbered(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Results in their one order: by time, then by the rows that they are of."""

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 import mamba_stream as mamba
+from mamba_stream import testing
 from mamba_stream.operators import intervaljoin
 from mamba_stream.operators.columns import TIME
 from mamba_stream.operators.pairing import close_pairs
@@ -391,3 +392,21 @@ def test_the_state_of_a_join_shows_the_rows_that_wait(log):
 )
 def test_crashing_anywhere_gives_the_models_pairs_many_times(left, right, how, bounds, lateness, seed):
     check(left, right, how, bounds, lateness, seed)
+
+
+def test_a_row_that_only_earlier_ones_could_have_met_comes_out_when_it_comes_whatever_crashes():
+    # It cannot meet any more when it comes: its bounds end before the watermark, which its own time does not.
+    joined_ = mamba.stream("left", lateness="1s").join(
+        mamba.stream("right", lateness="1s"), on="key", how="left", within=("-9s", "-5s")
+    )
+    first = [testing.Rows(side, [{"ts": at(100), "key": "a", "value": 1}]) for side in ("left", "right")]
+    script = [
+        *first,
+        testing.Rows("left", [{"ts": at(101), "key": "b", "value": 2}]),
+        testing.Commit(),
+        testing.Crash(),
+        testing.End("left"),
+        testing.End("right"),
+    ]
+    played = testing.play(joined_, script, time="ts")
+    assert sorted(played["out"].get_column("value")) == [1, 2]
