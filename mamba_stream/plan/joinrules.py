@@ -176,14 +176,16 @@ def _described(node: StreamJoin, analysis: Analysis) -> dict[str, Any]:
     left, right = (analysis.shapes[parent] for parent in node.parents)
     pairs = zip(node.left_on, node.right_on, strict=True)
     outcome = outcome_of(node, analysis)
-    by_time = {"time": [str(left.time_type), left.shift, right.shift], "ordered": node in analysis.ordered}
-    return {
+    described: dict[str, Any] = {
         "how": node.how,
         "keys": [[one, other, str(left.schema[one])] for one, other in pairs],
         "columns": [[*part] if part else None for part in outcome.columns.values()],
         "types": [str(dtype) for dtype in outcome.types.values()],
-        **(by_time if node.by_time else {}),
     }
+    if node.by_time:
+        described["time"] = [str(left.time_type), left.shift, right.shift]
+        described["ordered"] = node in analysis.ordered
+    return described
 
 
 @words_of.register

@@ -286,6 +286,16 @@ def test_state_that_nothing_frees_is_warned_of_at_the_line_that_asks_for_it():
         left().join(right(), on="key", ttl="1d")
 
 
+def test_a_table_that_has_no_time_meets_a_stream_in_a_job(tmp_path):
+    totals = left().group_by("key").agg(rows=pl.len())
+    both = totals.join(right().select("key", "number", "ts"), on="key", ttl="forever")
+    with mamba.open(tmp_path / "log") as log:
+        mamba.run(mamba.pipeline("job", both.to("both")), log)
+        assert log["both"].scan().select("_op", "key", "rows", "number").collect().rows() == [
+            ("+I", "a", 1, 1.0)
+        ]
+
+
 def test_two_joins_alike_are_told_apart_by_name():
     one = left().join(right(), on="key", within="1m")
     other = left().join(right(), on="key", within="1m")
