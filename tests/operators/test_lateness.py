@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from unittest import mock
 
 import hypothesis.strategies as st
 import numpy as np
 from hypothesis import given
 
+from mamba_stream.operators import lateness as judging
 from mamba_stream.operators.lateness import NEVER, rows_behind, watermark_of
 
 TIMES = st.lists(st.integers(-50, 50) | st.sampled_from([NEVER + 1, NEVER + 3, (1 << 63) - 1]), max_size=30)
 
 
-@given(TIMES, st.integers(0, 20), st.lists(st.integers(0, 30), max_size=5))
-def test_every_cut_judges_each_row_by_the_rows_before_it(times, lateness, cuts):
+@given(
+    TIMES | st.lists(st.integers(-50, 50), max_size=30).map(sorted),
+    st.integers(0, 20),
+    st.lists(st.integers(0, 30), max_size=5),
+    st.sampled_from([1, 2, 5, 4_096]),
+)
+def test_every_cut_judges_each_row_by_the_rows_before_it(times, lateness, cuts, stretch):
+    with mock.patch.object(judging, "_STRETCH", stretch):
+        check(times, lateness, cuts)
+
+
+def check(times, lateness, cuts):
     expected = []
     greatest = None
     for time in times:
