@@ -285,6 +285,10 @@ class Log:
                 )
         return found
 
+    def numbered(self, number: int) -> bool:
+        """Whether the topic of this number (``topic.number``) is there; numbers are never given twice."""
+        return self._store.get(rows.number_key(rows.TOPIC, number)) is not None
+
     def seal(self) -> int:
         """Repacks commit files into one segment per partition, which any Arrow tool opens.
 

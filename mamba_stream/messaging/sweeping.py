@@ -59,17 +59,17 @@ def sweep_deleted(log: Log, group: str, now: int) -> None:
         if (number := space.removeprefix(prefix)).isdecimal()
     }
     # After the records: what is seen there and not here is gone, and did not come in between.
-    there = {head.topic for head in log.heads(internal=True).values()} if found else set()
+    gone = {number for number in {number for _, number in found} if not log.numbered(number)}
     over = [
         place
         for (space, number), is_ours in found.items()
-        if number not in there
+        if number in gone
         for place in _ours(log, space, is_ours)
     ]
     over += [
         (f"groups/{number}", group)
         for space, number in found
-        if number not in there and space.startswith("cursor/")
+        if number in gone and space.startswith("cursor/")
     ]
     with suppress(DiskFull):
         for first in range(0, len(over), _AT_ONCE):

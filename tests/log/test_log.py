@@ -401,3 +401,12 @@ def test_a_random_read_looks_at_one_batch_however_many_there_are(log: Log, plain
             [found] = plain.reader(start=offset).poll(max_rows=1)
             assert found.data["n"].to_pylist() == [offset]
     assert read == [0, 57, 199]
+
+
+def test_a_number_of_a_topic_is_known_while_the_topic_is_there(log: Log) -> None:
+    number = log.create_topic("one", {"x": pl.Int64}).number
+    assert log.numbered(number)
+    assert not log.numbered(number + 1)
+    log.delete_topic("one")
+    log.create_topic("one", {"x": pl.Int64})
+    assert not log.numbered(number)
