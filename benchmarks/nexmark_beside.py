@@ -199,7 +199,7 @@ def part_fill_keys(place: str) -> dict[str, Any]:
             run.engine.step(_KEYS // 20)
             pauses.append(seconds(lambda: run.commit("running")) * 1e3)
         grown = _held() - before
-        state = sum(step.bytes for step in run.engine.flow.windows.values())
+        state = sum(step.bytes for step in run.engine.flow.steps.values())
     return {"pauses": pauses, "grown": grown, "state": state}
 
 
