@@ -6,7 +6,7 @@ away makes room for the next.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -28,10 +28,10 @@ from mamba_stream.operators.columns import (
     tick_values,
 )
 from mamba_stream.operators.keyedrows import KeyedRows
-from mamba_stream.operators.lateness import NEVER
 from mamba_stream.operators.latest import order_of
 from mamba_stream.operators.members import PLACE, Members, places_of
 from mamba_stream.operators.places import ascending
+from mamba_stream.operators.remembering import Remembering
 from mamba_stream.operators.rowstore import Mask, Places, stacked
 from mamba_stream.operators.single import written_out
 from mamba_stream.operators.step import NOTHING, Made
@@ -82,14 +82,12 @@ class BestSettings:
         return dict(self.per) or {_ALL: pl.Int8()}
 
 
-class BestOfWindows:
+class BestOfWindows(Remembering):
     """Every frame holds whole windows: their best rows are known at once, and nothing has to be kept."""
 
-    bytes = rows = 0
-
     def __init__(self, settings: BestSettings) -> None:
+        super().__init__()
         self._set = settings
-        self.closed = self.horizon = NEVER
 
     def add(self, frame: pl.DataFrame, port: int = 0) -> Made:
         """Gives the best rows, in the order of the stream."""
@@ -104,29 +102,12 @@ class BestOfWindows:
             made = made.with_columns(pl.Series(self._set.rank, rank[back] + 1, RANK_TYPE))
         return Made(written_out(made))
 
-    def advance(self, watermark: int) -> Iterator[Made]:
-        """Nothing waits."""
-        self.closed = self.horizon = watermark
-        yield from ()
-
-    def delta(self) -> dict[str, pl.DataFrame]:
-        return {}
-
-    def snapshot(self) -> dict[str, pl.DataFrame]:
-        return {}
-
-    def restore(self, part: str, frame: pl.DataFrame) -> None:
-        """There is nothing to take back."""
-
-    def restored(self, closed: int) -> None:
-        self.closed = self.horizon = closed
-
     def view(self) -> pl.DataFrame:
         """Nothing: windows come whole."""
         return pl.DataFrame()
 
 
-class BestOfRows:
+class BestOfRows(Remembering):
     """The best of rows that stay, of which no others are kept."""
 
     def __init__(self, settings: BestSettings) -> None:
@@ -134,23 +115,7 @@ class BestOfRows:
         self._stored = [*settings.values, *ORDER]
         self._rows = KeyedRows(settings.keys, {**settings.values, **ORDER_TYPES})
         self._emitted = Emitted(settings.number)
-        self._closed = NEVER
-
-    @property
-    def rows(self) -> int:
-        return self._rows.rows
-
-    @property
-    def bytes(self) -> int:
-        return self._rows.bytes
-
-    @property
-    def closed(self) -> int:
-        return self._closed
-
-    @property
-    def horizon(self) -> int:
-        return self._closed
+        super().__init__(best=self._rows, emitted=self._emitted)
 
     def add(self, frame: pl.DataFrame, port: int = 0) -> Made:
         """Takes rows in; gives what changes among the best."""
@@ -224,57 +189,19 @@ class BestOfRows:
         rank = np.repeat(spots % self._set.k, 2)[there]
         return _shown(rows, pairs[there], ops[there].astype(np.int8), rank, self._set)
 
-    def advance(self, watermark: int) -> Iterator[Made]:
-        """Time does nothing to the best rows."""
-        self._closed = watermark
-        yield from ()
-
-    def delta(self) -> dict[str, pl.DataFrame]:
-        """What changed since the last delta or snapshot."""
-        return {**self._rows.delta(), **self._emitted.saved()}
-
-    def snapshot(self) -> dict[str, pl.DataFrame]:
-        """All best rows."""
-        return {**self._rows.snapshot(), **self._emitted.saved()}
-
-    def restore(self, part: str, frame: pl.DataFrame) -> None:
-        """Takes back what a delta or a snapshot gave."""
-        if not self._emitted.restore(part, frame):
-            self._rows.restore(part, frame)
-
-    def restored(self, closed: int) -> None:
-        """All parts are back."""
-        self._closed = closed
-
     def view(self) -> pl.DataFrame:
         """The best rows of each group."""
         return _best(self._rows.frame(), self._set, ORDER).select(self._set.columns)
 
 
-class BestOfTable:
+class BestOfTable(Remembering):
     """The best rows of a table, all of whose rows are kept."""
 
     def __init__(self, settings: BestSettings) -> None:
         self._set = settings
         self._members = Members(settings.keys, settings.values, settings.order)
         self._emitted = Emitted(settings.number)
-        self._closed = NEVER
-
-    @property
-    def rows(self) -> int:
-        return self._members.rows
-
-    @property
-    def bytes(self) -> int:
-        return self._members.bytes
-
-    @property
-    def closed(self) -> int:
-        return self._closed
-
-    @property
-    def horizon(self) -> int:
-        return self._closed
+        super().__init__(members=self._members, emitted=self._emitted)
 
     def add(self, frame: pl.DataFrame, port: int = 0) -> Made:
         """Takes changes in; gives what changes among the best."""
@@ -317,28 +244,6 @@ class BestOfTable:
         made = net.select(columns)[np.repeat(np.arange(net.height), np.abs(counts))]
         ops = np.repeat(np.where(counts < 0, DELETE, INSERT).astype(np.int8), np.abs(counts))
         return written_out(made.with_columns(pl.Series(OP, ops)))
-
-    def advance(self, watermark: int) -> Iterator[Made]:
-        """Time does nothing to the best rows."""
-        self._closed = watermark
-        yield from ()
-
-    def delta(self) -> dict[str, pl.DataFrame]:
-        """What changed since the last delta or snapshot."""
-        return {**self._members.delta(), **self._emitted.saved()}
-
-    def snapshot(self) -> dict[str, pl.DataFrame]:
-        """All rows of the table."""
-        return {**self._members.snapshot(), **self._emitted.saved()}
-
-    def restore(self, part: str, frame: pl.DataFrame) -> None:
-        """Takes back what a delta or a snapshot gave."""
-        if not self._emitted.restore(part, frame):
-            self._members.restore(part, frame)
-
-    def restored(self, closed: int) -> None:
-        """All parts are back."""
-        self._closed = closed
 
     def view(self) -> pl.DataFrame:
         """The best rows of each group."""

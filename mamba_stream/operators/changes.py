@@ -122,7 +122,7 @@ def differences(old: pl.DataFrame, new: pl.DataFrame, was: Mask, now: Mask) -> p
 class Emitted:
     """Numbers the rows of a changelog in the order in which they are given, for steps that depend on order."""
 
-    _PART = "emitted"
+    rows = bytes = 0
 
     def __init__(self, source: int | None) -> None:
         """Nothing was given yet.
@@ -148,12 +148,14 @@ class Emitted:
             frame.with_columns(value.cast(ORIGIN_TYPES[name]).alias(name) for name, value in values.items())
         )
 
-    def saved(self) -> dict[str, pl.DataFrame]:
-        """How many there were, as a part of the state."""
-        return {} if self._source is None else {self._PART: pl.DataFrame({OFFSET: [self._next]})}
+    def delta(self) -> pl.DataFrame | None:
+        """How many there were, as a part of a step's state."""
+        return None if self._source is None else pl.DataFrame({OFFSET: [self._next]})
 
-    def restore(self, part: str, frame: pl.DataFrame) -> bool:
-        """Takes back what was saved; tells whether the part was it."""
-        if part == self._PART:
-            self._next = frame.item(0, OFFSET)
-        return part == self._PART
+    def snapshot(self) -> pl.DataFrame | None:
+        """The same."""
+        return self.delta()
+
+    def restore(self, frame: pl.DataFrame) -> None:
+        """Takes back what was saved."""
+        self._next = frame.item(0, OFFSET)

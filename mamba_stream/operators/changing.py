@@ -33,14 +33,11 @@ from mamba_stream.operators.keyedrows import KeyedRows
 from mamba_stream.operators.keyindex import Slots
 from mamba_stream.operators.lateness import FOREVER, NEVER
 from mamba_stream.operators.places import ascending
+from mamba_stream.operators.remembering import Remembering
 from mamba_stream.operators.results import Results
 from mamba_stream.operators.runs import SLOT
 from mamba_stream.operators.step import NOTHING, Made
 from mamba_stream.operators.window_late import AFTER, Punctual, WindowSettings
-
-OPEN: Final = "open"
-SHOWN: Final = "shown"
-KEPT: Final = "kept"
 
 _PLACE: Final = f"{PREFIX}place"
 _WINDOW: Final = f"{PREFIX}window"
@@ -60,7 +57,7 @@ class ChangingSettings(WindowSettings):
     every: int | None
 
 
-class ChangingStep:
+class ChangingStep(Remembering):
     """The state of one step of windows that change, and what rows and watermarks do to it."""
 
     def __init__(self, settings: ChangingSettings) -> None:
@@ -81,24 +78,7 @@ class ChangingStep:
         self._comparable = [name for name, dtype in split.output_schema.items() if not dtype.is_nested()]
         self._all_comparable = len(self._comparable) == len(split.output_schema)
         self._changed: list[Slots] = []
-        self._closed = NEVER
-
-    @property
-    def bytes(self) -> int:
-        """The size of the state."""
-        kept = self._kept.bytes if self._kept is not None else 0
-        return self._open.bytes + self._shown.bytes + kept
-
-    @property
-    def rows(self) -> int:
-        """Partial results, results and kept rows together."""
-        kept = self._kept.rows if self._kept is not None else 0
-        return self._open.rows + self._shown.rows + kept
-
-    @property
-    def closed(self) -> int:
-        """Every window that ends at or before this was given out, in ticks; some may be corrected still."""
-        return self._closed
+        super().__init__(open=self._open, shown=self._shown, kept=self._kept)
 
     @property
     def horizon(self) -> int:
@@ -248,34 +228,9 @@ class ChangingStep:
         rows = pl.concat([mine, self._kept.get(ids)], how="horizontal")
         return rows.select(SLOT, *self._set.keys, *self._kept_columns, *ORDER)
 
-    def delta(self) -> dict[str, pl.DataFrame]:
-        """What changed since the last delta or snapshot."""
-        parts = {f"{OPEN} {part}": frame for part, frame in self._open.delta().items()}
-        parts.update((f"{SHOWN} {part}", frame) for part, frame in self._shown.delta().items())
-        if self._kept is not None:
-            parts.update((f"{KEPT} {part}", frame) for part, frame in self._kept.delta().items())
-        return parts
-
-    def snapshot(self) -> dict[str, pl.DataFrame]:
-        """All that is open."""
-        parts = {f"{OPEN} {part}": frame for part, frame in self._open.snapshot().items()}
-        parts.update((f"{SHOWN} {part}", frame) for part, frame in self._shown.snapshot().items())
-        if self._kept is not None:
-            parts.update((f"{KEPT} {part}", frame) for part, frame in self._kept.snapshot().items())
-        return parts
-
-    def restore(self, part: str, frame: pl.DataFrame) -> None:
-        """Takes back what a delta or a snapshot gave."""
-        place, _, inner = part.partition(" ")
-        if place == KEPT:
-            assert self._kept is not None
-            self._kept.restore(inner, frame)
-        else:
-            (self._open if place == OPEN else self._shown).restore(inner, frame)
-
     def restored(self, closed: int) -> None:
         """What of the windows was not given out yet shows when they are compared with what was."""
-        self._closed = closed
+        super().restored(closed)
         self._changed = [self._open.slots(self._open.frame().select(*self._keys))]
 
     def view(self) -> pl.DataFrame:

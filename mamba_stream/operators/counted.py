@@ -20,14 +20,11 @@ from mamba_stream.operators.in_order import InOrder
 from mamba_stream.operators.keyed import KeyedTable
 from mamba_stream.operators.keyedrows import KeyedRows
 from mamba_stream.operators.lateness import FOREVER, NEVER
+from mamba_stream.operators.remembering import Remembering
 from mamba_stream.operators.results import AggregateSettings, Results
 from mamba_stream.operators.runs import SLOT
 from mamba_stream.operators.step import NOTHING, Made
 from mamba_stream.operators.tardiness import without_late
-
-WAITING: Final = "waiting"
-OPEN: Final = "open"
-KEPT: Final = "kept"
 
 _ALL: Final = f"{PREFIX}all"
 """In place of a key where there is none."""
@@ -53,7 +50,7 @@ class CountedSettings(AggregateSettings):
     count: int
 
 
-class CountedStep:
+class CountedStep(Remembering):
     """The state of one step of counted windows, and what rows and watermarks do to it."""
 
     def __init__(self, settings: CountedSettings) -> None:
@@ -70,27 +67,7 @@ class CountedStep:
             self._kept = KeyedRows(self._keys, {**kept, **ORDER_TYPES})
         self._columns = list(dict.fromkeys([*self._keys, *settings.types, *ORDER]))
         self._results = Results(settings, [_NUMBER])
-        self._closed = NEVER
-
-    @property
-    def bytes(self) -> int:
-        """The size of the state."""
-        return self._waiting.bytes + self._open.bytes + (self._kept.bytes if self._kept is not None else 0)
-
-    @property
-    def rows(self) -> int:
-        """Rows that wait, partial results and kept rows together."""
-        return self._waiting.rows + self._open.rows + (self._kept.rows if self._kept is not None else 0)
-
-    @property
-    def closed(self) -> int:
-        """The rows before this have been counted, in ticks."""
-        return self._closed
-
-    @property
-    def horizon(self) -> int:
-        """A window has the time of its last row."""
-        return self._closed
+        super().__init__(waiting=self._waiting, open=self._open, kept=self._kept)
 
     def add(self, frame: pl.DataFrame, port: int = 0) -> Made:
         """Takes rows in; gives back those that came too late."""
@@ -178,38 +155,9 @@ class CountedStep:
         self._open.remove(self._open.slots(windows.select(*self._keys)))
         return windows, kept
 
-    def delta(self) -> dict[str, pl.DataFrame]:
-        """What changed since the last delta or snapshot."""
-        waiting = self._waiting.delta()
-        parts = {} if waiting is None else {WAITING: waiting}
-        parts.update((f"{OPEN} {part}", frame) for part, frame in self._open.delta().items())
-        if self._kept is not None:
-            parts.update((f"{KEPT} {part}", frame) for part, frame in self._kept.delta().items())
-        return parts
-
-    def snapshot(self) -> dict[str, pl.DataFrame]:
-        """All that is open."""
-        waiting = self._waiting.snapshot()
-        parts = {} if waiting is None else {WAITING: waiting}
-        parts.update((f"{OPEN} {part}", frame) for part, frame in self._open.snapshot().items())
-        if self._kept is not None:
-            parts.update((f"{KEPT} {part}", frame) for part, frame in self._kept.snapshot().items())
-        return parts
-
-    def restore(self, part: str, frame: pl.DataFrame) -> None:
-        """Takes back what a delta or a snapshot gave; ``restored`` then drops what was counted since."""
-        if part == WAITING:
-            self._waiting.restore(frame)
-            return
-        place, _, inner = part.partition(" ")
-        if place == OPEN:
-            self._open.restore(inner, frame)
-        elif self._kept is not None:
-            self._kept.restore(inner, frame)
-
     def restored(self, closed: int) -> None:
         """Forgets the rows that were counted before."""
-        self._closed = closed
+        super().restored(closed)
         if closed > NEVER:
             self._waiting.drop(closed)
 

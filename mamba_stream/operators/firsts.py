@@ -13,11 +13,10 @@ from mamba_stream.operators.columns import ORIGIN, TIME, tick_values
 from mamba_stream.operators.in_order import InOrder
 from mamba_stream.operators.keyed import KeyedTable
 from mamba_stream.operators.lateness import FOREVER, NEVER, Ticks
+from mamba_stream.operators.remembering import Remembering
 from mamba_stream.operators.rowstore import Mask
 from mamba_stream.operators.step import NOTHING, Made
 from mamba_stream.operators.tardiness import without_late
-
-_WAITING = "waiting"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,30 +91,14 @@ class Seen:
         self._table.restore(part, frame)
 
 
-class Firsts:
+class Firsts(Remembering):
     """Rows wait until time has passed them; then the first of each key goes on."""
 
     def __init__(self, settings: FirstsSettings) -> None:
         self._set = settings
         self._seen = Seen(settings.keys, settings.within)
         self._waiting = InOrder()
-        self._closed = NEVER
-
-    @property
-    def rows(self) -> int:
-        return self._seen.rows + self._waiting.rows
-
-    @property
-    def bytes(self) -> int:
-        return self._seen.bytes + self._waiting.bytes
-
-    @property
-    def closed(self) -> int:
-        return self._closed
-
-    @property
-    def horizon(self) -> int:
-        return self._closed
+        super().__init__(seen=self._seen, waiting=self._waiting)
 
     def add(self, frame: pl.DataFrame, port: int = 0) -> Made:
         """Takes rows in; gives back those that came too late."""
@@ -138,27 +121,9 @@ class Firsts:
         else:
             self._seen.forget(watermark)
 
-    def delta(self) -> dict[str, pl.DataFrame]:
-        """What changed since the last delta or snapshot."""
-        return self._saved(self._waiting.delta(), self._seen.delta())
-
-    def snapshot(self) -> dict[str, pl.DataFrame]:
-        """All keys, and all rows that wait."""
-        return self._saved(self._waiting.snapshot(), self._seen.snapshot())
-
-    def _saved(self, waiting: pl.DataFrame | None, seen: dict[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
-        return seen if waiting is None else {**seen, _WAITING: waiting}
-
-    def restore(self, part: str, frame: pl.DataFrame) -> None:
-        """Takes back what a delta or a snapshot gave."""
-        if part == _WAITING:
-            self._waiting.restore(frame)
-        else:
-            self._seen.restore(part, frame)
-
     def restored(self, closed: int) -> None:
         """Forgets rows that were judged before the last save."""
-        self._closed = closed
+        super().restored(closed)
         self._waiting.drop(closed)
 
     def view(self) -> pl.DataFrame:
@@ -166,29 +131,13 @@ class Firsts:
         return self._seen.view()
 
 
-class FirstsOnArrival:
+class FirstsOnArrival(Remembering):
     """The first row of each key to arrive goes on at once."""
 
     def __init__(self, settings: FirstsSettings) -> None:
         self._set = settings
         self._seen = Seen(settings.keys, settings.within)
-        self._closed = NEVER
-
-    @property
-    def rows(self) -> int:
-        return self._seen.rows
-
-    @property
-    def bytes(self) -> int:
-        return self._seen.bytes
-
-    @property
-    def closed(self) -> int:
-        return self._closed
-
-    @property
-    def horizon(self) -> int:
-        return self._closed
+        super().__init__(seen=self._seen)
 
     def add(self, frame: pl.DataFrame, port: int = 0) -> Made:
         """Takes rows in; gives those whose key has not come before."""
@@ -205,22 +154,6 @@ class FirstsOnArrival:
         self._closed = watermark
         self._seen.forget(watermark)
         yield from ()
-
-    def delta(self) -> dict[str, pl.DataFrame]:
-        """The keys that came or went since the last delta or snapshot."""
-        return self._seen.delta()
-
-    def snapshot(self) -> dict[str, pl.DataFrame]:
-        """All keys."""
-        return self._seen.snapshot()
-
-    def restore(self, part: str, frame: pl.DataFrame) -> None:
-        """Takes back what a delta or a snapshot gave."""
-        self._seen.restore(part, frame)
-
-    def restored(self, closed: int) -> None:
-        """All parts are back."""
-        self._closed = closed
 
     def view(self) -> pl.DataFrame:
         """The keys that came, and are not let go of."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +25,7 @@ from mamba_stream.operators.columns import (
 )
 from mamba_stream.operators.keyed import KeyedTable
 from mamba_stream.operators.keyindex import Slots
-from mamba_stream.operators.lateness import NEVER
+from mamba_stream.operators.remembering import Remembering
 from mamba_stream.operators.rowstore import Mask, Places, picked, stacked
 from mamba_stream.operators.step import NOTHING, Made
 
@@ -56,7 +56,7 @@ class LatestSettings:
     number: int | None
 
 
-class Latest:
+class Latest(Remembering):
     """A table of the latest rows, and what rows do to it."""
 
     def __init__(self, settings: LatestSettings) -> None:
@@ -66,23 +66,7 @@ class Latest:
         self._table = KeyedTable(settings.keys, {**settings.values, **order})
         self._stored = [*settings.values, *order]
         self._emitted = Emitted(settings.number)
-        self._closed = NEVER
-
-    @property
-    def rows(self) -> int:
-        return self._table.rows
-
-    @property
-    def bytes(self) -> int:
-        return self._table.bytes
-
-    @property
-    def closed(self) -> int:
-        return self._closed
-
-    @property
-    def horizon(self) -> int:
-        return self._closed
+        super().__init__(latest=self._table, emitted=self._emitted)
 
     def add(self, frame: pl.DataFrame, port: int = 0) -> Made:
         """Takes rows in; gives the keys whose latest row is another now."""
@@ -105,11 +89,6 @@ class Latest:
         self._table.put(slots[brings], new.select(self._stored))
         self._table.remove(slots[~brings])
         return NOTHING if made is None else Made(self._emitted.numbered(made))
-
-    def advance(self, watermark: int) -> Iterator[Made]:
-        """Time does nothing to a table."""
-        self._closed = watermark
-        yield from ()
 
     def _with_time(self, frame: pl.DataFrame) -> pl.DataFrame:
         time = self._set.time
@@ -141,57 +120,21 @@ class Latest:
             )
         return words.is_in(["+I", "+U"]).to_numpy()
 
-    def delta(self) -> dict[str, pl.DataFrame]:
-        """What changed since the last delta or snapshot."""
-        return {**self._table.delta(), **self._emitted.saved()}
-
-    def snapshot(self) -> dict[str, pl.DataFrame]:
-        """The whole table."""
-        return {**self._table.snapshot(), **self._emitted.saved()}
-
-    def restore(self, part: str, frame: pl.DataFrame) -> None:
-        """Takes back what a delta or a snapshot gave."""
-        if not self._emitted.restore(part, frame):
-            self._table.restore(part, frame)
-
-    def restored(self, closed: int) -> None:
-        """All parts are back."""
-        self._closed = closed
-
     def view(self) -> pl.DataFrame:
         """The latest row of each key, in the order of keys."""
         return self._table.frame().select(self._set.columns)
 
 
-class Retold:
-    """A changelog that has the key of the table that is asked for already."""
-
-    bytes = rows = 0
+class Retold(Remembering):
+    """A changelog that has the key of the table that is asked for already; it remembers nothing."""
 
     def __init__(self, columns: Sequence[str]) -> None:
+        super().__init__()
         self._columns = columns
-        self.closed = self.horizon = NEVER
 
     def add(self, frame: pl.DataFrame, port: int = 0) -> Made:
         """Gives the rows on."""
         return Made(picked(frame, [*self._columns, *hidden(frame)]))
-
-    def advance(self, watermark: int) -> Iterator[Made]:
-        """Nothing waits."""
-        self.closed = self.horizon = watermark
-        yield from ()
-
-    def delta(self) -> dict[str, pl.DataFrame]:
-        return {}
-
-    def snapshot(self) -> dict[str, pl.DataFrame]:
-        return {}
-
-    def restore(self, part: str, frame: pl.DataFrame) -> None:
-        """There is nothing to take back."""
-
-    def restored(self, closed: int) -> None:
-        self.closed = self.horizon = closed
 
     def view(self) -> pl.DataFrame:
         """Nothing: the step before has the table."""

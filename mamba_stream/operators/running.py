@@ -26,6 +26,7 @@ from mamba_stream.operators.keyed import TOUCHED, KeyedTable
 from mamba_stream.operators.keyindex import Slots
 from mamba_stream.operators.lateness import FOREVER, NEVER
 from mamba_stream.operators.members import PLACE, Members, places_of
+from mamba_stream.operators.remembering import Remembering
 from mamba_stream.operators.results import Aggregation
 from mamba_stream.operators.rowstore import Mask, picked, stacked, where
 from mamba_stream.operators.single import twice, written_out
@@ -37,7 +38,6 @@ GROUP: Final = f"{PREFIX}group"
 _ALL: Final = f"{PREFIX}all"
 _SIGN: Final = f"{PREFIX}sign"
 _TABLE: Final = "table"
-_MEMBERS: Final = "members"
 _CHECKED_ROWS: Final = f"{PREFIX}rows"
 
 
@@ -88,7 +88,7 @@ class RunningSettings:
     number: int | None
 
 
-class RunningTotals:
+class RunningTotals(Remembering):
     """The state of running totals, and what rows do to it."""
 
     def __init__(self, settings: RunningSettings) -> None:
@@ -122,25 +122,9 @@ class RunningTotals:
         self._emitted = Emitted(settings.number)
         self._next_group = 0
         self._greatest = NEVER + 1
-        self._closed = NEVER
-
-    @property
-    def rows(self) -> int:
-        """Keys, pairs of key and value, and kept rows together."""
-        return sum(part.rows for part in self._parts().values())
-
-    @property
-    def bytes(self) -> int:
-        """The size of the state."""
-        return sum(part.bytes for part in self._parts().values())
-
-    @property
-    def closed(self) -> int:
-        return self._closed
-
-    @property
-    def horizon(self) -> int:
-        return self._closed
+        distinct = {f"distinct {place}": values for place, values in enumerate(self._distinct)}
+        parts = {_TABLE: self._table, "members": self._members, "emitted": self._emitted}
+        super().__init__(**parts, **distinct)
 
     def add(self, frame: pl.DataFrame, port: int = 0) -> Made:
         """Takes rows in; gives the keys whose results are others now."""
@@ -327,41 +311,15 @@ class RunningTotals:
             for values in self._distinct:
                 values.forget(left, sum(int(gone.get_column(name).sum()) for name in self._counts))
 
-    def _parts(self) -> dict[str, KeyedTable | DistinctValues | Members]:
-        parts: dict[str, KeyedTable | DistinctValues | Members] = {_TABLE: self._table}
-        parts |= {f"distinct {place}": values for place, values in enumerate(self._distinct)}
-        if self._members is not None:
-            parts[_MEMBERS] = self._members
-        return parts
-
-    def delta(self) -> dict[str, pl.DataFrame]:
-        """What changed since the last delta or snapshot."""
-        return self._saved({name: state.delta() for name, state in self._parts().items()})
-
-    def snapshot(self) -> dict[str, pl.DataFrame]:
-        """All totals, and what they are made of."""
-        return self._saved({name: state.snapshot() for name, state in self._parts().items()})
-
-    def _saved(self, parts: Mapping[str, Mapping[str, pl.DataFrame]]) -> dict[str, pl.DataFrame]:
-        own = {f"{name}/{part}": frame for name, of in parts.items() for part, frame in of.items()}
-        return {**own, **self._emitted.saved()}
-
     def restore(self, part: str, frame: pl.DataFrame) -> None:
         """Takes back what a delta or a snapshot gave."""
-        if self._emitted.restore(part, frame):
-            return
-        name, _, part = part.partition("/")
-        self._parts()[name].restore(part, frame)
-        if name == _TABLE and GROUP in frame.columns and frame.height:
+        super().restore(part, frame)
+        if part.startswith(f"{_TABLE}/") and GROUP in frame.columns and frame.height:
             greatest: int = frame.get_column(GROUP).max()  # type: ignore[assignment]
             self._next_group = max(self._next_group, greatest + 1)
             if self._set.ttl is not None:
                 latest: int = frame.get_column(TOUCHED).max()  # type: ignore[assignment]
                 self._greatest = max(self._greatest, latest)
-
-    def restored(self, closed: int) -> None:
-        """All parts are back."""
-        self._closed = closed
 
     def view(self) -> pl.DataFrame:
         """The totals, in the order of their keys."""

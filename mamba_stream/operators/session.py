@@ -22,14 +22,11 @@ from mamba_stream.operators.keyed import KeyedTable
 from mamba_stream.operators.keyedrows import KeyedRows
 from mamba_stream.operators.lateness import FOREVER, NEVER
 from mamba_stream.operators.places import ascending
+from mamba_stream.operators.remembering import Remembering
 from mamba_stream.operators.results import AggregateSettings, Results
 from mamba_stream.operators.runs import SLOT, Runs
 from mamba_stream.operators.step import NOTHING, Made
 from mamba_stream.operators.tardiness import without_late
-
-WAITING: Final = "waiting"
-OPEN: Final = "open"
-KEPT: Final = "kept"
 
 _LAST: Final = f"{PREFIX}last"
 _ALL: Final = f"{PREFIX}all"
@@ -48,7 +45,7 @@ class SessionSettings(AggregateSettings):
     gap: int
 
 
-class SessionStep:
+class SessionStep(Remembering):
     """The state of one session step, and what rows and watermarks do to it."""
 
     def __init__(self, settings: SessionSettings) -> None:
@@ -66,22 +63,7 @@ class SessionStep:
             kept = {name: settings.types[name] for name in self._kept_columns}
             self._kept = KeyedRows(self._keys, {**kept, **ORDER_TYPES})
         self._results = Results(settings)
-        self._closed = NEVER
-
-    @property
-    def bytes(self) -> int:
-        """The size of the state."""
-        return self._waiting.bytes + self._open.bytes + (self._kept.bytes if self._kept is not None else 0)
-
-    @property
-    def rows(self) -> int:
-        """Partial results and kept rows together."""
-        return self._waiting.rows + self._open.rows + (self._kept.rows if self._kept is not None else 0)
-
-    @property
-    def closed(self) -> int:
-        """The watermark that the step has acted upon, in ticks."""
-        return self._closed
+        super().__init__(waiting=self._waiting, open=self._open, kept=self._kept)
 
     @property
     def horizon(self) -> int:
@@ -193,38 +175,9 @@ class SessionStep:
         self._kept.remove(ids)
         return rows.select(SLOT, *self._set.keys, *self._kept_columns, *ORDER_TYPES)
 
-    def delta(self) -> dict[str, pl.DataFrame]:
-        """What changed since the last delta or snapshot."""
-        waiting = self._waiting.delta()
-        parts = {} if waiting is None else {WAITING: waiting}
-        parts.update((f"{OPEN} {part}", frame) for part, frame in self._open.delta().items())
-        if self._kept is not None:
-            parts.update((f"{KEPT} {part}", frame) for part, frame in self._kept.delta().items())
-        return parts
-
-    def snapshot(self) -> dict[str, pl.DataFrame]:
-        """All that is open."""
-        waiting = self._waiting.snapshot()
-        parts = {} if waiting is None else {WAITING: waiting}
-        parts.update((f"{OPEN} {part}", frame) for part, frame in self._open.snapshot().items())
-        if self._kept is not None:
-            parts.update((f"{KEPT} {part}", frame) for part, frame in self._kept.snapshot().items())
-        return parts
-
-    def restore(self, part: str, frame: pl.DataFrame) -> None:
-        """Takes back what a delta or a snapshot gave; ``restored`` then drops what was released since."""
-        if part == WAITING:
-            self._waiting.restore(frame)
-            return
-        place, _, inner = part.partition(" ")
-        if place == OPEN:
-            self._open.restore(inner, frame)
-        elif self._kept is not None:
-            self._kept.restore(inner, frame)
-
     def restored(self, closed: int) -> None:
         """Forgets what had been released."""
-        self._closed = closed
+        super().restored(closed)
         if closed > NEVER:
             self._waiting.drop(self._reached())
 
