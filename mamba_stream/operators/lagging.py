@@ -17,7 +17,6 @@ from mamba_stream.operators.step import Made
 _ONE_KEY: Final = f"{PREFIX}all"
 _FRESH: Final = f"{PREFIX}fresh"
 _COUNT: Final = f"{PREFIX}count"
-LAST: Final = "last."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +46,6 @@ class LagStep(PassingStep):
     """Keeps the last few values of each key."""
 
     def __init__(self, settings: LagSettings) -> None:
-        super().__init__(
-            settings.timing, list(dict.fromkeys([*settings.kept, *settings.by, *settings.columns]))
-        )
         self._set = settings
         self._by = dict(settings.by) or {_ONE_KEY: pl.Boolean()}
         values = {
@@ -58,16 +54,8 @@ class LagStep(PassingStep):
             for name, dtype in settings.columns.items()
         }
         self._last = KeyedTable(self._by, {_COUNT: pl.Int64(), **values})
-
-    @property
-    def bytes(self) -> int:
-        """The size of the rows that wait and of the last values."""
-        return super().bytes + self._last.bytes
-
-    @property
-    def rows(self) -> int:
-        """How many rows wait, and how many keys have last values."""
-        return super().rows + self._last.rows
+        columns = dict.fromkeys([*settings.kept, *settings.by, *settings.columns])
+        super().__init__(settings.timing, list(columns), last=self._last)
 
     def passed(self, rows: pl.DataFrame) -> Iterator[Made]:
         """The rows with their results, in their order."""
@@ -119,15 +107,6 @@ class LagStep(PassingStep):
 
     def _place(self, name: str, back: int) -> str:
         return f"{name} {back}"
-
-    def remembered(self, *, whole: bool) -> Mapping[str, pl.DataFrame | None]:
-        """The last values."""
-        parts = self._last.snapshot() if whole else self._last.delta()
-        return {f"{LAST}{name}": frame for name, frame in parts.items()}
-
-    def recall(self, part: str, frame: pl.DataFrame) -> None:
-        """The last values."""
-        self._last.restore(part.removeprefix(LAST), frame)
 
     def view(self) -> pl.DataFrame:
         """The last values of each key: ``name 1`` is the last, ``name 2`` the one before it."""

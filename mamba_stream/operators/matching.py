@@ -17,6 +17,7 @@ import polars as pl
 from mamba_stream.operators.columns import (
     OFFSET,
     ORDER,
+    ORDER_TYPES,
     ORDINAL,
     ORIGIN,
     ORIGIN_TYPES,
@@ -36,8 +37,6 @@ from mamba_stream.operators.times import as_time
 
 MATCH_START: Final = "match_start"
 MATCH_END: Final = "match_end"
-HISTORY: Final = "history"
-BUSY: Final = "busy."
 _FRESH: Final = f"{PREFIX}fresh"
 _ONE_KEY: Final = f"{PREFIX}all"
 _BUSY_UNTIL: Final = f"{PREFIX}until_"
@@ -94,20 +93,11 @@ class MatchStep(PassingStep):
         self._set = settings
         self._holds = [f"{PREFIX}holds_{number}" for number in range(len(settings.links))]
         self._by = dict(settings.by) or {_ONE_KEY: pl.Boolean()}
-        super().__init__(settings.timing, list(dict.fromkeys([*self._by, *settings.columns, *self._holds])))
         self._history = History()
-        until = {f"{_BUSY_UNTIL}{name}": dtype for name, dtype in {TIME: pl.Int64(), **ORIGIN_TYPES}.items()}
+        until = {f"{_BUSY_UNTIL}{name}": dtype for name, dtype in ORDER_TYPES.items()}
         self._busy = KeyedTable(self._by, until, timed=True)
-
-    @property
-    def bytes(self) -> int:
-        """The size of the rows that wait and of those that a sequence may have begun with."""
-        return super().bytes + self._history.bytes + self._busy.bytes
-
-    @property
-    def rows(self) -> int:
-        """How many rows wait, or may belong to a sequence."""
-        return super().rows + self._history.rows
+        columns = list(dict.fromkeys([*self._by, *settings.columns, *self._holds]))
+        super().__init__(settings.timing, columns, history=self._history, busy=self._busy)
 
     def add(self, frame: pl.DataFrame, port: int) -> Made:
         """Judges rows by all conditions; only those that one holds for can belong to a sequence."""
@@ -239,19 +229,6 @@ class MatchStep(PassingStep):
         before = max(watermark, NEVER + self._set.within) - self._set.within
         self._history.drop(before)
         self._busy.expire(before)
-
-    def remembered(self, *, whole: bool) -> Mapping[str, pl.DataFrame | None]:
-        """The rows that sequences may have begun with, and where the last match of each key ended."""
-        busy = self._busy.snapshot() if whole else self._busy.delta()
-        rows = self._history.snapshot() if whole else self._history.delta()
-        return {HISTORY: rows, **{f"{BUSY}{name}": frame for name, frame in busy.items()}}
-
-    def recall(self, part: str, frame: pl.DataFrame) -> None:
-        """What was remembered."""
-        if part == HISTORY:
-            self._history.restore(frame)
-        else:
-            self._busy.restore(part.removeprefix(BUSY), frame)
 
     def view(self) -> pl.DataFrame:
         """The rows that a sequence may have begun with."""

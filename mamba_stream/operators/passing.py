@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import polars as pl
 
 from mamba_stream.operators.columns import ORIGIN, TIME, ticks
 from mamba_stream.operators.in_order import InOrder
-from mamba_stream.operators.lateness import NEVER
+from mamba_stream.operators.remembering import Part, Remembering
 from mamba_stream.operators.step import NOTHING, Made
 from mamba_stream.operators.tardiness import without_late
-
-WAITING: Final = "waiting"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,23 +29,24 @@ class Timing:
     dtype: pl.DataType
 
 
-class PassingStep:
+class PassingStep(Remembering):
     """Rows wait here until the watermark has passed them; then :meth:`passed` acts on them, sorted.
 
     A step inherits this, and says what it does with rows in their order and what it remembers of them.
     """
 
-    def __init__(self, timing: Timing, columns: Sequence[str]) -> None:
+    def __init__(self, timing: Timing, columns: Sequence[str], **parts: Part) -> None:
         """A step that has seen nothing.
 
         Args:
             timing: Its time.
             columns: The columns to keep of rows that wait, beside those that order them.
+            **parts: What it remembers of rows that have passed, by the names under which it is saved.
         """
         self._timing = timing
         self._columns = list(columns)
         self._waiting = InOrder()
-        self._closed = NEVER
+        super().__init__(waiting=self._waiting, **parts)
 
     def passed(self, rows: pl.DataFrame) -> Iterator[Made]:
         """What the step makes of rows in the order of the stream; none comes before them any more.
@@ -60,34 +58,6 @@ class PassingStep:
 
     def forget(self, watermark: int) -> None:
         """Lets go of what no row from the watermark on can need."""
-
-    def remembered(self, *, whole: bool) -> Mapping[str, pl.DataFrame | None]:
-        """By part, what it remembers of rows that have passed: all, or what changed since it was last asked."""
-        raise NotImplementedError
-
-    def recall(self, part: str, frame: pl.DataFrame) -> None:
-        """Takes back what ``remembered`` gave."""
-        raise NotImplementedError
-
-    @property
-    def bytes(self) -> int:
-        """The size of the rows that wait."""
-        return self._waiting.bytes
-
-    @property
-    def rows(self) -> int:
-        """How many rows wait."""
-        return self._waiting.rows
-
-    @property
-    def closed(self) -> int:
-        """How far it has come."""
-        return self._closed
-
-    @property
-    def horizon(self) -> int:
-        """Rows come out with times that they came in with, or later ones."""
-        return self._closed
 
     def add(self, frame: pl.DataFrame, port: int) -> Made:
         """Has rows wait; gives back those that are late."""
@@ -104,29 +74,8 @@ class PassingStep:
         self._closed = watermark
         self.forget(watermark)
 
-    def delta(self) -> dict[str, pl.DataFrame]:
-        """What changed."""
-        return self._parts(self._waiting.delta(), self.remembered(whole=False))
-
-    def snapshot(self) -> dict[str, pl.DataFrame]:
-        """All there is."""
-        return self._parts(self._waiting.snapshot(), self.remembered(whole=True))
-
-    def restore(self, part: str, frame: pl.DataFrame) -> None:
-        """Takes back what a delta or a snapshot gave."""
-        if part == WAITING:
-            self._waiting.restore(frame)
-        else:
-            self.recall(part, frame)
-
     def restored(self, closed: int) -> None:
         """Forgets what passed before it was saved last."""
-        self._closed = closed
+        super().restored(closed)
         self._waiting.drop(closed)
         self.forget(closed)
-
-    @staticmethod
-    def _parts(
-        waiting: pl.DataFrame | None, others: Mapping[str, pl.DataFrame | None]
-    ) -> dict[str, pl.DataFrame]:
-        return {name: frame for name, frame in {WAITING: waiting, **others}.items() if frame is not None}

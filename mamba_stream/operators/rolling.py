@@ -15,7 +15,6 @@ from mamba_stream.operators.passing import PassingStep, Timing
 from mamba_stream.operators.single import written_out
 from mamba_stream.operators.step import Made
 
-HISTORY: Final = "history"
 _FRESH: Final = f"{PREFIX}fresh"
 _PLACE: Final = f"{PREFIX}place"
 _GROUP: Final = f"{PREFIX}group"
@@ -47,19 +46,9 @@ class RollingStep(PassingStep):
     """Each row comes out, once time has passed it, with what the rows before it amount to."""
 
     def __init__(self, settings: RollingSettings) -> None:
-        super().__init__(settings.timing, settings.columns)
         self._set = settings
         self._history = History()
-
-    @property
-    def bytes(self) -> int:
-        """The size of the rows that wait and of those that are looked back at."""
-        return super().bytes + self._history.bytes
-
-    @property
-    def rows(self) -> int:
-        """How many rows wait or are looked back at."""
-        return super().rows + self._history.rows
+        super().__init__(settings.timing, settings.columns, history=self._history)
 
     def passed(self, rows: pl.DataFrame) -> Iterator[Made]:
         """The rows with their results, in their order."""
@@ -103,14 +92,6 @@ class RollingStep(PassingStep):
     def forget(self, watermark: int) -> None:
         """Rows that no later row looks back at."""
         self._history.drop(max(watermark, NEVER + self._set.period + 1) - self._set.period + 1)
-
-    def remembered(self, *, whole: bool) -> Mapping[str, pl.DataFrame | None]:
-        """The rows that are looked back at."""
-        return {HISTORY: self._history.snapshot() if whole else self._history.delta()}
-
-    def recall(self, part: str, frame: pl.DataFrame) -> None:
-        """The rows that are looked back at."""
-        self._history.restore(frame)
 
     def view(self) -> pl.DataFrame:
         """The rows that are looked back at."""
