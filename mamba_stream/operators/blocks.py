@@ -12,7 +12,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mamba_stream.operators.lateness import Ticks
 from mamba_stream.operators.places import Marks
 from mamba_stream.operators.rowstore import Places, room_for
 
@@ -64,10 +63,6 @@ class Blocks:
         self._ids[_ranges(self._first[distinct] + counts, added)] = ids[order]
         self._count[distinct] = needed
 
-    def counts(self, slots: Places) -> Places:
-        """How many ids each slot has that are not gone."""
-        return (self._count[slots] - self._gone[slots]).astype(np.int64)
-
     def of(self, slots: Places) -> tuple[Places, Places]:
         """The ids of each slot in their order, also those that are gone, and for each which of ``slots`` it is of."""
         counts = self._count[slots]
@@ -86,37 +81,6 @@ class Blocks:
         distinct, gone = np.unique(slots, return_counts=True)
         self._gone[distinct] += gone.astype(np.int32)
         return self._sweep(distinct[2 * self._gone[distinct] >= self._count[distinct]], lives)
-
-    def search(
-        self, slots: Places, bounds: Ticks, times: Ticks, lives: Marks, *, forward: bool
-    ) -> tuple[Places, Places]:
-        """For each slot the last id whose time is at most the bound, or ``forward`` the first whose is at least that.
-
-        Args:
-            slots: Slots, as often and in any order; the times of a slot's ids must not decrease.
-            bounds: A bound for each.
-            times: The time of every id.
-            lives: Knows of every id whether it is gone.
-            forward: Whether to look ahead.
-
-        Returns:
-            An id or -1 for each slot, and ids that are in no list any more.
-        """
-        unlisted, _ = self._sweep(np.unique(slots[self._gone[slots] > 0]), lives)
-        first = self._first[slots]
-        low, high = first.copy(), first + self._count[slots]
-        end, rows = high.copy(), np.arange(len(slots))
-        while len(rows := rows[low[rows] < high[rows]]):
-            middle = (low[rows] + high[rows]) >> 1
-            found, bound = times[self._ids[middle]], bounds[rows]
-            before = found < bound if forward else found <= bound
-            low[rows[before]] = middle[before] + 1
-            high[rows[~before]] = middle[~before]
-        at = low if forward else low - 1
-        there = (at >= first) & (at < end)
-        ids = np.full(len(slots), -1)
-        ids[there] = self._ids[at[there]]
-        return ids, unlisted
 
     def _sweep(self, slots: Places, lives: Marks) -> tuple[Places, Places]:
         """Takes ids that are gone off the lists of distinct slots; gives them, and the slots that have no others."""

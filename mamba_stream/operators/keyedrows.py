@@ -121,18 +121,8 @@ class KeyedRows:
         numbers = np.arange(self._next_number, self._next_number + keys.height)
         return self._add(keys, frame, times, numbers, saved=False)
 
-    def counts(self, keys: pl.DataFrame) -> Places:
-        """How many rows each key has."""
-        slots = self._index.slots(keys)
-        known = slots >= 0
-        counts = np.zeros(len(slots), np.int64)
-        counts[known] = self._blocks.counts(slots[known])
-        return counts
-
     def matching(self, keys: pl.DataFrame) -> Matches:
         """The rows that have these keys.
-
-        Their number may be large: :meth:`counts` tells beforehand, for a caller that would rather ask piece by piece.
 
         Args:
             keys: The key columns, in their order; a key may come several times.
@@ -144,30 +134,6 @@ class KeyedRows:
         if not lives.all():
             probe, ids = probe[lives], ids[lives]
         return Matches(known[probe], ids)
-
-    def as_of(self, keys: pl.DataFrame, times: Ticks, *, forward: bool = False) -> Places:
-        """The row of each key that is the latest at a time: the last whose own time is not after it.
-
-        Costs what is asked, not how many rows a key has. The rows are timed, and those of a key were added in the
-        order of time.
-
-        Args:
-            keys: The key columns, in their order; a key may come several times.
-            times: A time for each, in ticks.
-            forward: Whether to look ahead instead, to the first row whose time is not before it.
-
-        Returns:
-            An id for each, or -1 where there is no such row.
-        """
-        assert self._times is not None
-        slots = self._index.slots(keys)
-        known = slots >= 0
-        ids = np.full(len(slots), -1)
-        ids[known], unlisted = self._blocks.search(
-            slots[known], times[known], self._times.all, self._marks, forward=forward
-        )
-        self._unlisted.append(unlisted)
-        return ids
 
     def get(self, ids: Places) -> pl.DataFrame:
         """The values of rows, in any order and as often."""
