@@ -27,7 +27,6 @@ from mamba_stream.plan.analysis import Analysis
 from mamba_stream.plan.process import SideRows
 from mamba_stream.plan.refusing import first_line
 from mamba_stream.plan.verbs import row_verb
-from mamba_stream.runtime import changelog_steps as _registers  # noqa: F401 - verbs of a module of their own
 from mamba_stream.runtime.faults import Fault, Faults, shown
 from mamba_stream.runtime.places import line_of
 from mamba_stream.runtime.steps import operator_of, step_of
