@@ -89,7 +89,7 @@ def list_letters(
                 {"topic": each.topic, "left": each.left, back: each.redriven, "purged": each.purged}
                 for each in count_letters(log)
             ]
-            print_list(counts, output, empty=f"no topics of dead letters in {log.path}")
+            print_list(counts, output, empty=f"no topics of dead letters in {log.place}")
             return
         found = letters(log, topic, where=_rule(log, topic, where), every=every)
         shown = [_json(each) if output == "json" else _row(each, every) for each in islice(found, rows)]

@@ -51,7 +51,7 @@ def list_all(output: str, place: str | None) -> None:
             }
             for found in list_groups(log)
         ]
-        print_list(rows, output, empty=f"no groups in {log.path}")
+        print_list(rows, output, empty=f"no groups in {log.place}")
 
 
 @group.command(

@@ -32,7 +32,7 @@ def list_jobs(output: str, place: str | None) -> None:
             }
             for found in jobs.list_jobs(log)
         ]
-        print_list(rows, output, empty=f"no jobs in {log.path}")
+        print_list(rows, output, empty=f"no jobs in {log.place}")
 
 
 @job.command()

@@ -106,7 +106,7 @@ def list_topics(internal: bool, output: str, place: str | None) -> None:
             }
             for found in topics
         ]
-        print_list(rows, output, empty=f"no topics in {log.path}")
+        print_list(rows, output, empty=f"no topics in {log.place}")
 
 
 @topic.command()

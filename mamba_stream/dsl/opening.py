@@ -11,7 +11,6 @@ from mamba_stream import log as logs
 from mamba_stream.dsl.sources import AppendTime, stream
 from mamba_stream.dsl.streams import Stream
 from mamba_stream.log.rows import TopicRow
-from mamba_stream.log.store import acquire
 
 
 class Topic(logs.Topic):
@@ -87,4 +86,4 @@ def open_log(place: str | os.PathLike[str] | Log | None = None) -> Log:
         NotALog: The directory holds something else.
         LogUnavailable: It cannot be opened or used from here.
     """
-    return place if isinstance(place, Log) else Log(acquire(logs.directory_of(place)))
+    return place if isinstance(place, Log) else Log(logs.storage_of(place))

@@ -96,9 +96,9 @@ def _log_of(nodes: Sequence[n.Node], log: Any) -> Log:
     bound = [node.bound for node in nodes if isinstance(node, n.TopicSource) and node.bound is not None]
     found: Log = bound[0].log if log is None and bound else locate(log)
     for topic in bound:
-        if topic.log.path != found.path:
+        if topic.log.place != found.place:
             raise PipelineRefused(
-                f"topic {topic.name!r} belongs to the log in {topic.log.path}, and this runs over {found.path}: "
+                f"topic {topic.name!r} belongs to the log in {topic.log.place}, and this runs over {found.place}: "
                 "leave log= out, or name the topic instead of passing it"
             )
     return found

@@ -4,13 +4,15 @@ A commit is one change set (:mod:`mamba_stream.core.changes`). Its rows are writ
 synced, then the index is told, durably; a row exists when the index says so. See ``docs/log.md``.
 """
 
-from mamba_stream.log.log import Log, LogStatistics
-from mamba_stream.log.opening import directory_of, locate, open_log
-from mamba_stream.log.reader import LogBatch, Reader
+from mamba_stream.log.batch import LogBatch
+from mamba_stream.log.log import Log
+from mamba_stream.log.opening import directory_of, locate, open_log, storage_of
+from mamba_stream.log.storage import Lock, LogStatistics, Reader
 from mamba_stream.log.topic import Start, Topic
 from mamba_stream.log.transaction import Transaction
 
 __all__ = [
+    "Lock",
     "Log",
     "LogBatch",
     "LogStatistics",
@@ -21,4 +23,5 @@ __all__ = [
     "directory_of",
     "locate",
     "open_log",
+    "storage_of",
 ]

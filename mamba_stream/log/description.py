@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -14,7 +14,9 @@ from mamba_stream.core.batches import frame_from_batch
 from mamba_stream.core.durations import ticks_per_day
 from mamba_stream.log.intake import running_time, ticks_of
 from mamba_stream.log.rows import NO_TIME, Head, TopicRow
-from mamba_stream.log.store import Store
+
+if TYPE_CHECKING:
+    from mamba_stream.log.store import Store
 
 _SAMPLED_ROWS = 1 << 20
 _QUANTILES = (0.5, 0.9, 0.99, 0.999, 1.0)

@@ -1,9 +1,8 @@
-"""The log: topics, transactions, groups' offsets and records under one directory."""
+"""The log: topics, transactions, groups' offsets and records in one storage."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,79 +15,16 @@ from mamba_stream.core.names import check_name, did_you_mean
 from mamba_stream.core.numbers import is_whole
 from mamba_stream.core.schemas import canonical_schema, describe_difference, schema_bytes, time_type_of
 from mamba_stream.errors import AlreadyExists, InvalidInput, LogClosed, SchemaMismatch, TopicNotFound
-from mamba_stream.log import rows, sealing
 from mamba_stream.log.asked import text_of
 from mamba_stream.log.index import CLOSED
-from mamba_stream.log.rows import FileRow, TopicRow
-from mamba_stream.log.store import Store, release
+from mamba_stream.log.rows import TopicRow
+from mamba_stream.log.storage import Lock, LogStatistics, PartitionHead, Storage
 from mamba_stream.log.topic import Topic
 from mamba_stream.log.transaction import Transaction
 
 COMPRESSIONS = ("none", "lz4", "zstd")
 _MOST_PARTITIONS = 65_536
 _MOST_KEYED = 256
-
-
-@dataclass(frozen=True)
-class LogStatistics:
-    """What a log holds, and what this process did with it since it opened it.
-
-    Attributes:
-        lsn: The number of the last commit.
-        topics: Topics, without internal ones.
-        rows: Rows that can be read, without internal ones.
-        bytes: What all topics take on disk.
-        batches: Batches of all topics.
-        commit_files: Files that commits go to.
-        segments: Sealed files.
-        trash: Files that wait for their removal.
-        index_bytes: What the index takes on disk.
-        readers: Places in the index's table of readers, over all processes.
-        commits: Synced transactions of this process.
-        changes: Change sets in them: callers that arrive together share a commit.
-        refused: Change sets that were refused.
-        appended_rows: Rows that this process appended.
-        appended_bytes: Bytes of them.
-        commit_seconds: Time spent writing, syncing and applying.
-    """
-
-    lsn: int
-    topics: int
-    rows: int
-    bytes: int
-    batches: int
-    commit_files: int
-    segments: int
-    trash: int
-    index_bytes: int
-    readers: int
-    commits: int
-    changes: int
-    refused: int
-    appended_rows: int
-    appended_bytes: int
-    commit_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class PartitionHead:
-    """The state of a partition.
-
-    Attributes:
-        topic: The number of its topic.
-        begin: The first offset there is.
-        end: The next one to be given.
-        rows: Rows that are stored, some of which may lie before ``begin``.
-        bytes: What they take on disk.
-        append_time: When rows were last appended, in microseconds since the epoch; 0 for never.
-    """
-
-    topic: int
-    begin: int
-    end: int
-    rows: int
-    bytes: int
-    append_time: int
 
 
 class Log:
@@ -98,18 +34,29 @@ class Log:
     process shares what is open; each handle is closed on its own.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Storage) -> None:
         self._shared = store
         self._open = True
         self._topics: dict[str, Topic] = {}
 
     def __repr__(self) -> str:
-        return f"Log({str(self.path)!r})"
+        return f"Log({self.place!r})"
+
+    @property
+    def place(self) -> str:
+        """Where it is: a directory, or an address."""
+        return self._shared.place
 
     @property
     def path(self) -> Path:
-        """The directory."""
-        return self._shared.path
+        """The directory; a log that is served has none here.
+
+        Raises:
+            InvalidInput: The log is a server's.
+        """
+        if self._shared.directory is None:
+            raise InvalidInput(f"the log at {self.place} is a server's: it has no directory here")
+        return self._shared.directory
 
     def create_topic(
         self,
@@ -189,7 +136,7 @@ class Log:
         if row is None:
             names = self.topics(internal=str(name).startswith("_"))
             raise TopicNotFound(
-                f"no topic {name!r:.80} in {self.path}{did_you_mean(str(name), names)}; "
+                f"no topic {name!r:.80} in {self.place}{did_you_mean(str(name), names)}; "
                 + (
                     f"it has {', '.join(names[:8])}{' …' if len(names) > 8 else ''}"
                     if names
@@ -223,7 +170,7 @@ class Log:
 
     def settle(self) -> None:
         """Waits for a commit in flight, and makes visible the last one of a process that was killed in it."""
-        self._store.index.settle()
+        self._store.settle()
 
     def wait(self, lsn: int, timeout: float) -> int:
         """Waits until the log is past ``lsn``, at most ``timeout`` seconds; returns the lsn it is at."""
@@ -231,26 +178,16 @@ class Log:
 
     def groups(self) -> list[str]:
         """The names of the groups that have committed offsets."""
-        return sorted(group.decode() for group in self._store.openings(rows.OFFSET))
+        return self._store.groups()
 
     def group_offsets(self, group: str) -> dict[tuple[str, int], int]:
         """The next offset that a group reads, by (topic, partition)."""
         check_name(group, "group")
-        names: dict[int, str | None] = {}
-        found = {}
-        for key, value in self._store.items(rows.OFFSET + group.encode() + b"\0"):
-            _, topic, partition = rows.offset_place(key)
-            if topic not in names:
-                row = self._store.get(rows.number_key(rows.TOPIC, topic))
-                names[topic] = None if row is None else rows.unpack(TopicRow, row).name
-            # Where the topic was deleted since, this went with it.
-            if (name := names[topic]) is not None:
-                found[name, partition] = int.from_bytes(value, "big")
-        return found
+        return self._store.group_offsets(group)
 
     def record(self, namespace: str, key: str) -> bytes | None:
         """A small value stored by a transaction."""
-        return self._store.get(rows.record_key(text_of(namespace), text_of(key)))
+        return self._store.record(text_of(namespace), text_of(key))
 
     def records(
         self, namespace: str, *, before: str | None = None, limit: int | None = None
@@ -262,32 +199,37 @@ class Log:
             before: Only keys that sort before this one.
             limit: At most so many.
         """
-        prefix = rows.record_key(text_of(namespace), "")
-        stop = None if before is None else rows.record_key(namespace, text_of(before))
-        found = self._store.items(prefix, stop=stop, limit=limit)
-        return {key[len(prefix) :].decode(): value for key, value in found}
+        before = None if before is None else text_of(before)
+        return self._store.records(text_of(namespace), before, limit)
 
     def namespaces(self, prefix: str = "") -> list[str]:
         """The namespaces that hold records and begin so, sorted; costs what there are, however full they are."""
-        start = prefix.encode()
-        return [(start + rest).decode() for rest in self._store.openings(rows.RECORD + start)]
+        return self._store.namespaces(prefix)
 
     def heads(self, *, internal: bool = False) -> dict[tuple[str, int], PartitionHead]:
         """What the index knows of every partition without a look at its rows, by (topic, partition), of one moment."""
-        names = {row.id: row.name for row in self._store.topics() if internal or not row.internal}
-        found = {}
-        for key, value in self._store.items(rows.HEAD):
-            topic, partition = rows.partition_place(key)
-            if topic in names:
-                head = rows.unpack_head(value)
-                found[names[topic], partition] = PartitionHead(
-                    topic, head.begin, head.end, head.rows, head.size, head.append_time
-                )
-        return found
+        return self._store.all_heads(internal=internal)
 
     def numbered(self, number: int) -> bool:
         """Whether the topic of this number (``topic.number``) is there; numbers are never given twice."""
-        return self._store.get(rows.number_key(rows.TOPIC, number)) is not None
+        return self._store.numbered(number)
+
+    def lock(self, space: str, name: str) -> Lock | None:
+        """Takes a lock among all who use the log; ``None`` where somebody has it.
+
+        It is let go by ``release()`` on it, and when the process that took it dies.
+
+        Args:
+            space: What kind of thing is locked; names of one kind do not meet those of another.
+            name: The name.
+        """
+        for text in (space, name):
+            check_name(text, "lock")
+        return self._store.lock(space, name)
+
+    def lock_holder(self, space: str, name: str) -> str | None:
+        """Who has a lock now, in words; ``None`` where nobody has."""
+        return self._store.lock_holder(space, name)
 
     def seal(self) -> int:
         """Repacks commit files into one segment per partition, which any Arrow tool opens.
@@ -295,43 +237,17 @@ class Log:
         A segment is an ordinary Arrow IPC stream under ``files/``, with a table of contents beside it.
         Files of living writers in other processes are left alone. Returns how many files were repacked.
         """
-        self._store.committer.roll()
-        return sealing.seal(self._store)
+        return self._store.seal()
 
     def statistics(self) -> LogStatistics:
         """What the log holds, and what this process did with it."""
-        topics = {row.id: row for row in self._store.topics()}
-        heads = [
-            (topics[place[0]], rows.unpack_head(value))
-            for key, value in self._store.items(rows.HEAD)
-            if (place := rows.partition_place(key))[0] in topics
-        ]
-        files = [rows.unpack(FileRow, value) for _, value in self._store.items(rows.FILE)]
-        counts = self._store.committer.counts
-        return LogStatistics(
-            lsn=self._store.lsn(),
-            topics=sum(not row.internal for row in topics.values()),
-            rows=sum(head.end - head.begin for row, head in heads if not row.internal),
-            bytes=sum(head.size for _, head in heads),
-            batches=sum(head.entries for _, head in heads),
-            commit_files=sum(file.kind == "commit" and file.state != "trash" for file in files),
-            segments=sum(file.kind == "segment" and file.state != "trash" for file in files),
-            trash=sum(file.state == "trash" for file in files),
-            index_bytes=self._store.index.size(),
-            readers=self._store.index.readers(),
-            commits=counts.commits,
-            changes=counts.changes,
-            refused=counts.refused,
-            appended_rows=counts.rows,
-            appended_bytes=counts.bytes,
-            commit_seconds=counts.seconds,
-        )
+        return self._store.statistics()
 
     def close(self) -> None:
         """Closes this handle; what is committed stays."""
         if self._open:
             self._open = False
-            release(self._shared)
+            self._shared.release()
 
     def __enter__(self) -> Self:
         return self
@@ -345,7 +261,7 @@ class Log:
         self.close()
 
     @property
-    def _store(self) -> Store:
+    def _store(self) -> Storage:
         # Another handle may keep the store open; this one is over.
         if not self._open:
             raise LogClosed(CLOSED)

@@ -12,6 +12,7 @@ from pathlib import Path
 from mamba_stream.errors import InvalidInput, LogUnavailable
 from mamba_stream.log.index import MAP_SIZE
 from mamba_stream.log.log import Log
+from mamba_stream.log.storage import Storage
 from mamba_stream.log.store import acquire
 
 Place = str | os.PathLike[str] | Log | None
@@ -32,13 +33,18 @@ def open_log(path: str | os.PathLike[str], *, map_size: int = MAP_SIZE) -> Log:
     return Log(acquire(Path(path), map_size=map_size))
 
 
+def storage_of(place: str | os.PathLike[str] | None, environment: Mapping[str, str] | None = None) -> Storage:
+    """The storage that ``place`` means, by the one rule; a directory is created if missing."""
+    return acquire(directory_of(place, environment))
+
+
 def locate(place: Place = None, environment: Mapping[str, str] | None = None) -> Log:
     """The log that ``place`` means: itself if open, else opened.
 
     Nothing means ``$MAMBA_STREAM_LOG``, else ``log`` in ``mamba-stream.toml`` of the working directory,
     else the user's data directory, which is named on standard error when it is created.
     """
-    return place if isinstance(place, Log) else open_log(directory_of(place, environment))
+    return place if isinstance(place, Log) else Log(storage_of(place, environment))
 
 
 def directory_of(place: str | os.PathLike[str] | None, environment: Mapping[str, str] | None = None) -> Path:

@@ -1,17 +1,16 @@
-"""Reading a topic: a reader that remembers where it is in every partition, and the batches it gives."""
+"""Reading a topic from its files: a reader that remembers where it is in every partition."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 
-import numpy as np
 import pyarrow as pa
 
 from mamba_stream.core.numbers import is_whole
 from mamba_stream.errors import InvalidInput, MambaStreamError, OffsetTrimmed, PartitionNotFound
 from mamba_stream.log.asked import offsets_of
+from mamba_stream.log.batch import LogBatch
 from mamba_stream.log.rows import Head, TopicRow
 from mamba_stream.log.shelf import Placed, Shelf
 
@@ -20,37 +19,7 @@ _LOOKED_UP = 512
 _FIRST_LOOKED_UP = 2
 
 
-@dataclass(frozen=True, slots=True)
-class LogBatch:
-    """Rows of one partition that lie together.
-
-    Attributes:
-        topic: The topic's name.
-        partition: The partition's number, from 0.
-        offset: The offset of the first row.
-        next_offset: Where to read on.
-        data: The rows; their buffers are the file's own bytes, unless the topic is compressed or the batch small.
-        append_time: When they were appended, in microseconds since the epoch.
-    """
-
-    topic: str
-    partition: int
-    offset: int
-    next_offset: int
-    data: pa.RecordBatch
-    append_time: int
-
-    @property
-    def offsets(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-        """The offset of every row, as int64."""
-        return np.arange(self.offset, self.offset + self.data.num_rows, dtype=np.int64)
-
-    def head(self, rows: int) -> LogBatch:
-        """The first so many rows."""
-        return replace(self, next_offset=self.offset + rows, data=self.data.slice(0, rows))
-
-
-class Reader:
+class ShelfReader:
     """Reads partitions from given offsets on, in the order of offsets within each.
 
     A reader never blocks and holds no lock; it belongs to one thread.

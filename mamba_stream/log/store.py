@@ -1,4 +1,4 @@
-"""What one process holds open of one directory, however many handles it was opened with."""
+"""A log in a directory: what one process holds open of it, however many handles it was opened with."""
 
 from __future__ import annotations
 
@@ -6,23 +6,34 @@ import contextlib
 import itertools
 import os
 import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import polars as pl
+import pyarrow as pa
 
 from mamba_stream.core.changes import Applied, ChangeSet
 from mamba_stream.core.clock import Clock, SystemClock
 from mamba_stream.core.names import LONGEST_NAME
 from mamba_stream.errors import DataCorrupted, ForkedProcess, NewerFormat, NotALog
-from mamba_stream.log import directory, files, rows
+from mamba_stream.log import description, directory, files, locks, rows, scanning, sealing
 from mamba_stream.log.committer import Batch, Committer
 from mamba_stream.log.files import Maps
 from mamba_stream.log.index import FORKED, MAP_SIZE, Index
+from mamba_stream.log.intake import Intake
+from mamba_stream.log.locks import FileLock
+from mamba_stream.log.reader import ShelfReader
 from mamba_stream.log.recovery import recover
-from mamba_stream.log.rows import Meta, TopicRow
+from mamba_stream.log.rows import Head, Meta, TopicRow
+from mamba_stream.log.seeking import offset_at
 from mamba_stream.log.shelf import Shelf
+from mamba_stream.log.statistics import statistics
+from mamba_stream.log.storage import LogStatistics, PartitionHead
 from mamba_stream.log.waking import Ear, Waker
 
 if TYPE_CHECKING:
+    from mamba_stream.log.description import TopicDescription
     from mamba_stream.log.views import Draft
 
 _SLOW_POLL = 1.0
@@ -31,11 +42,11 @@ _opening = threading.RLock()
 
 
 class Store:
-    """The open index, files and sockets of a log. Handles share it; the last one closes it."""
+    """The storage of a log in a directory: open index, files and sockets. Handles share it; the last one closes it."""
 
     def __init__(self, path: Path, clock: Clock, map_size: int) -> None:
         self.path = path
-        self.clock = clock
+        self._clock = clock
         self.files = path / directory.FILES
         self.index = Index(path / directory.INDEX, map_size)
         try:
@@ -53,9 +64,114 @@ class Store:
         self._pid = os.getpid()
         self.handles = 0
 
-    def commit(self, change: ChangeSet, batches: list[Batch] | None = None) -> Applied:
+    @property
+    def place(self) -> str:
+        return str(self.path)
+
+    @property
+    def directory(self) -> Path:
+        return self.path
+
+    @property
+    def clock(self) -> Clock:
+        return self._clock
+
+    def commit(self, change: ChangeSet, batches: Sequence[Batch] = ()) -> Applied:
         """Commits durably, and wakes whoever waits."""
-        return self.committer.commit(change, batches or ())
+        return self.committer.commit(change, batches)
+
+    def schema(self, number: int) -> pa.Schema:
+        return self.shelf.layout(number).schema
+
+    def intake(self, topic: TopicRow) -> Intake:
+        # Producers that come and go start at different partitions.
+        return Intake(topic, self.shelf.layout(topic.schema), self.lsn())
+
+    def heads(self, topic: TopicRow, partitions: Sequence[int] | None = None) -> dict[int, PartitionHead]:
+        return {p: _head(topic.id, head) for p, head in self.shelf.heads(topic, partitions).items()}
+
+    def all_heads(self, *, internal: bool) -> dict[tuple[str, int], PartitionHead]:
+        names = {row.id: row.name for row in self.topics() if internal or not row.internal}
+        found = {}
+        for key, value in self.items(rows.HEAD):
+            topic, partition = rows.partition_place(key)
+            if topic in names:
+                found[names[topic], partition] = _head(topic, rows.unpack_head(value))
+        return found
+
+    def offsets_at(self, topic: TopicRow, ticks: int, by: str) -> dict[int, int]:
+        schema = self.schema(topic.schema)
+        return {
+            partition: offset_at(self.shelf, topic, schema, partition, head, ticks, by)
+            for partition, head in self.shelf.heads(topic).items()
+        }
+
+    def reader(
+        self,
+        topic: TopicRow,
+        positions: Mapping[int, int],
+        wanted: tuple[int, ...] | None,
+        ends: Mapping[int, int],
+        opened: Callable[[], object],
+    ) -> ShelfReader:
+        return ShelfReader(self._shelf_while(opened), topic, positions, wanted, ends)
+
+    def scan(self, topic: TopicRow, opened: Callable[[], object]) -> pl.LazyFrame:
+        return scanning.scan(self._shelf_while(opened), topic, self.schema(topic.schema))
+
+    def describe(self, topic: TopicRow) -> TopicDescription:
+        return description.describe(self, topic, self.schema(topic.schema))
+
+    def groups(self) -> list[str]:
+        return sorted(group.decode() for group in self.openings(rows.OFFSET))
+
+    def group_offsets(self, group: str) -> dict[tuple[str, int], int]:
+        names: dict[int, str | None] = {}
+        found = {}
+        for key, value in self.items(rows.OFFSET + group.encode() + b"\0"):
+            _, topic, partition = rows.offset_place(key)
+            if topic not in names:
+                row = self.get(rows.number_key(rows.TOPIC, topic))
+                names[topic] = None if row is None else rows.unpack(TopicRow, row).name
+            # Where the topic was deleted since, this went with it.
+            if (name := names[topic]) is not None:
+                found[name, partition] = int.from_bytes(value, "big")
+        return found
+
+    def record(self, namespace: str, key: str) -> bytes | None:
+        return self.get(rows.record_key(namespace, key))
+
+    def records(self, namespace: str, before: str | None, limit: int | None) -> dict[str, bytes]:
+        prefix = rows.record_key(namespace, "")
+        stop = None if before is None else rows.record_key(namespace, before)
+        found = self.items(prefix, stop=stop, limit=limit)
+        return {key[len(prefix) :].decode(): value for key, value in found}
+
+    def namespaces(self, prefix: str) -> list[str]:
+        start = prefix.encode()
+        return [(start + rest).decode() for rest in self.openings(rows.RECORD + start)]
+
+    def numbered(self, number: int) -> bool:
+        return self.get(rows.number_key(rows.TOPIC, number)) is not None
+
+    def lock(self, space: str, name: str) -> FileLock | None:
+        return locks.take(self.path, space, name)
+
+    def lock_holder(self, space: str, name: str) -> str | None:
+        return locks.holder(self.path, space, name)
+
+    def settle(self) -> None:
+        self.index.settle()
+
+    def seal(self) -> int:
+        self.committer.roll()
+        return sealing.seal(self)
+
+    def statistics(self) -> LogStatistics:
+        return statistics(self)
+
+    def release(self) -> None:
+        release(self)
 
     def get(self, key: bytes) -> bytes | None:
         """One value of the index."""
@@ -108,6 +224,15 @@ class Store:
             if now > lsn or left <= 0:
                 return now
             ear.wait(heard, min(left, _SLOW_POLL))
+
+    def _shelf_while(self, opened: Callable[[], object]) -> Callable[[], Shelf]:
+        """The shelf, to be asked for before each use, as long as the handle is open that it was asked for with."""
+
+        def shelf() -> Shelf:
+            opened()
+            return self.shelf
+
+        return shelf
 
     def close(self) -> None:
         """Closes everything; what is committed stays. Whoever waits is woken, and hears of it."""
@@ -179,6 +304,10 @@ class Store:
                 "a log: its index was deleted or cut off. Put the index back from a copy; or, to begin anew, move "
                 "these files away. Sealed ones (.arrows) open in any Arrow tool"
             )
+
+
+def _head(topic: int, head: Head) -> PartitionHead:
+    return PartitionHead(topic, head.begin, head.end, head.rows, head.size, head.append_time, head.ended)
 
 
 def acquire(path: Path, clock: Clock | None = None, map_size: int = MAP_SIZE) -> Store:

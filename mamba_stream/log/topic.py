@@ -15,14 +15,10 @@ from mamba_stream.core.names import did_you_mean
 from mamba_stream.core.numbers import is_whole
 from mamba_stream.core.schemas import polars_schema
 from mamba_stream.errors import InvalidInput, SchemaMismatch, TopicNotFound
-from mamba_stream.log import description, scanning
 from mamba_stream.log.asked import LONGEST_TEXT, is_text, offset_of, offsets_of, partitions_of
-from mamba_stream.log.committer import Batch
-from mamba_stream.log.intake import Intake, running_time
-from mamba_stream.log.reader import LogBatch, Reader
-from mamba_stream.log.rows import NO_TIME, Head, TopicRow
-from mamba_stream.log.shelf import Shelf
-from mamba_stream.log.store import Store
+from mamba_stream.log.batch import LogBatch
+from mamba_stream.log.rows import TopicRow
+from mamba_stream.log.storage import PartitionHead, Reader, Storage
 
 if TYPE_CHECKING:
     from mamba_stream.log.description import TopicDescription
@@ -40,15 +36,14 @@ class Topic:
     Topics come from ``log.create_topic(...)`` and ``log["name"]``.
     """
 
-    def __init__(self, log: Log, store: Store, row: TopicRow) -> None:
+    def __init__(self, log: Log, store: Storage, row: TopicRow) -> None:
         self._log = log
         self._row = row
-        self._layout = store.shelf.layout(row.schema)
-        # Producers that come and go start at different partitions.
-        self._intake = Intake(row, self._layout, store.lsn())
+        self._schema = store.schema(row.schema)
+        self._intake = store.intake(row)
 
     def __repr__(self) -> str:
-        return f"Topic({self.name!r}, partitions={self.partitions}, log={str(self._log.path)!r})"
+        return f"Topic({self.name!r}, partitions={self.partitions}, log={self._log.place!r})"
 
     @property
     def log(self) -> Log:
@@ -68,12 +63,12 @@ class Topic:
     @property
     def schema(self) -> pa.Schema:
         """The columns, as the log stores them."""
-        return self._layout.schema
+        return self._schema
 
     @property
     def polars_schema(self) -> pl.Schema:
         """The columns, as Polars sees them."""
-        return polars_schema(self._layout.schema)
+        return polars_schema(self._schema)
 
     @property
     def partitions(self) -> int:
@@ -178,7 +173,7 @@ class Topic:
         """A reader to be polled; arguments as for :meth:`read`."""
         positions = self._positions(start, partitions_of(self._row, partitions))
         ends = offsets_of(self._row, "end", end)
-        return Reader(self._shelf, self._row, positions, self._wanted(columns), ends)
+        return self._store.reader(self._row, positions, self._wanted(columns), ends, self._opened)
 
     def scan(self) -> pl.LazyFrame:
         """The topic's rows as a lazy frame: projections, filters and limits reach into the log.
@@ -186,7 +181,7 @@ class Topic:
         Batches that a filter on the time column rules out are not read. Partitions come one after the
         other. The ends are taken when the frame is collected.
         """
-        return scanning.scan(self._shelf, self._row, self._layout.schema)
+        return self._store.scan(self._row, self._opened)
 
     def offsets(self) -> dict[int, tuple[int, int]]:
         """``{partition: (begin, end)}``: the first offset there is, and the next one to be given."""
@@ -194,7 +189,7 @@ class Topic:
 
     def sizes(self) -> dict[int, int]:
         """``{partition: bytes}``: what its rows take on disk."""
-        return {partition: head.size for partition, head in self._heads().items()}
+        return {partition: head.bytes for partition, head in self._heads().items()}
 
     def offset_at(self, when: datetime | date | str, by: str = "time") -> dict[int, int]:
         """For each partition the first offset at which its time has reached ``when``; its end if none has.
@@ -213,7 +208,7 @@ class Topic:
             )
         kind = pa.timestamp("us", "UTC") if by == "append" else self.schema.field(self.time).type
         ticks = to_time(when, kind)
-        return {p: self._offset_at(p, head, ticks, by) for p, head in self._heads().items()}
+        return self._store.offsets_at(self._row, ticks, by)
 
     def end(self) -> None:
         """Marks the topic finished: it takes no more rows, and from now on it is bounded."""
@@ -231,7 +226,7 @@ class Topic:
 
     def describe(self) -> TopicDescription:
         """What is in the topic: rows, bytes, time range, key skew and disorder. Reads its recent rows."""
-        return description.describe(self._store, self._row, self._layout.schema)
+        return self._store.describe(self._row)
 
     def _read(self, reader: Reader, follow: bool, max_rows: int | None) -> Iterator[LogBatch]:
         left = max_rows if max_rows is not None else 1 << 62
@@ -249,24 +244,24 @@ class Topic:
                 lsn = self._store.wait(lsn, _WAIT)
 
     @property
-    def _store(self) -> Store:
+    def _store(self) -> Storage:
         return self._log._store
 
-    def _shelf(self) -> Shelf:
-        """Where readers get batches, as long as the log is open."""
-        return self._log._store.shelf
+    def _opened(self) -> Storage:
+        """Raises once the log is closed."""
+        return self._log._store
 
-    def _commit(self, change: ChangeSet, batches: list[Batch] | None = None) -> Applied:
+    def _commit(self, change: ChangeSet, batches: Sequence[Any] = ()) -> Applied:
         try:
             return self._store.commit(change, batches)
         except TopicNotFound as error:
             raise TopicNotFound(f"topic {self.name!r} was deleted; nothing was committed") from error
 
-    def _heads(self) -> dict[int, Head]:
-        return self._store.shelf.heads(self._row)
+    def _heads(self) -> Mapping[int, PartitionHead]:
+        return self._store.heads(self._row)
 
     def _positions(self, start: Start, partitions: list[int]) -> dict[int, int]:
-        heads = self._store.shelf.heads(self._row, partitions)
+        heads = self._store.heads(self._row, partitions)
         if isinstance(start, str):
             if start == "earliest":
                 return {p: heads[p].begin for p in partitions}
@@ -312,32 +307,6 @@ class Topic:
         if len(set(columns)) != len(columns):
             raise SchemaMismatch(f"topic {self.name!r}: columns={columns} names a column twice")
         return tuple(names.index(column) for column in columns)
-
-    def _offset_at(self, partition: int, head: Head, ticks: int, by: str) -> int:
-        """Bisects the entries: running times and append times never decrease along a partition."""
-        shelf = self._store.shelf
-        low, high = head.begin, head.end
-        before = NO_TIME
-        while low < high:
-            placed = shelf.entry(self._row, partition, (low + high) // 2)
-            if placed is None:
-                break
-            reached = placed.entry.running_time if by == "time" else placed.entry.append_time
-            if reached >= ticks:
-                high = placed.offset
-            else:
-                low, before = placed.next_offset, placed.entry.running_time
-        placed = shelf.entry(self._row, partition, low) if low < head.end else None
-        if placed is None:
-            return head.end
-        if by == "append":
-            return max(placed.offset, head.begin)
-        data = shelf.batch(self._row, partition, placed, [self.schema.get_field_index(self.time)])
-        reached_at = int(running_time(before, data.column(0)).searchsorted(ticks))
-        if reached_at == data.num_rows:
-            # Reached by rows before it that were trimmed away.
-            reached_at = 0
-        return max(placed.offset + reached_at, head.begin)
 
 
 def producer_sequences(

@@ -18,7 +18,6 @@ from mamba_stream.core.changes import (
 from mamba_stream.core.names import check_name
 from mamba_stream.errors import InvalidInput, MambaStreamError, TopicNotFound
 from mamba_stream.log.asked import offset_of, offsets_of, partition_of, text_of
-from mamba_stream.log.committer import Batch
 from mamba_stream.log.topic import producer_sequences
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ class Transaction:
     def __init__(self, log: Log) -> None:
         self._log = log
         self._topic = log.__getitem__
-        self._batches: list[Batch] = []
+        self._batches: list[Any] = []
         self._sequences: list[ProducerSequence] = []
         self._offsets: list[GroupOffset] = []
         self._records: dict[tuple[str, str], Record] = {}

@@ -127,7 +127,7 @@ class Consumer:
 
     def __repr__(self) -> str:
         group = f", group={self._group!r}" if self._group else ""
-        return f"Consumer({str(self._log.path)!r}{group})"
+        return f"Consumer({self._log.place!r}{group})"
 
     def subscribe(self, topics: Any) -> None:
         """Reads these topics, instead of what it read before.

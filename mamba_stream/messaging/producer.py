@@ -121,7 +121,7 @@ class Producer:
         weakref.finalize(self, self._outbox.retire).atexit = False
 
     def __repr__(self) -> str:
-        return f"Producer({str(self.log.path)!r})"
+        return f"Producer({self.log.place!r})"
 
     @property
     def log(self) -> Log:

@@ -53,7 +53,7 @@ class Publisher:
             raise
 
     def __repr__(self) -> str:
-        return f"Publisher({self._topic!r}, log={str(self._producer.log.path)!r})"
+        return f"Publisher({self._topic!r}, log={self._producer.log.place!r})"
 
     @property
     def topic(self) -> Topic:

@@ -179,7 +179,7 @@ class Survey:
         names = self.names()
         if name not in names:
             raise NotFound(
-                f"no group {name!r:.80} in {self.log.path}{did_you_mean(str(name), names)}; "
+                f"no group {name!r:.80} in {self.log.place}{did_you_mean(str(name), names)}; "
                 + (
                     f"it has {', '.join(names[:8])}{' …' if len(names) > 8 else ''}"
                     if names

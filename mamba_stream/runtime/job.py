@@ -15,7 +15,7 @@ from mamba_stream.log import Log
 from mamba_stream.operators.lateness import FOREVER, NEVER
 from mamba_stream.plan.pipeline import Pipeline
 from mamba_stream.runtime.facts import JobStatus, RunSummary, State
-from mamba_stream.runtime.lock import JobLock
+from mamba_stream.runtime.lock import lock_job
 from mamba_stream.runtime.options import RunOptions
 from mamba_stream.runtime.run import Run
 from mamba_stream.runtime.savepoints import check_savepoint
@@ -52,7 +52,7 @@ class Job:
         self._clock = clock or SystemClock()
         self._log = log
         self._options = options
-        self._lock = JobLock(log.path, pipeline.name)
+        self._lock = lock_job(log, pipeline.name)
         try:
             self._run = Run(pipeline, log, options, self._clock)
         except BaseException:

@@ -9,7 +9,7 @@ from mamba_stream.core.names import did_you_mean
 from mamba_stream.errors import JobNotFound
 from mamba_stream.log import Log
 from mamba_stream.runtime.checkpoint import JOBS, OWNED, SAVEPOINTS, savepoints, state_topic
-from mamba_stream.runtime.lock import JobLock, holder_of
+from mamba_stream.runtime.lock import holder_of, lock_job
 from mamba_stream.runtime.progress import decode_record
 
 
@@ -50,7 +50,7 @@ def find_job(log: Log, name: str) -> JobFacts:
     if data is None:
         names = list(log.records(JOBS))
         raise JobNotFound(
-            f"no job {name!r} in {log.path}{did_you_mean(name, names)}; "
+            f"no job {name!r} in {log.place}{did_you_mean(name, names)}; "
             + (f"it has {', '.join(sorted(names)[:8])}" if names else "it has none")
         )
     return _facts(log, name, data)
@@ -74,7 +74,7 @@ def reset_job(log: Log, name: str) -> None:
         JobRunning: It is running.
     """
     find_job(log, name)
-    lock = JobLock(log.path, name)
+    lock = lock_job(log, name)
     try:
         with log.transaction() as tx:
             tx.require_record(JOBS, name, log.record(JOBS, name))
@@ -94,7 +94,7 @@ def owned_topics(log: Log, name: str) -> list[str]:
 
 
 def _facts(log: Log, name: str, data: bytes) -> JobFacts:
-    record, where = decode_record(data), holder_of(log.path, name)
+    record, where = decode_record(data), holder_of(log, name)
     state = "running" if where else "interrupted" if record.status == "running" else record.status
     return JobFacts(
         name=name,

@@ -11,7 +11,7 @@ from mamba_stream.errors import InvalidName, NotFound
 from mamba_stream.log import Log
 from mamba_stream.runtime.checkpoint import JOBS, SAVEPOINTS, add_savepoint, savepoints, state_topic
 from mamba_stream.runtime.jobs import find_job
-from mamba_stream.runtime.lock import JobLock
+from mamba_stream.runtime.lock import lock_job
 from mamba_stream.runtime.options import STATES
 from mamba_stream.runtime.progress import Savepoint, decode_record
 
@@ -67,7 +67,7 @@ def make_savepoint(log: Log, job: str, name: str, clock: Clock | None = None) ->
     """
     find_job(log, job)
     check_savepoint(name)
-    lock = JobLock(log.path, job)
+    lock = lock_job(log, job)
     try:
         data = log.record(JOBS, job)
         assert data is not None

@@ -38,7 +38,7 @@ def file_of(log: Log) -> Path:
 
 
 def placed(topic: Topic) -> list[Placed]:
-    return topic._shelf().entries(topic._row, 0, 0, 100)
+    return topic.log._store.shelf.entries(topic._row, 0, 0, 100)
 
 
 def flip(path: Path, at: int) -> None:
@@ -52,7 +52,7 @@ def flip(path: Path, at: int) -> None:
 def columns_of(topic: Topic, at: Placed) -> tuple[int, ...]:
     """Where the columns of a batch begin in its file, and where it ends."""
     data = memoryview(file_of(topic.log).read_bytes())[at.entry.position :][: at.entry.length]
-    table = format.verify_header(data, topic._layout, at.entry.header)
+    table = format.verify_header(data, topic.log._store.shelf.layout(topic._row.schema), at.entry.header)
     return tuple(at.entry.position + start for start in table.starts)
 
 
@@ -171,7 +171,7 @@ def test_an_entry_whose_rows_were_trimmed_with_their_file_is_trimmed(log: Log, t
     log.seal()
     file_of(log).unlink()
     with pytest.raises(OffsetTrimmed, match="offset 0 was trimmed away"):
-        topic._shelf().batch(topic._row, 0, first)
+        topic.log._store.shelf.batch(topic._row, 0, first)
 
 
 def test_a_message_in_anothers_place_is_damage(log: Log, topic: Topic) -> None:
@@ -212,7 +212,7 @@ def test_an_entry_that_the_index_lost_is_a_gap_not_an_end(log: Log, topic: Topic
 
 
 def test_entries_are_found_from_the_one_that_holds_the_offset(topic: Topic) -> None:
-    shelf, row = topic._shelf(), topic._row
+    shelf, row = topic.log._store.shelf, topic._row
     for offset in range(40):
         assert [at.offset for at in shelf.entries(row, 0, offset, 2)] == [
             o for o in (offset // 8 * 8, offset // 8 * 8 + 8) if o < 40

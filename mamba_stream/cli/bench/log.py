@@ -30,6 +30,7 @@ from mamba_stream.cli.bench.measuring import (
     show,
 )
 from mamba_stream.log import Log, open_log
+from mamba_stream.log.store import Store
 
 _ROWS = 65_536
 _YEAR_US = 365 * 86_400 * 1_000_000
@@ -310,7 +311,9 @@ print(time.perf_counter() - start)
 
 def _one_day(log: Log) -> Figure:
     topic = log["year"]
-    shelf = log._store.shelf
+    store = log._store
+    assert isinstance(store, Store)
+    shelf = store.shelf
     read: list[object] = []
     batch = shelf.batch
 

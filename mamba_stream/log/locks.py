@@ -1,0 +1,68 @@
+"""Locks by name, one file each under the log: whoever holds the lock of the file is alive."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+from pathlib import Path
+
+from mamba_stream.errors import DiskFull
+from mamba_stream.log.directory import NO_ROOM
+
+
+class FileLock:
+    """A lock that the kernel lets go when the process dies."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd: int | None = fd
+
+    def release(self) -> None:
+        """Lets go; the file stays, since removing it would let two hold locks of one name."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+def take(log: Path, space: str, name: str) -> FileLock | None:
+    """Takes the lock; ``None`` where somebody has it.
+
+    Raises:
+        DiskFull: There is no room for the lock's file.
+    """
+    path = _path(log, space, name)
+    try:
+        path.parent.mkdir(exist_ok=True)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise DiskFull(f"{path}: {error.strerror}; free some space and try again") from error
+        raise
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    # Who has it is only told: a full disk is no reason not to go on.
+    with contextlib.suppress(OSError):
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+    return FileLock(fd)
+
+
+def holder(log: Path, space: str, name: str) -> str | None:
+    """What the lock's holder wrote of itself; ``None`` where nobody has it."""
+    path = _path(log, space, name)
+    if not path.exists():
+        return None
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return path.read_text().strip() or "another process"
+    return None
+
+
+def _path(log: Path, space: str, name: str) -> Path:
+    return log / space / f"{name}.lock"

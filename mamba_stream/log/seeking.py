@@ -1,0 +1,37 @@
+"""Where in a partition a time is reached."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from mamba_stream.log.intake import running_time
+from mamba_stream.log.rows import NO_TIME, Head, TopicRow
+from mamba_stream.log.shelf import Shelf
+
+
+def offset_at(
+    shelf: Shelf, topic: TopicRow, schema: pa.Schema, partition: int, head: Head, ticks: int, by: str
+) -> int:
+    """Bisects the entries: running times and append times never decrease along a partition."""
+    low, high = head.begin, head.end
+    before = NO_TIME
+    while low < high:
+        placed = shelf.entry(topic, partition, (low + high) // 2)
+        if placed is None:
+            break
+        reached = placed.entry.running_time if by == "time" else placed.entry.append_time
+        if reached >= ticks:
+            high = placed.offset
+        else:
+            low, before = placed.next_offset, placed.entry.running_time
+    placed = shelf.entry(topic, partition, low) if low < head.end else None
+    if placed is None:
+        return head.end
+    if by == "append":
+        return max(placed.offset, head.begin)
+    data = shelf.batch(topic, partition, placed, [schema.get_field_index(topic.time)])
+    reached_at = int(running_time(before, data.column(0)).searchsorted(ticks))
+    if reached_at == data.num_rows:
+        # Reached by rows before it that were trimmed away.
+        reached_at = 0
+    return max(placed.offset + reached_at, head.begin)

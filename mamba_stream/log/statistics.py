@@ -1,0 +1,42 @@
+"""What a log in a directory holds, counted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mamba_stream.log import rows
+from mamba_stream.log.rows import FileRow
+from mamba_stream.log.storage import LogStatistics
+
+if TYPE_CHECKING:
+    from mamba_stream.log.store import Store
+
+
+def statistics(store: Store) -> LogStatistics:
+    """What the log holds, and what this process did with it."""
+    topics = {row.id: row for row in store.topics()}
+    heads = [
+        (topics[place[0]], rows.unpack_head(value))
+        for key, value in store.items(rows.HEAD)
+        if (place := rows.partition_place(key))[0] in topics
+    ]
+    files = [rows.unpack(FileRow, value) for _, value in store.items(rows.FILE)]
+    counts = store.committer.counts
+    return LogStatistics(
+        lsn=store.lsn(),
+        topics=sum(not row.internal for row in topics.values()),
+        rows=sum(head.end - head.begin for row, head in heads if not row.internal),
+        bytes=sum(head.size for _, head in heads),
+        batches=sum(head.entries for _, head in heads),
+        commit_files=sum(file.kind == "commit" and file.state != "trash" for file in files),
+        segments=sum(file.kind == "segment" and file.state != "trash" for file in files),
+        trash=sum(file.state == "trash" for file in files),
+        index_bytes=store.index.size(),
+        readers=store.index.readers(),
+        commits=counts.commits,
+        changes=counts.changes,
+        refused=counts.refused,
+        appended_rows=counts.rows,
+        appended_bytes=counts.bytes,
+        commit_seconds=counts.seconds,
+    )

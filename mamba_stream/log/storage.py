@@ -1,0 +1,286 @@
+"""What a log asks of where it is stored: a directory of this machine, or a server's.
+
+`Log`, `Topic` and `Transaction` check what they are given and speak to this; nothing above them knows which
+storage it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import polars as pl
+import pyarrow as pa
+
+from mamba_stream.core.changes import Applied, ChangeSet
+from mamba_stream.core.clock import Clock
+from mamba_stream.log.batch import LogBatch
+from mamba_stream.log.rows import TopicRow
+
+if TYPE_CHECKING:
+    from mamba_stream.log.description import TopicDescription
+
+
+@dataclass(frozen=True)
+class LogStatistics:
+    """What a log holds, and what this process did with it since it opened it.
+
+    Attributes:
+        lsn: The number of the last commit.
+        topics: Topics, without internal ones.
+        rows: Rows that can be read, without internal ones.
+        bytes: What all topics take on disk.
+        batches: Batches of all topics.
+        commit_files: Files that commits go to.
+        segments: Sealed files.
+        trash: Files that wait for their removal.
+        index_bytes: What the index takes on disk.
+        readers: Places in the index's table of readers, over all processes.
+        commits: Synced transactions of this process.
+        changes: Change sets in them: callers that arrive together share a commit.
+        refused: Change sets that were refused.
+        appended_rows: Rows that this process appended.
+        appended_bytes: Bytes of them.
+        commit_seconds: Time spent writing, syncing and applying.
+    """
+
+    lsn: int
+    topics: int
+    rows: int
+    bytes: int
+    batches: int
+    commit_files: int
+    segments: int
+    trash: int
+    index_bytes: int
+    readers: int
+    commits: int
+    changes: int
+    refused: int
+    appended_rows: int
+    appended_bytes: int
+    commit_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionHead:
+    """The state of a partition.
+
+    Attributes:
+        topic: The number of its topic.
+        begin: The first offset there is.
+        end: The next one to be given.
+        rows: Rows that are stored, some of which may lie before ``begin``.
+        bytes: What they take on disk.
+        append_time: When rows were last appended, in microseconds since the epoch; 0 for never.
+        ended: Whether the topic is closed to appends.
+    """
+
+    topic: int
+    begin: int
+    end: int
+    rows: int
+    bytes: int
+    append_time: int
+    ended: bool = False
+
+
+class Reader(Protocol):
+    """Reads partitions from given offsets on, in the order of offsets within each.
+
+    A reader belongs to one thread, and holds no lock between calls.
+    """
+
+    @property
+    def topic(self) -> str:
+        """The topic's name."""
+        ...
+
+    @property
+    def positions(self) -> dict[int, int]:
+        """The next offset to read, by partition."""
+        ...
+
+    @property
+    def at_end(self) -> bool:
+        """Whether every partition is read to where it ends now (or to this reader's end)."""
+        ...
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether nothing can come any more: the topic was ended, or this reader's end reached."""
+        ...
+
+    def poll(self, *, max_rows: int = 65_536, max_bytes: int | None = None) -> list[LogBatch]:
+        """The batches that come next, around ``max_rows`` rows together; none at the end.
+
+        The partitions take turns, so that none starves. Nothing is waited for that is not there yet.
+
+        Raises:
+            OffsetTrimmed: The rows to read next were trimmed away.
+            DataCorrupted: Stored bytes are damaged; ``seek`` behind them to go on.
+            InvalidInput: A bound is not a number.
+        """
+        ...
+
+    def seek(self, positions: Mapping[int, int]) -> None:
+        """Goes on from these offsets; partitions that are not named stay where they are."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of what was looked up ahead."""
+        ...
+
+
+class Lock(Protocol):
+    """A lock that was taken."""
+
+    def release(self) -> None:
+        """Lets go. Done twice it does nothing more."""
+        ...
+
+
+class Intake(Protocol):
+    """Prepares rows for one topic."""
+
+    def batches(
+        self,
+        data: Any,
+        partition: int | None = None,
+        expect: Mapping[int, int] | None = None,
+        *,
+        at_once: bool = False,
+    ) -> list[Any]:
+        """The data as batches that the same storage commits, in order; raises before anything is written.
+
+        They may point into what the caller passed only if they are to be committed ``at_once``.
+        """
+        ...
+
+
+class Storage(Protocol):
+    """Where a log lies. Its methods take what was checked, and may be called by any thread."""
+
+    @property
+    def place(self) -> str:
+        """Where that is, as users write it: a directory, or an address."""
+        ...
+
+    @property
+    def directory(self) -> Path | None:
+        """The directory, where it is one of this machine."""
+        ...
+
+    @property
+    def clock(self) -> Clock:
+        """The time by which leases end and rows are appended: for all who share the log, the same."""
+        ...
+
+    def topic(self, name: object) -> TopicRow | None:
+        """The topic of exactly this name."""
+        ...
+
+    def topics(self) -> list[TopicRow]:
+        """All topics, internal ones as well."""
+        ...
+
+    def numbered(self, number: int) -> bool:
+        """Whether there is a topic of this number."""
+        ...
+
+    def schema(self, number: int) -> pa.Schema:
+        """The columns of a schema's number, as they are stored."""
+        ...
+
+    def intake(self, topic: TopicRow) -> Intake:
+        """What prepares rows for the topic."""
+        ...
+
+    def commit(self, change: ChangeSet, batches: Sequence[Any] = ()) -> Applied:
+        """Commits durably, with batches of :meth:`intake` appended, and wakes whoever waits."""
+        ...
+
+    def heads(self, topic: TopicRow, partitions: Sequence[int] | None = None) -> Mapping[int, PartitionHead]:
+        """The state of the topic's partitions, all of one moment."""
+        ...
+
+    def all_heads(self, *, internal: bool) -> dict[tuple[str, int], PartitionHead]:
+        """The state of every partition by (topic, partition), of one moment."""
+        ...
+
+    def offsets_at(self, topic: TopicRow, ticks: int, by: str) -> dict[int, int]:
+        """For each partition the first offset whose running time (or append time) has reached these ticks."""
+        ...
+
+    def reader(
+        self,
+        topic: TopicRow,
+        positions: Mapping[int, int],
+        wanted: tuple[int, ...] | None,
+        ends: Mapping[int, int],
+        opened: Callable[[], object],
+    ) -> Reader:
+        """A reader of these columns by number; ``opened`` raises once the handle that asked for it is closed."""
+        ...
+
+    def scan(self, topic: TopicRow, opened: Callable[[], object]) -> pl.LazyFrame:
+        """The topic as a lazy frame; its ends are taken when it is collected."""
+        ...
+
+    def describe(self, topic: TopicRow) -> TopicDescription:
+        """The facts of a topic as they are now."""
+        ...
+
+    def groups(self) -> list[str]:
+        """The names of the groups that have committed offsets."""
+        ...
+
+    def group_offsets(self, group: str) -> dict[tuple[str, int], int]:
+        """The next offset that a group reads, by (topic, partition)."""
+        ...
+
+    def record(self, namespace: str, key: str) -> bytes | None:
+        """One small value."""
+        ...
+
+    def records(self, namespace: str, before: str | None, limit: int | None) -> dict[str, bytes]:
+        """Small values of a namespace by key, in the order of keys, of one moment."""
+        ...
+
+    def namespaces(self, prefix: str) -> list[str]:
+        """The namespaces that hold records and begin so, sorted."""
+        ...
+
+    def lsn(self) -> int:
+        """The number of the last commit."""
+        ...
+
+    def settle(self) -> None:
+        """Waits for a commit in flight, and makes visible the last one of a process that was killed in it."""
+        ...
+
+    def wait(self, lsn: int, timeout: float) -> int:
+        """Returns once the log is past ``lsn``, or after ``timeout`` seconds; the lsn it is at."""
+        ...
+
+    def lock(self, space: str, name: str) -> Lock | None:
+        """Takes the lock of this name, which is let go when its holder dies; ``None`` where it is taken."""
+        ...
+
+    def lock_holder(self, space: str, name: str) -> str | None:
+        """Who has the lock of this name now, in words; ``None`` where nobody has."""
+        ...
+
+    def seal(self) -> int:
+        """Repacks files that commits went to; says how many."""
+        ...
+
+    def statistics(self) -> LogStatistics:
+        """What the log holds, and what this process did with it."""
+        ...
+
+    def release(self) -> None:
+        """Gives back one handle; the last one closes the storage."""
+        ...
