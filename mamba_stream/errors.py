@@ -32,7 +32,12 @@ knows nothing of this package.
     │   ├── NetworkFileSystem                  the index would not be safe there
     │   ├── ForkedProcess                      the handle was opened before a fork
     │   ├── LogFailed                          an I/O error stopped this handle; reopen
-    │   └── LogClosed                          the handle was closed
+    │   ├── LogClosed                          the handle was closed
+    │   └── ServerUnavailable                  nothing listens there, or it went away, or is being stopped
+    ├── AccessDenied                       the server knows who asks, or does not, and refuses
+    │   ├── NotAuthenticated                   no token or certificate, or one that is not (any longer) valid
+    │   └── NotAuthorized                      this user may not do that
+    ├── QuotaExceeded                      more than this user may have; the error says when to try again
     ├── DataCorrupted                      stored bytes are not what was written; never returned as data
     ├── OffsetTrimmed                      the rows asked for were trimmed away
     ├── GroupInUse                         members are in the group, which must be stopped first
@@ -163,6 +168,34 @@ class LogFailed(LogUnavailable):
 
 class LogClosed(LogUnavailable):
     """The handle was closed."""
+
+
+class ServerUnavailable(LogUnavailable):
+    """Nothing listens at the address, or the server went away or is being stopped."""
+
+
+class AccessDenied(MambaStreamError):
+    """The server refuses this."""
+
+
+class NotAuthenticated(AccessDenied):
+    """There is no token or certificate, or it is not valid, or not any longer."""
+
+
+class NotAuthorized(AccessDenied):
+    """The server knows who asks, and nothing allows it."""
+
+
+class QuotaExceeded(MambaStreamError):
+    """More than this user may have at a time.
+
+    Attributes:
+        retry_after: Seconds after which it may go.
+    """
+
+    def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class DataCorrupted(MambaStreamError):

@@ -1,0 +1,1 @@
+"""The log on the network: a server that speaks Arrow Flight. See ``docs/server.md``."""
