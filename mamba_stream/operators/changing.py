@@ -15,7 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from mamba_stream.operators.changes import with_op
 from mamba_stream.operators.columns import (
+    DELETE,
     INSERT,
     OP,
     OP_TYPE,
@@ -60,11 +62,14 @@ class ChangingSettings(WindowSettings):
 class ChangingStep(Remembering):
     """The state of one step of windows that change, and what rows and watermarks do to it."""
 
+    adds_whole = True
+
     def __init__(self, settings: ChangingSettings) -> None:
         self._set = settings
+        self.tolerates = False
         self._windows = settings.windows
         self._punctual = Punctual(settings)
-        self._results = Results(settings)
+        self._results = Results(settings, stay=True)
         split = settings.aggregation
         self._keys = {**settings.keys, SLOT: pl.Int64()}
         # Each with the end of its window as its time.
@@ -104,7 +109,8 @@ class ChangingStep(Remembering):
             over = self._open.times(changed) <= self._closed
             self._changed.append(changed[~over])
             changed = changed[over]
-        return Made(self._fire(changed), late)
+        made = self._fire(changed)
+        return Made(made.rows, late, failed=made.failed)
 
     def _take(self, frame: pl.DataFrame) -> Slots:
         """Adds rows to their windows; gives the windows that changed."""
@@ -151,8 +157,7 @@ class ChangingStep(Remembering):
             return
         due = self._due(watermark)
         self._closed = watermark
-        if (rows := self._fire(due)) is not None:
-            yield Made(rows)
+        yield self._fire(due)
         self._forget()
 
     def _due(self, watermark: int) -> Slots:
@@ -182,16 +187,25 @@ class ChangingStep(Remembering):
             if self._kept is not None:
                 self._kept.remove(self._kept.matching(over).ids)
 
-    def _fire(self, slots: Slots) -> pl.DataFrame | None:
+    def _fire(self, slots: Slots) -> Made:
         """What the windows at distinct slots put in the place of what they gave before."""
         if not len(slots):
-            return None
+            return NOTHING
         parts = [self._open.keys(slots), self._open.get(slots)]
         partials = ordered(pl.concat(parts, how="horizontal"), [SLOT, *self._set.keys])
         windows = partials.select(*self._keys)
         rows = self._rows_of(windows) if self._kept is not None else None
-        bounds = self._windows.bounds(pl.col(SLOT))
-        results = self._results.of(partials, rows, *bounds)
+        start, end = self._windows.bounds(pl.col(SLOT))
+        finished = self._results.of(partials, rows, start, end, tolerates=self.tolerates)
+        gone = None
+        if finished.there is not None:
+            gone = self._taken_back(partials.filter(~pl.Series(finished.there)), start, end)
+            windows = windows.filter(pl.Series(finished.there))
+        parts = [part for part in (gone, self._put(windows, finished.rows)) if part is not None]
+        return Made(pl.concat(parts) if parts else None, failed=finished.failed)
+
+    def _put(self, windows: pl.DataFrame, results: pl.DataFrame) -> pl.DataFrame | None:
+        """Puts results in the place of what their windows gave before."""
         shown = self._shown.slots(windows, insert=True)
         known = self._shown.present(shown)
         values = results.select(*self._set.aggregation.output_schema)
@@ -201,6 +215,18 @@ class ChangingStep(Remembering):
             differs[known] = _differ(values.filter(pl.Series(known)), before)
         self._shown.put(shown, values)
         return self._changes(results, before, known, differs)
+
+    def _taken_back(self, windows: pl.DataFrame, start: pl.Expr, end: pl.Expr) -> pl.DataFrame | None:
+        """Takes back what windows gave that have no result any more, since an expression raises over it."""
+        shown = self._shown.slots(windows.select(*self._keys))
+        there = self._shown.present(shown)
+        if not there.any():
+            return None
+        bounds = self._results.bounds(start, end)
+        named = windows.filter(pl.Series(there)).select(*self._set.keys, *bounds, SLOT)
+        rows = self._results.with_origin(named.hstack(self._shown.get(shown[there])))
+        self._shown.remove(shown[there])
+        return with_op(rows, DELETE)
 
     def _changes(
         self,
@@ -236,9 +262,8 @@ class ChangingStep(Remembering):
     def view(self) -> pl.DataFrame:
         """The windows that are open, as they would be given out now."""
         self._shown = KeyedTable(self._keys, self._set.aggregation.output_schema)
-        slots = self._open.slots(self._open.frame().select(*self._keys))
-        rows = self._fire(slots)
-        return self._results.view([] if rows is None else [Made(rows)])
+        self.tolerates = True
+        return self._results.view([self._fire(self._open.slots(self._open.frame().select(*self._keys)))])
 
 
 def _differ(values: pl.DataFrame, before: pl.DataFrame) -> npt.NDArray[np.bool_]:

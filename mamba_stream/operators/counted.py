@@ -14,17 +14,16 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from mamba_stream.operators.columns import ORDER, ORDER_TYPES, PREFIX, TIME, ticks
+from mamba_stream.operators.columns import ORDER, ORDER_TYPES, PREFIX, TIME
+from mamba_stream.operators.failures import FAILURES, RowsFailed, worked
 from mamba_stream.operators.grouping import grouped
-from mamba_stream.operators.in_order import InOrder
 from mamba_stream.operators.keyed import KeyedTable
 from mamba_stream.operators.keyedrows import KeyedRows
-from mamba_stream.operators.lateness import FOREVER, NEVER
-from mamba_stream.operators.remembering import Remembering
+from mamba_stream.operators.lateness import FOREVER
+from mamba_stream.operators.passing import PassingStep, Timing
 from mamba_stream.operators.results import AggregateSettings, Results
 from mamba_stream.operators.runs import SLOT
-from mamba_stream.operators.step import NOTHING, Made
-from mamba_stream.operators.tardiness import without_late
+from mamba_stream.operators.step import NOTHING, Failed, Made
 
 _ALL: Final = f"{PREFIX}all"
 """In place of a key where there is none."""
@@ -50,13 +49,12 @@ class CountedSettings(AggregateSettings):
     count: int
 
 
-class CountedStep(Remembering):
+class CountedStep(PassingStep):
     """The state of one step of counted windows, and what rows and watermarks do to it."""
 
     def __init__(self, settings: CountedSettings) -> None:
         self._set = settings
         self._keys: Mapping[str, pl.DataType] = settings.keys or {_ALL: pl.Int8()}
-        self._waiting = InOrder()
         split = settings.aggregation
         self._open = KeyedTable(self._keys, {**_EDGES, **split.partial_schema})
         self._partials = [*_EDGES, *split.partial_schema]
@@ -65,31 +63,46 @@ class CountedStep(Remembering):
         if split.kept:
             kept = {name: settings.types[name] for name in self._kept_columns}
             self._kept = KeyedRows(self._keys, {**kept, **ORDER_TYPES})
-        self._columns = list(dict.fromkeys([*self._keys, *settings.types, *ORDER]))
         self._results = Results(settings, [_NUMBER])
-        super().__init__(waiting=self._waiting, open=self._open, kept=self._kept)
+        timing = Timing(time=settings.time, shift=settings.shift, dtype=settings.dtype)
+        columns = list(dict.fromkeys([*settings.keys, *settings.types]))
+        super().__init__(timing, columns, open=self._open, kept=self._kept)
 
-    def add(self, frame: pl.DataFrame, port: int = 0) -> Made:
-        """Takes rows in; gives back those that came too late."""
-        frame = frame.with_columns(ticks(self._set.time, self._set.shift).alias(TIME))
-        frame, late = without_late(frame, self._closed, self._set.dtype)
+    def passed(self, rows: pl.DataFrame) -> Made:
+        """The windows that become full."""
         if not self._set.keys:
-            frame = frame.with_columns(pl.lit(0, dtype=pl.Int8).alias(_ALL))
-        self._waiting.add(frame.select(self._columns))
-        return NOTHING if late is None else Made(late=late)
+            rows = rows.with_columns(pl.lit(0, dtype=pl.Int8).alias(_ALL))
+        try:
+            return self._finished(*self._counted(rows))
+        except RowsFailed:
+            raise
+        except FAILURES:
+            self._open.unreserve(self._open.slots(rows.select(*self._keys)))
+            rows, failed = self._without_failing(rows)
+        made = self._finished(*self._counted(rows)) if rows.height else NOTHING
+        return Made(made.rows, failed=[*failed, *made.failed])
 
     def advance(self, watermark: int) -> Iterator[Made]:
         """Gives out the windows that are full; where no row will come any more, the others too."""
-        if watermark <= self._closed:
-            return
-        self._closed = watermark
-        rows = self._waiting.release(watermark)
-        full: list[tuple[pl.DataFrame, pl.DataFrame | None]] = [] if rows is None else [self._counted(rows)]
+        yield from super().advance(watermark)
         if watermark == FOREVER and self._open.rows:
-            full.append(self._rest())
-        for windows, kept in full:
-            if windows.height:
-                yield Made(self._results.of(windows, kept, pl.col(_START), pl.col(SLOT) + 1))
+            yield self._finished(*self._rest())
+
+    def _finished(self, windows: pl.DataFrame, rows: pl.DataFrame | None) -> Made:
+        if not windows.height:
+            return NOTHING
+        start, end = pl.col(_START), pl.col(SLOT) + 1
+        return self._results.of(windows, rows, start, end, tolerates=self.tolerates).made
+
+    def _without_failing(self, rows: pl.DataFrame) -> tuple[pl.DataFrame, Sequence[Failed]]:
+        """The rows that can be counted: those over which an aggregate raises are in no window."""
+
+        def tried(piece: pl.DataFrame) -> pl.DataFrame:
+            grouped(piece, [*self._keys], self._set.aggregation.partial_exprs, nested=self._set.nested)
+            return piece
+
+        found, failed = worked(tried, rows, tolerates=self.tolerates)
+        return (pl.concat(found) if found else rows.clear()), failed
 
     def _counted(self, rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame | None]:
         """Counts rows that come in order; gives the windows that are full, and the rows that they keep."""
@@ -155,14 +168,9 @@ class CountedStep(Remembering):
         self._open.remove(self._open.slots(windows.select(*self._keys)))
         return windows, kept
 
-    def restored(self, closed: int) -> None:
-        """Forgets the rows that were counted before."""
-        super().restored(closed)
-        if closed > NEVER:
-            self._waiting.drop(closed)
-
     def view(self) -> pl.DataFrame:
         """The windows that are open, as they would be given out now."""
+        self.tolerates = True
         return self._results.view(self.advance(FOREVER))
 
 

@@ -43,6 +43,10 @@ class Piece:
     rows: int
     error: BaseException
 
+    def of(self, frame: pl.DataFrame) -> Failed:
+        """These rows of a frame, and what is raised over them."""
+        return Failed(frame.slice(self.first, self.rows), self.error)
+
 
 @dataclass(frozen=True, slots=True)
 class Sifted(Generic[T]):
@@ -84,6 +88,35 @@ def sift(
 
     halve(0, frame.height, error)
     return Sifted(results, failed)
+
+
+def worked(
+    work: Callable[[pl.DataFrame], T], frame: pl.DataFrame, *, tolerates: bool, whole: str | None = None
+) -> tuple[Sequence[T], list[Failed]]:
+    """Does to a frame what may raise over some of its rows: to all of it, or else to pieces without these rows.
+
+    Args:
+        work: What may raise; it changes nothing where it does.
+        frame: All rows.
+        tolerates: Whether rows over which it raises are left out.
+        whole: A column whose equal values, one behind the other, must not be torn apart.
+
+    Returns:
+        What there is of the pieces, in order, and what was left out.
+
+    Raises:
+        RowsFailed: Rows are not to be left out, and these should be.
+    """
+    try:
+        return [work(frame)], []
+    except RowsFailed:
+        raise
+    except FAILURES as error:
+        if not tolerates:
+            piece = culprit(work, frame, error, whole=whole)
+            raise RowsFailed(piece.of(frame)) from error
+        sifted = sift(work, frame, error, whole=whole)
+        return sifted.results, [piece.of(frame) for piece in sifted.failed]
 
 
 def culprit(

@@ -139,6 +139,12 @@ class KeyedTable:
             self.clear(slots)
             self._index.remove(slots)
 
+    def unreserve(self, slots: Slots) -> None:
+        """Removes the keys at slots that have no row: nothing is to be put there after all."""
+        unused = slots[(slots >= 0) & ~self._marks.lives(slots)]
+        if len(unused):
+            self.remove(ascending(unused))
+
     def clear(self, slots: Slots) -> None:
         """Removes the rows of keys at distinct slots, which they keep until they are removed themselves."""
         live = slots[self._marks.lives(slots)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -57,7 +57,7 @@ class LagStep(PassingStep):
         columns = dict.fromkeys([*settings.kept, *settings.by, *settings.columns])
         super().__init__(settings.timing, list(columns), last=self._last)
 
-    def passed(self, rows: pl.DataFrame) -> Iterator[Made]:
+    def passed(self, rows: pl.DataFrame) -> Made:
         """The rows with their results, in their order."""
         if not self._set.by:
             rows = rows.with_columns(pl.lit(True).alias(_ONE_KEY))
@@ -79,7 +79,7 @@ class LagStep(PassingStep):
             .filter(pl.col(_FRESH).fill_null(value=False))
         )
         self._remember(keys, slots, together)
-        yield Made(written_out(shown.sort(ORDER).select(*self._set.kept, *self._set.results, *ORIGIN)))
+        return Made(written_out(shown.sort(ORDER).select(*self._set.kept, *self._set.results, *ORIGIN)))
 
     def _past(self, before: pl.DataFrame, back: int) -> pl.DataFrame:
         """The rows that lie so far back, of the keys that have them."""

@@ -6,7 +6,7 @@ is depends on nothing but the rows from its beginning to its end: so a match is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,17 +27,19 @@ from mamba_stream.operators.columns import (
     TIME,
     visible,
 )
+from mamba_stream.operators.failures import RowsFailed, worked
 from mamba_stream.operators.history import History
 from mamba_stream.operators.keyed import KeyedTable
 from mamba_stream.operators.lateness import NEVER
 from mamba_stream.operators.passing import PassingStep, Timing
 from mamba_stream.operators.single import twice, written_out
-from mamba_stream.operators.step import Made
+from mamba_stream.operators.step import NOTHING, Failed, Made
 from mamba_stream.operators.times import as_time
 
 MATCH_START: Final = "match_start"
 MATCH_END: Final = "match_end"
 _FRESH: Final = f"{PREFIX}fresh"
+_BEGIN: Final = f"{PREFIX}begin"
 _ONE_KEY: Final = f"{PREFIX}all"
 _BUSY_UNTIL: Final = f"{PREFIX}until_"
 
@@ -89,6 +91,8 @@ class MatchSettings:
 class MatchStep(PassingStep):
     """Keeps the rows of the last ``within`` ticks that may belong to a sequence."""
 
+    adds_whole = True
+
     def __init__(self, settings: MatchSettings) -> None:
         self._set = settings
         self._holds = [f"{PREFIX}holds_{number}" for number in range(len(settings.links))]
@@ -116,17 +120,16 @@ class MatchStep(PassingStep):
         shown = made.late.frame.drop(*self._holds, _ONE_KEY, strict=False)
         return Made(late=type(made.late)(shown, made.late.by))
 
-    def passed(self, rows: pl.DataFrame) -> Iterator[Made]:
+    def passed(self, rows: pl.DataFrame) -> Made:
         """The matches whose last row is among these."""
         rows = rows.filter(pl.any_horizontal(self._holds))
         if not rows.height:
-            return
+            return NOTHING
         fresh = rows.with_columns(pl.lit(True).alias(_FRESH))
         together = self._history.behind(fresh, list(self._by)).sort(list(self._by), maintain_order=True)
         places = self._matches(together)
         self._history.add(rows)
-        if places.shape[1]:
-            yield Made(self._results(together, places))
+        return self._results(together, places) if places.shape[1] else NOTHING
 
     def _matches(self, rows: pl.DataFrame) -> Places:
         """For each match the places of its rows, one column for each match; rows lie sorted by key and order."""
@@ -192,28 +195,50 @@ class MatchStep(PassingStep):
         slots = self._busy.slots(last.select(list(self._by)), insert=True)
         self._busy.put(slots, until, last.get_column(TIME).to_numpy())
 
-    def _results(self, rows: pl.DataFrame, places: Places) -> pl.DataFrame:
+    def _results(self, rows: pl.DataFrame, places: Places) -> Made:
         """One row for each match, in the order of its end, key and beginning."""
-        timing = self._set.timing
         parts = [rows[places[0]].select(list(self._by))]
         for link, at in zip(self._set.links, places, strict=True):
             part = rows[at].select(pl.col(name).alias(f"{link.name}.{name}") for name in self._set.columns)
             parts.append(part)
         begin, end = (rows.get_column(TIME).gather(places[at]) for at in (0, -1))
-        wide = pl.concat(parts, how="horizontal").with_columns(begin.alias(MATCH_START), end.alias(TIME))
+        wide = pl.concat(parts, how="horizontal").with_columns(begin.alias(_BEGIN), end.alias(TIME))
         order = [rows.get_column(name).gather(places[0]).alias(f"{PREFIX}begin_{name}") for name in ORIGIN]
         wide = wide.with_columns(order).sort(
-            TIME, *self._by, MATCH_START, *(f"{PREFIX}begin_{name}" for name in ORIGIN), maintain_order=True
+            TIME, *self._by, _BEGIN, *(f"{PREFIX}begin_{name}" for name in ORIGIN), maintain_order=True
         )
+        try:
+            found, failed = worked(self._computed, wide, tolerates=self.tolerates)
+        except RowsFailed as error:
+            raise RowsFailed(self._left_out(error.failed)) from error.failed.error
+        left_out = [self._left_out(one) for one in failed]
+        if not found:
+            return Made(failed=left_out)
+        made = found[0] if len(found) == 1 else pl.concat(found)
+        if self._set.with_origin:
+            made = made.with_columns(self._origin())
+        return Made(written_out(made.drop(TIME)), failed=left_out)
+
+    def _computed(self, wide: pl.DataFrame) -> pl.DataFrame:
         shown = twice(wide) if wide.height == 1 else written_out(wide)
+        results = [expr.alias(name) for name, expr in self._set.exprs.items()]
+        return shown.select(*self._keys_and_times(), *results, TIME).head(wide.height)
+
+    def _keys_and_times(self) -> list[pl.Expr]:
+        timing = self._set.timing
+        keys = [pl.col(name) for name in self._by if name != _ONE_KEY]
         times = (
             as_time(pl.col(column) - timing.shift, timing.dtype).alias(name)
-            for column, name in ((MATCH_START, MATCH_START), (TIME, MATCH_END))
+            for column, name in ((_BEGIN, MATCH_START), (TIME, MATCH_END))
         )
-        results = [expr.alias(name) for name, expr in self._set.exprs.items()]
-        keys = [name for name in self._by if name != _ONE_KEY]
-        origin = self._origin() if self._set.with_origin else []
-        return written_out(shown.select(*keys, *times, *results, *origin).head(wide.height))
+        return [*keys, *times]
+
+    def _left_out(self, failed: Failed) -> Failed:
+        """A match over which a result's expression raises, as somebody reads it."""
+        matches = visible(failed.frame.select(*self._keys_and_times(), pl.exclude(*self._by)))
+        start, end = matches.row(0, named=True)[MATCH_START], matches.row(0, named=True)[MATCH_END]
+        what = f"the match from {start} to {end}" if matches.height == 1 else f"{matches.height:,} matches"
+        return Failed(matches, failed.error, what)
 
     def _origin(self) -> list[pl.Expr]:
         values = {

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import polars as pl
 
-from mamba_stream.operators.columns import ORIGIN, TIME, ticks
+from mamba_stream.operators.columns import ORIGIN, PREFIX, TIME, ticks
+from mamba_stream.operators.failures import FAILURES, RowsFailed, worked
 from mamba_stream.operators.in_order import InOrder
 from mamba_stream.operators.remembering import Part, Remembering
 from mamba_stream.operators.step import NOTHING, Made
 from mamba_stream.operators.tardiness import without_late
+
+_TOGETHER: Final = f"{PREFIX}together"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +39,10 @@ class PassingStep(Remembering):
     A step inherits this, and says what it does with rows in their order and what it remembers of them.
     """
 
-    def __init__(self, timing: Timing, columns: Sequence[str], **parts: Part) -> None:
+    together: Sequence[str] = ()
+    """Rows that lie side by side and are equal in these columns must not be torn apart."""
+
+    def __init__(self, timing: Timing, columns: Sequence[str], **parts: Part | None) -> None:
         """A step that has seen nothing.
 
         Args:
@@ -43,13 +50,16 @@ class PassingStep(Remembering):
             columns: The columns to keep of rows that wait, beside those that order them.
             **parts: What it remembers of rows that have passed, by the names under which it is saved.
         """
+        self.tolerates = False
         self._timing = timing
         self._columns = list(columns)
         self._waiting = InOrder()
         super().__init__(waiting=self._waiting, **parts)
 
-    def passed(self, rows: pl.DataFrame) -> Iterator[Made]:
+    def passed(self, rows: pl.DataFrame) -> Made:
         """What the step makes of rows in the order of the stream; none comes before them any more.
+
+        Where it raises, nothing has changed: rows over which it does are left out as if they had never come.
 
         Args:
             rows: The columns, those of ``ORIGIN``, and the time in ``TIME``.
@@ -70,9 +80,27 @@ class PassingStep(Remembering):
         """Acts on the rows before a watermark."""
         rows = self._waiting.release(watermark)
         if rows is not None:
-            yield from self.passed(rows)
+            yield from self._acted_on(rows)
         self._closed = watermark
         self.forget(watermark)
+
+    def _acted_on(self, rows: pl.DataFrame) -> Iterator[Made]:
+        try:
+            yield self.passed(rows)
+        except RowsFailed:
+            raise
+        except FAILURES:
+            if self.together:
+                rows = rows.sort(self.together, maintain_order=True)
+                rows = rows.with_columns(pl.struct(self.together).rle_id().alias(_TOGETHER))
+            made, failed = worked(
+                lambda piece: self.passed(piece.drop(_TOGETHER, strict=False)),
+                rows,
+                tolerates=self.tolerates,
+                whole=_TOGETHER if self.together else None,
+            )
+            yield from made
+            yield Made(failed=failed)
 
     def restored(self, closed: int) -> None:
         """Forgets what passed before it was saved last."""

@@ -339,7 +339,7 @@ class ProcessStep:
 
     def _forget(self, slots: Slots) -> None:
         """Keys that nothing is remembered for need no slot."""
-        self._table.remove(slots[~self._table.present(slots)])
+        self._table.unreserve(slots)
 
     def _given(self, made: _Made) -> Made:
         frames = {name: self._in_form(name, pl.concat(frames)) for name, frames in made.outputs.items()}

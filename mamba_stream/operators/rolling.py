@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -47,16 +47,18 @@ class RollingStep(PassingStep):
 
     def __init__(self, settings: RollingSettings) -> None:
         self._set = settings
+        # A row sees those of its time that come behind it.
+        self.together = (TIME, *settings.by)
         self._history = History()
         super().__init__(settings.timing, settings.columns, history=self._history)
 
-    def passed(self, rows: pl.DataFrame) -> Iterator[Made]:
+    def passed(self, rows: pl.DataFrame) -> Made:
         """The rows with their results, in their order."""
         fresh = rows.with_columns(pl.lit(True).alias(_FRESH))
         together = self._history.behind(fresh, self._set.by) if self._history.rows else fresh
         results = self._results(together)
         self._history.add(rows)
-        yield Made(written_out(results.select(*self._set.given, *self._set.exprs, *ORIGIN)))
+        return Made(written_out(results.select(*self._set.given, *self._set.exprs, *ORIGIN)))
 
     def _results(self, rows: pl.DataFrame) -> pl.DataFrame:
         """The fresh rows with their results, in the order of the stream."""

@@ -48,8 +48,11 @@ class SessionSettings(AggregateSettings):
 class SessionStep(Remembering):
     """The state of one session step, and what rows and watermarks do to it."""
 
+    adds_whole = True
+
     def __init__(self, settings: SessionSettings) -> None:
         self._set = settings
+        self.tolerates = False
         self._gap = settings.gap
         self._keys: Mapping[str, pl.DataType] = settings.keys or {_ALL: pl.Int8()}
         split = settings.aggregation
@@ -113,7 +116,7 @@ class SessionStep(Remembering):
         self._closed = watermark
         over = self._over(self._released())
         if over.height:
-            yield Made(self._finished(over))
+            yield self._finished(over)
 
     def _released(self) -> pl.DataFrame | None:
         """The sessions before whose start no row on time will come any more; they leave those that wait."""
@@ -156,11 +159,12 @@ class SessionStep(Remembering):
         parts.append(self._open.expire(max(NEVER, self._reached() - self._gap)).select(columns))
         return parts[0] if len(parts) == 1 else pl.concat(parts)
 
-    def _finished(self, over: pl.DataFrame) -> pl.DataFrame:
+    def _finished(self, over: pl.DataFrame) -> Made:
         start = f"{PREFIX}start"
         over = over.rename({SLOT: start, _LAST: SLOT})
         rows = self._rows_of(over, start) if self._kept is not None else None
-        return self._results.of(over, rows, pl.col(start), pl.col(SLOT) + self._gap)
+        end = pl.col(SLOT) + self._gap
+        return self._results.of(over, rows, pl.col(start), end, tolerates=self.tolerates).made
 
     def _rows_of(self, over: pl.DataFrame, start: str) -> pl.DataFrame:
         """The rows that sessions are made of; they leave the state."""
@@ -183,6 +187,7 @@ class SessionStep(Remembering):
 
     def view(self) -> pl.DataFrame:
         """The sessions that are open, as they would be given out now."""
+        self.tolerates = True
         return self._results.view(self.advance(FOREVER))
 
 

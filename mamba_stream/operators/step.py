@@ -37,15 +37,18 @@ class Late:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Rows over which a user's function or expression raised, each of them by itself.
+    """Rows over which a user's function or expression raised.
 
     Attributes:
-        frame: The rows as they came, with the hidden columns that they had.
+        frame: The rows as they came, with the hidden columns that they had; of a window or key that keeps none, a row
+            that says which it is.
         error: What it raised.
+        what: What they are together, in words: a window and a key, say.
     """
 
     frame: pl.DataFrame
     error: BaseException
+    what: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ class Made:
         rows: Rows that go on.
         late: Rows that came too late for it.
         sides: Rows for its side outputs, by name.
-        failed: Rows that were left out, since the user's function raised over them.
+        failed: Rows that were left out, since the user's function or expression raised over them.
     """
 
     rows: pl.DataFrame | None = None
@@ -148,7 +151,7 @@ class Ticking(Protocol):
 
 @runtime_checkable
 class Tolerant(Protocol):
-    """A step that runs a user's function, and can leave out the rows over which it raises."""
+    """A step that runs a user's function or expressions, and can leave out what they raise over."""
 
     tolerates: bool
     """Whether to give such rows as ``Made.failed`` and go on. If not, it raises ``RowsFailed``."""
@@ -158,5 +161,5 @@ class Tolerant(Protocol):
 class Atomic(Protocol):
     """A step whose ``add`` changes nothing where it raises: it can be given the rows again, without some."""
 
-    at_once: bool
-    """Whether it has to look at rows as they come, so that what it raises is about them and no earlier ones."""
+    adds_whole: bool
+    """Whether what it raises is about the rows that were given to it, and no earlier ones."""

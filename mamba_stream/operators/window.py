@@ -13,6 +13,7 @@ from typing import Final
 import polars as pl
 
 from mamba_stream.operators.columns import ORDER, TIME, ticks
+from mamba_stream.operators.failures import worked
 from mamba_stream.operators.grouping import grouped
 from mamba_stream.operators.lateness import FOREVER, NEVER
 from mamba_stream.operators.results import Results
@@ -35,9 +36,11 @@ _MOST_COPIES = 4_000_000
 class WindowStep:
     """The state of one window step, and what rows and watermarks do to it."""
 
+    adds_whole = True
+
     def __init__(self, settings: WindowSettings) -> None:
         self._set = settings
-        self.at_once = False
+        self.tolerates = False
         self._grid = settings.windows
         self._slots = [SLOT, AFTER] if self._grid.overlaps else [SLOT]
         self._groups = [*settings.keys, *self._slots]
@@ -47,7 +50,8 @@ class WindowStep:
         self._gathered: list[pl.DataFrame] = []
         self._gathered_rows = self._gathered_bytes = 0
         self._gathered_first = FOREVER
-        self._results = Results(settings)
+        # A row may be in other windows too.
+        self._results = Results(settings, stay=self._grid.overlaps)
         self._punctual = Punctual(settings)
         split = settings.aggregation
         self._ordered = settings.ordered
@@ -77,7 +81,7 @@ class WindowStep:
 
     def add(self, frame: pl.DataFrame, port: int = 0) -> Made:
         """Takes rows in; gives back those that came too late for all of their windows."""
-        if 0 < frame.height < _SMALL and not self.at_once:
+        if 0 < frame.height < _SMALL and not self.tolerates:
             first = self._punctual.first(frame)
             if self._punctual.is_plain(frame, first, self._closed):
                 self._gather(frame, first)
@@ -98,7 +102,9 @@ class WindowStep:
             frames, self._gathered = self._gathered, []
             self._gathered_rows = self._gathered_bytes = 0
             self._gathered_first = FOREVER
-            self._added(frames[0] if len(frames) == 1 else written_out(pl.concat(frames, rechunk=True)))
+            rows = frames[0] if len(frames) == 1 else written_out(pl.concat(frames, rechunk=True))
+            # Whoever brought rows last brought none of these, perhaps: what it raises says over which it is.
+            worked(self._added, rows, tolerates=False)
 
     def _added(self, frame: pl.DataFrame) -> Made:
         frame, late = self._punctual.placed(frame, self._closed)
@@ -120,10 +126,10 @@ class WindowStep:
     def advance(self, watermark: int) -> Iterator[Made]:
         """Gives out windows that end at or before the watermark, whole, in the order of window and key."""
         while watermark > self._closed:
-            if (rows := self._close(watermark)) is not None:
-                yield Made(rows)
+            if (made := self._close(watermark)) is not None:
+                yield made
 
-    def _close(self, watermark: int) -> pl.DataFrame | None:
+    def _close(self, watermark: int) -> Made | None:
         """Closes windows; those that are too many to be held at once are left for further calls."""
         if self._gathered and self._grid.first_end(self._gathered_first) <= watermark:
             self._take_gathered()
@@ -141,7 +147,7 @@ class WindowStep:
         self._drop(before)
         return self._finished(partials, pl.concat(rows) if rows else None)
 
-    def _close_overlapping(self, first: int, watermark: int) -> pl.DataFrame | None:
+    def _close_overlapping(self, first: int, watermark: int) -> Made | None:
         grid = self._grid
         after = max(self._closed, grid.first_end(first) - grid.every)
         if not grid.ends(after, watermark):
@@ -202,8 +208,9 @@ class WindowStep:
     def _merge_windows(self, frame: pl.DataFrame) -> pl.DataFrame:
         return self._grouped(frame, [*self._set.keys, SLOT], self._set.aggregation.merge_exprs)
 
-    def _finished(self, partials: pl.DataFrame, rows: pl.DataFrame | None) -> pl.DataFrame:
-        return self._results.of(partials, rows, *self._grid.bounds(pl.col(SLOT)))
+    def _finished(self, partials: pl.DataFrame, rows: pl.DataFrame | None) -> Made:
+        start, end = self._grid.bounds(pl.col(SLOT))
+        return self._results.of(partials, rows, start, end, tolerates=self.tolerates).made
 
     def delta(self) -> dict[str, pl.DataFrame]:
         """What came since the last delta or snapshot and is still open."""
@@ -227,6 +234,7 @@ class WindowStep:
 
     def view(self) -> pl.DataFrame:
         """The windows that are open, as they would be given out now."""
+        self.tolerates = True
         return self._results.view(self.advance(FOREVER))
 
 

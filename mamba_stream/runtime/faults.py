@@ -38,11 +38,13 @@ class Fault:
         step: The step in words.
         error: What it raised.
         rows: The rows, with the columns of ORIGIN where it is known where they are from.
+        what: What they are together, in words, where there is more to say than that they are rows.
     """
 
     step: str
     error: BaseException
     rows: pl.DataFrame
+    what: str = ""
 
 
 class Faults:
@@ -75,10 +77,11 @@ class Faults:
         return found
 
 
-def in_words(step: str, error: BaseException) -> str:
+def in_words(fault: Fault) -> str:
     """What was raised, where, in a line."""
-    where = line_of(error)
-    return f"{step}: {type(error).__name__}: {first_line(error)}" + (f" ({where})" if where else "")
+    over, where = fault.what and f" over {fault.what}", line_of(fault.error)
+    raised = f"{type(fault.error).__name__}: {first_line(fault.error)}"
+    return f"{fault.step}{over}: {raised}" + (f" ({where})" if where else "")
 
 
 def shown(rows: pl.DataFrame, place: Callable[[tuple[int, ...]], str]) -> str:
@@ -142,7 +145,7 @@ class DeadLetters:
         found: list[tuple[str, pa.RecordBatch]] = []
         causes: dict[tuple[str, int], dict[int, str]] = {}
         for fault in faults:
-            cause = in_words(fault.step, fault.error)
+            cause = in_words(fault)
             made = self._noted(fault.rows, cause, causes)
             if made.height:
                 found.append((self._made, self._as_json(visible(made), cause)))

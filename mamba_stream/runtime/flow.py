@@ -19,7 +19,16 @@ from mamba_stream.operators.lateness import FOREVER, NEVER
 from mamba_stream.operators.retimed import COUNTED, Retimed
 from mamba_stream.operators.rows import RowSteps
 from mamba_stream.operators.single import written_out
-from mamba_stream.operators.step import LATE_REASON, Atomic, Late, Made, StatefulStep, Ticking, Tolerant
+from mamba_stream.operators.step import (
+    LATE_REASON,
+    Atomic,
+    Failed,
+    Late,
+    Made,
+    StatefulStep,
+    Ticking,
+    Tolerant,
+)
 from mamba_stream.operators.tally import Tally
 from mamba_stream.operators.union import Union
 from mamba_stream.plan import nodes as n
@@ -96,8 +105,6 @@ class Flow:
         for step in self.steps.values():
             if isinstance(step, Tolerant):
                 step.tolerates = self._faults.policy != "fail"
-            if isinstance(step, Atomic):
-                step.at_once = self._faults.policy != "fail"
         self._ticking = {node: step for node, step in self.steps.items() if isinstance(step, Ticking)}
 
     def push(
@@ -218,7 +225,7 @@ class Flow:
         if made.rows is not None:
             self._pass(node, made.rows)
         for failed in made.failed:
-            self._faults.note(Fault(_words(node), failed.error, failed.frame))
+            self._faults.note(Fault(_words(node), failed.error, failed.frame, failed.what))
         for name, frame in made.sides.items():
             for side in self._analysis.nodes:
                 if isinstance(side, SideRows) and side.parent is node and side.side == name:
@@ -311,8 +318,10 @@ class Flow:
             counts.rows += frame.height
             try:
                 made = step.add(frame, port)
+            except RowsFailed as error:
+                raise self._failed_over(node, error.failed) from error.failed.error
             except FAILURES as error:
-                if not (isinstance(step, Atomic) and step.at_once):
+                if not isinstance(step, Atomic):
                     raise self._failed(node, error) from error
                 parent = node.parents[port]
                 for left in self._left(
@@ -374,17 +383,22 @@ class Flow:
         except JobFailed:
             raise
         except RowsFailed as error:
-            raise self._failed(node, error.failed.error, error.failed.frame) from error.failed.error
+            raise self._failed_over(node, error.failed) from error.failed.error
         except FAILURES as error:
             raise self._failed(node, error) from error
 
-    def _failed(self, node: n.Node, error: BaseException, rows: pl.DataFrame | None = None) -> StepFailed:
+    def _failed_over(self, node: n.Node, failed: Failed) -> StepFailed:
+        return self._failed(node, failed.error, failed.frame, failed.what)
+
+    def _failed(
+        self, node: n.Node, error: BaseException, rows: pl.DataFrame | None = None, what: str = ""
+    ) -> StepFailed:
         said = [f"step {_words(node)} failed on {self.reading}: {type(error).__name__}: {first_line(error)}"]
         if line := line_of(error):
             said.append(f"raised at {line}")
         if rows is not None:
             count = "a row" if rows.height == 1 else f"{rows.height:,} rows"
-            said.append(f"over {count}:\n{shown(rows, self._place)}")
+            said.append(f"over {what and f'{what}, '}{count}:\n{shown(rows, self._place)}")
         return StepFailed("\n".join(said))
 
     def _place(self, origin: tuple[int, ...]) -> str:
