@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, get_args
 
 import polars as pl
 
@@ -23,6 +23,7 @@ from mamba_stream.plan.joins import (
     IntervalJoin,
     PeriodicLookup,
     UnboundedJoin,
+    Validate,
     WindowJoin,
     join_name,
 )
@@ -30,6 +31,7 @@ from mamba_stream.plan.shapes import Shape
 from mamba_stream.plan.words import in_units
 
 HOWS = ("inner", "left", "right", "full", "semi", "anti")
+_VALIDATES = get_args(Validate)
 _STRATEGIES = ("backward", "forward", "nearest")
 _TABLE_HOWS = ("inner", "left", "semi", "anti")
 FOREVER = "forever"
@@ -89,6 +91,7 @@ def stream_join(
     ttl: Any,
     window: Any,
     suffix: str,
+    validate: str,
     name: str | None,
     shapes: Mapping[n.Node, Shape],
 ) -> n.Node:
@@ -120,9 +123,13 @@ def stream_join(
         "how": how,
         "suffix": suffix,
     }
+    _check_validate(
+        validate, how, bounded=within is not None or window is not None or ttl not in (None, FOREVER)
+    )
     pairs = list(zip(*on, strict=True))
     changes = [is_changelog(side, shapes) for side in sides]
-    if not bounds and not changes[0] and (table := _table_of(sides[1], shapes)) is not None:
+    as_of = not bounds and not changes[0] and validate == _VALIDATES[0]
+    if as_of and (table := _table_of(sides[1], shapes)) is not None:
         return _with_table(common, table, name)
     if window is not None:
         return WindowJoin(
@@ -133,11 +140,29 @@ def stream_join(
         if ttl is None and not all(changes):
             # Two tables are kept as large as they are.
             _warn_unbounded(place, name)
-        return UnboundedJoin(**common, name=name)
+        return UnboundedJoin(**common, validate=validate, name=name)  # type: ignore[arg-type]
     lower, upper, words = _bounds(within) if within is not None else _lifetime(ttl)
     return IntervalJoin(
         **common, lower=lower, upper=upper, bounds=words, name=name or join_name(pairs, how, words)
     )
+
+
+def _check_validate(validate: str, how: str, *, bounded: bool) -> None:
+    """Refuses what is no word for which keys are unique, and joins of which that is not known."""
+    if validate not in _VALIDATES:
+        listed = ", ".join(map(repr, _VALIDATES))
+        raise PipelineRefused(f"join: validate={validate!r}; choose one of {listed}, as in Polars")
+    if validate == _VALIDATES[0]:
+        return
+    if bounded:
+        raise PipelineRefused(
+            f"join: validate={validate!r} is about all rows of a side, and within=, window= and a length of ttl= let "
+            f"them go: leave it out, or give ttl={FOREVER!r}"
+        )
+    if how in ("semi", "anti"):
+        raise PipelineRefused(
+            f"join: validate={validate!r} does not go with how={how!r}, in Polars neither: leave it out"
+        )
 
 
 def is_changelog(node: n.Node, shapes: Mapping[n.Node, Shape]) -> bool:

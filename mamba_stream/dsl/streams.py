@@ -306,6 +306,7 @@ class Stream:
         within: Any = None,
         ttl: Any = None,
         window: n.WindowSpec | None = None,
+        validate: Literal["m:m", "m:1", "1:m", "1:1"] = "m:m",
         name: str | None = None,
     ) -> Stream:
         """Brings together rows with equal keys: of two streams, or of this one and a table that stays as it is.
@@ -343,14 +344,18 @@ class Stream:
                 by at most this; ``"forever"`` says that keeping all is meant.
             window: Of two streams: ``mamba.tumbling(size)`` or ``mamba.hopping(size, every)``, which keeps a row once
                 for each of its windows.
+            validate: Of two streams without bounds: ``"m:1"`` says that all rows of the other have different keys,
+                ``"1:m"`` those of this one, ``"1:1"`` both. A second row of a key fails the job. Rows of a side that
+                is ``m`` leave the state of an inner join once they have met their row; those of this stream that of a
+                left join, too.
             name: The step's name, under which its state is kept.
         """
         place = caller()
         keys = key_columns(on, left_on, right_on)
         if not isinstance(other, Stream):
-            if within is not None or ttl is not None or name is not None:
+            if within is not None or ttl is not None or name is not None or validate != "m:m":
                 raise PipelineRefused(
-                    "join: within=, ttl= and name= are for two streams, and this is a table"
+                    "join: within=, ttl=, validate= and name= are for two streams, and this is a table"
                 )
             return self._then(lookup(place, self._node, other, keys, how, suffix))
         sides = (self._node, other._node)  # noqa: SLF001 - a stream of ours
@@ -364,6 +369,7 @@ class Stream:
             ttl=ttl,
             window=window,
             suffix=suffix,
+            validate=validate,
             name=name,
             shapes=shapes,
         )

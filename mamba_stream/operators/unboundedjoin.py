@@ -3,6 +3,9 @@
 Each side is a multiset of rows that only grows, or a changelog. What a batch of one side changes is what it makes of
 the other side as it is. Rows that met none, where a join gives these too, are taken back when the first row that they
 meet comes, and come again when the last one has gone.
+
+Where the rows of a side all have different keys, those of the other side leave as soon as they have met
+(:mod:`mamba_stream.operators.uniquekeys`).
 """
 
 from __future__ import annotations
@@ -22,10 +25,13 @@ from mamba_stream.operators.joinside import WEIGHT, JoinSide, consolidated
 from mamba_stream.operators.lateness import NEVER
 from mamba_stream.operators.pairing import Keyed, Pairs, Rows, bounded_pairs, keyed
 from mamba_stream.operators.places import ascending
+from mamba_stream.operators.rowstore import Mask
 from mamba_stream.operators.single import written_out
 from mamba_stream.operators.step import NOTHING, Made
+from mamba_stream.operators.uniquekeys import LeftOut, Wanted, check_unique, leaves_once_met
 
 _SIGN: Final = f"{PREFIX}sign"
+_LEFT_OUT: Final = "left out"
 
 Weights = NDArray[np.int64]
 
@@ -41,6 +47,9 @@ class UnboundedSettings:
         outcome: The columns of the result.
         gives_changes: Whether the result is a changelog.
         types: The types of the columns of both sides.
+        unique: Which of the sides have no two rows of one key; no changelog is one.
+        said: How the user said so.
+        wanted: What a filter behind the join asks of the rows of the one side that is unique.
     """
 
     on: tuple[Sequence[str], Sequence[str]]
@@ -49,6 +58,9 @@ class UnboundedSettings:
     outcome: Outcome
     gives_changes: bool
     types: tuple[Mapping[str, pl.DataType], Mapping[str, pl.DataType]]
+    unique: tuple[bool, bool] = (False, False)
+    said: str = ""
+    wanted: Wanted | None = None
 
 
 class UnboundedJoin:
@@ -60,6 +72,10 @@ class UnboundedJoin:
         self._filters = how in ("semi", "anti")
         self._pads = (how in ("left", "full"), how in ("right", "full"))
         self._once = how == "semi" and not any(settings.changes)
+        self._leaves = tuple(
+            leaves_once_met(side, how, settings.unique, settings.changes) for side in (LEFT, RIGHT)
+        )
+        self._left_out = LeftOut(settings.on[self._leaves.index(True) ^ 1]) if settings.wanted else None
         self._kept = tuple(
             list(dict.fromkeys((*settings.on[side], *settings.outcome.of_side(side))))
             for side in (LEFT, RIGHT)
@@ -73,12 +89,16 @@ class UnboundedJoin:
     @property
     def bytes(self) -> int:
         """The size of the state."""
-        return sum(side.bytes for side in self._sides)
+        return sum(side.bytes for side in self._all_sides)
 
     @property
     def rows(self) -> int:
-        """Rows of both sides."""
-        return sum(side.rows for side in self._sides)
+        """Rows of both sides, and keys of those that a filter leaves out."""
+        return sum(side.rows for side in self._all_sides)
+
+    @property
+    def _all_sides(self) -> list[JoinSide]:
+        return [*self._sides] if self._left_out is None else [*self._sides, self._left_out.side]
 
     @property
     def closed(self) -> int:
@@ -95,13 +115,20 @@ class UnboundedJoin:
         weights = self._signs(frame, port)
         frame = frame.select(self._kept[port])
         batch = keyed(frame, self._set.on[port])
+        if self._set.unique[port]:
+            self._check_unique(batch, port)
+            if self._left_out is not None:
+                frame, batch = self._wanted(frame, batch, port)
+                if not frame.height:
+                    return NOTHING
+        met = np.zeros(frame.height, np.bool_) if self._leaves[port] else None
         appeared, vanished = self._turned(batch, weights, port)
         made = []
         if not self._filters:
             other = 1 - port
             if self._pads[other]:
                 made.append(self._others_alone(appeared, other, DELETE))
-            made.append(self._pairs(frame, batch, weights, port))
+            made.append(self._pairs(frame, batch, weights, port, met))
             if self._pads[other]:
                 made.append(self._others_alone(vanished, other, INSERT))
             if self._pads[port]:
@@ -112,7 +139,9 @@ class UnboundedJoin:
             first, last = (INSERT, DELETE) if self._set.how == "semi" else (DELETE, INSERT)
             made.append(self._others_alone(appeared, LEFT, first))
             made.append(self._others_alone(vanished, LEFT, last))
-        self._store(frame, batch, weights, port, appeared)
+        if met is not None and self._left_out is not None:
+            self._left_out.mark(batch, met)
+        self._store(frame, batch, weights, port, appeared, met)
         rows = [piece for piece in made if piece is not None and piece.height]
         return Made(written_out(pl.concat(rows))) if rows else NOTHING
 
@@ -123,8 +152,32 @@ class UnboundedJoin:
         sign = pl.when(takes_back()).then(-1).otherwise(1).cast(pl.Int64)
         return frame.select(sign.alias(_SIGN)).to_series().to_numpy()
 
+    def _check_unique(self, batch: Keyed, port: int) -> None:
+        sides = [self._sides[port]] if self._left_out is None else [self._sides[port], self._left_out.side]
+        runs = [run.keys for side in sides for run in side.runs()]
+        check_unique(batch, runs, self._set.on[port], self._set.said)
+
+    def _wanted(self, frame: pl.DataFrame, batch: Keyed, port: int) -> tuple[pl.DataFrame, Keyed]:
+        """The rows that may come through the filter; of the others the keys are kept, and who has these leaves."""
+        assert self._set.wanted is not None
+        assert self._left_out is not None
+        wanted = self._set.wanted.of(frame)
+        if wanted is None:
+            return frame, batch
+        others = frame.filter(~wanted)
+        self._left_out.add(others)
+        self._sides[1 - port].remove(keyed(others, self._set.on[port]))
+        frame = frame.filter(wanted)
+        return frame, keyed(frame, self._set.on[port])
+
     def _store(
-        self, frame: pl.DataFrame, batch: Keyed, weights: Weights | None, port: int, appeared: Keyed | None
+        self,
+        frame: pl.DataFrame,
+        batch: Keyed,
+        weights: Weights | None,
+        port: int,
+        appeared: Keyed | None,
+        met: Mask | None,
     ) -> None:
         rows: Rows | None = None
         if self._filters and port == RIGHT and weights is None:
@@ -134,6 +187,10 @@ class UnboundedJoin:
         elif self._once and port == LEFT:
             # One that has come out does so once, whatever comes.
             rows = np.flatnonzero(~self._meets_any(batch, RIGHT))
+        elif met is not None:
+            if batch.present is not None:
+                met |= _null_keys(batch)
+            rows = np.flatnonzero(~met) if met.any() else None
         elif batch.present is not None and not (self._filters or self._pads[port]):
             rows = batch.present
         if rows is not None:
@@ -144,6 +201,8 @@ class UnboundedJoin:
         self._sides[port].add(frame)
         if self._once and port == RIGHT and appeared is not None and len(appeared):
             self._sides[LEFT].remove(appeared)
+        elif self._leaves[1 - port]:
+            self._sides[1 - port].remove(batch)
 
     # -- what there is of a key ------------------------------------------------------------------------------------
 
@@ -192,9 +251,12 @@ class UnboundedJoin:
     # -- what comes out --------------------------------------------------------------------------------------------
 
     def _pairs(
-        self, frame: pl.DataFrame, batch: Keyed, weights: Weights | None, port: int
+        self, frame: pl.DataFrame, batch: Keyed, weights: Weights | None, port: int, met: Mask | None
     ) -> pl.DataFrame | None:
-        """The pairs of a batch with what there is of the other side, in the order of the batch."""
+        """The pairs of a batch with what there is of the other side, in the order of the batch.
+
+        Where it matters, ``met`` says afterwards which rows of the batch are in one.
+        """
         other = 1 - port
         made = []
         if self._set.changes[other]:
@@ -206,6 +268,8 @@ class UnboundedJoin:
         for theirs, pairs in found:
             if not len(pairs[0]):
                 continue
+            if met is not None:
+                met[pairs[0]] = True
             here, there, times = self._ordered(pairs, weights, theirs)
             pair = ((frame, here), (theirs, there))
             left, right = pair if port == LEFT else pair[::-1]
@@ -263,31 +327,37 @@ class UnboundedJoin:
 
     def delta(self) -> dict[str, pl.DataFrame]:
         """What came since the last delta or snapshot."""
-        return self._parts([side.delta() for side in self._sides])
+        return self._parts([side.delta() for side in self._all_sides])
 
     def snapshot(self) -> dict[str, pl.DataFrame]:
         """All that is there."""
-        return self._parts([side.snapshot() for side in self._sides])
+        return self._parts([side.snapshot() for side in self._all_sides])
 
     @staticmethod
     def _parts(of_sides: Sequence[Mapping[str, pl.DataFrame]]) -> dict[str, pl.DataFrame]:
         return {
             f"{name}.{part}": frame
-            for name, parts in zip(SIDES, of_sides, strict=True)
+            for name, parts in zip((*SIDES, _LEFT_OUT), of_sides, strict=False)
             for part, frame in parts.items()
         }
 
     def restore(self, part: str, frame: pl.DataFrame) -> None:
         """Takes back what a delta or a snapshot gave."""
         name, _, rest = part.partition(".")
-        self._sides[SIDES.index(name)].restore(rest, frame)
+        self._all_sides[(*SIDES, _LEFT_OUT).index(name)].restore(rest, frame)
 
     def restored(self, closed: int) -> None:
         """Lets go of what has come out for good."""
         self._closed = closed
-        if self._once:
-            for run in self._sides[RIGHT].runs():
-                self._sides[LEFT].remove(run.keys)
+        leaving = [LEFT] if self._once else [side for side in (LEFT, RIGHT) if self._leaves[side]]
+        for side in leaving:
+            met = (
+                [self._sides[1 - side]]
+                if self._left_out is None
+                else [self._sides[1 - side], self._left_out.side]
+            )
+            for run in [run for other in met for run in other.runs()]:
+                self._sides[side].remove(run.keys)
 
     def view(self) -> pl.DataFrame:
         """The rows of both sides, and on which side each is."""
@@ -310,6 +380,13 @@ def _repeated(rows: pl.DataFrame) -> pl.DataFrame:
     """Rows as often as they are there."""
     counts = np.maximum(rows.get_column(WEIGHT).to_numpy(), 0)
     return rows if (counts == 1).all() else rows[np.repeat(np.arange(rows.height), counts)]
+
+
+def _null_keys(batch: Keyed) -> Mask:
+    """Which rows of a batch have a key that meets nothing."""
+    null = np.ones(len(batch), np.bool_)
+    null[batch.present] = False
+    return null
 
 
 def _first_of_each(keys: Keyed, batch: Keyed) -> Rows:

@@ -9,11 +9,12 @@ from typing import Any, Final
 import polars as pl
 
 from mamba_stream.core.durations import duration_in, ticks_per_day
-from mamba_stream.core.trees import columns as columns_in, fingerprint, short
+from mamba_stream.core.trees import columns as columns_in, fingerprint, has_selector, short
 from mamba_stream.errors import ColumnNotFound, ExpressionRefused, PipelineRefused
 from mamba_stream.operators.changes import OP_COLUMN
 from mamba_stream.operators.joined import LEFT, RIGHT, Outcome
 from mamba_stream.operators.results import WINDOW_END, WINDOW_START
+from mamba_stream.operators.uniquekeys import Wanted, leaves_once_met
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.analysis import Analysis, in_order
 from mamba_stream.plan.columns import columns_of, columns_read, present_columns
@@ -326,6 +327,12 @@ def _(node: AsofJoin, shapes: Mapping[n.Node, Shape]) -> list[str]:
 def _(node: UnboundedJoin, parents: Sequence[Shape]) -> Shape:
     left, right = parents
     check_keys(node, left, right)
+    for unique, side, words in zip(node.unique, parents, ("this stream", "the other stream"), strict=True):
+        if unique and side.changelog is not None:
+            raise PipelineRefused(
+                f"join: validate={node.validate!r} is about rows that stay, and those of {words} are taken back "
+                "later: leave validate= out"
+            )
     found = joined_columns(node, left.schema, right.schema)
     lost = (
         f"the join at {node.place} brings together rows that are any time apart, so that what comes out has none: "
@@ -364,12 +371,49 @@ def _table_of(node: UnboundedJoin, left: Shape, right: Shape, found: Columns) ->
 @described_state.register
 def _(node: UnboundedJoin, analysis: Analysis) -> dict[str, Any]:
     changes = [analysis.shapes[parent].changelog is not None for parent in node.parents]
-    return {**_described(node, analysis), "changes": changes}
+    described = {**_described(node, analysis), "changes": changes}
+    if any(node.unique):
+        described["validate"] = node.validate
+        wanted = wanted_of(node, analysis)
+        described["wanted"] = [] if wanted is None else [fingerprint(expr) for expr in wanted.predicates]
+    return described
+
+
+def wanted_of(node: UnboundedJoin, analysis: Analysis) -> Wanted | None:
+    """What the one filter behind a join asks of the rows of the side whose keys are unique, and of these alone."""
+    behind = [other for other in analysis.nodes if node in other.parents]
+    changes = [analysis.shapes[parent].changelog is not None for parent in node.parents]
+    leaving = [leaves_once_met(side, node.how, node.unique, changes) for side in (LEFT, RIGHT)]
+    if node.how != "inner" or not any(leaving):
+        return None
+    if len(behind) != 1 or not isinstance(behind[0], n.Filter):
+        return None
+    side = node.unique.index(True)
+    columns = outcome_of(node, analysis).columns
+    names = {name: part[1] for name, part in columns.items() if part is not None and part[0] == side}
+    schema = analysis.shapes[node].schema
+    asked = [
+        (expr, read)
+        for expr in behind[0].predicates
+        if not has_selector(expr) and (read := columns_in(expr, schema)) and read <= set(names)
+    ]
+    if not asked:
+        return None
+    read_of_all = set().union(*(read for _, read in asked))
+    return Wanted([expr for expr, _ in asked], {name: names[name] for name in sorted(read_of_all)})
 
 
 @remarks_on.register
 def _(node: UnboundedJoin, shapes: Mapping[n.Node, Shape]) -> list[str]:
-    return ["rows of both sides are kept for ever: within= or ttl= would free them", f"named {node.name!r}"]
+    # A topic that is not known yet is taken for rows that stay.
+    changes = [parent in shapes and shapes[parent].changelog is not None for parent in node.parents]
+    leaving = [side for side in (LEFT, RIGHT) if leaves_once_met(side, node.how, node.unique, changes)]
+    if leaving:
+        many, one = ("this stream", "the other")[:: 1 if leaving == [LEFT] else -1]
+        kept = f"rows of {one} are kept for ever, those of {many} until they have met theirs"
+    else:
+        kept = "rows of both sides are kept for ever"
+    return [f"{kept}: within= or ttl= would free them", f"named {node.name!r}"]
 
 
 # -- tables that are read again ---------------------------------------------------------------------------------------

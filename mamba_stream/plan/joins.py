@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import polars as pl
 
@@ -12,6 +12,8 @@ from mamba_stream.core.clock import Clock
 from mamba_stream.operators.asofjoin import Strategy
 from mamba_stream.operators.joined import How
 from mamba_stream.plan import nodes as n
+
+Validate = Literal["m:m", "m:1", "1:m", "1:1"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -73,10 +75,22 @@ class WindowJoin(StreamJoin):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class UnboundedJoin(StreamJoin):
-    """Rows of two streams, or tables, with equal keys, however far apart in time."""
+    """Rows of two streams, or tables, with equal keys, however far apart in time.
+
+    Attributes:
+        validate: What the user says of the keys, as in Polars.
+    """
 
     by_time: ClassVar[bool] = False
     takes_changes: ClassVar[bool] = True
+
+    validate: Validate = "m:m"
+
+    @property
+    def unique(self) -> tuple[bool, bool]:
+        """Of which sides the user says that no two rows have one key."""
+        left, _, right = self.validate.partition(":")
+        return left == "1", right == "1"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -84,6 +84,9 @@ def _(node: joins.UnboundedJoin, analysis: Analysis) -> StatefulStep:
             outcome=rules.outcome_of(node, analysis),
             gives_changes=rules.gives_changes(node, (left, right)),
             types=(left.schema, right.schema),
+            unique=node.unique,
+            said=f"join(..., validate={node.validate!r}) says that no two rows of a side have one key",
+            wanted=rules.wanted_of(node, analysis),
         )
     )
 

@@ -53,6 +53,31 @@ BUILD = {
         REFUSED,
         "2 columns on the left, 1 on the right",
     ),
+    "a word for which keys are unique that there is not": (
+        lambda: left().join(right(), on="key", ttl="forever", validate="n:1"),
+        REFUSED,
+        "validate='n:1'; choose one of 'm:m', 'm:1', '1:m', '1:1'",
+    ),
+    "unique keys where rows are let go of": (
+        lambda: left().join(right(), on="key", within="1m", validate="m:1"),
+        REFUSED,
+        "validate='m:1' is about all rows of a side.*give ttl='forever'",
+    ),
+    "unique keys of a join that only looks": (
+        lambda: left().join(right(), on="key", how="semi", ttl="forever", validate="m:1"),
+        REFUSED,
+        "validate='m:1' does not go with how='semi'",
+    ),
+    "unique keys of a changelog": (
+        lambda: left().join(right().table("key"), on="key", ttl="forever", validate="m:1"),
+        REFUSED,
+        "those of the other stream are taken back later: leave validate= out",
+    ),
+    "unique keys of a table that stays as it is": (
+        lambda: left().join(RIGHT, on="key", validate="m:1"),
+        REFUSED,
+        "validate= and name= are for two streams",
+    ),
     "a how that there is not": (
         lambda: left().join(right(), on="key", how="outer", within="1m"),
         REFUSED,
@@ -329,3 +354,31 @@ def test_the_time_of_a_pair_is_the_column_that_always_is_the_later(how, within, 
     joined = left().join(right(), on="key", how=how, within=within)
     assert joined._shapes[joined._node].time == time
     assert ("join_time" in joined.schema) == (time == "join_time")
+
+
+@pytest.mark.parametrize(
+    ("how", "validate", "said"),
+    [
+        ("inner", "m:m", "rows of both sides are kept for ever"),
+        (
+            "inner",
+            "m:1",
+            "rows of the other are kept for ever, those of this stream until they have met theirs",
+        ),
+        (
+            "left",
+            "m:1",
+            "rows of the other are kept for ever, those of this stream until they have met theirs",
+        ),
+        (
+            "inner",
+            "1:m",
+            "rows of this stream are kept for ever, those of the other until they have met theirs",
+        ),
+        ("left", "1:m", "rows of both sides are kept for ever"),
+        ("inner", "1:1", "rows of both sides are kept for ever"),
+    ],
+)
+def test_the_plan_says_which_rows_leave_once_they_have_met_theirs(how, validate, said):
+    joined = mamba.stream("a").join(mamba.stream("b"), on="k", how=how, validate=validate, ttl="forever")
+    assert f"{said}:" in joined.explain()

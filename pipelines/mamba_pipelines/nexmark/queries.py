@@ -231,11 +231,13 @@ def q20(
     person: mamba.Stream, auction: mamba.Stream, bid: mamba.Stream, side_input: pl.DataFrame
 ) -> mamba.Stream:
     """Bids with what is known of their auction, in one category."""
-    wanted = auction.filter(pl.col("category") == 10).rename(
+    auctions = auction.drop("seq").rename(
         {"id": "auction", "dateTime": "auction_dateTime", "extra": "auction_extra"}
     )
     bids = bid.rename({"dateTime": "bid_dateTime", "extra": "bid_extra"}).drop("seq")
-    return bids.join(wanted.drop("seq"), on="auction", ttl="forever")
+    # Not the auctions of one category only: a bid that has met its auction, whichever it is, need not be kept.
+    joined = bids.join(auctions, on="auction", validate="m:1", ttl="forever")
+    return joined.filter(pl.col("category") == 10)
 
 
 def q21(
