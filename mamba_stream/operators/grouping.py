@@ -20,10 +20,16 @@ from mamba_stream.operators.single import twice
 _CODE: Final = "__mamba_code"
 _TWIN: Final = "__mamba_twin"
 _ROOM: Final = 1 << 62
+_LEAST: Final = -(1 << 63)
+"""There is no number before it that could stand for a null."""
 _WORTH_IT: Final = 2_048
 """Rows from which looking for the ranges costs less than it gains."""
 _MANY: Final = 65_536
 """Rows from which the streaming engine, which starts slowly and keeps no order, is faster."""
+_COMPANY: Final = 0.25
+"""Up to this share of rows that are not the only ones of their group, these alone are grouped."""
+
+_Engine = Literal["streaming", "in-memory"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +75,70 @@ def grouped(
         pair = twice(frame).with_columns(pl.int_range(pl.len()).ge(1).alias(_TWIN))
         # Eagerly: a lazy query would move the filter before the grouping.
         return pair.group_by([*keys, _TWIN]).agg(exprs).filter(~pl.col(_TWIN)).drop(_TWIN)
-    many = frame.height >= _MANY and not nested
-    engine: Literal["streaming", "in-memory"] = "streaming" if many else "in-memory"
     digits = _digits(frame, keys) if len(keys) > 1 else None
     if digits is None:
-        return frame.lazy().group_by(keys).agg(exprs).collect(engine=engine)
+        return frame.lazy().group_by(keys).agg(exprs).collect(engine=_engine(frame, nested=nested))
+    return _grouped_by_code(frame, digits, exprs, sort=False, engine=_engine(frame, nested=nested))
+
+
+def run_of(
+    frame: pl.DataFrame, keys: Sequence[str], exprs: Sequence[pl.Expr], *, nested: bool = False
+) -> pl.DataFrame:
+    """As :func:`grouped`, with the groups sorted by the first key; and by all of them, where that costs no more."""
+    digits = _digits(frame, keys)
+    if digits is None:
+        return grouped(frame, keys, exprs, nested=nested).sort(keys[0])
+    return _grouped_by_code(frame, digits, exprs, sort=True, engine=_engine(frame, nested=nested))
+
+
+def combined(
+    frame: pl.DataFrame, keys: Sequence[str], exprs: Sequence[pl.Expr], *, nested: bool = False
+) -> pl.DataFrame | None:
+    """As :func:`grouped`, with the groups sorted by all keys, of rows of which most are the only ones of their group.
+
+    Rows that lie sorted in a few stretches are sorted at next to no cost, and only those that have company are grouped.
+
+    Args:
+        frame: The rows.
+        keys: The columns to group by.
+        exprs: Aggregates that have the names of columns, and leave a row as it is that is the only one of its group.
+        nested: As for :func:`grouped`.
+
+    Returns:
+        ``None`` where the keys are no whole numbers, or the rows so few that it would cost more.
+    """
+    digits = _digits(frame, keys)
+    if digits is None:
+        return None
+    codes = frame.select(_packed(digits)).to_series().to_numpy()
+    order = np.argsort(codes, kind="stable")
+    in_order = codes[order]
+    begins = np.ones(len(order) + 1, np.bool_)
+    np.not_equal(in_order[1:], in_order[:-1], out=begins[1:-1])
+    alone = begins[1:] & begins[:-1]
+    together = len(order) - int(np.count_nonzero(alone))
+    if together > len(order) * _COMPANY:
+        return _grouped_by_code(frame, digits, exprs, sort=True, engine=_engine(frame, nested=nested))
+    rows = frame.select(*keys, *(expr.meta.output_name() for expr in exprs))
+    if not together:
+        return rows[order]
+    several = _grouped_by_code(frame[order[~alone]], digits, exprs, sort=True, engine="in-memory")
+    begins = begins[:-1]
+    places = order[begins]
+    places[~alone[begins]] = np.arange(rows.height, rows.height + several.height)
+    return pl.concat([rows, several], rechunk=True)[places]
+
+
+def _engine(frame: pl.DataFrame, *, nested: bool) -> _Engine:
+    return "streaming" if frame.height >= _MANY and not nested else "in-memory"
+
+
+def _grouped_by_code(
+    frame: pl.DataFrame, digits: Sequence[_Digit], exprs: Sequence[pl.Expr], *, sort: bool, engine: _Engine
+) -> pl.DataFrame:
     packed = frame.lazy().group_by(_packed(digits)).agg(exprs)
+    if sort:
+        packed = packed.sort(_CODE)
     # Exponents grow from the last key to the first.
     code, decoded = pl.col(_CODE), []
     for digit in reversed(digits):
@@ -146,7 +210,7 @@ def _digits(frame: pl.DataFrame, keys: Sequence[str], *, always: bool = False) -
     for place, (name, dtype) in enumerate(zip(keys, dtypes, strict=True)):
         least, most, nulls = found[3 * place : 3 * place + 3]
         least, most = (0, 0) if least is None else (int(least), int(most))
-        if most >= _ROOM:
+        if most >= _ROOM or (nulls and least == _LEAST):
             return None
         digit = _Digit(name, dtype, least, bool(nulls), most - least + 1 + bool(nulls))
         room *= digit.radix

@@ -132,6 +132,7 @@ class Results:
         end: pl.Expr,
         *,
         tolerates: bool,
+        in_order: bool = False,
     ) -> Finished:
         """The rows, in the order of slot and key.
 
@@ -141,12 +142,14 @@ class Results:
             start: Where a group's window starts, in ticks.
             end: Where it ends.
             tolerates: Whether groups over which an expression raises are left out.
+            in_order: Whether the partial results are in that order already.
 
         Raises:
             RowsFailed: They are not to be left out, and this is one.
         """
         bounds = self.bounds(start, end)
-        partials = ordered(partials, self._by)
+        if not in_order:
+            partials = ordered(partials, self._by)
         if rows is not None:
             rows = rows.sort(ORDER)
         try:

@@ -6,7 +6,7 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,8 @@ _TWIN = f"{PREFIX}twin"
 _PLACE = f"{PREFIX}place"
 _MOST_ELEMENTS = 1 << 20
 _DEEPEST = 1 << 42
+_PLAIN = frozenset({"Agg.Max", "Agg.Min", "Agg.Sum", "Agg.Count", "Agg.First", "Agg.Last"})
+"""Aggregates that compute alike over any number of groups; a mean divides."""
 
 RowVerb = Callable[[pl.LazyFrame, list[str]], pl.LazyFrame]
 """Takes the rows and the names of the hidden columns among them."""
@@ -151,6 +153,8 @@ class RowSteps:
     def __init__(self, verbs: Sequence[RowVerb]) -> None:
         self._verbs = tuple(verbs)
         self._look_around = tuple(_looks_around(verb) for verb in verbs)
+        self._by_window = tuple(_computes_by_window(verb) for verb in verbs)
+        self._once = all(map(_only_picks, verbs[1:]))
         self._makes_columns = any(isinstance(verb, Extended | Selected) for verb in verbs)
         self.only_picks = all(map(_only_picks, verbs))
         """Whether these verbs compute nothing and keep all rows, so that chunks do not matter to them."""
@@ -166,13 +170,15 @@ class RowSteps:
         """The rows, each computed as it would be among others."""
         if frame.height == 0:
             return _together(self._verbs, frame)
-        if frame.height > 1 and not any(self._look_around):
+        if frame.height > 1 and not any(self._by_window):
             result = _together(self._verbs, frame)
-            if result.height > 1 or len(self._verbs) == 1:
+            if result.height > 1 or self._once:
                 return result
         # There is one row or one window only, or there may have been somewhere on the way.
-        for verb, looks_around in zip(self._verbs, self._look_around, strict=True):
-            frame = _alone(verb, frame, looks_around=looks_around)
+        for verb, looks_around, by_window in zip(
+            self._verbs, self._look_around, self._by_window, strict=True
+        ):
+            frame = _alone(verb, frame, looks_around=looks_around and (by_window or frame.height == 1))
         return frame
 
     @property
@@ -226,12 +232,26 @@ def _beside_another_window(frame: pl.DataFrame) -> pl.DataFrame:
 
 def _looks_around(verb: RowVerb) -> bool:
     """Whether a verb's expressions see other rows of their window: there one row is not two."""
+    return any(True for _ in _overs(verb))
+
+
+def _computes_by_window(verb: RowVerb) -> bool:
+    """Whether a verb computes with one value for each window: with one window only, that is a single row.
+
+    Counting rows and aggregating a column is no such thing.
+    """
+    return not all(_is_plain(over.children[0]) for over in _overs(verb))
+
+
+def _overs(verb: RowVerb) -> Iterator[Node]:
     exprs = verb.predicates if isinstance(verb, Filtered) else getattr(verb, "exprs", ())
-    return any(_has_over(nodes(expr)) for expr in exprs)
+    return (node for expr in exprs for node in nodes(expr).walk() if node.kind == "Over")
 
 
-def _has_over(node: Node) -> bool:
-    return node.kind == "Over" or any(_has_over(child) for child in node.children)
+def _is_plain(node: Node) -> bool:
+    if node.kind in _PLAIN:
+        return all(child.kind == "Column" for child in node.children)
+    return node.kind == "Len"
 
 
 def _only_picks(verb: RowVerb) -> bool:

@@ -8,13 +8,13 @@ worth and closing costs what is closed.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
 import polars as pl
 
 from mamba_stream.operators.columns import ORDER, TIME, ticks
 from mamba_stream.operators.failures import worked
-from mamba_stream.operators.grouping import grouped
+from mamba_stream.operators.grouping import combined, grouped, ordered, run_of
 from mamba_stream.operators.lateness import FOREVER, NEVER
 from mamba_stream.operators.results import Results
 from mamba_stream.operators.runs import SLOT, Runs, between
@@ -43,10 +43,10 @@ class WindowStep:
         self.tolerates = False
         self._grid = settings.windows
         self._slots = [SLOT, AFTER] if self._grid.overlaps else [SLOT]
-        self._groups = [*settings.keys, *self._slots]
+        self._groups = [*self._slots, *settings.keys]
         self._partials = Runs(self._merge, self._groups)
         self._rows = Runs(lambda frame: frame.sort(SLOT, maintain_order=True))
-        self._closed = NEVER
+        self._closed = self._over = NEVER
         self._gathered: list[pl.DataFrame] = []
         self._gathered_rows = self._gathered_bytes = 0
         self._gathered_first = FOREVER
@@ -116,18 +116,17 @@ class WindowStep:
 
     def _take(self, frame: pl.DataFrame) -> None:
         split = self._set.aggregation
-        self._partials.add(self._grouped(frame, self._groups, split.partial_exprs).sort(SLOT))
+        self._partials.add(run_of(frame, self._groups, split.partial_exprs, nested=self._nested))
         if split.kept:
             self._rows.add(frame.select(*self._slots, *self._kept).sort(SLOT, maintain_order=True))
-
-    def _grouped(self, frame: pl.DataFrame, keys: Sequence[str], exprs: Sequence[pl.Expr]) -> pl.DataFrame:
-        return grouped(frame, keys, exprs, nested=self._nested)
 
     def advance(self, watermark: int) -> Iterator[Made]:
         """Gives out windows that end at or before the watermark, whole, in the order of window and key."""
         while watermark > self._closed:
             if (made := self._close(watermark)) is not None:
                 yield made
+                # Not before the rows are on their way: it takes time.
+                self._drop(self._over)
 
     def _close(self, watermark: int) -> Made | None:
         """Closes windows; those that are too many to be held at once are left for further calls."""
@@ -142,9 +141,9 @@ class WindowStep:
         self._closed = watermark
         # A slot is a window: those before the first that is open are complete.
         before = self._grid.first_open(min(watermark, self._grid.last_end(self._partials.last_slot)))
-        partials = self._partials.merged(self._partials.head(before))
+        partials = pl.concat(self._partials.head(before))
         rows = self._rows.head(before)
-        self._drop(before)
+        self._over = before
         return self._finished(partials, pl.concat(rows) if rows else None)
 
     def _close_overlapping(self, first: int, watermark: int) -> Made | None:
@@ -157,9 +156,11 @@ class WindowStep:
         ends = grid.ends(after, min(reached, grid.last_end(self._partials.last_slot)))
         partials = self._expanded(self._partials.head(reached), ends)
         rows = self._expanded(self._rows.head(reached), ends)
-        self._drop(grid.first_open(reached))
-        merged = None if partials is None else self._merge_windows(partials)
-        return self._finished(merged, rows) if merged is not None and merged.height else None
+        self._over = grid.first_open(reached)
+        if partials is None or not partials.height:
+            self._drop(self._over)
+            return None
+        return self._finished(partials, rows)
 
     def _in_one_go(self, after: int, watermark: int) -> int:
         """How far overlapping windows can be closed at once: by one at least."""
@@ -172,19 +173,22 @@ class WindowStep:
         if not ends or not runs:
             return None
         if len(ends) > self._grid.most:
-            copies = [copy for run in runs for copy in self._by_place(run, ends)]
-        else:
-            copies = [copy for end in ends if (copy := self._of_window(runs, end)) is not None]
-        return pl.concat(pl.collect_all(copies, engine="in-memory")) if copies else None
+            spread = [copy for run in runs for copy in self._by_place(run, ends)]
+            return pl.concat(pl.collect_all(spread, engine="in-memory"))
+        copies = [copy for end in ends if (copy := self._of_window(runs, end)) is not None]
+        return pl.concat(copies) if copies else None
 
-    def _of_window(self, runs: Sequence[pl.DataFrame], end: int) -> pl.LazyFrame | None:
+    def _of_window(self, runs: Sequence[pl.DataFrame], end: int) -> pl.DataFrame | None:
         """The rows that are in one window."""
         start = self._grid.start_before(end)
         parts = [part for run in runs if (part := between(run, start, end)).height]
         if not parts:
             return None
-        rows = pl.concat(parts).lazy().filter(pl.col(AFTER) < end)
-        return rows.drop(SLOT, AFTER).with_columns(pl.lit(end, dtype=pl.Int64).alias(SLOT))
+        rows = pl.concat(parts, rechunk=True)
+        after: Any = rows.get_column(AFTER).max()
+        if after >= end:
+            rows = rows.filter(pl.col(AFTER) < end)
+        return rows.drop(AFTER).with_columns(pl.repeat(end, rows.height, dtype=pl.Int64).alias(SLOT))
 
     def _by_place(self, run: pl.DataFrame, ends: range) -> list[pl.LazyFrame]:
         """The rows of a run in the last of their windows, in the one before it, and so on."""
@@ -203,14 +207,23 @@ class WindowStep:
         self._rows.drop(before)
 
     def _merge(self, frame: pl.DataFrame) -> pl.DataFrame:
-        return self._grouped(frame, self._groups, self._set.aggregation.merge_exprs).sort(SLOT)
-
-    def _merge_windows(self, frame: pl.DataFrame) -> pl.DataFrame:
-        return self._grouped(frame, [*self._set.keys, SLOT], self._set.aggregation.merge_exprs)
+        exprs = self._set.aggregation.merge_exprs
+        merged = combined(frame, self._groups, exprs, nested=self._nested)
+        return merged if merged is not None else run_of(frame, self._groups, exprs, nested=self._nested)
 
     def _finished(self, partials: pl.DataFrame, rows: pl.DataFrame | None) -> Made:
+        """What becomes of whole windows.
+
+        Args:
+            partials: All partial results of these windows, those of one key not merged.
+            rows: All rows that were kept.
+        """
+        keys, exprs = [SLOT, *self._set.keys], self._set.aggregation.merge_exprs
+        merged = combined(partials, keys, exprs, nested=self._nested)
+        if merged is None:
+            merged = ordered(grouped(partials, keys, exprs, nested=self._nested), keys)
         start, end = self._grid.bounds(pl.col(SLOT))
-        return self._results.of(partials, rows, start, end, tolerates=self.tolerates).made
+        return self._results.of(merged, rows, start, end, tolerates=self.tolerates, in_order=True).made
 
     def delta(self) -> dict[str, pl.DataFrame]:
         """What came since the last delta or snapshot and is still open."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import io
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -166,7 +166,7 @@ class Checkpoints:
             tx.put_record(OWNED, f"{self._job}/{name}", b"")
         if replaced is not None:
             base = self._end
-        rows = _rows(progress, _held((replaced or {}).items(), whole=True))
+        rows = _rows(encode(progress), _held((replaced or {}).items(), whole=True))
         tx.append(self._topic, rows)
         if before is None or replaced is not None:
             self._trim(tx, base)
@@ -175,7 +175,7 @@ class Checkpoints:
         started = now if before is None else before.started
         self._finish(tx, JobRecord(epoch, base, "running", before.commits if before else 0, started, now))
 
-    def commit(
+    def take(
         self,
         *,
         outputs: Sequence[tuple[str, pl.DataFrame | pa.RecordBatch]],
@@ -183,8 +183,8 @@ class Checkpoints:
         progress: Progress,
         steps: Mapping[str, StatefulStep],
         status: str,
-    ) -> None:
-        """Commits what happened since the last commit.
+    ) -> Callable[[], None]:
+        """Takes what happened since the last commit, to be committed.
 
         Args:
             outputs: Rows by topic.
@@ -193,39 +193,46 @@ class Checkpoints:
             steps: The steps with state, by name.
             status: ``running``, or how the run ends.
 
-        Raises:
-            JobFailed: Another runner has taken the job over.
+        Returns:
+            What commits it, in any thread, before anything is taken again. It raises ``JobFailed`` where another
+            runner has taken the job over.
         """
         assert self._record is not None
-        tx = self._begin()
-        for name, frame in outputs:
-            tx.append(name, frame)
-        for group, positions in offsets.items():
-            tx.commit_offsets(group, positions)
-        base = self._record.base
+        before, base, ends = self._record, self._record.base, status != "running"
         state = sum(step.bytes for step in steps.values())
         due = self._whole is None and self._written > 2 * state + _SLACK
-        ends = status != "running"
         at_once = due and (ends or state <= _PIECE_BYTES)
         held = [*_held(steps.items(), whole=at_once)]
         if at_once:
             base, self._written = self._end, 0
-            self._trim(tx, base)
         elif self._whole is not None:
             came = sum(int(frame.estimated_size()) for _, _, frame in held)
             held += self._whole.take(None if ends else max(_PIECE_BYTES, came))
             if not self._whole.pieces:
                 base, self._whole = self._whole.since, None
+        # What has come is in `held`: what is here is what came before the end of this commit.
+        pieces = deque(_held(steps.items(), whole=True)) if due and not at_once else None
+        come = encode(progress)
+
+        def commit() -> None:
+            tx = self._begin()
+            for name, frame in outputs:
+                tx.append(name, frame)
+            for group, positions in offsets.items():
+                tx.commit_offsets(group, positions)
+            if base != before.base:
                 self._trim(tx, base)
-        rows = _rows(progress, held)
-        self._written += rows.nbytes
-        tx.append(self._topic, rows)
-        commits = self._record.commits + 1
-        record = JobRecord(self._record.epoch, base, status, commits, self._record.started, self._clock.now())
-        self._finish(tx, record)
-        if due and not at_once:
-            # All that has come is committed: what is here is what came before `self._end`.
-            self._whole, self._written = _Whole(self._end, deque(_held(steps.items(), whole=True))), 0
+            rows = _rows(come, held)
+            self._written += rows.nbytes
+            tx.append(self._topic, rows)
+            self._finish(
+                tx,
+                JobRecord(before.epoch, base, status, before.commits + 1, before.started, self._clock.now()),
+            )
+            if pieces is not None:
+                self._whole, self._written = _Whole(self._end, pieces), 0
+
+        return commit
 
     def keep(self, name: str) -> None:
         """Keeps what the last commit left under a name, for as long as nobody deletes it.
@@ -323,11 +330,11 @@ def _held(steps: Iterable[tuple[str, StatefulStep]], *, whole: bool) -> Iterator
                 yield name, part, piece
 
 
-def _rows(progress: Progress, held: Iterable[_Held]) -> pa.RecordBatch:
+def _rows(progress: bytes, held: Iterable[_Held]) -> pa.RecordBatch:
     """How far the job has come and what its steps remember as rows of its topic of state."""
     # All payloads lie in one buffer, which is the column's: state of many megabytes is copied once.
     buffer = pa.BufferOutputStream()
-    buffer.write(encode(progress))
+    buffer.write(progress)
     names, parts, ends = [""], [_PROGRESS], [0, buffer.tell()]
     for name, part, frame in held:
         _encode(frame, buffer)

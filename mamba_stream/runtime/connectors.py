@@ -136,11 +136,11 @@ class ConnectorFeed:
             self._notice_end(self._reader)
         return None
 
-    def acknowledge(self) -> None:
-        """Tells upstream, where it wants to know, that all that was read is in a durable checkpoint."""
+    def acknowledge(self, place: Any) -> None:
+        """Tells upstream, where it wants to know, that all before a ``place`` of this is in a durable checkpoint."""
         if isinstance(self._reader, Acknowledging):
             with self._blaming():
-                self._reader.acknowledge(self._base)
+                self._reader.acknowledge(place[0])
 
     def close(self) -> None:
         """Lets go of files and connections."""

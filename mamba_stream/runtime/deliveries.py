@@ -81,6 +81,11 @@ class Deliveries:
         return sum(delivery.rows for delivery in self._deliveries.values())
 
     @property
+    def follow(self) -> bool:
+        """Whether a sink has something to do behind the log's commit, before it takes further rows."""
+        return any(delivery.transactional is not None for delivery in self._deliveries.values())
+
+    @property
     def due(self) -> bool:
         """Whether a sink wants a checkpoint."""
         writers = [delivery.writer for delivery in self._deliveries.values()]
@@ -125,6 +130,7 @@ class Deliveries:
                 elif delivery.plain is not None:
                     delivery.plain.flush()
             delivery.progress = SinkProgress(epoch, prepared, delivery.rows)
+        self.waiting = False
 
     def commit(self) -> None:
         """Shows what was prepared, now that the log has committed."""
@@ -133,7 +139,6 @@ class Deliveries:
             if delivery.transactional is not None and progress.prepared is not None:
                 with delivery.blaming():
                     delivery.transactional.commit(progress.epoch, progress.prepared)
-        self.waiting = False
 
     def progress(self) -> dict[str, SinkProgress]:
         """What to store with the checkpoint, by the sinks' names."""

@@ -219,11 +219,15 @@ class Job:
                 self._state = "finished" if run.ended else "stopped"
                 run.commit("finished" if run.ended else "stopped")
                 return
-            if self._asked or run.commit_due:
+            if self._asked:
                 with self._door:
                     run.commit("running")
                     self._keep()
                     self._answer(run.lsn)
+            elif run.commit_due:
+                run.begin_commit()
+            elif run.commit_done:
+                run.end_commit()
             if rows == 0:
                 self._log.wait(lsn, min(_SOON, run.seconds_to_next()))
         self._state = "cancelled"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 from mamba_stream.core.clock import Clock
 from mamba_stream.core.durations import ticks_per_day
@@ -15,9 +17,10 @@ from mamba_stream.operators.retimed import Retimed
 from mamba_stream.operators.tally import Tally
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.pipeline import Pipeline
+from mamba_stream.runtime.beside import Beside
 from mamba_stream.runtime.budget import Budget
 from mamba_stream.runtime.checkpoint import OWNED, Checkpoints, Saved, read_state, savepoints
-from mamba_stream.runtime.connectors import ConnectorFeeds, extent_of
+from mamba_stream.runtime.connectors import ConnectorFeed, ConnectorFeeds, extent_of
 from mamba_stream.runtime.deliveries import Deliveries
 from mamba_stream.runtime.engine import Engine
 from mamba_stream.runtime.extents import begin_of, ends_of, frame_end_of
@@ -83,6 +86,8 @@ class Run:
         self._begun = clock.monotonic()
         self._committed = self._begun
         self._dirty = False
+        self._committing = Beside(f"mamba-stream {pipeline.name}: commit")
+        self._taken: list[tuple[ConnectorFeed, Any]] = []
         self._shown: dict[str, dict[tuple[str, int], int]] = {}
         self._at_begin = (self.rows_in, self.rows_out, self.late, self.rejected, self.faults.rows)
 
@@ -172,6 +177,9 @@ class Run:
     @property
     def commit_due(self) -> bool:
         """Whether it is time to commit."""
+        if self._committing.busy:
+            # Rows are held up where there are too many of them.
+            return self._outputs.bytes > _PENDING_BYTES
         if not self._dirty and not self._deliveries.due:
             return False
         waited = self._clock.monotonic() - self._committed
@@ -181,6 +189,8 @@ class Run:
         """How long there is nothing to do unless rows come."""
         idle = self.engine.seconds_to_idleness()
         due = self._committed + self._options.commit - self._clock.monotonic() if self._dirty else None
+        if self._committing.busy:
+            due = _ASK
         # Nothing tells when a connector has rows: it is asked.
         most = _ASK if self._outside else 60.0
         timer = self.engine.seconds_to_timer()
@@ -192,20 +202,56 @@ class Run:
         Args:
             status: ``running``, or how the run ends.
         """
+        self.end_commit()
+        self._take(status)()
+        self._tell()
+
+    def begin_commit(self) -> None:
+        """Takes what was done since the last commit; it is made durable while the run goes on."""
+        if self._deliveries.follow:
+            self.commit("running")
+            return
+        self.end_commit()
+        self._committing.begin(self._take("running"))
+
+    @property
+    def commit_done(self) -> bool:
+        """Whether a commit that was begun has come through, or failed."""
+        return self._committing.busy and self._committing.done
+
+    def end_commit(self) -> None:
+        """Waits for the commit that was begun, if there is one, and tells those outside of it.
+
+        Raises:
+            MambaStreamError: It failed.
+        """
+        if self._committing.busy:
+            self._committing.finish()
+            self._tell()
+
+    def _take(self, status: str) -> Callable[[], None]:
+        """Takes what was done since the last commit; gives what commits it."""
         self._deliveries.prepare(self._checkpoints.next_epoch, last=status != "running")
-        self._checkpoints.commit(
+        commit = self._checkpoints.take(
             outputs=[*self._outputs.drain(), *self._letters.of(self.faults.take())],
             offsets=self._moved(),
             progress=self._progress(),
             steps={node.name: step for node, step in self.engine.flow.steps.items()},
             status=status,
         )
-        self._deliveries.commit()
-        for partitions in self._outside.values():
-            for feed in partitions.feeds:
-                feed.acknowledge()
+        self._taken = [
+            (feed, feed.place) for partitions in self._outside.values() for feed in partitions.feeds
+        ]
         self._committed = self._clock.monotonic()
         self._dirty = False
+        return commit
+
+    def _tell(self) -> None:
+        """Tells those outside that what was taken is durable."""
+        self._deliveries.commit()
+        for feed, place in self._taken:
+            feed.acknowledge(place)
+        self._taken = []
 
     def keep(self, name: str) -> None:
         """Keeps what the last commit left under a name."""
@@ -213,6 +259,9 @@ class Run:
 
     def close(self) -> None:
         """Lets go of what is open outside; what was not committed is done again by the next run."""
+        with contextlib.suppress(Exception):
+            # The run is over without it, for a reason of its own.
+            self._committing.finish()
         for partitions in self._outside.values():
             for feed in partitions.feeds:
                 feed.close()

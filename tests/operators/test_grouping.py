@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from polars.testing import assert_frame_equal
 
 from mamba_stream.operators import grouping
-from mamba_stream.operators.grouping import grouped, ordered
+from mamba_stream.operators.grouping import combined, grouped, ordered, run_of
 
 VALUES = {
     pl.Int8(): st.integers(-128, 127),
@@ -61,6 +61,38 @@ def test_grouping_gives_what_polars_gives(made):
 def test_sorting_gives_what_polars_gives(made):
     frame, keys = made
     assert_frame_equal(ordered(frame, keys).select(keys), frame.sort(keys).select(keys))
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(frames())
+def test_runs_are_groups_sorted_by_the_first_key(made):
+    frame, keys = made
+    exprs = [pl.len().alias("n"), pl.col("v").sum()]
+    found = run_of(frame, keys, exprs)
+    assert_frame_equal(found, frame.group_by(keys).agg(exprs), check_row_order=False)
+    assert_frame_equal(found.select(keys[0]), found.select(keys[0]).sort(keys[0]))
+
+
+@pytest.mark.parametrize("company", [0.0, 0.25, 1.0])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(frames())
+def test_what_is_combined_is_what_is_grouped_and_sorted(company, made):
+    frame, keys = made
+    exprs = [pl.col("v").sum(), pl.col("w").min()]
+    frame = frame.with_columns(w=pl.col("v") - 7, unused=0)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(grouping, "_COMPANY", company)
+        found = combined(frame, keys, exprs)
+    if found is not None:
+        assert_frame_equal(found, frame.group_by(keys).agg(exprs).sort(keys))
+
+
+def test_runs_that_lie_one_behind_the_other_are_combined():
+    runs = [pl.DataFrame({"a": range(first, first + 90, 3), "v": range(30)}) for first in (5, 2, 61)]
+    frame = pl.concat(runs).with_columns(b=pl.col("a") % 2)
+    found = combined(frame, ["b", "a"], [pl.col("v").sum()])
+    assert found is not None
+    assert_frame_equal(found, frame.group_by("b", "a").agg(pl.col("v").sum()).sort("b", "a"))
 
 
 def test_many_rows_are_grouped_alike():

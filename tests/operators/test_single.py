@@ -9,7 +9,7 @@ from polars.testing import assert_frame_equal
 import mamba_stream as mamba
 from mamba_stream.core.trees import nodes
 from mamba_stream.operators.grouping import grouped
-from mamba_stream.operators.rows import Extended, Filtered, RowSteps
+from mamba_stream.operators.rows import Extended, Filtered, Renamed, RowSteps
 from mamba_stream.operators.single import twice
 
 FLOOR = (pl.col("x") / 49).floor()
@@ -54,3 +54,22 @@ def test_expressions_over_a_window_see_each_row_once():
     total = pl.col("x").sum().over("window_start").alias("total")
     assert "Over" in str(nodes(total))
     assert RowSteps([Extended([total])])(frame)["total"].to_list() == [2]
+
+
+@pytest.mark.parametrize(
+    "best", [pl.col("x").max(), pl.col("x").mean(), (pl.col("x").max() / 49).floor(), pl.len()]
+)
+def test_one_window_gives_what_it_gives_beside_others(best):
+    """Whether the expression needs another window beside it or not."""
+    verbs = RowSteps([Filtered([pl.col("x") / 49 >= 0]), Extended([best.over("window_start").alias("best")])])
+    rows = pl.DataFrame({"window_start": [1, 1, 1], "x": [49.0, 7.0, 49.0]})
+    other = pl.DataFrame({"window_start": [2, 2], "x": [1.0, 2.0]})
+    assert_frame_equal(verbs(rows), verbs(pl.concat([rows, other])).head(3))
+
+
+def test_what_only_picks_columns_behind_a_filter_is_run_with_it():
+    verbs = RowSteps(
+        [Filtered([pl.col("x") == pl.col("x").max().over("window_start")]), Renamed({"x": "most"})]
+    )
+    found = verbs(pl.DataFrame({"window_start": [1, 1], "x": [49.0, 7.0]}))
+    assert found.rows() == [(1, 49.0)]

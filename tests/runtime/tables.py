@@ -76,7 +76,10 @@ def crashed_and_resumed(
             run.step()
             if chance.random() < 0.4:
                 run.commit("running")
+            elif run.commit_done or chance.random() < 0.3:
+                run.begin_commit()
         # The run is dropped here: what it did since its last commit never happened.
+        run.close()
     topic.end()
     mamba.run(made, log)
 

@@ -13,7 +13,7 @@ from mamba_stream.core.clock import SystemClock
 from mamba_stream.runtime.jobs import find_job, list_jobs, reset_job
 from mamba_stream.runtime.options import RunOptions, run_options
 from mamba_stream.runtime.run import Run
-from tests.runtime.desk import put
+from tests.runtime.desk import ManualClock, put
 from tests.runtime.model import EPOCH, SCHEMA, Row, frame
 
 
@@ -134,6 +134,70 @@ def test_a_runner_that_was_taken_for_dead_can_commit_nothing(log, topic, pipelin
     second.commit("stopped")
     with pytest.raises(mamba.JobFailed, match="another runner has taken over job 'job'"):
         first.commit("running")
+    assert counts(log) == [("a", 1)]
+
+
+class Held:
+    """The log's commits, held up until they are let through."""
+
+    def __init__(self, log: mamba.Log, patched: pytest.MonkeyPatch) -> None:
+        self.came = threading.Event()
+        self.open = threading.Event()
+        self.error: Exception | None = None
+        commit = log._store.commit
+
+        def held(*arguments: object) -> object:
+            self.came.set()
+            assert self.open.wait(30)
+            if self.error is not None:
+                raise self.error
+            return commit(*arguments)
+
+        patched.setattr(log._store, "commit", held)
+
+
+def test_a_run_goes_on_while_a_commit_is_on_its_way(log, topic, pipeline, monkeypatch):
+    put(topic, 0, (1, "a", 1), (30, "a", 1))
+    put(topic, 1, (30, "a", 1))
+    clock = ManualClock()
+    run = Run(pipeline, log, run_options(until="stopped"), clock)
+    run.step()
+    put(topic, 0, (50, "a", 1))
+    put(topic, 1, (50, "a", 1))
+    held = Held(log, monkeypatch)
+    commits = run.commits
+    run.begin_commit()
+    assert held.came.wait(30)
+    assert run.step() == 2, "it reads and works meanwhile"
+    clock.seconds += 10
+    assert not run.commit_due, "one commit at a time"
+    assert not run.commit_done
+    assert counts(log) == []
+    held.open.set()
+    run.end_commit()
+    assert (run.commits, counts(log)) == (commits + 1, [("a", 1)])
+    assert run.commit_due, "what came meanwhile is for the next one"
+    run.begin_commit()
+    run.commit("stopped")
+    assert counts(log) == [("a", 1), ("a", 2)]
+    assert mamba.run(pipeline, log, until="now").rows_in == 0
+
+
+def test_a_commit_that_fails_on_its_way_ends_the_job(log, topic, monkeypatch):
+    put(topic, 0, (1, "a", 1), (30, "a", 1))
+    put(topic, 1, (30, "a", 1))
+    gate = Gate()
+    job = mamba.start(mamba.pipeline("job", windowed().inspect(gate).to("out")), log, commit="10ms")
+    assert gate.came.wait(30)
+    with monkeypatch.context() as patched:
+        held = Held(log, patched)
+        held.error = OSError("the disk is on fire")
+        held.open.set()
+        gate.open.set()
+        with pytest.raises(mamba.JobFailed, match="the disk is on fire"):
+            job.wait(30)
+    assert counts(log) == []
+    assert mamba.run(mamba.pipeline("job", windowed().to("out")), log, until="now").rows_in == 3
     assert counts(log) == [("a", 1)]
 
 

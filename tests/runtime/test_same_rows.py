@@ -87,7 +87,10 @@ def check_crashing(parts: list[list[Row]], lateness: int, spec: tuple[int, int],
                 run.step()
                 if chance.random() < 0.3:
                     run.commit("running")
+                elif run.commit_done or chance.random() < 0.3:
+                    run.begin_commit()
             # The run is dropped here: what it did since its last commit never happened.
+            run.close()
         topic.end()
         mamba.run(made, log)
         expected = expect(parts, lateness=lateness, size=spec[0], every=spec[1])
