@@ -69,3 +69,10 @@ def text_of(value: Any) -> str:
             f"a record's namespace and key are 1 to {LONGEST_TEXT} bytes without NUL, not {value!r:.80}"
         )
     return str(value)
+
+
+def check_bounds(call: str, **bounds: object) -> None:
+    """Refuses bounds that are not numbers; ``None`` is no bound."""
+    for what, most in bounds.items():
+        if most is not None and not is_whole(most):
+            raise InvalidInput(f"{call}({what}={most!r:.40}): give a number from 0 on")

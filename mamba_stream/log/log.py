@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import pyarrow as pa
-
 from mamba_stream.core.changes import ChangeSet, CreateTopic
-from mamba_stream.core.keys import hash_keys
 from mamba_stream.core.names import check_name, did_you_mean
-from mamba_stream.core.numbers import is_whole
-from mamba_stream.core.schemas import canonical_schema, describe_difference, schema_bytes, time_type_of
+from mamba_stream.core.schemas import canonical_schema, describe_difference, schema_from_bytes
 from mamba_stream.errors import AlreadyExists, InvalidInput, LogClosed, SchemaMismatch, TopicNotFound
 from mamba_stream.log.asked import text_of
+from mamba_stream.log.creating import checked_topic
 from mamba_stream.log.index import CLOSED
 from mamba_stream.log.rows import TopicRow
 from mamba_stream.log.storage import Lock, LogStatistics, PartitionHead, Storage
 from mamba_stream.log.topic import Topic
 from mamba_stream.log.transaction import Transaction
-
-COMPRESSIONS = ("none", "lz4", "zstd")
-_MOST_PARTITIONS = 65_536
-_MOST_KEYED = 256
 
 
 class Log:
@@ -86,37 +79,18 @@ class Log:
             AlreadyExists: There is one, and ``exist_ok`` is not set, or it is another.
             UnsupportedType: A column cannot be stored.
         """
-        check_name(name, "topic", internal=internal)
-        arrow = canonical_schema(schema)
-        columns = _key(key, arrow.names)
-        if columns:
-            # Refuses, before the first row does, what has no hash.
-            hash_keys([pa.array([], arrow.field(column).type) for column in columns])
-        if time is not None:
-            _known(name, "time", time, arrow.names)
-            time_type_of(arrow, time)
-        if compression not in COMPRESSIONS:
-            raise InvalidInput(
-                f"topic {name!r}: compression={compression!r}; choose one of {', '.join(COMPRESSIONS)}"
-            )
-        most = _MOST_KEYED if columns else _MOST_PARTITIONS
-        if not is_whole(partitions, 1, most):
-            raise InvalidInput(
-                f"topic {name!r}: partitions={partitions!r}; choose 1 to {most}"
-                f"{' (a topic with a key has at most 256)' if columns else ''}"
-            )
+        change = checked_topic(
+            name,
+            canonical_schema(schema),
+            partitions=partitions,
+            key=key,
+            time=time,
+            compression=compression,
+            internal=internal,
+            created=self._store.clock.now(),
+        )
         existing = self._row(name)
         if existing is None:
-            change = CreateTopic(
-                name=name,
-                partitions=int(partitions),
-                key=columns,
-                time=time,
-                compression=compression,
-                schema=schema_bytes(arrow),
-                internal=internal,
-                created=self._store.clock.now(),
-            )
             try:
                 self._store.commit(ChangeSet(creates=(change,)))
                 return self[name]
@@ -128,7 +102,7 @@ class Log:
         if not exist_ok:
             raise AlreadyExists(f"topic {name!r} exists; pass exist_ok=True to use it, or delete it first")
         topic = self[name]
-        _same(topic, arrow, partitions, columns, time)
+        _same(topic, change)
         return topic
 
     def __getitem__(self, name: str) -> Topic:
@@ -274,34 +248,13 @@ class Log:
         return Topic(self, self._store, row)
 
 
-def _key(key: Any, names: list[str]) -> tuple[str, ...]:
-    if key is None:
-        return ()
-    columns = tuple(key) if isinstance(key, Iterable) and not isinstance(key, str) else (key,)
-    for column in columns:
-        _known("", "key", column, names)
-    if len(set(columns)) != len(columns):
-        raise InvalidInput(f"key={list(columns)} names a column twice")
-    return columns
-
-
-def _known(topic: str, what: str, column: str, names: list[str]) -> None:
-    if column not in names:
-        raise SchemaMismatch(
-            f"{f'topic {topic!r}: ' if topic else ''}{what}={column!r} is not a column"
-            f"{did_you_mean(str(column), names)}; there are {', '.join(names)}"
-        )
-
-
-def _same(topic: Topic, schema: Any, partitions: int, key: tuple[str, ...], time: str | None) -> None:
+def _same(topic: Topic, change: CreateTopic) -> None:
+    schema = schema_from_bytes(change.schema)
     if not topic.schema.equals(schema):
         raise SchemaMismatch(
             f"topic {topic.name!r} exists with another schema: {describe_difference(schema, topic.schema)}"
         )
-    for what, have, want in (
-        ("partitions", topic.partitions, partitions),
-        ("key", topic.key, key),
-        ("time", topic.time, time),
-    ):
+    for what in ("partitions", "key", "time"):
+        have, want = getattr(topic, what), getattr(change, what)
         if have != want:
             raise AlreadyExists(f"topic {topic.name!r} exists with {what}={have!r}, not {want!r}")

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
-from mamba_stream.errors import InvalidInput, LogUnavailable
+from mamba_stream.errors import InvalidInput
 from mamba_stream.log.index import MAP_SIZE
 from mamba_stream.log.log import Log
+from mamba_stream.log.remote.address import Credentials, address_of, is_address
 from mamba_stream.log.storage import Storage
 from mamba_stream.log.store import acquire
 
@@ -20,7 +20,6 @@ Place = str | os.PathLike[str] | Log | None
 
 VARIABLE = "MAMBA_STREAM_LOG"
 CONFIG = "mamba-stream.toml"
-_ADDRESS = re.compile(r"grpc(\+tls)?://.+|[^/\\]+:\d+")
 
 
 def open_log(path: str | os.PathLike[str], *, map_size: int = MAP_SIZE) -> Log:
@@ -35,6 +34,14 @@ def open_log(path: str | os.PathLike[str], *, map_size: int = MAP_SIZE) -> Log:
 
 def storage_of(place: str | os.PathLike[str] | None, environment: Mapping[str, str] | None = None) -> Storage:
     """The storage that ``place`` means, by the one rule; a directory is created if missing."""
+    if place is None:
+        place = _default(os.environ if environment is None else environment)
+    if is_address(place):
+        # Flight is slow to import, and a directory does without it.
+        from mamba_stream.log.remote.storage import connect
+
+        shown = Credentials.of(environment)
+        return connect(address_of(str(place), shown), shown)
     return acquire(directory_of(place, environment))
 
 
@@ -53,11 +60,8 @@ def directory_of(place: str | os.PathLike[str] | None, environment: Mapping[str,
         return Path(_default(os.environ if environment is None else environment))
     if not isinstance(place, str | os.PathLike):
         raise InvalidInput(f"log={place!r}: give a directory, an address, an open log, or nothing")
-    if isinstance(place, str) and _ADDRESS.fullmatch(place) and not os.path.exists(place):
-        raise LogUnavailable(
-            f"{place} is an address of a server, and this version serves logs from directories only: "
-            "pass a directory"
-        )
+    if is_address(place):
+        raise InvalidInput(f"{place} is the address of a server; this needs the directory of a log")
     if not os.fspath(place) or "\0" in os.fspath(place):
         raise InvalidInput(f"log={place!r} names no directory: give one, or leave log out for the default")
     return Path(place)
@@ -73,7 +77,7 @@ def _default(environment: Mapping[str, str]) -> str | Path:
         except tomllib.TOMLDecodeError as error:
             raise InvalidInput(f"{config.absolute()} is not valid TOML: {error}") from error
         if isinstance(value, str) and value:
-            return config.absolute().parent / value
+            return value if is_address(value) else config.absolute().parent / value
         if value is not None:
             raise InvalidInput(f"{config.absolute()}: log = {value!r} must be a directory, as a string")
     path = _user_data(environment)

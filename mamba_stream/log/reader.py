@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping
 
 import pyarrow as pa
 
-from mamba_stream.core.numbers import is_whole
-from mamba_stream.errors import InvalidInput, MambaStreamError, OffsetTrimmed, PartitionNotFound
-from mamba_stream.log.asked import offsets_of
+from mamba_stream.errors import MambaStreamError, OffsetTrimmed, PartitionNotFound
+from mamba_stream.log.asked import check_bounds, offsets_of
 from mamba_stream.log.batch import LogBatch
 from mamba_stream.log.rows import Head, TopicRow
 from mamba_stream.log.shelf import Placed, Shelf
@@ -32,12 +31,14 @@ class ShelfReader:
         positions: Mapping[int, int],
         wanted: tuple[int, ...] | None,
         ends: Mapping[int, int] | None,
+        between: tuple[int | None, int | None] = (None, None),
     ) -> None:
         self._shelf = shelf
         self._topic = topic
         self._positions = dict(positions)
         self._wanted = wanted
         self._ends = dict(ends or {})
+        self._between = between
         self._ahead: dict[int, deque[Placed]] = {}
         self._ready: dict[int, deque[pa.RecordBatch]] = {}
         self._look_up = dict.fromkeys(self._positions, _FIRST_LOOKED_UP)
@@ -77,9 +78,7 @@ class ShelfReader:
             DataCorrupted: Stored bytes are damaged; ``seek`` behind them to go on.
             InvalidInput: A bound is not a number.
         """
-        for what, most in (("max_rows", max_rows), ("max_bytes", max_bytes)):
-            if most is not None and not is_whole(most):
-                raise InvalidInput(f"poll({what}={most!r:.40}): give a number from 0 on")
+        check_bounds("poll", max_rows=max_rows, max_bytes=max_bytes)
         batches: list[LogBatch] = []
         room, space = max_rows, max_bytes if max_bytes is not None else 1 << 62
         for _ in range(len(self._turn)):
@@ -128,6 +127,15 @@ class ShelfReader:
         self._ready.pop(partition, None)
 
     def _next(self, partition: int) -> Placed | None:
+        while (placed := self._following(partition)) is not None and not placed.entry.meets(*self._between):
+            self._positions[partition] = min(
+                placed.next_offset, self._ends.get(partition, placed.next_offset)
+            )
+            if ready := self._ready.get(partition):
+                ready.popleft()
+        return placed
+
+    def _following(self, partition: int) -> Placed | None:
         position = self._positions[partition]
         if position >= self._ends.get(partition, 1 << 63):
             return None

@@ -123,6 +123,16 @@ class Entry(msgspec.Struct, frozen=True):
     def has_time(self) -> bool:
         return bool(self.flags & HAS_TIME)
 
+    def meets(self, low: int | None, high: int | None) -> bool:
+        """Whether a row may lie between these times, inclusive; ``None`` is no bound."""
+        if low is None and high is None:
+            return True
+        return (
+            self.has_time
+            and (low is None or self.max_time >= low)
+            and (high is None or self.min_time <= high)
+        )
+
     @property
     def kind(self) -> str:
         """The kind of file that this lies in."""

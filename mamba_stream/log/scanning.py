@@ -16,6 +16,7 @@ from mamba_stream.core.schemas import polars_schema
 from mamba_stream.core.timebounds import time_bounds
 from mamba_stream.errors import ExpressionRefused
 from mamba_stream.log.rows import TopicRow
+from mamba_stream.log.seeking import first_reaching
 from mamba_stream.log.shelf import Placed, Shelf
 
 _LOOKED_UP = 1024
@@ -24,8 +25,22 @@ _FRAME_ROWS = 1 << 20
 """Batches are handed over in frames of about so many rows: every hand-over costs a fixed time."""
 
 
+Batches = Callable[[list[str] | None, int | None, int | None], Iterator[pa.RecordBatch]]
+"""The rows as they are now: of these columns (all without), without batches that have no row between these ticks."""
+
+
 def scan(shelf: Callable[[], Shelf], topic: TopicRow, schema: pa.Schema) -> pl.LazyFrame:
     """The topic as a lazy frame; its ends are taken when it is collected."""
+
+    def batches(names: list[str] | None, low: int | None, high: int | None) -> Iterator[pa.RecordBatch]:
+        wanted = None if names is None else tuple(schema.get_field_index(name) for name in names)
+        return _batches(shelf(), topic, wanted, low, high)
+
+    return lazy_frame(topic, schema, batches)
+
+
+def lazy_frame(topic: TopicRow, schema: pa.Schema, batches: Batches) -> pl.LazyFrame:
+    """A lazy frame of what these batches are when it is collected."""
 
     def frames(
         with_columns: list[str] | None,
@@ -34,33 +49,23 @@ def scan(shelf: Callable[[], Shelf], topic: TopicRow, schema: pa.Schema) -> pl.L
         batch_size: int | None,
     ) -> Iterator[pl.DataFrame]:
         # batch_size is a hint, and a small one: frames that only point into files may be larger.
-        return _frames(shelf(), topic, schema, with_columns, predicate, n_rows)
+        projected = (
+            schema if with_columns is None else pa.schema([schema.field(name) for name in with_columns])
+        )
+        # A limit that comes here counts rows before the filter: it is then about the first rows, whatever their time.
+        bounds = _tick_bounds(predicate, topic, schema) if n_rows is None else (None, None)
+        gathered: list[pa.RecordBatch] = []
+        rows, some = 0, False
+        for batch in _limited(batches(with_columns, *bounds), n_rows):
+            gathered.append(batch)
+            rows += batch.num_rows
+            if rows >= _FRAME_ROWS:
+                yield _frame(gathered, projected, predicate)
+                gathered, rows, some = [], 0, True
+        if gathered or not some:
+            yield _frame(gathered, projected, predicate)
 
     return register_io_source(frames, schema=polars_schema(schema), validate_schema=False)
-
-
-def _frames(
-    shelf: Shelf,
-    topic: TopicRow,
-    schema: pa.Schema,
-    names: list[str] | None,
-    predicate: pl.Expr | None,
-    n_rows: int | None,
-) -> Iterator[pl.DataFrame]:
-    wanted = None if names is None else tuple(schema.get_field_index(name) for name in names)
-    projected = schema if wanted is None else pa.schema([schema.field(i) for i in wanted])
-    # A limit that comes here counts rows before the filter: it is then about the first rows, whatever their time.
-    bounds = _tick_bounds(predicate, topic, schema) if n_rows is None else (None, None)
-    gathered: list[pa.RecordBatch] = []
-    rows, some = 0, False
-    for batch in _limited(_batches(shelf, topic, wanted, *bounds), n_rows):
-        gathered.append(batch)
-        rows += batch.num_rows
-        if rows >= _FRAME_ROWS:
-            yield _frame(gathered, projected, predicate)
-            gathered, rows, some = [], 0, True
-    if gathered or not some:
-        yield _frame(gathered, projected, predicate)
 
 
 def _limited(batches: Iterator[pa.RecordBatch], n_rows: int | None) -> Iterator[pa.RecordBatch]:
@@ -108,7 +113,7 @@ def _tick_bounds(
 def _entries(
     shelf: Shelf, topic: TopicRow, partition: int, begin: int, end: int, low: int | None, high: int | None
 ) -> Iterator[Placed]:
-    position = begin if low is None else _first_reaching(shelf, topic, partition, begin, end, low)
+    position = begin if low is None else first_reaching(shelf, topic, partition, begin, end, low)
     while position < end:
         found = shelf.entries(topic, partition, position, _LOOKED_UP)
         if not found:
@@ -118,25 +123,8 @@ def _entries(
                 return
             entry = placed.entry
             position = placed.next_offset
-            if low is not None and (not entry.has_time or entry.max_time < low):
-                continue
-            if high is not None and (not entry.has_time or entry.min_time > high):
-                continue
-            yield placed
-
-
-def _first_reaching(shelf: Shelf, topic: TopicRow, partition: int, begin: int, end: int, time: int) -> int:
-    """An offset before which no row has this time: running times never decrease along a partition."""
-    low, high = begin, end
-    while low < high:
-        placed = shelf.entry(topic, partition, (low + high) // 2)
-        if placed is None:
-            break
-        if placed.entry.running_time >= time:
-            high = placed.offset
-        else:
-            low = placed.next_offset
-    return low
+            if entry.meets(low, high):
+                yield placed
 
 
 def _frame(batches: list[pa.RecordBatch], schema: pa.Schema, predicate: pl.Expr | None) -> pl.DataFrame:

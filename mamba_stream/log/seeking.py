@@ -35,3 +35,17 @@ def offset_at(
         # Reached by rows before it that were trimmed away.
         reached_at = 0
     return max(placed.offset + reached_at, head.begin)
+
+
+def first_reaching(shelf: Shelf, topic: TopicRow, partition: int, begin: int, end: int, time: int) -> int:
+    """An offset before which no row has this time: running times never decrease along a partition."""
+    low, high = begin, end
+    while low < high:
+        placed = shelf.entry(topic, partition, (low + high) // 2)
+        if placed is None:
+            break
+        if placed.entry.running_time >= time:
+            high = placed.offset
+        else:
+            low = placed.next_offset
+    return low

@@ -221,8 +221,12 @@ class Storage(Protocol):
         wanted: tuple[int, ...] | None,
         ends: Mapping[int, int],
         opened: Callable[[], object],
+        between: tuple[int | None, int | None] = (None, None),
     ) -> Reader:
-        """A reader of these columns by number; ``opened`` raises once the handle that asked for it is closed."""
+        """A reader of these columns by number; ``opened`` raises once the handle that asked for it is closed.
+
+        Batches that have no row ``between`` these ticks of the time column, inclusive, are left out.
+        """
         ...
 
     def scan(self, topic: TopicRow, opened: Callable[[], object]) -> pl.LazyFrame:

@@ -26,7 +26,7 @@ from mamba_stream.log.locks import FileLock
 from mamba_stream.log.reader import ShelfReader
 from mamba_stream.log.recovery import recover
 from mamba_stream.log.rows import Head, Meta, TopicRow
-from mamba_stream.log.seeking import offset_at
+from mamba_stream.log.seeking import first_reaching, offset_at
 from mamba_stream.log.shelf import Shelf
 from mamba_stream.log.statistics import statistics
 from mamba_stream.log.storage import LogStatistics, PartitionHead
@@ -113,8 +113,15 @@ class Store:
         wanted: tuple[int, ...] | None,
         ends: Mapping[int, int],
         opened: Callable[[], object],
+        between: tuple[int | None, int | None] = (None, None),
     ) -> ShelfReader:
-        return ShelfReader(self._shelf_while(opened), topic, positions, wanted, ends)
+        if (low := between[0]) is not None:
+            heads = self.shelf.heads(topic, list(positions))
+            positions = {
+                p: first_reaching(self.shelf, topic, p, max(start, heads[p].begin), heads[p].end, low)
+                for p, start in positions.items()
+            }
+        return ShelfReader(self._shelf_while(opened), topic, positions, wanted, ends, between)
 
     def scan(self, topic: TopicRow, opened: Callable[[], object]) -> pl.LazyFrame:
         return scanning.scan(self._shelf_while(opened), topic, self.schema(topic.schema))

@@ -1,0 +1,84 @@
+"""A topic that is to be created, checked before anything is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from mamba_stream.core.changes import CreateTopic
+from mamba_stream.core.keys import hash_keys
+from mamba_stream.core.names import check_name, did_you_mean
+from mamba_stream.core.numbers import is_whole
+from mamba_stream.core.schemas import canonical_schema, schema_bytes, time_type_of
+from mamba_stream.errors import InvalidInput, SchemaMismatch
+
+COMPRESSIONS = ("none", "lz4", "zstd")
+_MOST_PARTITIONS = 65_536
+_MOST_KEYED = 256
+
+
+def checked_topic(
+    name: str,
+    schema: pa.Schema,
+    *,
+    partitions: int,
+    key: str | Sequence[str] | None,
+    time: str | None,
+    compression: str,
+    internal: bool,
+    created: int,
+) -> CreateTopic:
+    """The change that creates the topic; raises what ``Log.create_topic`` says.
+
+    The schema may be any Arrow schema of types that the log stores.
+    """
+    check_name(name, "topic", internal=internal)
+    arrow = canonical_schema(schema)
+    columns = _key(key, arrow.names)
+    if columns:
+        # Refuses, before the first row does, what has no hash.
+        hash_keys([pa.array([], arrow.field(column).type) for column in columns])
+    if time is not None:
+        _known(name, "time", time, arrow.names)
+        time_type_of(arrow, time)
+    if compression not in COMPRESSIONS:
+        raise InvalidInput(
+            f"topic {name!r}: compression={compression!r}; choose one of {', '.join(COMPRESSIONS)}"
+        )
+    most = _MOST_KEYED if columns else _MOST_PARTITIONS
+    if not is_whole(partitions, 1, most):
+        raise InvalidInput(
+            f"topic {name!r}: partitions={partitions!r}; choose 1 to {most}"
+            f"{' (a topic with a key has at most 256)' if columns else ''}"
+        )
+    return CreateTopic(
+        name=name,
+        partitions=int(partitions),
+        key=columns,
+        time=time,
+        compression=compression,
+        schema=schema_bytes(arrow),
+        internal=internal,
+        created=created,
+    )
+
+
+def _key(key: Any, names: list[str]) -> tuple[str, ...]:
+    if key is None:
+        return ()
+    columns = tuple(key) if isinstance(key, Iterable) and not isinstance(key, str) else (key,)
+    for column in columns:
+        _known("", "key", column, names)
+    if len(set(columns)) != len(columns):
+        raise InvalidInput(f"key={list(columns)} names a column twice")
+    return columns
+
+
+def _known(topic: str, what: str, column: str, names: list[str]) -> None:
+    if column not in names:
+        raise SchemaMismatch(
+            f"{f'topic {topic!r}: ' if topic else ''}{what}={column!r} is not a column"
+            f"{did_you_mean(str(column), names)}; there are {', '.join(names)}"
+        )

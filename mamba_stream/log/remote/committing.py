@@ -1,0 +1,110 @@
+"""Commits at a server, which land once however often they have to be sent.
+
+A commit whose answer was lost is sent again under its number: the server remembers the answers of its life. One that
+appends carries a producer's sequence besides, given by us where the caller gave none, so that it lands once
+also if the server was killed in between.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Sequence as Several
+from typing import Final
+
+import msgspec
+
+from mamba_stream.core.changes import Applied, ChangeSet, Forget, Sequence
+from mamba_stream.errors import CommitUnknown, MambaStreamError, NotCommitted, ServerUnavailable
+from mamba_stream.log.remote.connection import DEADLINE, Connection
+from mamba_stream.log.remote.failing import Lost
+from mamba_stream.log.remote.intake import RowsOut
+from mamba_stream.log.remote.protocol import Commit, Rows, encode
+
+_LARGEST_BODY: Final = (1 << 31) - (1 << 20)
+
+
+class _Lane:
+    """A producer's name for commits one after the other, and the number that each topic's next one has."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.next: dict[int, int] = {}
+
+
+class RemoteCommitter:
+    """Sends change sets, for all threads of one process."""
+
+    def __init__(self, connection: Connection, client: str) -> None:
+        self._connection = connection
+        self._client = client
+        self._numbers = itertools.count(1)
+        self._lanes = itertools.count(1)
+        self._free: list[_Lane] = []
+        self._lock = threading.Lock()
+
+    def commit(self, change: ChangeSet, batches: Several[RowsOut]) -> Applied:
+        """Commits; raises if it did not happen, or :class:`CommitUnknown` where that cannot be found out."""
+        if not batches or change.sequences:
+            return self._send(change, batches)
+        lane = self._lane()
+        topic = batches[0].topic
+        number = lane.next.get(topic, 0)
+        numbered = msgspec.structs.replace(change, sequences=(Sequence(topic, lane.name, number),))
+        try:
+            answer = self._send(numbered, batches)
+        except MambaStreamError as error:
+            # Where it may have happened nobody knows which number is the next: the lane is not used again.
+            if not isinstance(error, CommitUnknown):
+                self._give_back(lane)
+            raise
+        lane.next[topic] = number + 1
+        self._give_back(lane)
+        return answer
+
+    def forget(self) -> None:
+        """Lets the server forget the numbers of this process's appends."""
+        with self._lock:
+            lanes, self._free = self._free, []
+        forgets = tuple(Forget(topic, lane.name) for lane in lanes for topic in lane.next)
+        if forgets:
+            self._call(encode(Commit(ChangeSet(forgets=forgets))), 2.0)
+
+    def _lane(self) -> _Lane:
+        with self._lock:
+            return self._free.pop() if self._free else _Lane(f"{self._client}/{next(self._lanes)}")
+
+    def _give_back(self, lane: _Lane) -> None:
+        with self._lock:
+            self._free.append(lane)
+
+    def _send(self, change: ChangeSet, batches: Several[RowsOut]) -> Applied:
+        rows = [Rows(b.topic, memoryview(b.data), b.partition, b.expect) for b in batches]
+        boot = self._connection.welcome.boot
+        body = encode(Commit(change, rows, self._client, next(self._numbers), boot))
+        if len(body) > _LARGEST_BODY:
+            raise NotCommitted(
+                f"the rows of one commit have {len(body):,} bytes, more than travel in one: append them in several"
+            )
+        perhaps = False
+
+        def once() -> Applied:
+            nonlocal perhaps
+            try:
+                return self._call(body, DEADLINE)
+            except Lost as lost:
+                perhaps = perhaps or lost.sent
+                raise
+
+        try:
+            return self._connection.again(once)
+        except ServerUnavailable as error:
+            if perhaps:
+                raise CommitUnknown(
+                    f"the connection to {self._connection.place} was lost before it answered: the commit may or "
+                    "may not have happened; look once the server is back"
+                ) from error
+            raise
+
+    def _call(self, body: bytes, timeout: float) -> Applied:
+        return self._connection.once("commit", body, Applied, timeout)

@@ -1,0 +1,92 @@
+"""What went wrong at the server, as the error that the same call raises over a directory."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Final
+
+import msgspec
+import pyarrow as pa
+from pyarrow import flight
+
+from mamba_stream import errors
+from mamba_stream.errors import (
+    DataCorrupted,
+    MambaStreamError,
+    NotAuthenticated,
+    NotAuthorized,
+    QuotaExceeded,
+    ServerUnavailable,
+)
+from mamba_stream.log.remote.protocol import Failure
+
+CODES: Final = {
+    name: kind
+    for name, kind in vars(errors).items()
+    if inspect.isclass(kind) and issubclass(kind, MambaStreamError)
+}
+"""Our errors by their code, which is their name."""
+
+_NOT_CONNECTED: Final = "failed to connect"
+"""What gRPC says where there was nobody to hear the call."""
+_failures = msgspec.msgpack.Decoder(Failure)
+
+
+class Lost(Exception):
+    """The connection failed, or the answer did not come: the call may be made again, if that does no harm.
+
+    Attributes:
+        sent: Whether the server may have heard the call.
+    """
+
+    def __init__(self, reason: str, *, sent: bool = True) -> None:
+        super().__init__(reason)
+        self.sent = sent
+
+
+def error_of(failure: pa.ArrowException, place: str) -> MambaStreamError | Lost:
+    """Our error for what a Flight call raised; :class:`Lost` where it says nothing about the call itself."""
+    told = _told(failure)
+    if told is not None:
+        return _error(told)
+    if isinstance(failure, flight.FlightUnauthenticatedError):
+        return NotAuthenticated(f"{place} refuses: {_first_line(failure)}")
+    if isinstance(failure, flight.FlightUnauthorizedError):
+        return NotAuthorized(f"{place} refuses: {_first_line(failure)}")
+    reason = _first_line(failure)
+    return Lost(reason, sent=_NOT_CONNECTED not in reason)
+
+
+def _told(failure: pa.ArrowException) -> Failure | None:
+    info = getattr(failure, "extra_info", b"")
+    if not info:
+        return None
+    try:
+        return _failures.decode(info)
+    except msgspec.MsgspecError:
+        return None
+
+
+def _error(told: Failure) -> MambaStreamError:
+    kind = CODES.get(told.code, MambaStreamError)
+    if kind is QuotaExceeded:
+        return QuotaExceeded(told.message, retry_after=(told.retry_after_ms or 1000) / 1000)
+    if kind is DataCorrupted:
+        return DataCorrupted(told.message, topic=told.topic, partition=told.partition, offset=told.offset)
+    if told.code not in CODES:
+        return MambaStreamError(f"{told.code}: {told.message}")
+    return kind(told.message)
+
+
+def unavailable(place: str, lost: Lost) -> ServerUnavailable:
+    """Nothing answers there."""
+    if not lost.sent:
+        return ServerUnavailable(
+            f'nothing listens on {place}: run "mamba-stream serve", or pass a directory ({lost})'
+        )
+    return ServerUnavailable(f"the server at {place} does not answer: {lost}")
+
+
+def _first_line(failure: BaseException) -> str:
+    text = str(failure).split(". gRPC client debug context", 1)[0]
+    return text.split("\n", 1)[0][:300]

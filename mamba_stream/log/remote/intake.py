@@ -1,0 +1,57 @@
+"""From what a user passes to rows on their way to a server, which sends each to its partition."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+import pyarrow as pa
+
+from mamba_stream.core.batches import to_batches
+from mamba_stream.log.asked import offsets_of, partition_of
+from mamba_stream.log.rows import TopicRow
+
+MOST_ROWS: Final = 1 << 18
+_PLAIN: Final = pa.ipc.IpcWriteOptions()
+
+
+class RowsOut(msgspec.Struct, frozen=True):
+    """Rows of one topic, encoded: an uncompressed Arrow IPC stream."""
+
+    topic: int
+    partition: int | None
+    expect: dict[int, int]
+    data: pa.Buffer
+    rows: int
+
+
+class RemoteIntake:
+    """Prepares rows for one topic of a server."""
+
+    def __init__(self, topic: TopicRow, schema: pa.Schema) -> None:
+        self._topic = topic
+        self._schema = schema
+        self._to = f"topic {topic.name!r}"
+
+    def batches(
+        self,
+        data: Any,
+        partition: int | None = None,
+        expect: Mapping[int, int] | None = None,
+        *,
+        at_once: bool = False,
+    ) -> list[RowsOut]:
+        """The data encoded, all in one; raises before anything is sent."""
+        if partition is not None:
+            partition = partition_of(self._topic, partition)
+        expected = offsets_of(self._topic, "expect", expect)
+        batches = to_batches(data, self._schema, max_rows=MOST_ROWS, to=self._to)
+        if not batches and not expected:
+            return []
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, self._schema, options=_PLAIN) as writer:
+            for batch in batches:
+                writer.write_batch(batch)
+        rows = sum(batch.num_rows for batch in batches)
+        return [RowsOut(self._topic.id, partition, expected, sink.getvalue(), rows)]

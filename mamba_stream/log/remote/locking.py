@@ -1,0 +1,50 @@
+"""A lock that a server holds for as long as a stream to it lasts."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pyarrow as pa
+from pyarrow import flight
+
+from mamba_stream.log.remote.connection import Connection
+from mamba_stream.log.remote.failing import Lost
+from mamba_stream.log.remote.protocol import Exchange, LockName, decode, encode
+
+
+class RemoteLock:
+    """A lock that the server lets go when this is released, or this process dies."""
+
+    def __init__(self, writer: flight.FlightStreamWriter, stream: flight.FlightStreamReader) -> None:
+        self._writer: flight.FlightStreamWriter | None = writer
+        self._stream = stream
+
+    def release(self) -> None:
+        """Lets go, and waits until the server has."""
+        if self._writer is not None:
+            writer, self._writer = self._writer, None
+            with contextlib.suppress(pa.ArrowException, StopIteration):
+                writer.done_writing()
+                self._stream.read_chunk()
+            with contextlib.suppress(pa.ArrowException):
+                writer.close()
+
+
+def take(connection: Connection, space: str, name: str) -> RemoteLock | None:
+    """Takes the lock; ``None`` where somebody has it."""
+
+    def once() -> RemoteLock | None:
+        writer, stream = connection.exchange(encode(Exchange(lock=LockName(space, name))))
+        try:
+            taken = decode(stream.read_chunk().app_metadata, bool)
+        except StopIteration:
+            raise Lost("the server gave no answer") from None
+        except pa.ArrowException as error:
+            raise connection.failed(error) from error
+        if taken:
+            return RemoteLock(writer, stream)
+        with contextlib.suppress(pa.ArrowException):
+            writer.close()
+        return None
+
+    return connection.again(once)

@@ -1,0 +1,208 @@
+"""Reading a topic from a server: the batches of one stream after the other, each from where the last one ended."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final
+
+import pyarrow as pa
+from pyarrow import flight
+
+from mamba_stream.errors import MambaStreamError, PartitionNotFound, QuotaExceeded, ServerUnavailable
+from mamba_stream.log.asked import check_bounds, offsets_of
+from mamba_stream.log.batch import LogBatch
+from mamba_stream.log.remote.connection import Connection
+from mamba_stream.log.remote.failing import Lost
+from mamba_stream.log.remote.protocol import Piece, Read, decode, encode
+from mamba_stream.log.rows import TopicRow
+from mamba_stream.log.storage import PartitionHead
+
+WINDOW_BYTES: Final = 64 << 20
+"""A stream gives about so much before the next one is asked for."""
+
+
+class Pieces:
+    """The batches of a read and what lies beside them, over as many streams as it takes."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._stream: flight.FlightStreamReader | None = None
+
+    def next(self, request: Callable[[], Read]) -> tuple[Piece, pa.RecordBatch] | None:
+        """The next batch; ``None`` where a stream ends. The request is asked for when a stream begins.
+
+        Raises:
+            Lost: The connection failed; the next stream begins where this one came to.
+        """
+        self._connection.check()
+        try:
+            if self._stream is None:
+                self._stream = self._connection.read(encode(request()))
+            chunk = self._stream.read_chunk()
+        except StopIteration:
+            self._stream = None
+            return None
+        except pa.ArrowException as error:
+            self._stream = None
+            raise self._connection.failed(error) from error
+        return decode(chunk.app_metadata, Piece), chunk.data
+
+    @property
+    def open(self) -> bool:
+        """Whether a stream is under way."""
+        return self._stream is not None
+
+    def close(self) -> None:
+        """Ends the stream, if there is one."""
+        if self._stream is not None:
+            self._stream.cancel()
+            self._stream = None
+
+
+class RemoteReader:
+    """Reads partitions of a server's topic from given offsets on, in the order of offsets within each."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        topic: TopicRow,
+        positions: Mapping[int, int],
+        columns: list[str] | None,
+        ends: Mapping[int, int],
+        between: tuple[int | None, int | None],
+        heads: Callable[[TopicRow, list[int]], Mapping[int, PartitionHead]],
+        opened: Callable[[], object],
+    ) -> None:
+        self._connection = connection
+        self._topic = topic
+        self._positions = dict(positions)
+        self._columns = columns
+        self._ends = dict(ends)
+        self._between = between
+        self._heads_of = heads
+        self._opened = opened
+        self._pieces = Pieces(connection)
+        self._ready: deque[LogBatch] = deque()
+        # How far the stream under way has come, which is further than what was handed out.
+        self._ahead = dict(positions)
+
+    @property
+    def topic(self) -> str:
+        """The topic's name."""
+        return self._topic.name
+
+    @property
+    def positions(self) -> dict[int, int]:
+        """The next offset to read, by partition."""
+        return dict(self._positions)
+
+    @property
+    def at_end(self) -> bool:
+        """Whether every partition is read to where it ends now (or to this reader's end)."""
+        return all(
+            self._positions[p] >= min(head.end, self._ends.get(p, head.end))
+            for p, head in self._heads().items()
+        )
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether nothing can come any more: the topic was ended, or this reader's end reached."""
+        return all(
+            self._positions[p] >= self._ends.get(p, 1 << 63)
+            or (head.ended and self._positions[p] >= head.end)
+            for p, head in self._heads().items()
+        )
+
+    def poll(self, *, max_rows: int = 65_536, max_bytes: int | None = None) -> list[LogBatch]:
+        """The batches that come next, around ``max_rows`` rows together; none at the end.
+
+        Raises:
+            OffsetTrimmed: The rows to read next were trimmed away.
+            DataCorrupted: Stored bytes are damaged; ``seek`` behind them to go on.
+            ServerUnavailable: The server went away, and did not come back.
+            InvalidInput: A bound is not a number.
+        """
+        check_bounds("poll", max_rows=max_rows, max_bytes=max_bytes)
+        self._opened()
+        batches: list[LogBatch] = []
+        room, space = max_rows, max_bytes if max_bytes is not None else 1 << 62
+        try:
+            while room > 0 and space > 0 and (batch := self._next()) is not None:
+                self._positions[batch.partition] = batch.next_offset
+                room -= batch.data.num_rows
+                space -= batch.data.nbytes
+                if batch.data.num_rows:
+                    batches.append(batch)
+        except MambaStreamError:
+            if not batches:
+                raise
+            # What was read before is not lost: the next poll meets the error again.
+        return batches
+
+    def seek(self, positions: Mapping[int, int]) -> None:
+        """Goes on from these offsets; partitions that are not named stay where they are."""
+        for partition, offset in offsets_of(self._topic, "positions", positions).items():
+            if partition not in self._positions:
+                raise PartitionNotFound(
+                    f"this reader of topic {self._topic.name!r} does not read partition {partition}; "
+                    f"it reads {', '.join(map(str, sorted(self._positions)))}"
+                )
+            self._positions[partition] = offset
+        self.close()
+
+    def close(self) -> None:
+        """Lets go of what was read ahead."""
+        self._pieces.close()
+        self._ready.clear()
+        self._ahead = dict(self._positions)
+
+    def _next(self) -> LogBatch | None:
+        while not self._ready:
+            began = self._pieces.open
+            piece = self._connection.again(self._piece)
+            if piece is not None:
+                self._ready.extend(piece)
+            elif not began:
+                # A stream that was asked for just now, and gave nothing.
+                return None
+        return self._ready.popleft()
+
+    def _piece(self) -> list[LogBatch] | None:
+        try:
+            found = self._pieces.next(self._request)
+        except (Lost, ServerUnavailable, QuotaExceeded):
+            raise
+        except MambaStreamError:
+            self._ahead = dict(self._positions)
+            raise
+        if found is None:
+            return None
+        piece, data = found
+        batches = list(_cut(self._topic.name, piece, data))
+        for batch in batches:
+            self._ahead[batch.partition] = batch.next_offset
+        return batches
+
+    def _request(self) -> Read:
+        return Read(
+            topic=self._topic.id,
+            start=self._ahead,
+            ends=self._ends,
+            columns=self._columns,
+            most_bytes=WINDOW_BYTES,
+            low=self._between[0],
+            high=self._between[1],
+        )
+
+    def _heads(self) -> Mapping[int, PartitionHead]:
+        return self._heads_of(self._topic, sorted(self._positions))
+
+
+def _cut(topic: str, piece: Piece, data: pa.RecordBatch) -> Iterator[LogBatch]:
+    """The rows as they were appended."""
+    at = 0
+    for run in piece.runs:
+        rows = data if run.rows == data.num_rows else data.slice(at, run.rows)
+        at += run.rows
+        yield LogBatch(topic, piece.partition, run.offset, run.next_offset, rows, run.append_time)

@@ -1,0 +1,56 @@
+"""A server's topic as a Polars lazy frame: projection and bounds on time reach the server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import polars as pl
+import pyarrow as pa
+
+from mamba_stream.log.remote.connection import Connection
+from mamba_stream.log.remote.protocol import Read
+from mamba_stream.log.remote.reader import WINDOW_BYTES, Pieces
+from mamba_stream.log.rows import TopicRow
+from mamba_stream.log.scanning import lazy_frame
+from mamba_stream.log.storage import PartitionHead
+
+
+def scan(
+    connection: Connection,
+    topic: TopicRow,
+    schema: pa.Schema,
+    heads: Callable[[], Mapping[int, PartitionHead]],
+) -> pl.LazyFrame:
+    """The topic as a lazy frame; its ends are taken when it is collected."""
+
+    def batches(names: list[str] | None, low: int | None, high: int | None) -> Iterator[pa.RecordBatch]:
+        for partition, head in heads().items():
+            wanted = Read(
+                topic=topic.id, columns=names, low=low, high=high, most_bytes=WINDOW_BYTES, progress=True
+            )
+            yield from _partition(connection, wanted, partition, head)
+
+    return lazy_frame(topic, schema, batches)
+
+
+def _partition(
+    connection: Connection, wanted: Read, partition: int, head: PartitionHead
+) -> Iterator[pa.RecordBatch]:
+    """The rows between begin and end, by as many streams as it takes."""
+    position = head.begin
+    pieces = Pieces(connection)
+
+    def request() -> Read:
+        wanted.start, wanted.ends = {partition: position}, {partition: head.end}
+        return wanted
+
+    try:
+        while position < head.end:
+            found = connection.again(lambda: pieces.next(request))
+            if found is not None:
+                piece, batch = found
+                position = piece.runs[-1].next_offset
+                if batch.num_rows:
+                    yield batch
+    finally:
+        pieces.close()

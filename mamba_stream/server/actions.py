@@ -1,0 +1,286 @@
+"""The actions of the server, each with what it needs: one that is not in this table does not exist."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, Final
+
+import msgspec
+
+from mamba_stream.core.names import check_name
+from mamba_stream.core.schemas import schema_bytes
+from mamba_stream.errors import InvalidInput
+from mamba_stream.log.asked import is_text, partitions_of, text_of
+from mamba_stream.log.remote import protocol
+from mamba_stream.log.remote.describing import packed
+from mamba_stream.log.remote.protocol import HeadInfo, Nothing
+from mamba_stream.log.storage import PartitionHead
+from mamba_stream.server.belongings import need_of_lock, need_of_namespace, need_of_topic
+from mamba_stream.server.desk import Desk
+from mamba_stream.server.gate import Caller, Need
+
+_VERSION: Final = version("mamba-stream")
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """What a client can ask for.
+
+    Attributes:
+        name: Its name.
+        request: What its body holds.
+        needs: What the caller must be allowed, by the request.
+        answer: What is done, and what the one result's body holds.
+        words: What it is for.
+    """
+
+    name: str
+    request: type[Any]
+    needs: Callable[[Desk, Any], Iterable[Need]]
+    answer: Callable[[Desk, Caller, Any], Any]
+    words: str
+
+
+def _free(desk: Desk, request: Any) -> Iterable[Need]:
+    """For everybody who may connect; what is listed is what the caller may know of."""
+    return ()
+
+
+def _of_log(operation: Any) -> Callable[[Desk, Any], Iterable[Need]]:
+    return lambda desk, request: (Need(operation, "log"),)
+
+
+def _describes(desk: Desk, request: Any) -> Iterable[Need]:
+    number = request.number if isinstance(request, protocol.Numbered) else request.topic
+    return (need_of_topic("describe", desk.catalog.numbered(number).name),)
+
+
+def _named(desk: Desk, request: protocol.Named) -> Iterable[Need]:
+    return (need_of_topic("describe", request.name),)
+
+
+def _group(desk: Desk, request: protocol.AskGroup) -> Iterable[Need]:
+    return (Need("describe", "group", request.group),)
+
+
+def _reads_record(desk: Desk, request: protocol.AskRecord | protocol.AskRecords) -> Iterable[Need]:
+    return (need_of_namespace("read", request.namespace, desk.name_of),)
+
+
+def _commits(desk: Desk, request: protocol.Commit) -> Iterable[Need]:
+    return desk.needs_of(request)
+
+
+def _hello(desk: Desk, caller: Caller, request: protocol.Hello) -> protocol.Welcome:
+    if request.protocol != protocol.VERSION:
+        raise InvalidInput(
+            f"this server speaks version {protocol.VERSION} of the protocol, not {request.protocol}: "
+            f"use mamba-stream {_VERSION} on both sides"
+        )
+    return protocol.Welcome(
+        protocol=protocol.VERSION,
+        version=_VERSION,
+        boot=desk.boot,
+        log=desk.identity,
+        now=desk.storage.clock.now(),
+        lsn=desk.storage.lsn(),
+        most_bytes=desk.limits.most_bytes,
+    )
+
+
+def _topics(desk: Desk, caller: Caller, request: protocol.ListTopics) -> Any:
+    rows = {row.name: row for row in desk.storage.topics() if request.internal or not row.internal}
+    return [rows[name] for name in desk.gate.visible(caller, "topic", rows)]
+
+
+def _topic(desk: Desk, caller: Caller, request: protocol.Named) -> protocol.TopicInfo | None:
+    row = desk.storage.topic(request.name)
+    if row is None:
+        return None
+    return protocol.TopicInfo(row, schema_bytes(desk.storage.schema(row.schema)))
+
+
+def _schema(desk: Desk, caller: Caller, request: protocol.Numbered) -> bytes:
+    return schema_bytes(desk.storage.schema(request.number))
+
+
+def _heads(desk: Desk, caller: Caller, request: protocol.AskHeads) -> dict[int, HeadInfo]:
+    row = desk.catalog.numbered(request.topic)
+    wanted = None if request.partitions is None else partitions_of(row, request.partitions)
+    return {partition: _head(head) for partition, head in desk.storage.heads(row, wanted).items()}
+
+
+def _all_heads(desk: Desk, caller: Caller, request: protocol.ListTopics) -> list[protocol.NamedHead]:
+    found = desk.storage.all_heads(internal=request.internal)
+    seen = set(desk.gate.visible(caller, "topic", dict.fromkeys(name for name, _ in found)))
+    return [
+        protocol.NamedHead(name, partition, _head(head))
+        for (name, partition), head in found.items()
+        if name in seen
+    ]
+
+
+def _offsets_at(desk: Desk, caller: Caller, request: protocol.AskOffsetsAt) -> dict[int, int]:
+    row = desk.catalog.numbered(request.topic)
+    if request.by not in ("time", "append") or (request.by == "time" and row.time is None):
+        raise InvalidInput(
+            f"topic {row.name!r}: by={request.by!r:.40}; choose 'time', where it has one, or 'append'"
+        )
+    return desk.storage.offsets_at(row, request.ticks, request.by)
+
+
+def _records(desk: Desk, caller: Caller, request: protocol.AskRecords) -> dict[str, bytes]:
+    before = None if request.before is None else text_of(request.before)
+    if request.limit is not None and request.limit < 0:
+        raise InvalidInput(f"limit={request.limit}: give a number from 0 on")
+    return desk.storage.records(text_of(request.namespace), before, request.limit)
+
+
+def _namespaces(desk: Desk, caller: Caller, request: protocol.Prefix) -> list[str]:
+    if request.prefix and not is_text(request.prefix):
+        raise InvalidInput(f"no namespace begins with {request.prefix!r:.80}")
+    found = desk.storage.namespaces(request.prefix)
+    return [name for name in found if desk.may(caller, need_of_namespace("read", name, desk.name_of))]
+
+
+def _group_offsets(desk: Desk, caller: Caller, request: protocol.AskGroup) -> list[protocol.GroupPlace]:
+    check_name(request.group, "group")
+    found = desk.storage.group_offsets(request.group)
+    return [protocol.GroupPlace(topic, partition, offset) for (topic, partition), offset in found.items()]
+
+
+def _lock_holder(desk: Desk, caller: Caller, request: protocol.LockName) -> str | None:
+    for text in (request.space, request.name):
+        check_name(text, "lock")
+    return desk.storage.lock_holder(request.space, request.name)
+
+
+def _head(head: PartitionHead) -> HeadInfo:
+    return HeadInfo(head.topic, head.begin, head.end, head.rows, head.bytes, head.append_time, head.ended)
+
+
+ACTIONS = {
+    action.name: action
+    for action in (
+        Action("hello", protocol.Hello, _free, _hello, "who the server is, and what time it is there"),
+        Action("topics", protocol.ListTopics, _free, _topics, "the topics"),
+        Action("topic", protocol.Named, _named, _topic, "a topic by its name, nil where there is none"),
+        Action(
+            "schema", protocol.Numbered, _free, _schema, "the columns of a schema's number, as an IPC message"
+        ),
+        Action(
+            "numbered",
+            protocol.Numbered,
+            _free,
+            lambda desk, caller, request: desk.storage.numbered(request.number),
+            "whether a topic of this number is there",
+        ),
+        Action("heads", protocol.AskHeads, _describes, _heads, "the state of a topic's partitions"),
+        Action("all_heads", protocol.ListTopics, _free, _all_heads, "the state of all topics' partitions"),
+        Action("offsets_at", protocol.AskOffsetsAt, _describes, _offsets_at, "where a time is reached"),
+        Action(
+            "describe",
+            protocol.Numbered,
+            _describes,
+            lambda desk, caller, request: packed(
+                desk.storage.describe(desk.catalog.numbered(request.number))
+            ),
+            "the facts of a topic",
+        ),
+        Action(
+            "groups",
+            Nothing,
+            _free,
+            lambda desk, caller, request: desk.gate.visible(caller, "group", desk.storage.groups()),
+            "the groups that have committed offsets",
+        ),
+        Action("group_offsets", protocol.AskGroup, _group, _group_offsets, "what a group reads next"),
+        Action(
+            "record",
+            protocol.AskRecord,
+            _reads_record,
+            lambda desk, caller, request: desk.storage.record(
+                text_of(request.namespace), text_of(request.key)
+            ),
+            "a small value, nil where there is none",
+        ),
+        Action(
+            "records",
+            protocol.AskRecords,
+            _reads_record,
+            _records,
+            "small values, in the order of their keys",
+        ),
+        Action("namespaces", protocol.Prefix, _free, _namespaces, "the namespaces that hold records"),
+        Action(
+            "lsn",
+            Nothing,
+            _free,
+            lambda desk, caller, request: desk.storage.lsn(),
+            "the last commit's number",
+        ),
+        Action(
+            "wait",
+            protocol.AskWait,
+            _free,
+            lambda desk, caller, request: desk.wait(request.lsn, request.timeout),
+            "the last commit's number, once it is another",
+        ),
+        Action(
+            "settle",
+            Nothing,
+            _free,
+            lambda desk, caller, request: desk.storage.settle(),
+            "waits for a commit",
+        ),
+        Action(
+            "seal",
+            Nothing,
+            _of_log("admin"),
+            lambda desk, caller, request: desk.storage.seal(),
+            "seals files",
+        ),
+        Action(
+            "statistics",
+            Nothing,
+            _of_log("describe"),
+            lambda desk, caller, request: desk.storage.statistics(),
+            "what the log holds",
+        ),
+        Action(
+            "commit",
+            protocol.Commit,
+            _commits,
+            lambda desk, caller, request: desk.commit(caller, request),
+            "a change set with its rows, all or nothing",
+        ),
+        Action(
+            "lock_holder",
+            protocol.LockName,
+            lambda desk, request: (need_of_lock("describe", request.space, request.name),),
+            _lock_holder,
+            "who has a lock, nil where nobody has",
+        ),
+    )
+}
+"""By name."""
+
+
+def perform(desk: Desk, caller: Caller, name: str, body: Any) -> bytes:
+    """Does what is asked, if the caller may; the result's body.
+
+    Raises:
+        InvalidInput: There is no such action, or its body holds something else.
+        NotAuthorized: The caller may not.
+    """
+    action = ACTIONS.get(name)
+    if action is None:
+        raise InvalidInput(f"no action {name!r:.80}; there are {', '.join(sorted(ACTIONS))}")
+    if len(body) == 0 and action.request is Nothing:
+        request: Any = Nothing()
+    else:
+        request = protocol.decode(body, action.request)
+    desk.gate.check(caller, action.needs(desk, request))
+    return msgspec.msgpack.encode(action.answer(desk, caller, request))

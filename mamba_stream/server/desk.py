@@ -1,0 +1,160 @@
+"""What every call of the server works with: the log, who may do what, and what is under way."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pyarrow as pa
+
+from mamba_stream.core.changes import Applied, ChangeSet
+from mamba_stream.errors import CommitUnknown, InvalidInput, NotAuthorized, ServerUnavailable
+from mamba_stream.log.remote.protocol import LONGEST_WAIT, Commit, Rows
+from mamba_stream.log.storage import Storage
+from mamba_stream.server.answers import Answers
+from mamba_stream.server.belongings import need_of_namespace, need_of_topic
+from mamba_stream.server.catalog import Catalog
+from mamba_stream.server.gate import Caller, Gate, Need
+from mamba_stream.server.limits import Limits
+from mamba_stream.server.vetting import vetted
+
+_LOOK_UP: Final = 2.0
+"""Seconds after which who waits looks whether it still should."""
+
+
+@dataclass(frozen=True)
+class _Arrived:
+    """Rows as they came, decoded and checked."""
+
+    topic: int
+    partition: int | None
+    expect: dict[int, int]
+    batches: list[pa.RecordBatch]
+    schema: pa.Schema
+
+
+class Desk:
+    """The log behind the server, and the rules in front of it."""
+
+    def __init__(self, storage: Storage, gate: Gate, limits: Limits, identity: str) -> None:
+        self.storage = storage
+        self.gate = gate
+        self.limits = limits
+        self.identity = identity
+        self.boot = secrets.token_hex(8)
+        self.catalog = Catalog(storage)
+        self._answers = Answers()
+        self._draining = threading.Event()
+
+    @property
+    def draining(self) -> bool:
+        """Whether the server is being stopped."""
+        return self._draining.is_set()
+
+    def drain(self) -> None:
+        """Lets nobody begin anything, and ends what only waits."""
+        self._draining.set()
+
+    def check_open(self) -> None:
+        """Refuses what begins while the server is being stopped."""
+        if self._draining.is_set():
+            raise ServerUnavailable("the server is being stopped: try again in a moment")
+
+    def name_of(self, number: int) -> str | None:
+        """The name of the topic of a number, where there is one."""
+        for row in self.storage.topics():
+            if row.id == number:
+                return row.name
+        return None
+
+    def may(self, caller: Caller, need: Need) -> bool:
+        """Whether the gate would let this pass."""
+        try:
+            self.gate.check(caller, (need,))
+        except NotAuthorized:
+            return False
+        return True
+
+    def wait(self, lsn: int, timeout: float) -> int:
+        """The last commit's number, once it is beyond ``lsn``, after ``timeout`` seconds, or when the server stops."""
+        clock = self.storage.clock
+        until = clock.monotonic() + min(max(timeout, 0.0), LONGEST_WAIT)
+        while True:
+            left = until - clock.monotonic()
+            now = self.storage.wait(lsn, max(0.0, min(left, _LOOK_UP)))
+            if now > lsn or left <= 0 or self._draining.is_set():
+                return now
+
+    def needs_of(self, request: Commit) -> Iterator[Need]:
+        """What a commit needs, part by part."""
+        change = request.change
+        for create in change.creates:
+            yield need_of_topic("create", create.name)
+        for number in change.drops:
+            yield need_of_topic("delete", self._name(number))
+        written = {*(rows.topic for rows in request.rows), *(one.topic for one in change.sequences)}
+        written.update(one.topic for one in change.forgets)
+        for number in sorted({*written, *change.ends}):
+            yield need_of_topic("write", self._name(number))
+        for number in sorted({trim.topic for trim in change.trims}):
+            yield need_of_topic("delete", self._name(number))
+        for group in sorted({offset.group for offset in change.offsets}):
+            yield Need("write", "group", group)
+        for namespace in dict.fromkeys(record.namespace for record in change.records):
+            yield need_of_namespace("write", namespace, self.name_of)
+        for namespace in dict.fromkeys(record.namespace for record in change.requires):
+            yield need_of_namespace("read", namespace, self.name_of)
+
+    def commit(self, caller: Caller, request: Commit) -> Applied:
+        """Commits, once however often it is sent."""
+        if not request.client:
+            return self._commit(caller, request)
+        if request.boot != self.boot and not _lands_once(request.change):
+            raise CommitUnknown(
+                "the server was started anew since this was first sent: it may or may not have happened then; look"
+            )
+        return self._answers.once(
+            f"{caller.name}/{request.client}", request.number, lambda: self._commit(caller, request)
+        )
+
+    def _commit(self, caller: Caller, request: Commit) -> Applied:
+        self.gate.spend(caller, received=sum(len(rows.data) for rows in request.rows))
+        change = vetted(request.change, self.catalog, self.limits, self.storage.clock.now())
+        batches: list[Any] = []
+        for rows in request.rows:
+            batches.extend(self._batches(self._arrived(rows)))
+        answer = self.storage.commit(change, batches)
+        for number in change.drops:
+            self.catalog.forget(number)
+        return answer
+
+    def _batches(self, rows: _Arrived) -> Iterable[Any]:
+        known = self.catalog.known(rows.topic)
+        table = pa.Table.from_batches(rows.batches, rows.schema)
+        return known.intake.batches(table, rows.partition, rows.expect or None)
+
+    def _arrived(self, rows: Rows) -> _Arrived:
+        """Decodes rows; what Arrow itself would unpack is refused, as a few bytes of it may become very many."""
+        where = f"topic {self.catalog.numbered(rows.topic).name!r}"
+        if len(rows.data) > self.limits.most_bytes:
+            raise InvalidInput(
+                f"{where}: {len(rows.data):,} bytes in one commit; send at most {self.limits.most_bytes:,}"
+            )
+        with pa.ipc.open_stream(pa.py_buffer(rows.data)) as stream:
+            self.limits.check_schema(stream.schema, where)
+            batches = []
+            for batch in stream:
+                self.limits.check_batch(batch, where)
+                batches.append(batch)
+        return _Arrived(rows.topic, rows.partition, rows.expect, batches, stream.schema)
+
+    def _name(self, number: int) -> str:
+        return self.catalog.numbered(number).name
+
+
+def _lands_once(change: ChangeSet) -> bool:
+    """Whether it does no harm to apply it again after it was applied."""
+    return bool(change.sequences) or not (change.requires or change.creates or change.drops)

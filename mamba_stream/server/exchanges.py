@@ -1,0 +1,68 @@
+"""Streams in both directions: whoever watches for commits, and whoever holds a lock."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, Final
+
+import pyarrow as pa
+from pyarrow import flight
+
+from mamba_stream.core.names import check_name
+from mamba_stream.errors import InvalidInput
+from mamba_stream.log.remote.protocol import Exchange, LockName, Watch, decode, encode
+from mamba_stream.server.belongings import need_of_lock
+from mamba_stream.server.desk import Desk
+from mamba_stream.server.gate import Caller
+
+_LOOK_UP: Final = 5.0
+
+
+def exchange(
+    desk: Desk,
+    caller: Caller,
+    context: flight.ServerCallContext,
+    descriptor: flight.FlightDescriptor,
+    stream: flight.MetadataRecordBatchReader,
+    answers: Any,
+) -> None:
+    """Serves the exchange that a descriptor's command asks for, for as long as it lasts."""
+    if descriptor.descriptor_type != flight.DescriptorType.CMD:
+        raise InvalidInput("an exchange's descriptor is a command: an Exchange message")
+    request = decode(descriptor.command, Exchange)
+    if (request.watch is None) == (request.lock is None):
+        raise InvalidInput("an exchange is either watch or lock")
+    if request.watch is not None:
+        _watch(desk, context, request.watch, answers)
+    elif request.lock is not None:
+        _lock(desk, caller, request.lock, stream, answers)
+
+
+def _watch(desk: Desk, context: flight.ServerCallContext, watch: Watch, answers: Any) -> None:
+    """Tells the last commit's number at once, and whenever it is another."""
+    lsn = desk.storage.lsn()
+    answers.write_metadata(pa.py_buffer(encode(lsn)))
+    while not context.is_cancelled() and not desk.draining:
+        now = desk.wait(lsn, _LOOK_UP)
+        if now != lsn:
+            answers.write_metadata(pa.py_buffer(encode(now)))
+            lsn = now
+
+
+def _lock(
+    desk: Desk, caller: Caller, request: LockName, stream: flight.MetadataRecordBatchReader, answers: Any
+) -> None:
+    """Holds a lock until the client lets go, or is gone."""
+    for text in (request.space, request.name):
+        check_name(text, "lock")
+    desk.gate.check(caller, (need_of_lock("write", request.space, request.name),))
+    lock = desk.storage.lock(request.space, request.name)
+    try:
+        answers.write_metadata(pa.py_buffer(encode(lock is not None)))
+        if lock is not None:
+            # Ends with the client's side of the stream, however that ends.
+            with contextlib.suppress(StopIteration, pa.ArrowException):
+                stream.read_chunk()
+    finally:
+        if lock is not None:
+            lock.release()

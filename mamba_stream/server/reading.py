@@ -1,0 +1,136 @@
+"""Reads: the rows of a topic as a stream of batches, and beside each where its rows lie."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import pyarrow as pa
+from pyarrow import flight
+
+from mamba_stream.core.names import did_you_mean
+from mamba_stream.errors import InvalidInput, SchemaMismatch
+from mamba_stream.log.asked import check_bounds, offsets_of
+from mamba_stream.log.batch import LogBatch
+from mamba_stream.log.remote.protocol import Piece, Read, Run, decode, encode
+from mamba_stream.log.rows import TopicRow
+from mamba_stream.log.storage import Reader
+from mamba_stream.server.belongings import need_of_topic
+from mamba_stream.server.desk import Desk
+from mamba_stream.server.gate import Caller
+
+_POLLED: Final = 65_536
+_SMALL: Final = 64 << 10
+"""Batches below this size are sent together with their neighbours: a message costs more than copying them."""
+_TOGETHER: Final = 512 << 10
+
+
+def read(desk: Desk, caller: Caller, ticket: bytes) -> tuple[pa.Schema, Iterator[Any]]:
+    """The schema of what is read, and what a ``GeneratorStream`` sends."""
+    request = _request(ticket)
+    row = (
+        desk.catalog.named(request.name or "")
+        if request.topic is None
+        else desk.catalog.numbered(request.topic)
+    )
+    desk.gate.check(caller, (need_of_topic("read", row.name),))
+    schema = desk.storage.schema(row.schema)
+    wanted = _wanted(row, schema, request.columns)
+    projected = schema if wanted is None else pa.schema([schema.field(number) for number in wanted])
+    check_bounds("read", most_rows=request.most_rows, most_bytes=request.most_bytes)
+    start, ends = _bounds(desk, row, request)
+    between = (request.low, request.high)
+    reader = desk.storage.reader(row, start, wanted, ends, desk.check_open, between)
+    return projected, _stream(desk, caller, reader, request, projected)
+
+
+def _request(ticket: bytes) -> Read:
+    # A bare name is a ticket, too: all rows of the topic, as they are now.
+    if ticket[:1] and ticket[0] < 0x80 and ticket[0] >= 0x20:
+        try:
+            return Read(name=ticket.decode())
+        except UnicodeDecodeError as error:
+            raise InvalidInput("a ticket is a topic's name, or a Read message") from error
+    request = decode(ticket, Read)
+    if (request.topic is None) == (request.name is None):
+        raise InvalidInput("a ticket names a topic by topic= (its number) or by name=, one of them")
+    return request
+
+
+def _wanted(row: TopicRow, schema: pa.Schema, columns: list[str] | None) -> tuple[int, ...] | None:
+    if columns is None:
+        return None
+    for column in columns:
+        if column not in schema.names:
+            raise SchemaMismatch(
+                f"topic {row.name!r} has no column {column!r:.80}{did_you_mean(column, schema.names)}; "
+                f"it has {', '.join(schema.names)}"
+            )
+    if len(set(columns)) != len(columns):
+        raise SchemaMismatch(f"topic {row.name!r}: columns={columns} names a column twice")
+    return tuple(schema.get_field_index(column) for column in columns)
+
+
+def _bounds(desk: Desk, row: TopicRow, request: Read) -> tuple[dict[int, int], dict[int, int]]:
+    """Where to begin, and before which offsets to end: at the latest where the topic ends now."""
+    given = offsets_of(row, "start", request.start)
+    heads = desk.storage.heads(row, sorted(given) or None)
+    start = {partition: given.get(partition, head.begin) for partition, head in heads.items()}
+    ends = offsets_of(row, "ends", request.ends)
+    return start, {p: min(head.end, ends.get(p, head.end)) for p, head in heads.items()}
+
+
+def _stream(desk: Desk, caller: Caller, reader: Reader, request: Read, schema: pa.Schema) -> Iterator[Any]:
+    rows = request.most_rows if request.most_rows is not None else 1 << 62
+    size = request.most_bytes if request.most_bytes is not None else 1 << 62
+    try:
+        while rows > 0 and size > 0:
+            batches = reader.poll(max_rows=min(rows, _POLLED))
+            if not batches:
+                break
+            for together in _gathered(batches):
+                data = (
+                    together[0].data if len(together) == 1 else pa.concat_batches([b.data for b in together])
+                )
+                rows -= data.num_rows
+                size -= data.nbytes
+                desk.gate.spend(caller, sent=data.nbytes)
+                yield data, encode(Piece(together[0].partition, [_run(batch) for batch in together]))
+            if desk.draining:
+                return
+        if request.progress:
+            nothing = pa.RecordBatch.from_pylist([], schema)
+            for partition, position in reader.positions.items():
+                yield nothing, encode(Piece(partition, [Run(position, position, 0, 0)]))
+    finally:
+        reader.close()
+
+
+def _gathered(batches: list[LogBatch]) -> Iterator[list[LogBatch]]:
+    """Neighbours of one partition that are best sent together."""
+    together: list[LogBatch] = []
+    size = 0
+    for batch in batches:
+        this = batch.data.nbytes
+        if together and (
+            together[-1].partition != batch.partition or this > _SMALL or size + this > _TOGETHER
+        ):
+            yield together
+            together, size = [], 0
+        together.append(batch)
+        size += this
+    if together:
+        yield together
+
+
+def _run(batch: LogBatch) -> Run:
+    return Run(batch.offset, batch.next_offset, batch.data.num_rows, batch.append_time)
+
+
+def descriptor_of(desk: Desk, caller: Caller, descriptor: flight.FlightDescriptor) -> TopicRow:
+    """The topic that a descriptor's path names, if the caller may see it."""
+    if len(descriptor.path or ()) != 1:
+        raise InvalidInput("a descriptor's path is the topic's name, and nothing else")
+    name = descriptor.path[0].decode(errors="replace")
+    desk.gate.check(caller, (need_of_topic("describe", name),))
+    return desk.catalog.named(name)

@@ -1,0 +1,216 @@
+"""The Flight service: calls that come in, handed to whoever answers them, and counted."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from pyarrow import flight
+
+from mamba_stream.errors import QuotaExceeded
+from mamba_stream.log.storage import Storage
+from mamba_stream.server.actions import ACTIONS, perform
+from mamba_stream.server.desk import Desk
+from mamba_stream.server.exchanges import exchange
+from mamba_stream.server.failures import answered_each, code_of, told
+from mamba_stream.server.gate import Caller, Gate, OpenGate
+from mamba_stream.server.limits import Limits
+from mamba_stream.server.reading import descriptor_of, read
+from mamba_stream.server.writing import write
+
+
+@dataclass
+class Figures:
+    """What the service did since it began.
+
+    Attributes:
+        calls: Calls by what was called ("action/commit", "read", "write", "exchange" ...) and outcome, which is
+            "ok" or the name of an error.
+        active: Calls under way.
+        received: Bytes of rows that came in.
+        sent: Bytes of rows that went out.
+    """
+
+    calls: Counter[tuple[str, str]] = field(default_factory=Counter)
+    active: int = 0
+    received: int = 0
+    sent: int = 0
+
+
+class FlightService(flight.FlightServerBase):  # type: ignore[misc]
+    """A log, served to any Arrow Flight client. It runs as soon as it is made."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        location: str = "grpc://localhost:0",
+        *,
+        gate: Gate | None = None,
+        limits: Limits | None = None,
+        identity: str = "",
+        tls_certificates: list[tuple[bytes, bytes]] | None = None,
+        verify_client: bool = False,
+        root_certificates: bytes | None = None,
+    ) -> None:
+        """Begins to serve.
+
+        Args:
+            storage: Where the log lies.
+            location: Where to listen; port 0 takes a free one, which ``port`` then tells.
+            gate: Who may do what; without, everybody everything.
+            limits: How much a call may hold.
+            identity: The log's own name.
+            tls_certificates: Pairs of certificate and key, as PEM.
+            verify_client: Whether clients must show a certificate.
+            root_certificates: What clients' certificates must lead to, as PEM.
+        """
+        self.desk = Desk(storage, gate or OpenGate(), limits or Limits(), identity)
+        self.figures = Figures()
+        self._changed = threading.Condition()
+        super().__init__(
+            location,
+            tls_certificates=tls_certificates,
+            verify_client=verify_client,
+            root_certificates=root_certificates,
+            middleware={"headers": _HeadersFactory()},
+        )
+
+    def drain(self, timeout: float) -> bool:
+        """Lets nobody begin anything, and waits for what is under way; whether all of it ended."""
+        self.desk.drain()
+        with self._changed:
+            return self._changed.wait_for(lambda: self.figures.active == 0, timeout)
+
+    def do_action(self, context: flight.ServerCallContext, action: flight.Action) -> Iterator[flight.Result]:
+        name = action.type if action.type in ACTIONS else "unknown"
+        with self._call(context, f"action/{name}") as caller:
+            return iter([flight.Result(perform(self.desk, caller, action.type, memoryview(action.body)))])
+
+    def list_actions(self, context: flight.ServerCallContext) -> list[tuple[str, str]]:
+        with self._call(context, "list_actions"):
+            return [(action.name, action.words) for action in ACTIONS.values()]
+
+    def do_get(self, context: flight.ServerCallContext, ticket: flight.Ticket) -> flight.FlightDataStream:
+        call = self._call(context, "read")
+        caller = call.__enter__()
+        try:
+            schema, batches = read(self.desk, caller, ticket.ticket)
+        except BaseException as error:
+            call.__exit__(type(error), error, error.__traceback__)
+            raise
+        # The call goes on for as long as the stream does.
+        return flight.GeneratorStream(schema, answered_each(self._during(call, batches)))
+
+    def do_put(
+        self,
+        context: flight.ServerCallContext,
+        descriptor: flight.FlightDescriptor,
+        reader: flight.MetadataRecordBatchReader,
+        writer: flight.FlightMetadataWriter,
+    ) -> None:
+        with self._call(context, "write") as caller:
+            write(self.desk, caller, descriptor, reader, writer)
+
+    def do_exchange(
+        self,
+        context: flight.ServerCallContext,
+        descriptor: flight.FlightDescriptor,
+        reader: flight.MetadataRecordBatchReader,
+        writer: flight.MetadataRecordBatchWriter,
+    ) -> None:
+        with self._call(context, "exchange") as caller:
+            exchange(self.desk, caller, context, descriptor, reader, writer)
+
+    def list_flights(self, context: flight.ServerCallContext, criteria: bytes) -> Iterator[flight.FlightInfo]:
+        with self._call(context, "list_flights") as caller:
+            rows = {row.name: row for row in self.desk.storage.topics() if not row.internal}
+            seen = self.desk.gate.visible(caller, "topic", rows)
+            return iter([self._info(name) for name in seen])
+
+    def get_flight_info(
+        self, context: flight.ServerCallContext, descriptor: flight.FlightDescriptor
+    ) -> flight.FlightInfo:
+        with self._call(context, "get_flight_info") as caller:
+            return self._info(descriptor_of(self.desk, caller, descriptor).name)
+
+    def get_schema(
+        self, context: flight.ServerCallContext, descriptor: flight.FlightDescriptor
+    ) -> flight.SchemaResult:
+        with self._call(context, "get_schema") as caller:
+            row = descriptor_of(self.desk, caller, descriptor)
+            return flight.SchemaResult(self.desk.storage.schema(row.schema))
+
+    def _info(self, name: str) -> flight.FlightInfo:
+        row = self.desk.catalog.named(name)
+        heads = self.desk.storage.heads(row)
+        return flight.FlightInfo(
+            self.desk.storage.schema(row.schema),
+            flight.FlightDescriptor.for_path(name),
+            [flight.FlightEndpoint(name.encode(), [])],
+            sum(head.end - head.begin for head in heads.values()),
+            sum(head.bytes for head in heads.values()),
+        )
+
+    @contextmanager
+    def _call(self, context: flight.ServerCallContext, what: str) -> Iterator[Caller]:
+        """A call under way: who makes it; and what became of it, counted and told."""
+        outcome = "ok"
+        with self._changed:
+            self.figures.active += 1
+        try:
+            self.desk.check_open()
+            if self.figures.active > self.desk.limits.most_streams:
+                raise QuotaExceeded(
+                    f"the server has {self.desk.limits.most_streams} calls under way, as many as it takes",
+                    retry_after=0.5,
+                )
+            yield self._caller(context)
+        except GeneratorExit:
+            raise
+        except BaseException as error:  # noqa: BLE001 - told to the client, whatever it is
+            outcome = code_of(error)
+            raise told(error) from None
+        finally:
+            with self._changed:
+                self.figures.active -= 1
+                self.figures.calls[what, outcome] += 1
+                self._changed.notify_all()
+
+    def _caller(self, context: flight.ServerCallContext) -> Caller:
+        headers = context.get_middleware("headers").headers
+        certificate = context.peer_identity()
+        return self.desk.gate.admit(
+            headers, context.peer(), certificate.decode() if isinstance(certificate, bytes) else certificate
+        )
+
+    def _during(self, call: Any, batches: Iterator[Any]) -> Iterator[Any]:
+        error: BaseException | None = None
+        try:
+            yield from batches
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            if error is None or isinstance(error, GeneratorExit):
+                call.__exit__(None, None, None)
+            else:
+                call.__exit__(type(error), error, error.__traceback__)
+
+
+class _Headers(flight.ServerMiddleware):  # type: ignore[misc]
+    """The headers of one call."""
+
+    def __init__(self, headers: Mapping[str, Sequence[str]]) -> None:
+        super().__init__()
+        self.headers = headers
+
+
+class _HeadersFactory(flight.ServerMiddlewareFactory):  # type: ignore[misc]
+    """Keeps the headers of a call for whoever asks who makes it."""
+
+    def start_call(self, info: Any, headers: Mapping[str, Sequence[str]]) -> _Headers:
+        return _Headers({name.lower(): list(values) for name, values in headers.items()})

@@ -1,0 +1,91 @@
+"""Change sets from outside, judged as strictly as `Transaction` judges its caller."""
+
+from __future__ import annotations
+
+import msgspec
+import pyarrow as pa
+
+from mamba_stream.core.changes import MAX_RECORD_BYTES, ChangeSet, CreateTopic, GroupOffset, Record
+from mamba_stream.core.names import check_name
+from mamba_stream.core.schemas import schema_from_bytes
+from mamba_stream.errors import InvalidInput, PartitionNotFound
+from mamba_stream.log.asked import text_of
+from mamba_stream.log.creating import checked_topic
+from mamba_stream.server.catalog import Catalog
+from mamba_stream.server.limits import Limits
+
+
+def vetted(change: ChangeSet, catalog: Catalog, limits: Limits, now: int) -> ChangeSet:
+    """The change set, if nothing in it is what a log would not have made itself.
+
+    Raises:
+        InvalidInput: Something is; nothing was changed.
+        TopicNotFound: It names a topic that is not there.
+    """
+    if change.appends:
+        raise InvalidInput("a change set from outside names no places in files: send rows beside it")
+    for sequence in change.sequences:
+        catalog.numbered(sequence.topic)
+        text_of(sequence.producer)
+        _check_whole(sequence.number, "a sequence")
+    for forget in change.forgets:
+        catalog.numbered(forget.topic)
+        text_of(forget.producer)
+    for trim in change.trims:
+        _check_place(catalog, trim.topic, trim.partition, trim.begin)
+    for number in (*change.drops, *change.ends):
+        catalog.numbered(number)
+    for offset in change.offsets:
+        _check_offset(catalog, offset)
+    for record in (*change.records, *change.requires):
+        _check_record(record)
+    return msgspec.structs.replace(
+        change, creates=tuple(_created(create, limits, now) for create in change.creates)
+    )
+
+
+def _created(create: CreateTopic, limits: Limits, now: int) -> CreateTopic:
+    check_name(create.name, "topic", internal=create.internal)
+    try:
+        schema = schema_from_bytes(create.schema)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise InvalidInput(f"topic {create.name!r}: its schema is not an Arrow IPC schema message") from error
+    limits.check_schema(schema, f"topic {create.name!r}")
+    return checked_topic(
+        create.name,
+        schema,
+        partitions=create.partitions,
+        key=create.key,
+        time=create.time,
+        compression=create.compression,
+        internal=create.internal,
+        created=now,
+    )
+
+
+def _check_offset(catalog: Catalog, offset: GroupOffset) -> None:
+    check_name(offset.group, "group")
+    _check_place(catalog, offset.topic, offset.partition, offset.offset or 0)
+
+
+def _check_place(catalog: Catalog, number: int, partition: int, offset: int) -> None:
+    topic = catalog.numbered(number)
+    if not 0 <= partition < topic.partitions:
+        raise PartitionNotFound(
+            f"topic {topic.name!r} has no partition {partition}: it has {topic.partitions}, counted from 0"
+        )
+    _check_whole(offset, f"topic {topic.name!r}, partition {partition}: an offset")
+
+
+def _check_whole(number: int, what: str) -> None:
+    if not 0 <= number < 1 << 63:
+        raise InvalidInput(f"{what} is a number from 0 on, below 2**63, not {number}")
+
+
+def _check_record(record: Record) -> None:
+    text_of(record.namespace)
+    text_of(record.key)
+    if record.value is not None and len(record.value) > MAX_RECORD_BYTES:
+        raise InvalidInput(
+            f"the record {record.namespace}/{record.key} has {len(record.value):,} bytes, more than {MAX_RECORD_BYTES}"
+        )

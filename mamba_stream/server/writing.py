@@ -1,0 +1,167 @@
+"""Writes: every batch of a stream is an append of its own; those that arrive together share a commit."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pyarrow as pa
+from pyarrow import flight
+
+from mamba_stream.core.changes import ChangeSet, Sequence
+from mamba_stream.errors import InvalidInput
+from mamba_stream.log.asked import text_of
+from mamba_stream.log.remote.protocol import Ack, Write, WriteBatch, decode, encode
+from mamba_stream.log.topic import merged_ranges
+from mamba_stream.server.belongings import need_of_topic
+from mamba_stream.server.catalog import Known
+from mamba_stream.server.desk import Desk
+from mamba_stream.server.gate import Caller
+
+_PLAIN: Final = WriteBatch()
+_GROUP: Final = 64
+"""At most so many batches of one stream in one commit."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A batch on its way into the log."""
+
+    beside: WriteBatch
+    batches: list[Any]
+    size: int
+
+
+class Writing:
+    """One stream of batches: one thread takes them in, another one commits them and answers.
+
+    While a commit is made durable the next batches are read and encoded; what may wait is bounded in bytes, so that a
+    client that sends faster than the log takes waits itself.
+    """
+
+    def __init__(self, desk: Desk, caller: Caller, known: Known, write: Write, answers: Any) -> None:
+        self._desk = desk
+        self._caller = caller
+        self._known = known
+        self._write = write
+        self._answers = answers
+        self._changed = threading.Condition()
+        self._waiting: deque[_Waiting] = deque()
+        self._size = 0
+        self._ended = False
+        self._error: BaseException | None = None
+
+    def run(self, stream: flight.MetadataRecordBatchReader) -> None:
+        """Appends all there is; raises what became of the first batch that was not appended."""
+        where = f"topic {self._known.row.name!r}"
+        self._desk.limits.check_schema(stream.schema, where)
+        committing = threading.Thread(target=self._commit_all, name="mamba-stream write", daemon=True)
+        committing.start()
+        failed: BaseException | None = None
+        try:
+            while self._take(stream, where):
+                pass
+        except Exception as error:  # noqa: BLE001 - raised below, once what came before it is answered
+            failed = error
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+        committing.join()
+        if self._error is not None:
+            raise self._error
+        if failed is not None:
+            raise failed
+
+    def _take(self, stream: flight.MetadataRecordBatchReader, where: str) -> bool:
+        try:
+            chunk = stream.read_chunk()
+        except StopIteration:
+            return False
+        self._desk.check_open()
+        if chunk.data is None:
+            return True
+        self._desk.limits.check_batch(chunk.data, where)
+        size = chunk.data.get_total_buffer_size()
+        self._desk.gate.spend(self._caller, received=size)
+        beside = _PLAIN if chunk.app_metadata is None else decode(chunk.app_metadata, WriteBatch)
+        partition = self._write.partition if beside.partition is None else beside.partition
+        batches = self._known.intake.batches(chunk.data, partition, beside.expect or None)
+        with self._changed:
+            while self._size > self._desk.limits.in_flight_bytes and self._error is None:
+                self._changed.wait()
+            if self._error is not None:
+                return False
+            self._waiting.append(_Waiting(beside, batches, size))
+            self._size += size
+            self._changed.notify_all()
+        return True
+
+    def _commit_all(self) -> None:
+        while group := self._next():
+            try:
+                self._commit(group)
+            except BaseException as error:  # noqa: BLE001 - raised by the other thread
+                with self._changed:
+                    self._error = error
+                    self._changed.notify_all()
+                return
+
+    def _next(self) -> list[_Waiting]:
+        """Batches that go into one commit; none at the end. What has conditions of its own goes by itself."""
+        with self._changed:
+            while not self._waiting and not self._ended:
+                self._changed.wait()
+            group: list[_Waiting] = []
+            while self._waiting and len(group) < _GROUP:
+                alone = self._waiting[0].beside is not _PLAIN
+                if alone and group:
+                    break
+                group.append(self._waiting.popleft())
+                self._size -= group[-1].size
+                if alone:
+                    break
+            self._changed.notify_all()
+            return group
+
+    def _commit(self, group: list[_Waiting]) -> None:
+        batches = [batch for waiting in group for batch in waiting.batches]
+        answer = self._desk.storage.commit(ChangeSet(sequences=self._sequences(group[0])), batches)
+        ranges = list(answer.ranges)
+        if answer.repeated:
+            self._answers.write(pa.py_buffer(encode(Ack(answer.lsn, merged_ranges(ranges)))))
+            return
+        for waiting in group:
+            mine, ranges = ranges[: len(waiting.batches)], ranges[len(waiting.batches) :]
+            self._answers.write(pa.py_buffer(encode(Ack(answer.lsn, merged_ranges(mine)))))
+
+    def _sequences(self, waiting: _Waiting) -> tuple[Sequence, ...]:
+        beside = waiting.beside
+        if beside.producer is None and beside.sequence is None:
+            return ()
+        if beside.producer is None or beside.sequence is None or beside.sequence < 0:
+            raise InvalidInput("producer and sequence come together, and a sequence is a number from 0 on")
+        return (Sequence(self._known.row.id, text_of(beside.producer), beside.sequence),)
+
+
+def write(
+    desk: Desk,
+    caller: Caller,
+    descriptor: flight.FlightDescriptor,
+    stream: flight.MetadataRecordBatchReader,
+    answers: Any,
+) -> None:
+    """Appends the batches of a stream to the topic that its descriptor names."""
+    request = _request(descriptor)
+    desk.gate.check(caller, (need_of_topic("write", request.topic),))
+    known = desk.catalog.known(desk.catalog.named(request.topic).id)
+    Writing(desk, caller, known, request, answers).run(stream)
+
+
+def _request(descriptor: flight.FlightDescriptor) -> Write:
+    if descriptor.descriptor_type == flight.DescriptorType.CMD:
+        return decode(descriptor.command, Write)
+    if len(descriptor.path) != 1:
+        raise InvalidInput("a descriptor's path is the topic's name, and nothing else")
+    return Write(descriptor.path[0].decode(errors="replace"))
