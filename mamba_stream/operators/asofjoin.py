@@ -12,6 +12,7 @@ from typing import Final, Literal
 
 import polars as pl
 
+from mamba_stream.operators.changes import OP_COLUMN, check_words
 from mamba_stream.operators.columns import ORDER, ORIGIN, PREFIX, TIME, ticks
 from mamba_stream.operators.in_order import InOrder
 from mamba_stream.operators.joined import LEFT, RIGHT, JoinSource, Outcome, both_sides
@@ -59,6 +60,8 @@ class AsofSettings:
 class AsofJoin:
     """The state of one as-of join, and what rows and watermarks do to it."""
 
+    adds_whole = True
+
     def __init__(self, settings: AsofSettings) -> None:
         self._set = settings
         left, right = settings.sides
@@ -102,6 +105,8 @@ class AsofJoin:
     def add(self, frame: pl.DataFrame, port: int) -> Made:
         """Takes rows in; gives back those that came too late."""
         side = self._set.sides[port]
+        if port == RIGHT and self._set.gone is not None:
+            check_words(frame.get_column(OP_COLUMN))
         timed = frame.with_columns(ticks(side.time, side.shift).alias(TIME))
         timed, late = without_late(timed, self._closed, side.dtype)
         if not side.on:

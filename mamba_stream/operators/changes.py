@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 
+from mamba_stream.errors import InvalidInput
 from mamba_stream.operators.columns import (
     DELETE,
     INSERT,
@@ -43,6 +44,15 @@ def in_words(frame: pl.DataFrame) -> pl.DataFrame:
     """The rows of a changelog with what they do as an ordinary column, the first."""
     words = pl.col(OP).replace_strict(range(len(OP_WORDS)), OP_WORDS, return_dtype=OP_WORD_TYPE)
     return frame.select(words.alias(OP_COLUMN), pl.exclude(OP, OP_COLUMN))
+
+
+def check_words(words: pl.Series) -> None:
+    """Raises InvalidInput unless all of these say what a row of a changelog does."""
+    known = words.is_in(list(OP_WORDS)).fill_null(value=False)
+    if not known.all():
+        raise InvalidInput(
+            f"column {OP_COLUMN!r} holds {words.filter(~known)[0]!r}, and should say {', '.join(OP_WORDS)}"
+        )
 
 
 def takes_back() -> pl.Expr:

@@ -57,21 +57,16 @@ class DistinctValues:
     def bytes(self) -> int:
         return self._pairs.bytes
 
-    def take(
-        self, frame: pl.DataFrame, places: pl.Series, groups: Groups, signs: pl.Series | None
-    ) -> dict[str, NDArray[np.int64]]:
+    def take(self, pairs: pl.DataFrame, groups: Groups) -> dict[str, NDArray[np.int64]]:
         """Takes rows in.
 
         Args:
-            frame: The rows.
-            places: Which of the groups each row belongs to.
+            pairs: What :meth:`reduced` made of them.
             groups: The numbers of the groups.
-            signs: 1 for rows that come, -1 for those that go; ``None`` where all come.
 
         Returns:
             By name, by how much the count of each group changed.
         """
-        pairs = self._reduced(frame, places, signs)
         at = pairs.get_column(PLACE).to_numpy()
         keys = pairs.select(pl.Series(_GROUP, groups[at]), VALUE)
         slots = self._pairs.slots(keys, insert=True)
@@ -107,8 +102,14 @@ class DistinctValues:
         gone = self._pairs.frame().filter(~pairs.is_in(pl.Series(groups))).select(_GROUP, VALUE)
         self._pairs.remove(self._pairs.slots(gone))
 
-    def _reduced(self, frame: pl.DataFrame, places: pl.Series, signs: pl.Series | None) -> pl.DataFrame:
-        """One row for each group and value of a batch."""
+    def reduced(self, frame: pl.DataFrame, places: pl.Series, signs: pl.Series | None) -> pl.DataFrame:
+        """One row for each group and value of a batch; nothing is taken in yet, since the values may raise.
+
+        Args:
+            frame: The rows.
+            places: Which of the groups each row belongs to.
+            signs: 1 for rows that come, -1 for those that go; ``None`` where all come.
+        """
         conditions = [
             (pl.lit(value=True) if condition is None else condition.fill_null(value=False)).alias(name)
             for name, condition in self._counts.items()

@@ -9,11 +9,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from mamba_stream.errors import InvalidInput
-from mamba_stream.operators.changes import OP_COLUMN, Emitted, differences
+from mamba_stream.operators.changes import OP_COLUMN, Emitted, check_words, differences
 from mamba_stream.operators.columns import (
     OFFSET,
-    OP_WORDS,
     ORDER,
     ORDER_TYPES,
     ORDINAL,
@@ -59,6 +57,8 @@ class LatestSettings:
 class Latest(Remembering):
     """A table of the latest rows, and what rows do to it."""
 
+    adds_whole = True
+
     def __init__(self, settings: LatestSettings) -> None:
         self._set = settings
         self._keys = list(settings.keys)
@@ -72,6 +72,8 @@ class Latest(Remembering):
         """Takes rows in; gives the keys whose latest row is another now."""
         if not frame.height:
             return NOTHING
+        if self._set.log:
+            check_words(frame.get_column(OP_COLUMN))
         slots = self._table.slots(frame.select(self._keys), insert=True)
         frame = frame if self._set.log else self._with_time(frame)
         last = _last_of_each(slots, None if self._set.log else order_of(frame))
@@ -112,13 +114,7 @@ class Latest(Remembering):
         """Which rows are a key's row, and do not say that it has none."""
         if not self._set.log:
             return np.ones(frame.height, np.bool_)
-        words = frame.get_column(OP_COLUMN)
-        if not words.is_in(list(OP_WORDS)).all():
-            wrong = words.filter(~words.is_in(list(OP_WORDS)).fill_null(value=False))
-            raise InvalidInput(
-                f"column {OP_COLUMN!r} holds {wrong[0]!r}, and should say {', '.join(OP_WORDS)}"
-            )
-        return words.is_in(["+I", "+U"]).to_numpy()
+        return frame.get_column(OP_COLUMN).is_in(["+I", "+U"]).to_numpy()
 
     def view(self) -> pl.DataFrame:
         """The latest row of each key, in the order of keys."""

@@ -21,19 +21,18 @@ from numpy.typing import NDArray
 from mamba_stream.operators.changes import Emitted, differences, takes_back, with_op
 from mamba_stream.operators.columns import DELETE, OP, PREFIX, TIME, tick_values
 from mamba_stream.operators.distinct import DistinctValues, Groups
-from mamba_stream.operators.grouping import grouped, grouped_in_order
+from mamba_stream.operators.evaluated import GROUP, Evaluated, Read, over_key
+from mamba_stream.operators.failures import FAILURES, RowsFailed, worked
+from mamba_stream.operators.grouping import grouped
 from mamba_stream.operators.keyed import TOUCHED, KeyedTable
 from mamba_stream.operators.keyindex import Slots
 from mamba_stream.operators.lateness import FOREVER, NEVER
-from mamba_stream.operators.members import PLACE, Members, places_of
-from mamba_stream.operators.remembering import Remembering
+from mamba_stream.operators.members import PLACE, places_of
+from mamba_stream.operators.remembering import Part, Remembering
 from mamba_stream.operators.results import Aggregation
 from mamba_stream.operators.rowstore import Mask, picked, stacked, where
 from mamba_stream.operators.single import twice, written_out
-from mamba_stream.operators.step import NOTHING, Made
-
-GROUP: Final = f"{PREFIX}group"
-"""A number that a key has for as long as it is there, and no other ever gets."""
+from mamba_stream.operators.step import NOTHING, Failed, Made
 
 _ALL: Final = f"{PREFIX}all"
 _SIGN: Final = f"{PREFIX}sign"
@@ -91,15 +90,17 @@ class RunningSettings:
 class RunningTotals(Remembering):
     """The state of running totals, and what rows do to it."""
 
+    adds_whole = True
+
     def __init__(self, settings: RunningSettings) -> None:
         self._set = settings
+        self.tolerates = False
         split = settings.aggregation
         self._keys = list(settings.keys) or [_ALL]
         keys = {name: settings.schema[name] for name in settings.keys} or {_ALL: pl.Int8()}
         self._partial = list(split.partial_schema)
         self._counts = [one.name for one in split.distinct]
-        self._kept = list(split.kept)
-        kept = {name: split.output_schema[name] for name in self._kept}
+        kept = {name: split.output_schema[name] for name in split.kept}
         values = {
             **split.partial_schema,
             **dict.fromkeys(self._counts, pl.Int64()),
@@ -107,23 +108,20 @@ class RunningTotals(Remembering):
             GROUP: pl.Int64(),
         }
         # Results may have the name of what is kept under it, or of a key's column in the state of another version.
-        self._stored = {name: f"{PREFIX}kept_{place}" for place, name in enumerate(self._kept)}
+        self._stored = {name: f"{PREFIX}kept_{place}" for place, name in enumerate(kept)}
         values = {self._stored.get(name, name): dtype for name, dtype in values.items()}
         self._table = KeyedTable(keys, values, timed=settings.ttl is not None)
         self._values = list(values)
         self._distinct = _distinct_values(settings)
-        columns = {name: settings.schema[name] for name in split.kept_columns}
-        self._members = (
-            Members({GROUP: pl.Int64()}, {**columns, **settings.order}, list(settings.order))
-            if split.kept
-            else None
-        )
+        self._evaluated = _evaluated(settings, self._stored)
         self._nested = any(dtype.is_nested() for dtype in split.partial_schema.values())
         self._emitted = Emitted(settings.number)
         self._next_group = 0
         self._greatest = NEVER + 1
         distinct = {f"distinct {place}": values for place, values in enumerate(self._distinct)}
-        parts = {_TABLE: self._table, "members": self._members, "emitted": self._emitted}
+        parts: dict[str, Part | None] = {_TABLE: self._table, "emitted": self._emitted}
+        if self._evaluated is not None:
+            parts.update(members=self._evaluated.members, failing=self._evaluated.failing)
         super().__init__(**parts, **distinct)
 
     def add(self, frame: pl.DataFrame, port: int = 0) -> Made:
@@ -134,18 +132,35 @@ class RunningTotals(Remembering):
         signs = 1 - 2 * (frame.get_column(OP) % 2) if self._set.table else None
         batch = self._batch(frame)
         keys = picked(batch, self._keys)
+        apart = bool(self._distinct) or self._evaluated is not None
+        places = places_of(frame, keys) if apart else pl.Series(dtype=pl.Int64)
+        pairs = [values.reduced(frame, places, signs) for values in self._distinct]
+        # From here on no row is to blame, and the state changes.
         slots = self._table.slots(keys, insert=True)
         known = self._table.present(slots)
         old = self._table.get(slots)
         groups = self._groups(old.get_column(GROUP), known)
+        had = known & (old.get_column(self._set.rows).fill_null(0).to_numpy() > 0)
+        before = self._results(keys, old, self._computed(groups, had), tolerates=True)
         merged = self._merged(old, known, batch)
-        if self._distinct or self._members is not None:
-            places = places_of(frame, keys)
-            merged = stacked([merged, self._distinct_of(frame, places, groups, signs, old)])
-            merged = stacked([merged, self._kept_of(frame, places, groups, signs)])
-        new = picked(stacked([merged, pl.DataFrame({GROUP: groups})]), self._values)
-        counts = new.get_column(self._set.rows).to_numpy()
-        made = self._differences(keys, old, new, known, counts)
+        if self._distinct:
+            merged = stacked([merged, self._distinct_of(pairs, groups, old)])
+        kept = None
+        try:
+            if self._evaluated is not None:
+                self._evaluated.take(frame, groups[places.to_numpy()], signs)
+                kept = self._evaluated.of(groups, tolerates=self.tolerates)
+                merged = stacked([merged, kept.rows])
+            new = picked(stacked([merged, pl.DataFrame({GROUP: groups})]), self._values)
+            counts = new.get_column(self._set.rows).to_numpy()
+            has = counts > 0
+            after = self._results(
+                keys, new, has if kept is None else has & kept.there, tolerates=self.tolerates
+            )
+        except RowsFailed as error:
+            place = error.failed.frame.item(0, PLACE)
+            raise RowsFailed(self._left_out(keys, place, error.failed.error)) from error.failed.error
+        made = differences(before.rows, after.rows, before.there, after.there)
         left = counts != 0
         times = batch.get_column(TIME).to_numpy() if self._set.ttl is not None else None
         if left.all():
@@ -154,7 +169,14 @@ class RunningTotals(Remembering):
             times = self._latest(slots, known, times)
             self._table.put(slots[left], new.filter(left), None if times is None else times[left])
             self._table.remove(slots[~left])
-        return NOTHING if made is None else Made(self._emitted.numbered(made))
+        errors = after.errors if kept is None else {**kept.errors, **after.errors}
+        # A key that had no result before is known to have none.
+        failed = [
+            self._left_out(keys, place, error)
+            for place, error in errors.items()
+            if before.there[place] or not had[place]
+        ]
+        return Made(None if made is None else self._emitted.numbered(made), failed=failed)
 
     def advance(self, watermark: int) -> Iterator[Made]:
         """Lets go of keys whose time is over."""
@@ -166,9 +188,17 @@ class RunningTotals(Remembering):
         gone = self._table.expire(max(NEVER + 1, reached - self._set.ttl))
         if not gone.height:
             return
+        there = self._computed(gone.get_column(GROUP).to_numpy(), np.ones(gone.height, np.bool_))
         self._forget(gone)
-        shown = self._results(gone.select(self._keys), gone)
+        shown = self._results(gone.select(self._keys), gone, there, tolerates=True).rows
         yield Made(self._emitted.numbered(with_op(shown, DELETE)))
+
+    def _left_out(self, keys: pl.DataFrame, place: int, error: BaseException) -> Failed:
+        return over_key(keys[place].select(self._set.keys), error)
+
+    def _computed(self, groups: Groups, had: Mask) -> Mask:
+        """Which groups had a result, as far as their rows are concerned."""
+        return had if self._evaluated is None else had & self._evaluated.computed(groups)
 
     def _with_keys_and_time(self, frame: pl.DataFrame) -> pl.DataFrame:
         added: list[pl.Expr | pl.Series] = []
@@ -229,62 +259,37 @@ class RunningTotals(Remembering):
         merged = grouped(both, [PLACE], exprs, nested=True)
         return pl.concat([merged.select(touched.columns), touched.filter(~known)]).sort(PLACE).drop(PLACE)
 
-    def _distinct_of(
-        self,
-        frame: pl.DataFrame,
-        places: pl.Series,
-        groups: Groups,
-        signs: pl.Series | None,
-        old: pl.DataFrame,
-    ) -> pl.DataFrame:
+    def _distinct_of(self, pairs: Sequence[pl.DataFrame], groups: Groups, old: pl.DataFrame) -> pl.DataFrame:
         counts = {}
-        for values in self._distinct:
-            for name, change in values.take(frame, places, groups, signs).items():
+        for values, of in zip(self._distinct, pairs, strict=True):
+            for name, change in values.take(of, groups).items():
                 counts[name] = old.get_column(name).fill_null(0).to_numpy() + change
         return pl.DataFrame(counts)
 
-    def _kept_of(
-        self, frame: pl.DataFrame, places: pl.Series, groups: Groups, signs: pl.Series | None
-    ) -> pl.DataFrame:
-        """What is evaluated over all rows of the groups, with null for those that have none."""
-        if self._members is None:
-            return pl.DataFrame()
-        of = pl.DataFrame({GROUP: groups[places.to_numpy()]})
-        if signs is None:
-            self._members.add(of, frame)
-        else:
-            self._members.change(of, frame, signs)
-        rows = self._members.of(pl.DataFrame({GROUP: groups}))
-        seen = rows.select(PLACE, *self._set.aggregation.kept_columns)
-        exprs = [expr.alias(self._stored[name]) for name, expr in self._set.aggregation.kept.items()]
-        there = rows.get_column(PLACE).n_unique()
-        if not there:
-            return self._empty_kept(len(groups))
-        kept = grouped_in_order(written_out(seen), [PLACE], exprs, single=there == 1)
-        if there < len(groups):
-            all_ = pl.DataFrame({PLACE: np.arange(len(groups))})
-            kept = all_.join(kept, on=PLACE, how="left", maintain_order="left")
-        return kept.drop(PLACE)
+    def _results(self, keys: pl.DataFrame, values: pl.DataFrame, of: Mask, *, tolerates: bool) -> Read:
+        """The results of those keys that have any.
 
-    def _empty_kept(self, rows: int) -> pl.DataFrame:
-        types = self._set.aggregation.output_schema
-        return pl.DataFrame(schema={self._stored[name]: types[name] for name in self._kept}).clear(rows)
+        Raises:
+            RowsFailed: What is read off a key's values raises, and is not tolerated; the row has ``PLACE``.
+        """
+        if not of.all():
+            keys, values = keys.filter(of), values.filter(of)
+        try:
+            return Read(self._read_off(keys, values), of, {})
+        except FAILURES:
+            place = pl.DataFrame({PLACE: np.flatnonzero(of)})
+            rows = stacked([picked(keys, self._keys), picked(values, self._values), place])
+        found, failed = worked(lambda piece: self._read_off(piece, piece), rows, tolerates=tolerates)
+        errors = {one.frame.item(0, PLACE): one.error for one in failed}
+        there = of.copy()
+        there[list(errors)] = False
+        types = {
+            **{name: keys.schema[name] for name in self._set.keys},
+            **self._set.aggregation.output_schema,
+        }
+        return Read(pl.concat(found) if found else pl.DataFrame(schema=types), there, errors)
 
-    def _differences(
-        self,
-        keys: pl.DataFrame,
-        old: pl.DataFrame,
-        new: pl.DataFrame,
-        known: Mask,
-        counts: NDArray[np.int64],
-    ) -> pl.DataFrame | None:
-        was = known & (old.get_column(self._set.rows).fill_null(0).to_numpy() > 0)
-        now = counts > 0
-        before = self._results(keys.filter(was), old.filter(was))
-        after = self._results(keys, new) if now.all() else self._results(keys.filter(now), new.filter(now))
-        return differences(before, after, was, now)
-
-    def _results(self, keys: pl.DataFrame, values: pl.DataFrame) -> pl.DataFrame:
+    def _read_off(self, keys: pl.DataFrame, values: pl.DataFrame) -> pl.DataFrame:
         split = self._set.aggregation
         exprs = [
             pl.col(self._stored[name]).alias(name)
@@ -304,8 +309,8 @@ class RunningTotals(Remembering):
         return times
 
     def _forget(self, gone: pl.DataFrame) -> None:
-        if self._members is not None:
-            self._members.forget(gone.select(GROUP))
+        if self._evaluated is not None:
+            self._evaluated.forget(gone.select(GROUP))
         if self._distinct:
             left = self._table.frame().get_column(GROUP).to_numpy()
             for values in self._distinct:
@@ -324,7 +329,21 @@ class RunningTotals(Remembering):
     def view(self) -> pl.DataFrame:
         """The totals, in the order of their keys."""
         all_ = self._table.frame().filter(pl.col(self._set.rows) > 0)
-        return self._results(all_.select(self._keys), all_)
+        there = self._computed(all_.get_column(GROUP).to_numpy(), np.ones(all_.height, np.bool_))
+        return self._results(all_.select(self._keys), all_, there, tolerates=True).rows
+
+
+def _evaluated(settings: RunningSettings, stored: Mapping[str, str]) -> Evaluated | None:
+    """What does not decompose."""
+    split = settings.aggregation
+    if not split.kept:
+        return None
+    return Evaluated(
+        {stored[name]: expr for name, expr in split.kept.items()},
+        {stored[name]: split.output_schema[name] for name in split.kept},
+        {name: settings.schema[name] for name in split.kept_columns},
+        settings.order,
+    )
 
 
 def _distinct_values(settings: RunningSettings) -> list[DistinctValues]:

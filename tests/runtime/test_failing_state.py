@@ -355,3 +355,106 @@ def test_state_can_be_looked_at_where_a_window_has_no_result(tmp_path):
         job = mamba.start(mamba.pipeline("job", stream.to("out"), on_error="skip"), log, until="now")
         job.wait()
         assert job.state("days").columns == ["key", "window_start", "window_end", "n", "few"]
+
+
+# -- keys whose totals cannot be computed --------------------------------------------------------------------------------
+
+
+def totals(frame: pl.DataFrame, *by: str) -> pl.DataFrame:
+    return frame.group_by(by).agg(n=pl.len(), total=pl.col("number").sum(), kinds=pl.col("number").n_unique())
+
+
+DISTINCT = {**AGGREGATES, "kinds": NUMBER.n_unique()}
+
+
+@pytest.mark.parametrize("on_error", ["skip", "dead_letter"])
+def test_rows_over_which_a_total_raises_never_were(log, on_error):
+    stream = mamba.stream("rows").group_by("key").agg(**DISTINCT)
+    expected = totals(GOOD, "key")
+    assert once(log, stream, on_error).failed == BAD.height
+    assert_frame_equal(table(log), expected, check_row_order=False, check_dtypes=False)
+    for seed in range(4):
+        assert torn(log, stream, seed, f"torn{seed}", on_error).faults.rows == BAD.height
+        assert_frame_equal(table(log, f"torn{seed}"), expected, check_row_order=False, check_dtypes=False)
+        if on_error == "dead_letter":
+            assert_frame_equal(dead(log, f"torn{seed}.dead").drop("_dead").sort("ts"), BAD)
+
+
+@pytest.mark.parametrize("case", ["kept", "read off"])
+@pytest.mark.parametrize("of", ["rows", "a table"])
+def test_keys_whose_total_cannot_be_computed_are_not_in_the_table(log, case, of):
+    """Keys that have no total for a while, or at the end, however the rows come; of rows, and of rows taken back."""
+    stream, rows = mamba.stream("rows"), ROWS
+    stream, rows = (one.with_columns(of=pl.col("extra") // 9) for one in (stream, rows))
+    if of == "a table":
+        stream, rows = stream.table("of"), rows.group_by("of").agg(pl.all().last())
+        stream, rows = (one.with_columns(of=pl.col("of") % 20) for one in (stream, rows))
+    good = pl.col("extra").filter(pl.col("value") != "oops").sort()
+    aggregates = {
+        "kept": {"n": pl.len(), "late": good.get(8 if of == "rows" else 1)},
+        "read off": {"n": pl.len(), "few": ((pl.col("extra") % 7 - 3).sum() * 40).cast(pl.Int8)},
+    }[case]
+    expected = []
+    for (key,), group in rows.group_by("of"):
+        try:
+            expected.append(group.group_by(of=pl.lit(key)).agg(**aggregates))
+        except pl.exceptions.PolarsError:
+            continue
+    stream = stream.group_by("of").agg(**aggregates)
+    for seed in range(5):
+        run = torn(log, stream, seed, f"torn{seed}")
+        assert_frame_equal(
+            table(log, f"torn{seed}"), pl.concat(expected), check_row_order=False, check_dtypes=False
+        )
+        there = set(table(log, f"torn{seed}")["of"])
+        gone = set(rows["of"]) - there
+        assert there and gone and run.faults.rows == len(made(log, f"torn{seed}")) >= len(gone)
+        # Each of those that have none in the end is a letter, which says why.
+        assert {row["of"] for row in made(log, f"torn{seed}")} >= gone
+        assert all(" over the rows of of=" in cause for cause in causes(log, f"torn{seed}.made.dead"))
+
+
+def test_the_run_ends_with_the_key_whose_total_raises_where_nothing_may_go(log):
+    stream = mamba.stream("rows").group_by("key").agg(few=(pl.len().cast(pl.Int64) * 2).cast(pl.Int8))
+    with pytest.raises(mamba.StepFailed, match=r"over the rows of key='.', a row:"):
+        once(log, stream, "fail")
+    everything = mamba.stream("rows").group_by().agg(few=pl.len().cast(pl.Int8))
+    with pytest.raises(mamba.StepFailed, match="over all rows, a row:"):
+        once(log, everything, "fail", "other")
+    assert once(log, everything, "dead_letter", "third").failed == 1 and table(log, "third").height == 0
+    assert made(log, "third") == [{"key": "all rows"}]
+
+
+def test_a_log_of_changes_with_other_words_has_only_its_rows_left_out(log):
+    log.create_topic("changes", {"_op": pl.String, "key": pl.String, "n": pl.Int64})
+    words = ["+I", "put", "-D", None, "+U", "+I"]
+    log["changes"].append(pl.DataFrame({"_op": words, "key": list("aaabcb"), "n": range(6)}))
+    log["changes"].end()
+    stream = mamba.stream("changes").table("key")
+    for seed in range(3):
+        assert torn(log, stream, seed, f"torn{seed}").faults.rows == 2
+        assert sorted(table(log, f"torn{seed}").rows()) == [("b", 5), ("c", 4)]
+        assert dead(log, f"torn{seed}.dead")["n"].to_list() == [1, 3]
+    with pytest.raises(mamba.StepFailed, match=r"column '_op' holds 'put', and should say \+I, -U, \+U, -D"):
+        once(log, stream, "fail")
+
+
+def test_a_log_of_changes_that_rows_are_joined_with_has_only_its_bad_rows_left_out(log):
+    log.create_topic(
+        "changes", {"at": pl.Datetime("us"), "_op": pl.String, "key": pl.String, "n": pl.Int64}, time="at"
+    )
+    words = pl.Series(["+I", "put", None, "+I"])
+    log["changes"].append(
+        pl.select(
+            at=pl.lit(START).cast(pl.Datetime("us")),
+            _op=words,
+            key=pl.Series(list("aaab")),
+            n=pl.Series(range(4)),
+        )
+    )
+    log["changes"].end()
+    stream = mamba.stream("rows").join(mamba.stream("changes").table("key"), on="key", how="inner")
+    for seed in range(3):
+        assert torn(log, stream, seed, f"torn{seed}").faults.rows == 2
+        assert set(table(log, f"torn{seed}").select("key", "n").rows()) == {("a", 0), ("b", 3)}
+        assert dead(log, f"torn{seed}.changes.dead")["n"].to_list() == [1, 2]
