@@ -17,7 +17,7 @@ from mamba_stream.dsl.periodic import Periodically
 from mamba_stream.dsl.tables import as_table
 from mamba_stream.errors import PipelineRefused, UnboundedState
 from mamba_stream.plan import joinrules as _rules, nodes as n  # noqa: F401 - what is known of joins is registered there
-from mamba_stream.plan.changelogs import Table, Totals
+from mamba_stream.plan.changelogs import Table, TopK, Totals
 from mamba_stream.plan.joins import (
     AsofJoin,
     IntervalJoin,
@@ -169,9 +169,21 @@ def is_changelog(node: n.Node, shapes: Mapping[n.Node, Shape]) -> bool:
     """Whether a stream's rows are taken back later, as far as can be told before its topics are known."""
     if node in shapes:
         return shapes[node].changelog is not None
+    node = _making(node)
+    if isinstance(node, TopK):
+        # Of windows that come whole, the best rows may come once.
+        before = _making(node.parent)
+        return not isinstance(before, n.Window | WindowJoin) or is_changelog(before, shapes)
+    if isinstance(node, n.Window):
+        return node.changing is not None
+    return isinstance(node, Totals) or (isinstance(node, Table) and not is_changelog(node.parent, shapes))
+
+
+def _making(node: n.Node) -> n.Node:
+    """The node that made the rows that steps with one row for each, or none, have passed on."""
     while isinstance(node, n.RowStep | n.Inspect | n.MapBatches | n.Lookup):
         node = node.parent
-    return isinstance(node, Totals) or (isinstance(node, Table) and not is_changelog(node.parent, shapes))
+    return node
 
 
 def _table_of(node: n.Node, shapes: Mapping[n.Node, Shape]) -> Table | None:

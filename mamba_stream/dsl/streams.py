@@ -630,6 +630,9 @@ class Stream:
     def late(self) -> Stream:
         """The rows that came too late for the last step of this stream that goes by time, as they were before it.
 
+        That is a join too, with another stream or with a table as it was at each row's time: the rows that were too
+        late for a window before it are those of the window's own stream.
+
         Two columns are added: ``late_by`` is how much more lateness would have kept the row, and ``late_reason`` is
         ``watermark``, or ``idle`` where time went on without a partition that had been silent.
         """
@@ -642,7 +645,7 @@ class Stream:
 
     def _late_rows(self, place: n.Place, port: int) -> Stream:
         node = self._node
-        while isinstance(node, n.RowStep | n.Inspect | n.MapBatches | n.Lookup):
+        while isinstance(node, n.Step) and not (isinstance(node, n.Stateful) and node.by_time):
             node = node.parent
         if not isinstance(node, n.Stateful) or not node.by_time:
             raise PipelineRefused(

@@ -78,6 +78,8 @@ class Engine:
         self._steps = 0
         self.acted = False
         """Whether the last step did something that rows did not ask for: timers of the wall clock."""
+        self._held_back: set[int] = set()
+        """The partitions that had to wait for the time of others at the last step."""
         self._read_in: dict[int, int] = {}
         self._growing = frozenset(growing)
         timed = [
@@ -110,6 +112,19 @@ class Engine:
         )
 
     @property
+    def waiting(self) -> dict[str, tuple[int, ...]]:
+        """By source, the partitions that are not read at present, though they may have rows."""
+        found = {}
+        for source, intake in self.intakes.items():
+            behind = self._waits(source)
+            found[intake.settings.name] = tuple(
+                feed.partition
+                for feed in intake.feeds
+                if not feed.done and (behind or id(feed) in self._held_back)
+            )
+        return {name: partitions for name, partitions in found.items() if partitions}
+
+    @property
     def rows(self) -> int:
         """How many rows a step reads at most."""
         return self._budget.rows
@@ -135,7 +150,7 @@ class Engine:
         portions: dict[n.AnySource, list[tuple[pl.DataFrame, Feed, Portion]]] = {}
         places: list[str] = []
         read: dict[n.AnySource, int] = {}
-        waiting = self._ahead()
+        waiting = self._held_back = self._ahead()
         for source, feed in self._in_turn():
             if id(feed) in waiting:
                 continue

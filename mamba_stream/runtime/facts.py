@@ -26,6 +26,8 @@ class JobStatus:
         failed: Rows that were left out since a step raised over them, as ``on_error`` says.
         watermarks: How far time has come, by source; ``None`` before the first row and after the last.
         positions: The next offset to read, by source and partition.
+        waiting: By source, the partitions that are not read at present, though they may have rows: their time is
+            ahead of that of others, which they meet, or their source comes behind another that is not over.
         state_bytes: The size of the state, by step.
         commits: How many there were.
         lsn: The number of the last commit.
@@ -40,6 +42,7 @@ class JobStatus:
     failed: int
     watermarks: Mapping[str, datetime | None]
     positions: Mapping[str, Mapping[int, int]]
+    waiting: Mapping[str, tuple[int, ...]]
     state_bytes: Mapping[str, int]
     commits: int
     lsn: int | None

@@ -100,6 +100,7 @@ class Job:
             failed=self._run.faults.rows,
             watermarks=watermarks,
             positions=positions,
+            waiting=engine.waiting,
             state_bytes={node.name: step.bytes for node, step in engine.flow.steps.items()},
             commits=self._run.commits,
             lsn=self._run.lsn,

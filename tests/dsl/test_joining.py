@@ -382,3 +382,40 @@ def test_the_time_of_a_pair_is_the_column_that_always_is_the_later(how, within, 
 def test_the_plan_says_which_rows_leave_once_they_have_met_theirs(how, validate, said):
     joined = mamba.stream("a").join(mamba.stream("b"), on="k", how=how, validate=validate, ttl="forever")
     assert f"{said}:" in joined.explain()
+
+
+@pytest.mark.parametrize("bounds", [{"within": "1m"}, {"ttl": "1h"}, {"window": mamba.tumbling("1h")}])
+@pytest.mark.parametrize("side", [0, 1])
+def test_what_is_a_changelog_only_in_a_log_is_refused_there_before_anything_starts(tmp_path, bounds, side):
+    streams = [mamba.stream("rows").top_k(2, by="value", per="start"), mamba.stream("others")]
+    one, other = streams if side == 0 else streams[::-1]
+    pipeline = mamba.pipeline("job", one.join(other, on="key", **bounds).to("out"))
+    schema = {"ts": pl.Datetime("us"), "start": pl.Datetime("us"), "key": pl.String, "value": pl.Int64}
+    with mamba.open(tmp_path / "log") as log:
+        for name in ("rows", "others"):
+            log.create_topic(name, schema, time="ts")
+        with pytest.raises(REFUSED, match="join takes rows that stay, and these are a changelog") as caught:
+            mamba.start(pipeline, log=log)
+        assert __file__ in str(caught.value)
+        assert log.topics() == ["others", "rows"]
+        mamba.run(mamba.pipeline("job", mamba.stream("rows").to("out")), log=log, until="now")
+
+
+def test_two_changelogs_of_unknown_topics_are_known_to_be_kept_as_large_as_they_are(recwarn):
+    best, updated = (
+        mamba.stream("rows").top_k(2, by="value", per="key"),
+        mamba.stream("others").window(mamba.tumbling("1h"), by="key", emit="update").agg(n=pl.len()),
+    )
+    best.join(updated, on="key")
+    assert not [warning for warning in recwarn if warning.category is mamba.UnboundedState]
+    whole = mamba.stream("others").window(mamba.tumbling("1h"), by="key").agg(n=pl.len())
+    with pytest.warns(mamba.UnboundedState):
+        whole.top_k(1, by="n", per="window_start").join(updated, on="key")
+
+
+def test_late_rows_are_those_of_the_last_step_that_goes_by_time():
+    windows = mamba.stream("rows", time="ts").window(mamba.tumbling("1h"), by="key").agg(n=pl.len())
+    best = windows.top_k(1, by="n", per="window_start")
+    assert best.late._node.parent is windows._node
+    joined = windows.join(mamba.stream("others", time="ts").table("key"), on="key").select("key", "n")
+    assert joined.late._node.parent is joined._node.parent

@@ -210,7 +210,7 @@ def test_status_counts_what_all_runs_did(log, topic, pipeline):
     job.wait()
     status = job.status
     assert (status.rows_in, status.late, status.rejected, status.rows_out) == (6, 1, 1, 1)
-    assert status.positions == {"rows": {0: 4, 1: 2}}
+    assert status.positions == {"rows": {0: 4, 1: 2}} and status.waiting == {}
     assert status.watermarks == {"rows": EPOCH.replace(tzinfo=UTC) + timedelta(seconds=30)}
     assert status.state_bytes["w"] > 0
     assert log.group_offsets("job.job") == {("rows", 0): 4, ("rows", 1): 2}

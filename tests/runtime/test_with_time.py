@@ -201,6 +201,7 @@ def test_a_source_that_runs_ahead_waits_for_another_until_that_is_idle(log):
     read = run.rows_in
     # Of eight bytes for each row: only its time is needed.
     assert memory // 8 < 8 * read < memory // 4
+    assert run.engine.waiting == {"fast": (0,)}
     # What brings time forward lets it go on.
     slow.append(rows(read, 1))
     while run.step():
@@ -214,7 +215,7 @@ def test_a_source_that_runs_ahead_waits_for_another_until_that_is_idle(log):
     assert run.step() == 0  # the last time that it was asked in vain
     while run.step():
         pass
-    assert run.rows_in == 20_002
+    assert run.rows_in == 20_002 and run.engine.waiting == {}
 
 
 def test_catching_up_waits_for_nobody(log):
