@@ -40,15 +40,27 @@ def list_jobs(output: str, place: str | None) -> None:
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @log_option
 def reset(name: str, yes: bool, place: str | None) -> None:
-    """Forget a job's offsets and state, and empty its output topics; its next run starts over."""
+    """Forget a job's offsets and state, and empty its output topics; its next run starts over.
+
+    What it wrote to sinks its next run has them remove, where they can, before it writes.
+    """
     from mamba_stream.runtime import jobs
 
     with open_place(place) as log:
         jobs.find_job(log, name)
         if not yes:
             click.confirm(f"forget the state of {name}, and empty its output topics?", abort=True, err=True)
-        jobs.reset_job(log, name)
-    click.echo(f"reset {name}")
+        done = jobs.reset_job(log, name)
+    click.echo(f"reset {name}: its state and offsets are forgotten")
+    if done.savepoints:
+        click.echo(f"gone are its savepoints {', '.join(done.savepoints)}")
+    if done.emptied:
+        click.echo(f"emptied topics {', '.join(done.emptied)}")
+    for sink in done.sinks:
+        click.echo(
+            f"sink {sink} has what the job wrote until its next run, which has it removed, if the sink can do that "
+            "(files can), before it writes anew"
+        )
 
 
 @job.command()

@@ -42,6 +42,9 @@ OWNED = "jobs.outputs"
 SAVEPOINTS = "jobs.savepoints"
 """The namespace of the records of savepoints: ``job/name``."""
 
+RESETS = "jobs.resets"
+"""The namespace of the last records of jobs that start over, until their sinks have removed what they wrote."""
+
 _SCHEMA = pa.schema(
     [("step", pa.large_string()), ("part", pa.large_string()), ("payload", pa.large_binary())]
 )
@@ -114,6 +117,8 @@ class Checkpoints:
         log.settle()
         self._bytes = log.record(JOBS, job)
         self._record = None if self._bytes is None else decode_record(self._bytes)
+        reset = log.record(RESETS, job)
+        self._reset = None if reset is None else decode_record(reset)
         self._end = log[self._topic].offsets()[0][1]
         self._written = 0
         self._whole: _Whole | None = None
@@ -123,6 +128,11 @@ class Checkpoints:
     def record(self) -> JobRecord | None:
         """The job's record as of its last commit; ``None`` if it never ran."""
         return self._record
+
+    @property
+    def starts_over(self) -> bool:
+        """Whether the job starts over and has not committed since: what its sinks have is to be removed."""
+        return self._reset is not None
 
     @property
     def next_epoch(self) -> int:
@@ -171,7 +181,13 @@ class Checkpoints:
         if before is None or replaced is not None:
             self._trim(tx, base)
             self._written = rows.nbytes
-        epoch = self._record.epoch + 1 if self._record is not None else 1
+        if anew and self._record is not None:
+            tx.put_record(RESETS, self._job, encode(self._record))
+            self._reset = self._record
+        # What a sink holds from before a reset must not have the numbers of what comes.
+        epoch = 1 + max(
+            (known.epoch for known in (self._record, self._reset) if known is not None), default=0
+        )
         started = now if before is None else before.started
         self._finish(tx, JobRecord(epoch, base, "running", before.commits if before else 0, started, now))
 
@@ -216,6 +232,8 @@ class Checkpoints:
 
         def commit() -> None:
             tx = self._begin()
+            if self._reset is not None:
+                tx.delete_record(RESETS, self._job)
             for name, frame in outputs:
                 tx.append(name, frame)
             for group, positions in offsets.items():
@@ -229,6 +247,7 @@ class Checkpoints:
                 tx,
                 JobRecord(before.epoch, base, status, before.commits + 1, before.started, self._clock.now()),
             )
+            self._reset = None
             if pieces is not None:
                 self._whole, self._written = _Whole(self._end, pieces), 0
 

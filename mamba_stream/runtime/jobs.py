@@ -8,7 +8,15 @@ from datetime import UTC, datetime, timedelta
 from mamba_stream.core.names import did_you_mean
 from mamba_stream.errors import JobNotFound
 from mamba_stream.log import Log
-from mamba_stream.runtime.checkpoint import JOBS, OWNED, SAVEPOINTS, savepoints, state_topic
+from mamba_stream.runtime.checkpoint import (
+    JOBS,
+    OWNED,
+    RESETS,
+    SAVEPOINTS,
+    read_state,
+    savepoints,
+    state_topic,
+)
 from mamba_stream.runtime.lock import holder_of, lock_job
 from mamba_stream.runtime.progress import decode_record
 
@@ -66,7 +74,23 @@ def job_of_group(log: Log, group: str) -> str | None:
     return max(names, key=len, default=None)
 
 
-def reset_job(log: Log, name: str) -> None:
+@dataclass(frozen=True)
+class Reset:
+    """What became of what a job had.
+
+    Attributes:
+        emptied: The topics that were emptied.
+        savepoints: The savepoints that are gone.
+        sinks: Sinks that the job wrote to. Only its next run can have them remove what it wrote, and does, before it
+            writes; one that cannot do that keeps it.
+    """
+
+    emptied: tuple[str, ...]
+    savepoints: tuple[str, ...]
+    sinks: tuple[str, ...]
+
+
+def reset_job(log: Log, name: str) -> Reset:
     """Forgets a job's offsets, state and savepoints, and empties the topics that it made: its next run starts over.
 
     Raises:
@@ -76,16 +100,23 @@ def reset_job(log: Log, name: str) -> None:
     find_job(log, name)
     lock = lock_job(log, name)
     try:
+        data = log.record(JOBS, name)
+        assert data is not None
+        sinks = read_state(log, name, decode_record(data).base).progress.sinks
+        emptied = tuple(topic for topic in owned_topics(log, name) if topic in log)
+        gone = tuple(savepoints(log, name))
         with log.transaction() as tx:
-            tx.require_record(JOBS, name, log.record(JOBS, name))
+            tx.require_record(JOBS, name, data)
             tx.delete_record(JOBS, name)
-            for savepoint in savepoints(log, name):
+            tx.put_record(RESETS, name, data)
+            for savepoint in gone:
                 tx.delete_record(SAVEPOINTS, f"{name}/{savepoint}")
-            for topic in (*owned_topics(log, name), state_topic(name)):
+            for topic in (*emptied, state_topic(name)):
                 if topic in log:
                     tx.trim(topic, {p: end for p, (_, end) in log[topic].offsets().items()})
     finally:
         lock.release()
+    return Reset(emptied, gone, tuple(sorted(sinks)))
 
 
 def owned_topics(log: Log, name: str) -> list[str]:

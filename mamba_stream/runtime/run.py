@@ -385,7 +385,7 @@ class Run:
             replaced={node.name: step for node, step in self.engine.flow.steps.items()} if replaces else None,
         )
         # Not before: from here on no other runner can commit.
-        self._deliveries.recover(anew=self._options.anew)
+        self._deliveries.recover(anew=self._options.anew or self._checkpoints.starts_over)
 
     # -- progress --------------------------------------------------------------------------------------------------
 

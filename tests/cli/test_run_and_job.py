@@ -130,6 +130,25 @@ def test_jobs_are_listed_and_reset(run_command, log, file):
     assert doubles(log) == [2, 4, 6]
 
 
+def test_a_reset_says_what_becomes_of_topics_and_sinks(run_command, log, file, tmp_path):
+    more = f"doubled.to('doubled'), doubled.to(files.sink({str(tmp_path / 'out')!r}, name='archive'))"
+    text = PIPELINE.replace('doubled.to("doubled")', more)
+    file.write_text(f"from mamba_connectors import files\n{text}")
+    run_command("run", file, "--until", "now", "--log", log)
+    run_command("job", "savepoint", "doubling", "before", "--log", log)
+    said = run_command("job", "reset", "doubling", "--yes", "--log", log).out.splitlines()
+    assert said[:3] == [
+        "reset doubling: its state and offsets are forgotten",
+        "gone are its savepoints before",
+        "emptied topics doubled",
+    ]
+    assert said[3].startswith("sink archive has what the job wrote until its next run, which has it removed")
+    (first,) = (tmp_path / "out").iterdir()
+    run_command("run", file, "--until", "now", "--log", log)
+    (second,) = (tmp_path / "out").iterdir()
+    assert first != second and doubles(log) == [2, 4, 6]
+
+
 def test_an_unknown_job_is_not_found(run_command, log, file):
     run_command("run", file, "--until", "now", "--log", log)
     missing = run_command("job", "reset", "doublin", "--yes", "--log", log)

@@ -20,6 +20,8 @@ from mamba_connectors import discard, files, python, synthetic
 from mamba_stream.connect import Rows
 from mamba_stream.core.batches import batch_from_frame
 from mamba_stream.errors import ConnectorFailed, PipelineRefused
+from mamba_stream.runtime.deliveries import Deliveries
+from mamba_stream.runtime.jobs import reset_job
 from mamba_stream.runtime.options import run_options
 from mamba_stream.runtime.run import Run
 from mamba_stream.testing.clocks import Clock
@@ -361,6 +363,42 @@ def test_starting_over_removes_what_the_job_wrote(tmp_path, log):
     assert written(tmp_path / "out").height == 2 * expected(300).height
 
 
+def test_a_job_that_was_reset_has_its_files_removed_by_its_next_run(tmp_path, log):
+    put(tmp_path / "in", 0, 0, 300)
+    mamba.run(build(tmp_path), log=log)
+    mamba.run(build(tmp_path, "other"), log=log)
+    before = {path.name for path in (tmp_path / "out").rglob("*.parquet")}
+    [name] = {node.name for node in build(tmp_path).sinks}
+    reset = reset_job(log, build(tmp_path).name)
+    assert reset.sinks == (name,) and reset.savepoints == ()
+    assert {path.name for path in (tmp_path / "out").rglob("*.parquet")} == before
+    # A run that dies before its first commit leaves it to the next.
+    Run(build(tmp_path), log, run_options(), Clock()).step()
+    mamba.run(build(tmp_path), log=log)
+    assert written(tmp_path / "out").height == 2 * expected(300).height
+    # No name comes again.
+    after = {path.name for path in (tmp_path / "out").rglob("*.parquet")}
+    other = {name for name in before if name.startswith("other.")}
+    assert other and after & before == other
+    mamba.run(build(tmp_path), log=log)
+    assert {path.name for path in (tmp_path / "out").rglob("*.parquet")} == after
+
+
+def interrupt(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_starting_over_removes_what_the_job_wrote_though_it_dies_before_it_commits(tmp_path, log):
+    put(tmp_path / "in", 0, 0, 300)
+    mamba.run(build(tmp_path), log=log)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Deliveries, "recover", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            Run(build(tmp_path), log, run_options(state="new"), Clock())
+    mamba.run(build(tmp_path), log=log)
+    assert written(tmp_path / "out").height == expected(300).height
+
+
 def test_rows_come_out_when_they_have_waited_long_enough_though_nothing_follows(tmp_path, log):
     put(tmp_path / "in", 0, 0, 30)
     clock = Clock()
@@ -447,9 +485,10 @@ def test_a_history_does_not_wait_for_what_comes_behind_it(tmp_path, log):
     pipeline = mamba.pipeline("both", windows(mamba.sequence(history, "live")).to("windows"))
     run = Run(pipeline, log, replace(run_options(until="stopped", memory=1 << 30), rows=10), Clock())
     run.engine._budget = replace(run.engine._budget, ahead=0)
+    assert run.engine.waiting == {"live": (0,)}
     for _ in range(41):
         run.step()
-    assert run.rows_in == 400
+    assert run.rows_in == 400 and run.engine.waiting == {}
 
 
 def test_a_history_has_an_end(tmp_path, log):
