@@ -160,6 +160,7 @@ class JoinSide:
         """
         if not frame.height:
             return
+        frame = frame.rechunk()
         if self._flagged:
             assert met is not None
             numbers = pl.int_range(self._next, self._next + frame.height, dtype=pl.Int64, eager=True)

@@ -94,6 +94,11 @@ class Keyed:
         return (int(self.codes.min()), int(self.codes.max())) if len(self.codes) else None
 
     @property
+    def distinct_addresses(self) -> bool:
+        """Whether codes can be addresses, and no two rows have the same; to find out has its price."""
+        return self.dense and isinstance(self._index, _Unique)
+
+    @property
     def dense(self) -> bool:
         """Whether codes lie so close together that they can be addresses."""
         if not self.exact or self.bounds is None:
@@ -255,7 +260,7 @@ def _addressed(codes: Codes, least: int, most: int) -> _Unique | _Addressed:
         return _Unique(least, places)
     begins = np.zeros(len(counts) + 1, np.int64)
     np.cumsum(counts, out=begins[1:])
-    return _Addressed(least, begins, _order(codes))
+    return _Addressed(least, begins, _order_of_places(codes - least, len(counts)))
 
 
 def _sorted_index(codes: Codes) -> _Sorted:
@@ -267,6 +272,16 @@ def _order(codes: Codes) -> Rows:
     if bool((codes[1:] >= codes[:-1]).all()):
         return np.arange(len(codes))
     return np.argsort(codes)
+
+
+def _order_of_places(places: Rows, most: int) -> Rows:
+    """The order of non-negative numbers below a bound: 16 bits at a time, which NumPy sorts by counting."""
+    if most > 1 << 32 or bool((places[1:] >= places[:-1]).all()):
+        return _order(places)
+    order = np.argsort(places.astype(np.uint16), kind="stable")
+    if most > 1 << 16:
+        order = order[np.argsort((places >> 16).astype(np.uint16)[order], kind="stable")]
+    return order
 
 
 def _within(codes: Codes, least: int, span: int) -> tuple[Rows | None, Rows]:
@@ -313,7 +328,8 @@ def bounded_pairs(rows: Keyed, batch: Keyed) -> Pairs:
     Raises:
         ValueError: They are.
     """
-    if len(rows) * len(batch) > MOST_PAIRS and (pairs := rows.pairs_with(batch)) > MOST_PAIRS:
+    few = len(rows) * len(batch) <= MOST_PAIRS or rows.distinct_addresses or batch.distinct_addresses
+    if not few and (pairs := rows.pairs_with(batch)) > MOST_PAIRS:
         raise ValueError(
             f"{len(batch):,} rows have the keys of {len(rows):,} of the other side in {pairs:,} pairs, which are too "
             "many to be held at once: join on further columns, or within= a length of time"

@@ -25,6 +25,8 @@ _MOST_ELEMENTS = 1 << 20
 _DEEPEST = 1 << 42
 _PLAIN = frozenset({"Agg.Max", "Agg.Min", "Agg.Sum", "Agg.Count", "Agg.First", "Agg.Last"})
 """Aggregates that compute alike over any number of groups; a mean divides."""
+_MANY = 16_384
+"""Rows from which a query more costs less than to copy them."""
 
 RowVerb = Callable[[pl.LazyFrame, list[str]], pl.LazyFrame]
 """Takes the rows and the names of the hidden columns among them."""
@@ -156,6 +158,8 @@ class RowSteps:
         self._by_window = tuple(_computes_by_window(verb) for verb in verbs)
         self._once = all(map(_only_picks, verbs[1:]))
         self._makes_columns = any(isinstance(verb, Extended | Selected) for verb in verbs)
+        self._sifting = _sifting(verbs)
+        self._behind = RowSteps(verbs[self._sifting :]) if self._sifting else None
         self.only_picks = all(map(_only_picks, verbs))
         """Whether these verbs compute nothing and keep all rows, so that chunks do not matter to them."""
 
@@ -163,7 +167,10 @@ class RowSteps:
         """The rows that the verbs give; hidden columns stay with their rows."""
         if self.only_picks:
             return _together(self._verbs, frame)
-        result = self._alike(frame.rechunk())
+        if self._behind is not None and _lies_in_long_chunks(frame):
+            # What is left is put together, and not first of all what is there.
+            return self._behind(written_out(_together(self._verbs[: self._sifting], frame)))
+        result = self._alike(written_out(frame))
         return written_out(result) if self._makes_columns and result.height else result
 
     def _alike(self, frame: pl.DataFrame) -> pl.DataFrame:
@@ -252,6 +259,22 @@ def _is_plain(node: Node) -> bool:
     if node.kind in _PLAIN:
         return all(child.kind == "Column" for child in node.children)
     return node.kind == "Len"
+
+
+def _sifting(verbs: Sequence[RowVerb]) -> int:
+    """How many verbs there are up to a filter that may come before rows are put together; 0 if there is none."""
+    first = next((place for place, verb in enumerate(verbs) if not _only_picks(verb)), len(verbs))
+    if first == len(verbs):
+        return 0
+    verb = verbs[first]
+    return first + 1 if isinstance(verb, Filtered) and not verb.selects and not _looks_around(verb) else 0
+
+
+def _lies_in_long_chunks(frame: pl.DataFrame) -> bool:
+    """Whether rows are many and lie in chunks, the same for all columns and none of one row."""
+    if frame.height < _MANY or frame.n_chunks() == 1 or len(set(frame.n_chunks("all"))) > 1:
+        return False
+    return min(frame.to_series().chunk_lengths()) > 1
 
 
 def _only_picks(verb: RowVerb) -> bool:

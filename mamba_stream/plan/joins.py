@@ -82,6 +82,7 @@ class UnboundedJoin(StreamJoin):
     """
 
     by_time: ClassVar[bool] = False
+    in_chunks: ClassVar[bool] = True
     takes_changes: ClassVar[bool] = True
 
     validate: Validate = "m:m"

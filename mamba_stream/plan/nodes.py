@@ -138,6 +138,9 @@ class Stateful(Node):
     by_time: ClassVar[bool] = True
     """Whether it goes by time: then rows can come too late for it."""
 
+    in_chunks: ClassVar[bool] = False
+    """Whether it takes rows in chunks as they lie: it computes nothing of them, and puts together what it keeps."""
+
     keeps_rows: ClassVar[bool] = False
     """Whether the rows that it gives are ones that it got, with their origin, and not rows of its own making."""
 

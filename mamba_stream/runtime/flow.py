@@ -92,8 +92,8 @@ class Flow:
         self.late: dict[n.Stateful, LateCounts] = {}
         self.reading = ""
         """What is being worked on, for messages: topic, partition and offsets."""
-        self._picked: set[n.Node] = set()
-        """Nodes of whose rows nothing is computed any more, so that they may go on in chunks."""
+        self._in_chunks: set[n.Node] = set()
+        """Nodes whose rows may go on in chunks: nothing is computed of them any more, or who takes them can do so."""
         for node, sink in sinks.items():
             self._next[node].append(sink)
         self._wire()
@@ -118,7 +118,7 @@ class Flow:
             read: Gives them with their origin, where it has to be known.
         """
         self._pushed = None if read is None else (source, read)
-        self._pass(source, frame if source in self._picked else written_out(frame))
+        self._pass(source, frame if source in self._in_chunks else written_out(frame))
         self._pushed = None
 
     def reject(self, source: n.Node, frame: pl.DataFrame) -> None:
@@ -216,7 +216,7 @@ class Flow:
     def _pass(self, node: n.Node, frame: pl.DataFrame) -> None:
         if frame.height:
             # Once for all that follow.
-            whole = frame if node in self._picked else frame.rechunk()
+            whole = frame if node in self._in_chunks else frame.rechunk()
             for take in self._next[node]:
                 take(whole)
 
@@ -244,8 +244,8 @@ class Flow:
             for parent in node.parents:
                 consumers[parent].append(node)
         for node in reversed(self._analysis.nodes):
-            if all(self._only_picks(consumer) for consumer in consumers[node]):
-                self._picked.add(node)
+            if all(self._takes_chunks(consumer) for consumer in consumers[node]):
+                self._in_chunks.add(node)
         fused: set[n.Node] = set()
         for node in self._analysis.nodes:
             if node in fused or isinstance(node, n.Source | n.Beside):
@@ -265,11 +265,13 @@ class Flow:
                 (parent,) = node.parents
                 self._next[parent].append(self._plain(node))
 
-    def _only_picks(self, node: n.Node) -> bool:
-        """Whether nothing is computed in a node, nor behind it."""
+    def _takes_chunks(self, node: n.Node) -> bool:
+        """Whether a node takes rows that lie in chunks without putting them together."""
         if isinstance(node, n.RowStep):
-            return node in self._picked and self._row_steps([node]).only_picks
-        return isinstance(node, n.Output)
+            return isinstance(node, n.Filter) or (
+                node in self._in_chunks and self._row_steps([node]).only_picks
+            )
+        return isinstance(node, n.Output) or (isinstance(node, n.Stateful) and node.in_chunks)
 
     def _row_steps(self, chain: Sequence[n.RowStep]) -> RowSteps:
         shapes, present = self._analysis.shapes, self._analysis.present

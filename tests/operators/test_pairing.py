@@ -13,6 +13,7 @@ from mamba_stream.operators.pairing import Keyed, keyed
 
 TYPES: dict[str, tuple[pl.DataType, list[Any]]] = {
     "dense": (pl.Int64(), [*range(-3, 40), None]),
+    "wide": (pl.Int32(), [-5, 0, 1, 65_530, 65_531, 65_535, 65_536, 66_200, None]),
     "unsigned": (pl.UInt64(), [0, 1, (1 << 64) - 1, 1 << 63, None]),
     "apart": (pl.Int64(), [-(1 << 63), (1 << 63) - 1, 0, 1, None]),
     "huge": (pl.Int128(), [-(1 << 100), 1 << 100, 0, None]),
