@@ -35,10 +35,12 @@ class Caller:
     Attributes:
         name: The user's name, as access lists, quotas and the audit topic know it.
         peer: The address that the call came from.
+        credential: What the caller was recognised by, nothing secret: a gate may look again whether it stands.
     """
 
     name: str
     peer: str = ""
+    credential: str = ""
 
 
 class Gate(Protocol):
@@ -49,6 +51,7 @@ class Gate(Protocol):
 
         Raises:
             NotAuthenticated: Nobody that is known.
+            QuotaExceeded: The user has as many connections as it may.
         """
         ...
 
@@ -56,6 +59,7 @@ class Gate(Protocol):
         """Lets a request pass.
 
         Raises:
+            NotAuthenticated: The caller is not to be believed any longer.
             NotAuthorized: Something of it is not allowed; the message names the first.
         """
         ...

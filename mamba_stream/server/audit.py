@@ -1,0 +1,173 @@
+"""The audit topic: who was refused what, and who administered what.
+
+Events are gathered in memory, alike ones counted together, and written by a thread in batches: no request waits for it,
+or fails by it. Where more different events come than there is room for, the surplus is counted, and a row says so.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Final, Literal
+
+import pyarrow as pa
+
+from mamba_stream.core.clock import Clock
+from mamba_stream.log import Log
+
+TOPIC: Final = "_audit"
+"""A topic of the log's own: to read it takes ``admin`` on the log."""
+SCHEMA: Final = pa.schema(
+    [
+        pa.field("time", pa.timestamp("us", "UTC")),
+        pa.field("user", pa.large_string()),
+        pa.field("peer", pa.large_string()),
+        pa.field("operation", pa.large_string()),
+        pa.field("kind", pa.large_string()),
+        pa.field("name", pa.large_string()),
+        pa.field("outcome", pa.large_string()),
+        pa.field("code", pa.large_string()),
+        pa.field("count", pa.int64()),
+    ]
+)
+
+Outcome = Literal["allowed", "denied", "failed", "reloaded", "dropped"]
+_Event = tuple[str, str, str, str, str, str, str]
+"""User, peer, operation, kind, name, outcome and code."""
+_LONGEST: Final = 256
+
+_logger = logging.getLogger(__name__)
+
+
+class Audit:
+    """Gathers events, and has them written.
+
+    Args:
+        write: Writes rows of :data:`SCHEMA`; where it raises, they are kept and tried again.
+        clock: Tells the time.
+        room: How many different events are kept until they are written.
+        every: Seconds between writes.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[pa.RecordBatch], object],
+        clock: Clock,
+        *,
+        room: int = 4_096,
+        every: float = 1.0,
+    ) -> None:
+        self._write = write
+        self._clock = clock
+        self._room = room
+        self._every = every
+        self._events: dict[_Event, tuple[int, int]] = {}
+        self._lock = threading.Lock()
+        self._surplus = 0
+        self._failing = False
+        self._stop = threading.Event()
+        self.written = 0
+        self.dropped = 0
+        self._thread = threading.Thread(target=self._run, name="mamba-stream audit", daemon=True)
+        self._thread.start()
+
+    def note(
+        self, *, user: str, peer: str, operation: str, kind: str, name: str, outcome: Outcome, code: str = ""
+    ) -> None:
+        """Notes that something happened; returns at once.
+
+        Args:
+            user: Who did it, as far as is known.
+            peer: The address that it came from; the port, which changes all the time, is left away.
+            operation: What it was.
+            kind: With what kind of thing.
+            name: With which.
+            outcome: What became of it.
+            code: The error's.
+        """
+        event = (user, _host(peer), operation, kind, name[:_LONGEST], outcome, code)
+        now = self._clock.now()
+        with self._lock:
+            known = self._events.get(event)
+            if known is not None:
+                self._events[event] = (known[0], known[1] + 1)
+            elif len(self._events) < self._room:
+                self._events[event] = (now, 1)
+            else:
+                self._surplus += 1
+                self.dropped += 1
+
+    def flush(self) -> bool:
+        """Writes what there is; whether that went well."""
+        with self._lock:
+            events, self._events = self._events, {}
+            surplus, self._surplus = self._surplus, 0
+        if surplus:
+            dropped: _Event = ("", "", "", "", "", "dropped", "AuditFull")
+            events[dropped] = (self._clock.now(), surplus)
+        if not events:
+            return True
+        try:
+            self._write(_rows(events))
+        except Exception:
+            self._take_back(events)
+            if not self._failing:
+                _logger.exception("the audit topic cannot be written, and is tried again")
+            self._failing = True
+            return False
+        self._failing = False
+        self.written += sum(count for _, count in events.values())
+        return True
+
+    def close(self) -> None:
+        """Writes what there is, and ends."""
+        self._stop.set()
+        self._thread.join()
+        if not self.flush():
+            left = sum(count for _, count in self._events.values())
+            _logger.error("%d events were not written to the audit topic", left)
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._every):
+            self.flush()
+
+    def _take_back(self, events: dict[_Event, tuple[int, int]]) -> None:
+        """Keeps what could not be written, in front of what came meanwhile, as far as there is room."""
+        with self._lock:
+            for event, (at, count) in self._events.items():
+                first, before = events.get(event, (at, 0))
+                events[event] = (first, before + count)
+            self._events = {}
+            for event, (at, count) in events.items():
+                if event[5] == "dropped":
+                    self._surplus += count
+                elif len(self._events) < self._room:
+                    self._events[event] = (at, count)
+                else:
+                    self._surplus += count
+                    self.dropped += count
+
+
+def audit_topic(log: Log) -> Callable[[pa.RecordBatch], object]:
+    """What appends to the audit topic of a log, which is made where it is missing."""
+    return log.create_topic(TOPIC, SCHEMA, time="time", exist_ok=True, internal=True).append
+
+
+def _rows(events: dict[_Event, tuple[int, int]]) -> pa.RecordBatch:
+    columns = [*zip(*events, strict=True)]
+    times = pa.array([at for at, _ in events.values()], pa.timestamp("us", "UTC"))
+    counts = pa.array([count for _, count in events.values()], pa.int64())
+    return pa.record_batch(
+        [times, *(pa.array(map(_clean, column), pa.large_string()) for column in columns), counts], SCHEMA
+    )
+
+
+def _clean(text: str) -> str:
+    """Names come from whoever was refused: what would move a terminal's cursor, or is no text, is shown as escapes."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
+
+
+def _host(peer: str) -> str:
+    host, colon, port = peer.rpartition(":")
+    return host if colon and port.isdecimal() else peer
