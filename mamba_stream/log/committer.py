@@ -16,20 +16,16 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from mamba_stream.core.changes import Append, Applied, ChangeSet
 from mamba_stream.core.clock import Clock
 from mamba_stream.errors import CommitUnknown, LogClosed, LogFailed, MambaStreamError, NotCommitted
-from mamba_stream.log import files, ledger
+from mamba_stream.log.files import CommitFile
 from mamba_stream.log.format import Message, Rows, encode
-from mamba_stream.log.index import CLOSED, Index
-
-if TYPE_CHECKING:
-    from mamba_stream.log.views import Draft
+from mamba_stream.log.index import CLOSED
+from mamba_stream.log.registrar import Registrar
 
 GROUP_BYTES = 256 << 20
 """A group takes no further callers once it holds so many bytes."""
@@ -110,24 +106,20 @@ class Committer:
 
     def __init__(
         self,
-        index: Index,
-        directory: Path,
+        registrar: Registrar,
         clock: Clock,
         announce: Callable[[], None],
-        tidy: Callable[[], object],
     ) -> None:
-        self._index = index
-        self._files = directory
+        self._registrar = registrar
         self._clock = clock
         self._announce = announce
-        self._tidy = tidy
         self._turn = threading.Lock()
         self._door = threading.Lock()
         # Under the door's lock: who waits, one of whom leads; and how many that one waits for, 0 once it begins.
         self._arrived: deque[_Pending] = deque()
         self._leader: _Pending | None = None
         self._awaited = 0
-        self._open: dict[bool, files.CommitFile] = {}
+        self._open: dict[bool, CommitFile] = {}
         self._closed = False
         self._expected = 1
         self._pace = 0.0
@@ -143,7 +135,7 @@ class Committer:
     def commit(self, change: ChangeSet, batches: Sequence[Batch] = ()) -> Applied:
         """Commits the change set with these batches appended, durably; raises if it did not happen."""
         # Before any lock: over a fork a thread that holds one is not inherited, but its lock is.
-        self._index.check()
+        self._registrar.check()
         pending = _Pending(change, batches)
         try:
             if not self._arrive(pending):
@@ -165,7 +157,7 @@ class Committer:
 
     def roll(self) -> None:
         """Closes the open commit files, so that they can be sealed."""
-        self._index.check()
+        self._registrar.check()
         with self._turn:
             for internal in list(self._open):
                 self._retire(internal)
@@ -259,7 +251,7 @@ class Committer:
             self._take_group(group)
             if self._closed:
                 raise LogClosed(CLOSED)
-            self._index.check()
+            self._registrar.check()
             ready = [pending for pending in group if pending.encode()]
             places = self._write(ready)
             self._apply(ready, places)
@@ -270,7 +262,7 @@ class Committer:
                     pending.error = error
                     pending.done = True
             if isinstance(error, LogFailed):
-                self._index.fail(error)
+                self._registrar.fail(error)
         finally:
             self._count(group, self._clock.monotonic() - started)
 
@@ -311,20 +303,8 @@ class Committer:
     def _apply(self, group: list[_Pending], places: dict[bool, int]) -> None:
         now = self._clock.now()
         changes = self._placed(group, dict(places), now)
-        answers: list[Applied | MambaStreamError] = []
-
-        def change(draft: Draft) -> None:
-            answers.clear()
-            book = ledger.Ledger(draft, now)
-            for value in changes:
-                try:
-                    answers.append(ledger.apply(book, value))
-                except MambaStreamError as error:
-                    answers.append(error)
-            book.flush()
-
         try:
-            self._index.update(change)
+            answers = self._registrar.apply(changes, now)
         except NotCommitted:
             # Only where it certainly did not happen: published bytes must never be taken back.
             self._rewind(places)
@@ -369,32 +349,23 @@ class Committer:
             changes.append(change)
         return changes
 
-    def _file(self, internal: bool) -> files.CommitFile:
+    def _file(self, internal: bool) -> CommitFile:
         file = self._open.get(internal)
         if file is not None and file.full:
             self._retire(internal)
             file = None
             # A process that runs for months opens the log once. What fails here is tried again with the next file.
             with contextlib.suppress(OSError, MambaStreamError):
-                self._tidy()
+                self._registrar.tidy()
         if file is None:
-            file = files.open_commit_file(self._index, self._files, self._clock.now(), internal)
+            file = self._registrar.open_file(internal)
             self._open[internal] = file
         return file
 
     def _retire(self, internal: bool) -> None:
         file = self._open.pop(internal)
-        now = self._clock.now()
-
-        def close(draft: Draft) -> None:
-            book = ledger.Ledger(draft, now)
-            row = book.file(file.number)
-            if row is not None and row.state == "open":
-                book.set_file(file.number, msgspec.structs.replace(row, state="closed", since=now))
-            book.flush()
-
         try:
-            self._index.update(close)
+            self._registrar.close_file(file.number)
         finally:
             file.close()
 

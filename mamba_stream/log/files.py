@@ -74,6 +74,11 @@ class CommitFile:
         self._room = _room(internal)
 
     @property
+    def descriptor(self) -> int:
+        """Of the open file, whose lock goes with it."""
+        return self._fd
+
+    @property
     def full(self) -> bool:
         return self.end >= self._room
 

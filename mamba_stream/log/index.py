@@ -55,7 +55,7 @@ _opened: weakref.WeakSet[Index] = weakref.WeakSet()
 class Index:
     """The environment of one process; many processes may have theirs on the same directory."""
 
-    def __init__(self, path: Path, map_size: int = MAP_SIZE) -> None:
+    def __init__(self, path: Path, map_size: int = MAP_SIZE, *, writable: bool = True) -> None:
         self._path = path
         # While the map is resized no other thread may be in a transaction. Entered by the lock: a signal's handler that
         # raises while a condition is entered leaves it locked for ever.
@@ -66,7 +66,7 @@ class Index:
         self._resizing = False
         self._unusable: Exception | None = None
         try:
-            self._env = _environment(path, map_size)
+            self._env = _environment(path, map_size, writable)
         except lmdb.ReadonlyError as error:
             raise ReadOnlyLog(f"{path} cannot be written to") from error
         except lmdb.Error as error:
@@ -234,12 +234,13 @@ class Index:
                 self._gate.notify_all()
 
 
-def _environment(path: Path, map_size: int) -> lmdb.Environment:
+def _environment(path: Path, map_size: int, writable: bool) -> lmdb.Environment:
     def opened() -> lmdb.Environment:
         return lmdb.open(
             str(path),
             map_size=map_size,
             subdir=True,
+            readonly=not writable,
             sync=True,
             metasync=True,
             writemap=False,
@@ -251,7 +252,7 @@ def _environment(path: Path, map_size: int) -> lmdb.Environment:
     try:
         return opened()
     except lmdb.InvalidError:
-        if not _clear_stillborn(path):
+        if not writable or not _clear_stillborn(path):
             raise
         return opened()
 

@@ -17,14 +17,15 @@ from mamba_stream.core.changes import Applied, ChangeSet
 from mamba_stream.core.clock import Clock, SystemClock
 from mamba_stream.core.names import LONGEST_NAME
 from mamba_stream.errors import DataCorrupted, ForkedProcess, NewerFormat, NotALog
-from mamba_stream.log import description, directory, files, locks, rows, scanning, sealing
+from mamba_stream.log import description, directory, files, locks, rows, scanning
 from mamba_stream.log.committer import Batch, Committer
 from mamba_stream.log.files import Maps
 from mamba_stream.log.index import FORKED, MAP_SIZE, Index
 from mamba_stream.log.intake import Intake
 from mamba_stream.log.locks import FileLock
 from mamba_stream.log.reader import ShelfReader
-from mamba_stream.log.recovery import recover
+from mamba_stream.log.registering import SocketRegistrar
+from mamba_stream.log.registrar import IndexRegistrar, Registrar
 from mamba_stream.log.rows import Head, Meta, TopicRow
 from mamba_stream.log.seeking import first_reaching, offset_at
 from mamba_stream.log.shelf import Shelf
@@ -44,21 +45,25 @@ _opening = threading.RLock()
 class Store:
     """The storage of a log in a directory: open index, files and sockets. Handles share it; the last one closes it."""
 
-    def __init__(self, path: Path, clock: Clock, map_size: int) -> None:
+    def __init__(
+        self, path: Path, clock: Clock, map_size: int, through: SocketRegistrar | None = None
+    ) -> None:
         self.path = path
         self._clock = clock
         self.files = path / directory.FILES
-        self.index = Index(path / directory.INDEX, map_size)
+        self.index = Index(path / directory.INDEX, map_size, writable=through is None)
         try:
+            self.registrar: Registrar = through or IndexRegistrar(self.index, self.files, clock)
             self.meta = self._meta()
-            self.recovered = self._recover()
+            # Whoever writes the index has put it right.
+            self.recovered = 0 if through else self.registrar.tidy()
             self._waker = Waker(path / directory.WAKE, clock)
         except BaseException:
             self.index.close()
             raise
         self.maps = Maps(self.files)
         self.shelf = Shelf(self.index, self.maps)
-        self.committer = Committer(self.index, self.files, clock, self._waker.announce, self._recover)
+        self.committer = Committer(self.registrar, clock, self._waker.announce)
         self._ear: Ear | None = None
         self._hearing = threading.Lock()
         self._pid = os.getpid()
@@ -168,11 +173,11 @@ class Store:
         return locks.holder(self.path, space, name)
 
     def settle(self) -> None:
-        self.index.settle()
+        self.registrar.settle()
 
     def seal(self) -> int:
         self.committer.roll()
-        return sealing.seal(self)
+        return self.registrar.seal(self)
 
     def statistics(self) -> LogStatistics:
         return statistics(self)
@@ -246,6 +251,7 @@ class Store:
         if os.getpid() != self._pid:
             return
         self.committer.close()
+        self.registrar.close()
         self.maps.clear()
         self.index.close()
         with self._hearing:
@@ -253,9 +259,6 @@ class Store:
                 self._ear.close()
         self._waker.announce()
         self._waker.close()
-
-    def _recover(self) -> int:
-        return recover(self.index, self.files, self.clock)
 
     def _listener(self) -> Ear:
         with self._hearing:
@@ -317,8 +320,21 @@ def _head(topic: int, head: Head) -> PartitionHead:
     return PartitionHead(topic, head.begin, head.end, head.rows, head.size, head.append_time, head.ended)
 
 
-def acquire(path: Path, clock: Clock | None = None, map_size: int = MAP_SIZE) -> Store:
-    """The store of this directory, created if missing; to be given back with :func:`release`."""
+def acquire(
+    path: Path,
+    clock: Clock | None = None,
+    map_size: int = MAP_SIZE,
+    *,
+    through: SocketRegistrar | None = None,
+) -> Store:
+    """The store of this directory, created if missing; to be given back with :func:`release`.
+
+    Args:
+        path: The directory.
+        clock: By which rows are appended and leases end; this machine's unless told otherwise.
+        map_size: The first size of the index's address space.
+        through: Who writes the index, in a process that must not; the log is there already, and not open here.
+    """
     path = Path(os.path.abspath(path))
     with _opening:
         directory.prepare(path)
@@ -330,7 +346,7 @@ def acquire(path: Path, clock: Clock | None = None, map_size: int = MAP_SIZE) ->
             raise ForkedProcess(FORKED)
         if store is None:
             try:
-                store = Store(path, clock or SystemClock(), map_size)
+                store = Store(path, clock or SystemClock(), map_size, through)
             except OSError as error:
                 raise directory.unopened(path, error) from error
             _stores[place] = store

@@ -1,0 +1,124 @@
+"""Who writes the index: for this process itself, what a commit changes there, and which files it goes to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from mamba_stream.core.changes import Applied, ChangeSet
+from mamba_stream.core.clock import Clock
+from mamba_stream.errors import MambaStreamError
+from mamba_stream.log import files, ledger, sealing
+from mamba_stream.log.files import CommitFile
+from mamba_stream.log.index import Index
+from mamba_stream.log.recovery import recover
+
+if TYPE_CHECKING:
+    from mamba_stream.log.store import Store
+    from mamba_stream.log.views import Draft
+
+
+class Registrar(Protocol):
+    """What a committer asks of whoever writes the index."""
+
+    def apply(self, changes: Sequence[ChangeSet], now: int) -> list[Applied | MambaStreamError]:
+        """Applies change sets whose bytes are durable, in one synced transaction; what became of each.
+
+        Raises:
+            NotCommitted: None of them happened.
+            CommitUnknown: Nobody can tell.
+        """
+        ...
+
+    def open_file(self, internal: bool) -> CommitFile:
+        """A commit file for this process alone."""
+        ...
+
+    def close_file(self, number: int) -> None:
+        """A commit file gets nothing more: it can be sealed."""
+        ...
+
+    def tidy(self) -> int:
+        """Removes files that no row can lie in any more; says how many."""
+        ...
+
+    def settle(self) -> None:
+        """Waits for a commit in flight, and makes visible the last one of a process that was killed in it."""
+        ...
+
+    def seal(self, store: Store) -> int:
+        """Repacks files that no living process commits to; says how many."""
+        ...
+
+    def close(self) -> None:
+        """Nothing more is asked."""
+        ...
+
+    def check(self) -> None:
+        """Raises where nothing can be committed any more."""
+        ...
+
+    def fail(self, reason: Exception) -> None:
+        """From now on every use raises this."""
+        ...
+
+
+class IndexRegistrar:
+    """Writes the index that this process has open."""
+
+    def __init__(self, index: Index, directory: Path, clock: Clock) -> None:
+        self._index = index
+        self._files = directory
+        self._clock = clock
+
+    def apply(self, changes: Sequence[ChangeSet], now: int) -> list[Applied | MambaStreamError]:
+        answers: list[Applied | MambaStreamError] = []
+
+        def change(draft: Draft) -> None:
+            answers.clear()
+            book = ledger.Ledger(draft, now)
+            for value in changes:
+                try:
+                    answers.append(ledger.apply(book, value))
+                except MambaStreamError as error:
+                    answers.append(error)
+            book.flush()
+
+        self._index.update(change)
+        return answers
+
+    def open_file(self, internal: bool) -> CommitFile:
+        return files.open_commit_file(self._index, self._files, self._clock.now(), internal)
+
+    def close_file(self, number: int) -> None:
+        now = self._clock.now()
+
+        def close(draft: Draft) -> None:
+            book = ledger.Ledger(draft, now)
+            row = book.file(number)
+            if row is not None and row.state == "open":
+                book.set_file(number, msgspec.structs.replace(row, state="closed", since=now))
+            book.flush()
+
+        self._index.update(close)
+
+    def tidy(self) -> int:
+        return recover(self._index, self._files, self._clock)
+
+    def settle(self) -> None:
+        self._index.settle()
+
+    def seal(self, store: Store) -> int:
+        return sealing.seal(store)
+
+    def close(self) -> None:
+        """The index is closed by whoever opened it."""
+
+    def check(self) -> None:
+        self._index.check()
+
+    def fail(self, reason: Exception) -> None:
+        self._index.fail(reason)
