@@ -33,7 +33,7 @@ from mamba_stream.operators.joined import (
     numbered,
     origin_names,
 )
-from mamba_stream.operators.joinside import UNTIL, JoinSide, Run
+from mamba_stream.operators.joinside import UNTIL, JoinSide, Reach, Run
 from mamba_stream.operators.lateness import FOREVER, NEVER
 from mamba_stream.operators.pairing import Keyed, Pairs, bounded_pairs, close_pairs, keyed
 from mamba_stream.operators.places import ascending
@@ -214,16 +214,14 @@ class IntervalJoin:
         here, there = pairs
         if not len(here):
             return pairs
-        times = frame.get_column(TIME).to_numpy()[here], run.times()[there]
-        left, right = times if port == LEFT else times[::-1]
-        good = right >= left + self._set.lower
-        if self._set.upper is not None:
-            good &= right <= left + self._set.upper
-        elif port == LEFT:
-            good &= right <= frame.get_column(UNTIL).to_numpy()[here]
+        times = frame.get_column(TIME).to_numpy()
+        if port == LEFT:
+            until = None if self._set.upper is not None else frame.get_column(UNTIL).to_numpy()
+            left, right = Reach(times, until, self._set.lower, self._set.upper), run.times()
+            good = left.meets(here, right, there)
         else:
-            assert run.until is not None
-            good &= right <= run.until[there]
+            left = run.reach(self._set.lower, self._set.upper)
+            good = left.meets(there, times, here)
         return pairs if good.all() else (here[good], there[good])
 
     def _paired(

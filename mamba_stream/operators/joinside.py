@@ -38,6 +38,52 @@ Flags = NDArray[np.bool_]
 Ticks = NDArray[np.int64]
 
 
+class Reach:
+    """From when on left rows meet right ones, and for how long: unsigned, so that one comparison says both."""
+
+    def __init__(self, times: Ticks, until: Ticks | None, lower: int, upper: int | None) -> None:
+        """What left rows reach.
+
+        Args:
+            times: Their times.
+            until: The last time that each of them meets, where that is its own affair.
+            lower: Ticks between their own time and the first that they meet.
+            upper: The same for the last, where it is not each row's own affair.
+        """
+        self.first = times + lower if lower else times
+        self.length: NDArray[np.uint64] | np.uint64
+        self._reaches: Flags | None = None
+        if until is None:
+            assert upper is not None
+            self.length = np.uint64(upper - lower)
+            return
+        self.length = (until - self.first).view(np.uint64)
+        reaches = until >= self.first
+        if not reaches.all():
+            self._reaches = reaches
+
+    @property
+    def bytes(self) -> int:
+        return int(self.first.nbytes + self.length.nbytes)
+
+    def meets(self, lefts: Rows, times: Ticks, rights: Rows) -> Flags:
+        """Of pairs, whether the right row's time is within the left one's reach.
+
+        Args:
+            lefts: The left row of each pair.
+            times: The times of right rows.
+            rights: The right row of each pair.
+        """
+        # What lies before the first wraps around and lies behind all that can be reached.
+        after = times.take(rights)
+        after -= self.first.take(lefts)
+        length = self.length if isinstance(self.length, np.uint64) else self.length.take(lefts)
+        within = after.view(np.uint64) <= length
+        if self._reaches is not None:
+            within &= self._reaches.take(lefts)
+        return within
+
+
 class Run:
     """Some rows, with what is known of them."""
 
@@ -63,6 +109,7 @@ class Run:
             self.until = frame.get_column(TIME).to_numpy() + reach
         self.first = FOREVER if self.until is None else int(self.until.min())
         self._keyed: Keyed | None = None
+        self._reach: Reach | None = None
 
     @property
     def rows(self) -> int:
@@ -72,7 +119,8 @@ class Run:
     def bytes(self) -> int:
         index = 0 if self._keyed is None else self._keyed.bytes
         until = 0 if self.until is None else self.until.nbytes
-        return int(self.frame.estimated_size()) + index + until
+        reach = 0 if self._reach is None else self._reach.bytes
+        return int(self.frame.estimated_size()) + index + until + reach
 
     @property
     def keys(self) -> Keyed:
@@ -88,6 +136,12 @@ class Run:
     def times(self) -> Ticks:
         """The times of the rows."""
         return self.frame.get_column(TIME).to_numpy()
+
+    def reach(self, lower: int, upper: int | None) -> Reach:
+        """What its rows reach as left ones; the bounds are the same each time."""
+        if self._reach is None:
+            self._reach = Reach(self.times(), self.until if upper is None else None, lower, upper)
+        return self._reach
 
     @property
     def first_unmet(self) -> int:

@@ -53,6 +53,12 @@ def _none_behind(times: Ticks, greatest: int, lateness: int) -> bool:
     return bool((stretches.min(axis=1) >= most - lateness).all())
 
 
+def _in_order(times: Ticks) -> bool:
+    """Whether times ascend; where those of the first stretch do not, nobody looks further."""
+    first = times[:_STRETCH]
+    return bool((first[1:] >= first[:-1]).all()) and bool((times[1:] >= times[:-1]).all())
+
+
 def rows_behind(times: Ticks, greatest: int, lateness: int) -> tuple[Behind | None, int]:
     """Which rows lie behind the watermark that they meet.
 
@@ -71,6 +77,8 @@ def rows_behind(times: Ticks, greatest: int, lateness: int) -> tuple[Behind | No
     """
     if len(times) == 0:
         return None, greatest
+    if _in_order(times) and int(times[0]) >= watermark_of(greatest, lateness):
+        return None, max(greatest, int(times[-1]))
     last = max(greatest, int(times.max()))
     if int(times.min()) >= watermark_of(last, lateness) or _none_behind(times, greatest, lateness):
         return None, last

@@ -149,15 +149,26 @@ class Intake:
     def _judged(self, frame: pl.DataFrame, clock: PartitionTime) -> pl.DataFrame:
         time = self.settings.time
         assert time is not None
-        times = tick_values(frame, time).to_numpy()
+        times = tick_values(frame, time)
         if not self.settings.judged:
-            clock.greatest = max(clock.greatest, int(times.max())) if len(times) else clock.greatest
+            if len(times):
+                greatest: int = times.max()  # type: ignore[assignment]
+                clock.greatest = max(clock.greatest, greatest)
             return frame
-        behind, clock.greatest = rows_behind(times, clock.greatest, self.settings.lateness)
-        if behind is None:
+        # Chunk by chunk: to put them together would cost more than to judge them.
+        pieces = []
+        for chunk in times.get_chunks():
+            behind, clock.greatest = rows_behind(chunk.to_numpy(), clock.greatest, self.settings.lateness)
+            pieces.append((len(chunk), behind))
+        if all(behind is None for _, behind in pieces):
             return frame
-        met = pl.Series(BEHIND, behind.watermark).set(pl.Series(~behind.rows), None)
-        return frame.with_columns(met)
+        met = [
+            pl.Series([None], dtype=pl.Int64).new_from_index(0, rows)
+            if behind is None
+            else pl.Series(behind.watermark).set(pl.Series(~behind.rows), None)
+            for rows, behind in pieces
+        ]
+        return frame.with_columns(pl.concat(met, rechunk=True).alias(BEHIND))
 
 
 def joined(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
