@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import msgspec
 import polars as pl
 import pytest
 
-from mamba_stream.errors import DataCorrupted, InvalidInput, LogUnavailable, NewerFormat, NotALog
+from mamba_stream.errors import DataCorrupted, InvalidInput, NewerFormat, NotALog, ServerUnavailable
 from mamba_stream.log import Log, directory, locate, open_log, rows
 from mamba_stream.log.index import Index
 
@@ -64,11 +65,23 @@ def test_a_file_that_makes_no_sense_is_named(tmp_path: Path, text: str, words: s
         path_of(None)
 
 
-@pytest.mark.parametrize("place", ["localhost:9092", "grpc://host:1", "grpc+tls://host", "10.0.0.1:80"])
-def test_an_address_is_said_to_be_one(place: str) -> None:
+@pytest.mark.parametrize("form", ["localhost:{}", "grpc://localhost:{}", "grpc+tls://localhost:{}"])
+def test_where_nothing_listens_is_said_with_what_to_do(form: str) -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        place = form.format(free.getsockname()[1])
+    shown = place.removeprefix("grpc://").replace("+", r"\+")
     with pytest.raises(
-        LogUnavailable, match=rf"{place.replace('+', '.')} is an address of a server.*pass a directory"
+        ServerUnavailable, match=rf'nothing listens on {shown}: run "mamba-stream serve", or pass a directory'
     ):
+        locate(place)
+
+
+@pytest.mark.parametrize(
+    "place", ["http://localhost:9092", "grpc://localhost", "grpc://localhost:0", "a:99999"]
+)
+def test_an_address_of_another_form_is_refused(place: str) -> None:
+    with pytest.raises(InvalidInput, match="write host:port"):
         locate(place)
 
 
