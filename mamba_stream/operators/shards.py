@@ -6,7 +6,8 @@ its turn, and as often as the rows that come pay for: every row that comes pays 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -36,13 +37,16 @@ class Shards:
         self._merge = merge
         self._keys = keys
         self._shards: list[list[pl.DataFrame]] = [[] for _ in range(_SHARDS)]
+        self._waiting: deque[pl.DataFrame] = deque()
         self._turn = 0
         self._paid = 0
         self._first_slot: int | None = None
 
     def __iter__(self) -> Iterator[pl.DataFrame]:
-        for shard in self._shards:
-            yield from shard
+        """The runs, those first that will be merged next: what is written first need not be kept for that any more."""
+        for place in range(_SHARDS):
+            yield from self._shards[(self._turn + place) % _SHARDS]
+        yield from self._waiting
 
     @property
     def first_slot(self) -> int | None:
@@ -50,7 +54,12 @@ class Shards:
         return self._first_slot
 
     def add(self, run: pl.DataFrame) -> None:
-        """Spreads a sorted run over the shards."""
+        """Adds a sorted run, which is spread over the shards when further rows come."""
+        self._waiting.append(run)
+        slots = (self._first_slot, int(run.item(0, SLOT)))
+        self._first_slot = min(slot for slot in slots if slot is not None)
+
+    def _spread(self, run: pl.DataFrame) -> None:
         # Rows whose keys cannot be hashed are spread less evenly, and are merged all the same.
         keys = run.select(name for name in self._keys if not run.schema[name].is_nested())
         shards = (keys.hash_rows().to_numpy() % _SHARDS).astype(np.uint8)
@@ -60,11 +69,11 @@ class Shards:
             if rows:
                 shard.append(spread.slice(first, rows))
                 first += rows
-        slots = (self._first_slot, int(run.item(0, SLOT)))
-        self._first_slot = min(slot for slot in slots if slot is not None)
 
     def tidy(self, rows: int) -> None:
-        """Merges as many shards as so many rows that came pay for."""
+        """Spreads what waits, and merges as many shards as so many rows that came pay for."""
+        if self._waiting:
+            self._spread(self._waiting.popleft())
         self._paid += _PAYS_FOR * rows
         for _ in range(_SHARDS):
             shard = self._shards[self._turn]
@@ -81,6 +90,7 @@ class Shards:
         """Removes the rows of slots before the bound."""
         if self._first_slot is not None and self._first_slot < before:
             self._shards = [tails(shard, before) for shard in self._shards]
+            self._waiting = deque(tails(self._waiting, before))
             self._first_slot = min((run.item(0, SLOT) for run in self), default=None)
 
 
@@ -96,7 +106,7 @@ def slots_of(run: pl.DataFrame) -> npt.NDArray[np.int64]:
     return run.get_column(SLOT).to_numpy()
 
 
-def tails(runs: Sequence[pl.DataFrame], before: int) -> list[pl.DataFrame]:
+def tails(runs: Iterable[pl.DataFrame], before: int) -> list[pl.DataFrame]:
     """What is left of runs without the rows of slots before the bound."""
     kept = []
     for run in runs:

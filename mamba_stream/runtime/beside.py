@@ -3,11 +3,34 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
+from queue import SimpleQueue
+
+
+class _Piece:
+    """A piece of work, and what came of it."""
+
+    def __init__(self, work: Callable[[], object]) -> None:
+        self._work = work
+        self._error: BaseException | None = None
+        self.over = threading.Event()
+
+    def do(self) -> None:
+        try:
+            self._work()
+        except BaseException as error:  # noqa: BLE001 - raised by whoever waits
+            self._error = error
+        self.over.set()
+
+    def wait(self) -> None:
+        self.over.wait()
+        if self._error is not None:
+            raise self._error
 
 
 class Beside:
-    """One piece of work in a thread of its own.
+    """A thread that does one piece of work at a time; it ends with this.
 
     Example:
         >>> beside = Beside("adding")
@@ -19,37 +42,36 @@ class Beside:
     """
 
     def __init__(self, name: str) -> None:
-        """Nothing to do yet.
+        """Nothing to do yet; the thread begins when there is.
 
         Args:
-            name: What its threads are called.
+            name: What the thread is called.
         """
         self._name = name
-        self._thread: threading.Thread | None = None
-        self._error: BaseException | None = None
+        # To begin a thread is to wait for it, and on a busy machine that takes longer than the work.
+        self._asked: SimpleQueue[_Piece | None] = SimpleQueue()
+        self._begun = False
+        self._piece: _Piece | None = None
 
     @property
     def busy(self) -> bool:
         """Whether there is work that was not yet finished."""
-        return self._thread is not None
+        return self._piece is not None
 
     @property
     def done(self) -> bool:
         """Whether :meth:`finish` would not have to wait."""
-        return self._thread is None or not self._thread.is_alive()
+        return self._piece is None or self._piece.over.is_set()
 
     def begin(self, work: Callable[[], object]) -> None:
         """Begins with a piece of work; the one before has to be finished."""
-        assert self._thread is None, "one piece at a time"
-
-        def run() -> None:
-            try:
-                work()
-            except BaseException as error:  # noqa: BLE001 - raised by finish
-                self._error = error
-
-        self._thread = threading.Thread(target=run, name=self._name, daemon=True)
-        self._thread.start()
+        assert self._piece is None, "one piece at a time"
+        if not self._begun:
+            threading.Thread(target=_work, args=(self._asked,), name=self._name, daemon=True).start()
+            weakref.finalize(self, self._asked.put, None)
+            self._begun = True
+        self._piece = _Piece(work)
+        self._asked.put(self._piece)
 
     def finish(self) -> None:
         """Waits for the work, if there is any.
@@ -57,10 +79,13 @@ class Beside:
         Raises:
             BaseException: What the work raised.
         """
-        if self._thread is None:
-            return
-        self._thread.join()
-        self._thread = None
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
+        if self._piece is not None:
+            piece, self._piece = self._piece, None
+            piece.wait()
+
+
+def _work(asked: SimpleQueue[_Piece | None]) -> None:
+    # It knows its work and nothing else: whoever began it can be let go of.
+    while (piece := asked.get()) is not None:
+        piece.do()
+        del piece

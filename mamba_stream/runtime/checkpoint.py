@@ -50,7 +50,10 @@ _SCHEMA = pa.schema(
 )
 _PROGRESS = "progress"
 _PIECE_BYTES = 2 << 20
-"""So much state is written in one go; of more, a commit writes at least so much, and no less than what has come."""
+"""State is written in pieces of so many bytes; so much, or less, is always written whole."""
+_PIECES = 4
+"""So many pieces are written with a commit, and no less than what has come: what waits to be written is kept for that,
+even if the step has replaced it meanwhile."""
 _PIECE = "@"
 """How the part's name begins of a piece, as in ``@120 partials``: what came after it lies from offset 120 on."""
 _SLACK = 1 << 20
@@ -176,11 +179,13 @@ class Checkpoints:
             tx.put_record(OWNED, f"{self._job}/{name}", b"")
         if replaced is not None:
             base = self._end
-        rows = _rows(encode(progress), _held((replaced or {}).items(), whole=True))
-        tx.append(self._topic, rows)
+        written = 0
+        for rows in _batches(encode(progress), _held((replaced or {}).items(), whole=True)):
+            tx.append(self._topic, rows)
+            written += rows.nbytes
         if before is None or replaced is not None:
             self._trim(tx, base)
-            self._written = rows.nbytes
+            self._written = written
         if anew and self._record is not None:
             tx.put_record(RESETS, self._job, encode(self._record))
             self._reset = self._record
@@ -223,7 +228,7 @@ class Checkpoints:
             base, self._written = self._end, 0
         elif self._whole is not None:
             came = sum(int(frame.estimated_size()) for _, _, frame in held)
-            held += self._whole.take(None if ends else max(_PIECE_BYTES, came))
+            held += self._whole.take(None if ends else max(_PIECES * _PIECE_BYTES, came))
             if not self._whole.pieces:
                 base, self._whole = self._whole.since, None
         # What has come is in `held`: what is here is what came before the end of this commit.
@@ -240,9 +245,9 @@ class Checkpoints:
                 tx.commit_offsets(group, positions)
             if base != before.base:
                 self._trim(tx, base)
-            rows = _rows(come, held)
-            self._written += rows.nbytes
-            tx.append(self._topic, rows)
+            for rows in _batches(come, held):
+                tx.append(self._topic, rows)
+                self._written += rows.nbytes
             self._finish(
                 tx,
                 JobRecord(before.epoch, base, status, before.commits + 1, before.started, self._clock.now()),
@@ -349,24 +354,30 @@ def _held(steps: Iterable[tuple[str, StatefulStep]], *, whole: bool) -> Iterator
                 yield name, part, piece
 
 
-def _rows(progress: bytes, held: Iterable[_Held]) -> pa.RecordBatch:
-    """How far the job has come and what its steps remember as rows of its topic of state."""
-    # All payloads lie in one buffer, which is the column's: state of many megabytes is copied once.
-    buffer = pa.BufferOutputStream()
-    buffer.write(progress)
-    names, parts, ends = [""], [_PROGRESS], [0, buffer.tell()]
+def _batches(progress: bytes, held: Iterable[_Held]) -> Iterator[pa.RecordBatch]:
+    """How far the job has come and what its steps remember as rows of its topic of state, some megabytes at a time."""
+    payloads = pa.BufferOutputStream()
+    payloads.write(progress)
+    names, parts, ends = [""], [_PROGRESS], [0, payloads.tell()]
     for name, part, frame in held:
-        _encode(frame, buffer)
+        if ends[-1] >= _PIECE_BYTES:
+            yield _batch(names, parts, ends, payloads.getvalue())
+            payloads = pa.BufferOutputStream()
+            names, parts, ends = [], [], [0]
+        _encode(frame, payloads)
         names.append(name)
         parts.append(part)
-        ends.append(buffer.tell())
+        ends.append(payloads.tell())
+    yield _batch(names, parts, ends, payloads.getvalue())
+
+
+def _batch(
+    names: Sequence[str], parts: Sequence[str], ends: Sequence[int], payloads: pa.Buffer
+) -> pa.RecordBatch:
+    """Rows whose payloads lie one behind the other in a buffer, which becomes the column's: they are not copied."""
     offsets = pa.py_buffer(np.array(ends, np.int64))
-    columns = [
-        _texts(names),
-        _texts(parts),
-        pa.Array.from_buffers(pa.large_binary(), len(names), [None, offsets, buffer.getvalue()]),
-    ]
-    return pa.RecordBatch.from_arrays(columns, schema=_SCHEMA)
+    column = pa.Array.from_buffers(pa.large_binary(), len(names), [None, offsets, payloads])
+    return pa.RecordBatch.from_arrays([_texts(names), _texts(parts), column], schema=_SCHEMA)
 
 
 def _texts(values: Sequence[str]) -> pa.Array:
