@@ -140,10 +140,16 @@ def changing(
         raise PipelineRefused(f"window: emit={emit!r}; choose 'final' or 'update'")
     if emit == "final" and every is None and corrections is None:
         return None
-    if spec.kind in ("session", "rows"):
+    if spec.kind == "rows":
         raise PipelineRefused(
-            f"window: {spec.words} gives its results once, as until then nobody knows where it ends; emit='update', "
-            "every= and corrections= are for tumbling, hopping and cumulative windows"
+            f"window: {spec.words} gives its results once: several windows of a key may begin and end at the same "
+            "time, so that nothing says which results others take the place of. For what the rows of a key amount to "
+            "so far, take group_by(...).agg(...)"
+        )
+    if spec.kind == "session" and (every is not None or corrections is not None):
+        raise PipelineRefused(
+            f"window: {spec.words} takes emit='update', which gives every change at once; every= and corrections= are "
+            "for windows whose end is known: tumbling, hopping and cumulative ones"
         )
     early = None if every is None else duration_us(every, what="window every", zero=False)
     after = 0 if corrections is None else duration_us(corrections, what="window corrections", zero=False)

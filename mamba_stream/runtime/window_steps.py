@@ -6,10 +6,12 @@ from typing import Any
 
 from mamba_stream.core.durations import duration_in
 from mamba_stream.operators.changing import ChangingSettings, ChangingStep
+from mamba_stream.operators.changing_session import ChangingSessionStep
 from mamba_stream.operators.counted import CountedSettings, CountedStep
 from mamba_stream.operators.retimed import Retimed
-from mamba_stream.operators.session import SessionSettings, SessionStep
+from mamba_stream.operators.session import SessionStep
 from mamba_stream.operators.step import StatefulStep
+from mamba_stream.operators.stretches import SessionSettings
 from mamba_stream.operators.window import WindowStep
 from mamba_stream.operators.window_late import WindowSettings
 from mamba_stream.plan import nodes as n
@@ -42,7 +44,8 @@ def _(node: n.Window, analysis: Analysis) -> StatefulStep:
     }
     if node.spec.kind == "session":
         gap = duration_in(node.spec.size, before.time_type, what=f"gap of {node.spec.words!r}")
-        return SessionStep(SessionSettings(**settings, gap=gap))
+        sessions = SessionSettings(**settings, gap=gap)
+        return SessionStep(sessions) if node.changing is None else ChangingSessionStep(sessions)
     if node.spec.kind == "rows":
         return CountedStep(CountedSettings(**settings, count=node.spec.count))
     settings["windows"] = windows_of(node.spec, before.time_type)
