@@ -30,6 +30,8 @@ COMMANDS = (
     "stats",
     "run",
     "job",
+    "user",
+    "access",
     "doctor",
     "bench",
     "completion",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -34,6 +35,34 @@ def output_option(function: _Function) -> _Function:
         show_default=True,
         help="A table for people, JSON for programs.",
     )(function)
+
+
+def users_option(function: _Function) -> _Function:
+    """``--users``: where the file of users is, beside the server that reads it."""
+    return click.option(
+        "--users",
+        "users_file",
+        metavar="FILE",
+        help="The file of users. Default: $MAMBA_STREAM_SERVER_USERS, [server] users in mamba-stream.toml.",
+    )(function)
+
+
+def users_path(users_file: str | None) -> Path:
+    """The file that ``--users`` names, or what stands for it."""
+    from mamba_stream.server.userfile import VARIABLE, find_users_file
+
+    found = find_users_file(users_file)
+    if found is None:
+        raise click.UsageError(
+            f"which file of users? Say --users FILE, or set {VARIABLE}, or users under [server] in mamba-stream.toml; "
+            "it is made where it is missing"
+        )
+    return found
+
+
+def user_argument(function: _Function) -> _Function:
+    """The user's name, completed from the file that ``--users`` names."""
+    return click.argument("name", metavar="USER", shell_complete=_users)(function)
 
 
 def topic_argument(function: _Function) -> _Function:
@@ -90,5 +119,16 @@ def _topics(context: click.Context, _parameter: click.Parameter, incomplete: str
         with open_place(context.params.get("place")) as log:
             names = log.topics()
     except MambaStreamError:
+        return []
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def _users(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    from mamba_stream.errors import MambaStreamError
+    from mamba_stream.server.userfile import read_users
+
+    try:
+        names = read_users(users_path(context.params.get("users_file"))).users
+    except (MambaStreamError, click.UsageError):
         return []
     return [name for name in names if name.startswith(incomplete)]

@@ -78,6 +78,50 @@ def operations_of(text: str) -> tuple[Operation | Literal["all"], ...]:
     return msgspec.convert(tuple(dict.fromkeys(words)), tuple[Operation | Literal["all"], ...])
 
 
+def with_entries(entries: Iterable[Entry], added: Iterable[Entry]) -> tuple[Entry, ...]:
+    """Entries and more of them; those that speak of the same thing become one.
+
+    Example:
+        >>> before = [Entry("allow", ("read",), "topic", "orders")]
+        >>> [str(entry) for entry in with_entries(before, [Entry("allow", ("write",), "topic", "orders")])]
+        ['allow read,write topic orders']
+    """
+    found: dict[tuple[Effect, Kind, str], Entry] = {}
+    for entry in (*entries, *added):
+        place = (entry.effect, entry.kind, entry.name)
+        known = found.get(place)
+        operations = entry.operations if known is None else (*known.operations, *entry.operations)
+        if ALL in operations:
+            operations = (ALL,)
+        found[place] = msgspec.structs.replace(entry, operations=tuple(dict.fromkeys(operations)))
+    return tuple(found.values())
+
+
+def without(
+    entries: Iterable[Entry], operations: Iterable[str], things: Iterable[tuple[Kind, str]]
+) -> tuple[Entry, ...]:
+    """Entries without these operations, as far as they are about one of these things; of ``all`` the others stay.
+
+    Example:
+        >>> before = [Entry("allow", ("all",), "topic", "orders")]
+        >>> [str(entry) for entry in without(before, ["delete", "admin"], [("topic", "orders")])]
+        ['allow read,write,create,describe topic orders']
+    """
+    things, taken = {*things}, {*operations}
+    found = []
+    for entry in entries:
+        if (entry.kind, entry.name) not in things:
+            found.append(entry)
+            continue
+        held = OPERATIONS if ALL in entry.operations else entry.operations
+        left = () if ALL in taken else tuple(each for each in held if each not in taken)
+        if left == held:
+            found.append(entry)
+        elif left:
+            found.append(msgspec.structs.replace(entry, operations=left))
+    return tuple(found)
+
+
 class AccessList:
     """The entries of one user, to be asked often, by many threads.
 

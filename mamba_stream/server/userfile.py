@@ -21,7 +21,7 @@ from mamba_stream.core.names import did_you_mean
 from mamba_stream.errors import AlreadyExists, InvalidInput, NotFound
 from mamba_stream.server.users import Roster, User
 
-VARIABLE: Final = "MAMBA_STREAM_USERS"
+VARIABLE: Final = "MAMBA_STREAM_SERVER_USERS"
 CONFIG: Final = "mamba-stream.toml"
 VERSION: Final = 1
 
@@ -37,7 +37,7 @@ _decoder = msgspec.json.Decoder(_File)
 def find_users_file(path: str | Path | None, environment: Mapping[str, str] | None = None) -> Path | None:
     """Where the file of users is; ``None`` where nothing says so.
 
-    As given, else ``$MAMBA_STREAM_USERS``, else ``users`` of ``[server]`` in ``mamba-stream.toml``.
+    As given, else ``$MAMBA_STREAM_SERVER_USERS``, else ``users`` of ``[server]`` in ``mamba-stream.toml``.
 
     Raises:
         InvalidInput: ``mamba-stream.toml`` cannot be read, or says something else than a path.

@@ -242,10 +242,10 @@ def test_where_the_file_is(tmp_path, monkeypatch):
     assert find_users_file(None, {}) is None
     (tmp_path / "mamba-stream.toml").write_text('[server]\nusers = "conf/users.json"\n')
     assert find_users_file(None, {}) == tmp_path / "conf" / "users.json"
-    assert find_users_file(None, {"MAMBA_STREAM_USERS": "/etc/users.json"}) == type(tmp_path)(
+    assert find_users_file(None, {"MAMBA_STREAM_SERVER_USERS": "/etc/users.json"}) == type(tmp_path)(
         "/etc/users.json"
     )
-    assert find_users_file("given.json", {"MAMBA_STREAM_USERS": "x"}) == type(tmp_path)("given.json")
+    assert find_users_file("given.json", {"MAMBA_STREAM_SERVER_USERS": "x"}) == type(tmp_path)("given.json")
     (tmp_path / "mamba-stream.toml").write_text("[server]\nusers = 3\n")
     with pytest.raises(InvalidInput, match="users = 3 must be a path"):
         find_users_file(None, {})
