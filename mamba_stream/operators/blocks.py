@@ -50,11 +50,7 @@ class Blocks:
         sorted_slots = slots[order]
         starts = np.flatnonzero(np.diff(sorted_slots, prepend=-1))
         distinct, added = sorted_slots[starts], np.diff(starts, append=len(slots))
-        top = int(distinct[-1]) + 1
-        self._first = room_for(self._first, top)
-        self._count, self._gone, self._room = (
-            room_for(array, top) for array in (self._count, self._gone, self._room)
-        )
+        self._reach(int(distinct[-1]) + 1)
         counts = self._count[distinct]
         needed = counts + added
         full = needed > self._room[distinct]
@@ -65,6 +61,8 @@ class Blocks:
 
     def of(self, slots: Places) -> tuple[Places, Places]:
         """The ids of each slot in their order, also those that are gone, and for each which of ``slots`` it is of."""
+        if len(slots):
+            self._reach(int(slots.max()) + 1)
         counts = self._count[slots]
         return np.repeat(np.arange(len(slots)), counts), self._in(slots)
 
@@ -94,6 +92,14 @@ class Blocks:
         self._room[slots] = room
         self._close_holes()
         return ids[~stays], slots[left == 0]
+
+    def _reach(self, top: int) -> None:
+        """Slots below ``top`` have a list, be it empty."""
+        if top > len(self._count):
+            self._first = room_for(self._first, top)
+            self._count, self._gone, self._room = (
+                room_for(array, top) for array in (self._count, self._gone, self._room)
+            )
 
     def _in(self, slots: Places) -> Places:
         return self._ids[_ranges(self._first[slots], self._count[slots])].astype(np.int64)

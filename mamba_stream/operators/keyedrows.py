@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -115,11 +115,23 @@ class KeyedRows:
         Raises:
             InvalidInput: The columns are not those of the state.
         """
+        return self.add_to(self.groups(keys), frame, times)
+
+    def groups(self, keys: pl.DataFrame) -> Slots:
+        """Numbers for keys, the same for equal ones; a key keeps its number for as long as it has rows.
+
+        Args:
+            keys: The key columns, in their order. One that has no rows should be given some.
+        """
+        return self._index.slots(keys, insert=True)
+
+    def add_to(self, groups: Slots, frame: pl.DataFrame, times: Ticks | None = None) -> Places:
+        """The same as ``add`` for keys by their numbers."""
         for ids in self._unlisted:
             self._ids.give_back(ids)
         self._unlisted = []
-        numbers = np.arange(self._next_number, self._next_number + keys.height)
-        return self._add(keys, frame, times, numbers, saved=False)
+        numbers = np.arange(self._next_number, self._next_number + len(groups))
+        return self._add(groups, frame, times, numbers, saved=False)
 
     def matching(self, keys: pl.DataFrame) -> Matches:
         """The rows that have these keys.
@@ -129,15 +141,22 @@ class KeyedRows:
         """
         slots = self._index.slots(keys)
         known = np.flatnonzero(slots >= 0)
-        probe, ids = self._blocks.of(slots[known])
+        found = self.of(slots[known])
+        return Matches(known[found.probe], found.ids)
+
+    def of(self, groups: Slots) -> Matches:
+        """The rows of keys by their numbers."""
+        probe, ids = self._blocks.of(groups)
         lives = self._marks.lives(ids)
-        if not lives.all():
-            probe, ids = probe[lives], ids[lives]
-        return Matches(known[probe], ids)
+        return Matches(probe, ids) if lives.all() else Matches(probe[lives], ids[lives])
 
     def get(self, ids: Places) -> pl.DataFrame:
         """The values of rows, in any order and as often."""
         return self._values.take(ids)
+
+    def columns(self, names: Sequence[str], ids: Places) -> pl.DataFrame:
+        """Some columns of the values of rows."""
+        return pl.DataFrame([self._values.column(name, ids) for name in names])
 
     def keys_of(self, ids: Places) -> pl.DataFrame:
         """The keys of rows."""
@@ -224,18 +243,18 @@ class KeyedRows:
             self._values.put(ids[known], frame.filter(known))
             frame, numbers = frame.filter(~known), numbers[~known]
         times = frame.get_column(TOUCHED).to_numpy() if self._times is not None else None
-        self._add(frame.select(self._key_names), frame, times, numbers, saved=True)
+        slots = self._index.slots(frame.select(self._key_names), insert=True)
+        self._add(slots, frame, times, numbers, saved=True)
 
     def _add(
-        self, keys: pl.DataFrame, frame: pl.DataFrame, times: Ticks | None, numbers: Places, *, saved: bool
+        self, slots: Slots, frame: pl.DataFrame, times: Ticks | None, numbers: Places, *, saved: bool
     ) -> Places:
         assert (times is None) == (self._times is None), "timed rows need times, and only they"
-        if self._values.schema and frame.height != keys.height:
-            raise SchemaMismatch(f"{frame.height} rows came with {keys.height} keys")
-        ids = self._ids.take(keys.height)
+        if self._values.schema and frame.height != len(slots):
+            raise SchemaMismatch(f"{frame.height} rows came with {len(slots)} keys")
+        ids = self._ids.take(len(slots))
         if not len(ids):
             return ids
-        slots = self._index.slots(keys, insert=True)
         self._values.put(ids, frame)
         self._slot = room_for(self._slot, self._ids.top)
         self._number = room_for(self._number, self._ids.top)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import polars as pl
 
 from mamba_stream.core.durations import duration_in
-from mamba_stream.operators.best import BestOfRows, BestOfTable, BestOfWindows, BestSettings
+from mamba_stream.operators.best import BestOfTable, BestOfWindows, BestSettings
+from mamba_stream.operators.bestrows import BestOfRows
 from mamba_stream.operators.columns import ORDER_TYPES
 from mamba_stream.operators.firsts import Firsts, FirstsOnArrival, FirstsSettings
 from mamba_stream.operators.latest import Latest, LatestSettings, Retold
