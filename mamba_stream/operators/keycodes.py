@@ -1,7 +1,8 @@
 """Keys as 64-bit codes: equal keys have equal codes, and where possible different keys have different ones.
 
 Whole numbers, dates, times and booleans that fit into 64 bits together, each with a bit for null, are packed: the
-code is the key. Anything else is hashed by Polars, whose equality of keys this is: null equals null, NaN equals NaN,
+code is the key. So are several columns of which each is too wide where a key's own numbers are small, as ids that count
+up are. Anything else is hashed by Polars, whose equality of keys this is: null equals null, NaN equals NaN,
 -0.0 equals 0.0. Codes live in memory only; what is stored are the keys.
 """
 
@@ -36,6 +37,8 @@ _BITS: Final[dict[type[pl.DataType], int]] = {
 _NULL: Final = np.uint64(0x8E5A_F1D3_40C6_29B7)
 """The code of null in a column that needs all 64 bits for its values; one of these has this code, too."""
 
+_HASHED: Final = np.uint64(1 << 63)
+
 
 @dataclass(frozen=True, slots=True)
 class Coding:
@@ -58,7 +61,32 @@ def coding_of(schema: Mapping[str, pl.DataType]) -> Coding:
         return Coding(lambda keys: _packed(keys.get_columns(), bits), None)
     if whole and len(bits) == 1:
         return Coding(_of_one, lambda codes: codes == _NULL)
-    return Coding(lambda keys: keys.hash_rows(_SEED).to_numpy(), lambda codes: np.ones(len(codes), np.bool_))
+    if whole:
+        return Coding(_small_or_hashed, lambda codes: codes >= _HASHED)
+    return Coding(_hashed, lambda codes: np.ones(len(codes), np.bool_))
+
+
+def _hashed(keys: pl.DataFrame) -> Codes:
+    return keys.hash_rows(_SEED).to_numpy()
+
+
+def _small_or_hashed(keys: pl.DataFrame) -> Codes:
+    """Non-negative numbers that fit into 63 bits together are packed; the codes of other keys have the highest bit."""
+    width = np.uint64(63 // keys.width)
+    code = np.zeros(keys.height, np.uint64)
+    large: NDArray[np.bool_] | None = None
+    for column in keys.get_columns():
+        values = column.cast(pl.UInt64, wrap_numerical=True)
+        if column.null_count():
+            values = values.fill_null((1 << 64) - 1)
+        numbers = values.to_numpy()
+        code = (code << width) | numbers
+        if len(numbers) and numbers.max() >> width:
+            beyond = numbers >> width > 0
+            large = beyond if large is None else large | beyond
+    if large is not None:
+        code[large] = _hashed(keys.filter(large)) | _HASHED
+    return code
 
 
 def _packed(columns: Sequence[pl.Series], bits: Sequence[int]) -> Codes:

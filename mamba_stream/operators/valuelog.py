@@ -1,7 +1,8 @@
 """Values without a fixed width, at numbered places: a log of frames, and for each place where in it its row lies.
 
-New rows are appended, old ones become garbage; when more than half is garbage the log is rewritten. Neighbouring
-frames are merged geometrically, so that a row is copied a few times only and reading meets few frames.
+New rows are appended, old ones become garbage; when more than half is garbage the log is rewritten. Texts are copied
+when they come, and again only where small frames are merged. Reading from many frames takes ten times as long as from
+one: who reads much makes one of them first, which moves no text, but only what says where each lies.
 """
 
 from __future__ import annotations
@@ -14,10 +15,14 @@ import polars as pl
 from numpy.typing import NDArray
 
 _NOWHERE: Final = np.uint32(0xFFFF_FFFF)
-_LARGE: Final = 131_072
-"""Frames that are longer are not merged: few of them hold all rows, and copying them would cost more than reading."""
 _SMALL: Final = 4_096
 """Frames that are shorter are merged at once, and so much garbage does no harm."""
+_LARGE: Final = 8_192
+"""Frames that are longer are not merged with what comes: texts would be copied once more."""
+_MUCH: Final = 16
+"""Reading this part of all rows is worth making one frame of them."""
+_MANY: Final = 64
+"""So many frames become one however little is read."""
 
 
 class ValueLog:
@@ -54,10 +59,8 @@ class ValueLog:
         at = pl.Series(self._at[places])
         if there is not None:
             at = at.zip_with(pl.Series(there), pl.Series([None], dtype=pl.UInt32).new_from_index(0, len(at)))
-        if self._whole is None:
-            frames = self._frames or [pl.DataFrame(schema=self._schema)]
-            self._whole = frames[0] if len(frames) == 1 else pl.concat(frames, rechunk=False)
-        return {name: self._whole.get_column(name).gather(at) for name in names or self._schema}
+        whole = self._together(many=_MUCH * len(places) >= self._rows)
+        return {name: whole.get_column(name).gather(at) for name in names or self._schema}
 
     def forget(self, places: NDArray[np.int64]) -> None:
         """The rows at these places become garbage."""
@@ -65,6 +68,16 @@ class ValueLog:
         self._live -= int(np.count_nonzero(self._at[places] != _NOWHERE))
         self._at[places] = _NOWHERE
         self._rewrite_where_worth_it()
+
+    def _together(self, *, many: bool) -> pl.DataFrame:
+        """All frames as one, of as many chunks unless that is for many rows."""
+        if many and len(self._frames) > 1:
+            self._frames = [pl.concat(self._frames, rechunk=True)]
+            self._whole = None
+        if self._whole is None:
+            frames = self._frames or [pl.DataFrame(schema=self._schema)]
+            self._whole = frames[0] if len(frames) == 1 else pl.concat(frames, rechunk=False)
+        return self._whole
 
     def _append(self, frame: pl.DataFrame) -> None:
         self._whole = None
@@ -75,6 +88,8 @@ class ValueLog:
         ):
             last, before = self._frames.pop(), self._frames.pop()
             self._frames.append(_owned(pl.concat([before, last], rechunk=True), self._schema))
+        if len(self._frames) > _MANY:
+            self._together(many=True)
 
     def _rewrite_where_worth_it(self) -> None:
         if self._rows <= 2 * self._live + _SMALL:
