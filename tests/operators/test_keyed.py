@@ -32,6 +32,10 @@ ROW_POOL = [
 
 KEYS = {
     "int": ({"k": pl.Int64()}, [(n,) for n in (0, 1, -1, 1 << 62, -(1 << 63), None, -8189888889021011529)]),
+    "ids": (
+        {"a": pl.Int64(), "b": pl.Int64()},
+        [(a, b) for a in (0, 7, (1 << 31) - 1, 1 << 31, -1, None) for b in (7, 0, -(1 << 63), None)],
+    ),
     "date and flag": (
         {"d": pl.Date(), "b": pl.Boolean()},
         [(d, b) for d in (date(2024, 1, 1), date(1960, 1, 1), None) for b in (True, False, None)],
@@ -158,6 +162,7 @@ def machine(kind_: str, timed_: bool):
 
 
 TestIntKeys = machine("int", True)
+TestIdKeys = machine("ids", True)
 TestDateAndFlagKeys = machine("date and flag", False)
 TestTextKeys = machine("text", True)
 TestCollidingKeys = machine("weak hash", True)
