@@ -17,6 +17,7 @@ from mamba_stream.plan.changelogs import KeyColumns, Totals
 from mamba_stream.plan.names import keyed_name
 
 if TYPE_CHECKING:
+    from mamba_stream.dsl.planned import Planned
     from mamba_stream.dsl.streams import Stream
 
 
@@ -25,7 +26,7 @@ class Grouped:
 
     __slots__ = ("_by", "_name", "_stream", "_ttl")
 
-    def __init__(self, stream: Stream, by: tuple[str, ...], ttl: int | None, name: str | None) -> None:
+    def __init__(self, stream: Planned, by: tuple[str, ...], ttl: int | None, name: str | None) -> None:
         self._stream = stream
         self._by = by
         self._ttl = ttl
@@ -60,7 +61,12 @@ class Grouped:
 
 
 def grouped(
-    stream: Stream, by: Iterable[Any], named: dict[str, Any], *, ttl: str | timedelta | None, name: str | None
+    stream: Planned,
+    by: Iterable[Any],
+    named: dict[str, Any],
+    *,
+    ttl: str | timedelta | None,
+    name: str | None,
 ) -> Grouped:
     """What ``Stream.group_by`` does."""
     if name is not None:

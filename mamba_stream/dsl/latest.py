@@ -14,10 +14,11 @@ from mamba_stream.plan.changelogs import Table, Unique, UniqueOnArrival
 from mamba_stream.plan.names import keyed_name
 
 if TYPE_CHECKING:
+    from mamba_stream.dsl.planned import Planned
     from mamba_stream.dsl.streams import Stream
 
 
-def table(stream: Stream, key: tuple[str, ...], *, name: str | None, verb: str = "table") -> Stream:
+def table(stream: Planned, key: tuple[str, ...], *, name: str | None, verb: str = "table") -> Stream:
     """What ``Stream.table`` does."""
     if name is not None:
         check_name(name, "step")
@@ -32,7 +33,7 @@ def table(stream: Stream, key: tuple[str, ...], *, name: str | None, verb: str =
 
 
 def unique(
-    stream: Stream,
+    stream: Planned,
     subset: tuple[str, ...],
     *,
     keep: str,

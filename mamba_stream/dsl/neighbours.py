@@ -18,6 +18,7 @@ from mamba_stream.plan.names import step_name
 from mamba_stream.plan.neighbours import Lag, Match, MatchLink, Rolling
 
 if TYPE_CHECKING:
+    from mamba_stream.dsl.planned import Planned
     from mamba_stream.dsl.streams import Stream
 
 
@@ -56,7 +57,7 @@ class Rolled:
 
     __slots__ = ("_by", "_name", "_period", "_stream", "_words")
 
-    def __init__(self, stream: Stream, period: str | timedelta, by: Any, name: str | None) -> None:
+    def __init__(self, stream: Planned, period: str | timedelta, by: Any, name: str | None) -> None:
         self._stream = stream
         self._period = duration_us(period, what="rolling period", zero=False)
         self._words = period if isinstance(period, str) else str(period)
@@ -102,7 +103,7 @@ class Matched:
 
     def __init__(
         self,
-        stream: Stream,
+        stream: Planned,
         steps: list[Any],
         by: Any,
         within: str | timedelta,
@@ -166,7 +167,7 @@ class Matched:
 
 
 def lagged(
-    stream: Stream, columns: Any, rows: int, by: Any, suffix: str, name: str | None, *, differs: bool
+    stream: Planned, columns: Any, rows: int, by: Any, suffix: str, name: str | None, *, differs: bool
 ) -> Stream:
     """What ``lag`` and ``diff`` do."""
     verb = "diff" if differs else "lag"

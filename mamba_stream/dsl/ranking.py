@@ -13,11 +13,12 @@ from mamba_stream.plan.changelogs import TopK
 from mamba_stream.plan.names import keyed_name
 
 if TYPE_CHECKING:
+    from mamba_stream.dsl.planned import Planned
     from mamba_stream.dsl.streams import Stream
 
 
 def top_k(
-    stream: Stream,
+    stream: Planned,
     k: int,
     by: tuple[str, ...],
     per: tuple[str, ...],

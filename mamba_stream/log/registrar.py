@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
@@ -66,6 +66,9 @@ class Registrar(Protocol):
         ...
 
 
+_RECLAIM_SECONDS: Final = 30.0
+
+
 class IndexRegistrar:
     """Writes the index that this process has open."""
 
@@ -73,6 +76,7 @@ class IndexRegistrar:
         self._index = index
         self._files = directory
         self._clock = clock
+        self._reclaimed = clock.monotonic()
 
     def apply(self, changes: Sequence[ChangeSet], now: int) -> list[Applied | MambaStreamError]:
         answers: list[Applied | MambaStreamError] = []
@@ -88,6 +92,10 @@ class IndexRegistrar:
             book.flush()
 
         self._index.update(change)
+        if self._clock.monotonic() - self._reclaimed >= _RECLAIM_SECONDS:
+            # What a reader saw that was killed while it looked is kept on disk until somebody does this.
+            self._index.reclaim()
+            self._reclaimed = self._clock.monotonic()
         return answers
 
     def open_file(self, internal: bool) -> CommitFile:

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 from typing import Final
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 PREFIX: Final = "__mamba_"
 TIME: Final = "__mamba_time"
@@ -64,3 +66,19 @@ def ticks(column: str, shift: int = 0) -> pl.Expr:
 def tick_values(frame: pl.DataFrame, column: str) -> pl.Series:
     """The ticks of a frame's time column, in a tenth of the time of a query: where batches are small, it counts."""
     return frame.get_column(column).cast(pl.Int64)
+
+
+def comes_later(ours: pl.DataFrame, theirs: pl.DataFrame, prefix: str = "") -> NDArray[np.bool_]:
+    """Which rows come behind others in the order of the stream, row by row.
+
+    Args:
+        ours: Rows with the columns of ``ORDER``.
+        theirs: As many others.
+        prefix: What stands before the names of these columns in ``theirs``.
+    """
+    later, equal = np.zeros(ours.height, np.bool_), np.ones(ours.height, np.bool_)
+    for name in ORDER:
+        one, other = ours.get_column(name).to_numpy(), theirs.get_column(f"{prefix}{name}").to_numpy()
+        later |= equal & (one > other)
+        equal &= one == other
+    return later

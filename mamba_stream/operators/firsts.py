@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,13 +10,12 @@ import polars as pl
 from numpy.typing import NDArray
 
 from mamba_stream.operators.columns import ORIGIN, TIME, tick_values
-from mamba_stream.operators.in_order import InOrder
 from mamba_stream.operators.keyed import KeyedTable
 from mamba_stream.operators.lateness import FOREVER, NEVER, Ticks
+from mamba_stream.operators.passing import PassingStep, Timing
 from mamba_stream.operators.remembering import Remembering
 from mamba_stream.operators.rowstore import Mask
 from mamba_stream.operators.step import NOTHING, Made
-from mamba_stream.operators.tardiness import without_late
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +24,7 @@ class FirstsSettings:
 
     Attributes:
         keys: The key columns and their types.
+        columns: The columns of the rows.
         time: The time column, where there is one.
         shift: Ticks to add to it.
         dtype: Its type.
@@ -33,6 +33,7 @@ class FirstsSettings:
     """
 
     keys: Mapping[str, pl.DataType]
+    columns: Sequence[str]
     time: str | None
     shift: int
     dtype: pl.DataType | None
@@ -91,40 +92,27 @@ class Seen:
         self._table.restore(part, frame)
 
 
-class Firsts(Remembering):
+class Firsts(PassingStep):
     """Rows wait until time has passed them; then the first of each key goes on."""
 
     def __init__(self, settings: FirstsSettings) -> None:
+        assert settings.time is not None
+        assert settings.dtype is not None
         self._set = settings
         self._seen = Seen(settings.keys, settings.within)
-        self._waiting = InOrder()
-        super().__init__(seen=self._seen, waiting=self._waiting)
+        timing = Timing(time=settings.time, shift=settings.shift, dtype=settings.dtype)
+        super().__init__(timing, settings.columns, seen=self._seen)
 
-    def add(self, frame: pl.DataFrame, port: int = 0) -> Made:
-        """Takes rows in; gives back those that came too late."""
-        assert self._set.time is not None
-        assert self._set.dtype is not None
-        ticks = tick_values(frame, self._set.time) + self._set.shift
-        on_time, late = without_late(frame.with_columns(ticks.alias(TIME)), self._closed, self._set.dtype)
-        self._waiting.add(on_time)
-        return NOTHING if late is None else Made(late=late)
+    def passed(self, rows: pl.DataFrame) -> Made:
+        """The rows that are the first of their keys."""
+        firsts = self._seen.firsts(rows)
+        if not firsts.height:
+            return NOTHING
+        return Made(firsts.drop(TIME, *(() if self._set.with_origin else ORIGIN)))
 
-    def advance(self, watermark: int) -> Iterator[Made]:
-        """Gives the first rows of their keys among those before the watermark."""
-        released = self._waiting.release(watermark)
-        self._closed = watermark
-        if released is not None:
-            rows = self._seen.firsts(released)
-            self._seen.forget(watermark)
-            if rows.height:
-                yield Made(rows.drop(TIME, *(() if self._set.with_origin else ORIGIN)))
-        else:
-            self._seen.forget(watermark)
-
-    def restored(self, closed: int) -> None:
-        """Forgets rows that were judged before the last save."""
-        super().restored(closed)
-        self._waiting.drop(closed)
+    def forget(self, watermark: int) -> None:
+        """Lets go of keys that no row on time can repeat any more."""
+        self._seen.forget(watermark)
 
     def view(self) -> pl.DataFrame:
         """The keys whose first row went on, and that are not let go of."""

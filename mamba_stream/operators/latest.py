@@ -18,6 +18,7 @@ from mamba_stream.operators.columns import (
     PARTITION,
     SOURCE,
     TIME,
+    comes_later,
     hidden,
     tick_values,
 )
@@ -99,15 +100,8 @@ class Latest(Remembering):
 
     def _later(self, frame: pl.DataFrame, slots: Slots, known: Mask) -> Mask:
         """Which rows come behind the one that their key has, in the order of the stream; all of new keys do."""
-        there = self._table.get(slots[known]).select(ORDER)
-        here = frame.select(ORDER).filter(known)
-        later, equal = np.zeros(there.height, np.bool_), np.ones(there.height, np.bool_)
-        for name in ORDER:
-            ours, theirs = here.get_column(name).to_numpy(), there.get_column(name).to_numpy()
-            later |= equal & (ours > theirs)
-            equal &= ours == theirs
         found = np.ones(len(slots), np.bool_)
-        found[known] = later
+        found[known] = comes_later(frame.filter(known), self._table.get(slots[known]))
         return found
 
     def _brings(self, frame: pl.DataFrame) -> Mask:

@@ -25,6 +25,7 @@ from mamba_stream.operators.columns import (
     PREFIX,
     SOURCE,
     TIME,
+    comes_later,
     visible,
 )
 from mamba_stream.operators.failures import RowsFailed, worked
@@ -160,15 +161,11 @@ class MatchStep(PassingStep):
     def _not_busy(self, rows: pl.DataFrame, starts: Places) -> Places:
         """The rows that may begin a match: those behind the end of the last one of their key."""
         begins = rows[starts].select(*self._by, *ORDER)
-        until = self._busy.get(self._busy.slots(begins.select(list(self._by))))
-        later, equal = pl.lit(False), pl.lit(True)
-        for name in ORDER:
-            mine, theirs = pl.col(name), pl.col(f"{_BUSY_UNTIL}{name}")
-            later = later | (equal & (mine > theirs))
-            equal = equal & (mine == theirs)
-        free = pl.col(f"{_BUSY_UNTIL}{TIME}").is_null() | later
-        kept: Places = starts[begins.hstack(until).select(free).to_series().to_numpy()]
-        return kept
+        slots = self._busy.slots(begins.select(list(self._by)))
+        busy = self._busy.present(slots)
+        free = ~busy
+        free[busy] = comes_later(begins.filter(busy), self._busy.get(slots[busy]), _BUSY_UNTIL)
+        return starts[free]
 
     @staticmethod
     def _apart(places: Places, group: Places) -> Places:

@@ -66,6 +66,7 @@ def _(node: c.Unique, analysis: Analysis) -> StatefulStep:
     before = analysis.shapes[node.parent]
     settings = FirstsSettings(
         keys={name: before.schema[name] for name in node.keys(before.schema)},
+        columns=analysis.present[node.parent],
         time=before.time,
         shift=before.shift,
         dtype=None if before.time is None else before.time_type,

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from mamba_stream.errors import DataCorrupted, LogClosed, LogFailed, MambaStreamError
 from mamba_stream.log.index import Index
+from mamba_stream.log.registrar import IndexRegistrar
 from mamba_stream.log.views import Draft
+from mamba_stream.testing.clocks import Clock
 from tests.log.neighbour import finished, script
 
 SMALL = 1 << 16
@@ -101,8 +104,7 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
         Index(tmp_path, SMALL)
 
 
-def test_places_of_readers_that_died_are_freed(index: Index, tmp_path: Path) -> None:
-    die = """
+DIE = """
 import os, sys
 import lmdb
 env = lmdb.open(sys.argv[1], max_readers=1024)
@@ -110,8 +112,23 @@ reading = env.begin()
 reading.get(b"x")
 os._exit(0)
 """
-    finished(script(die, tmp_path))
+
+
+def test_places_of_readers_that_died_are_freed(index: Index, tmp_path: Path) -> None:
+    finished(script(DIE, tmp_path))
     assert index.reclaim() == 1
+
+
+@pytest.mark.parametrize(("seconds", "left"), [(29, 1), (31, 0)])
+def test_whoever_writes_frees_them_now_and_then(
+    index: Index, tmp_path: Path, seconds: int, left: int
+) -> None:
+    clock = Clock()
+    registrar = IndexRegistrar(index, tmp_path, clock)
+    finished(script(DIE, tmp_path))
+    clock.advance(timedelta(seconds=seconds))
+    registrar.apply([], 0)
+    assert index.reclaim() == left
 
 
 def test_errors_of_the_database_are_of_our_tree(index: Index) -> None:
