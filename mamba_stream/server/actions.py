@@ -17,7 +17,15 @@ from mamba_stream.log.remote import protocol
 from mamba_stream.log.remote.describing import packed
 from mamba_stream.log.remote.protocol import HeadInfo, Nothing
 from mamba_stream.log.storage import PartitionHead
-from mamba_stream.server.belongings import need_of_lock, need_of_namespace, need_of_topic
+from mamba_stream.server.belongings import (
+    SHARED,
+    need_of_lock,
+    need_of_topic,
+    visible_groups,
+    visible_namespaces,
+    visible_offsets,
+    visible_records,
+)
 from mamba_stream.server.desk import Desk
 from mamba_stream.server.gate import Caller, Need
 
@@ -61,12 +69,13 @@ def _named(desk: Desk, request: protocol.Named) -> Iterable[Need]:
     return (need_of_topic("describe", request.name),)
 
 
-def _group(desk: Desk, request: protocol.AskGroup) -> Iterable[Need]:
-    return (Need("describe", "group", request.group),)
+def _reads_record(desk: Desk, request: protocol.AskRecord) -> Iterable[Need]:
+    return desk.belongings.record("read", request.namespace, request.key)
 
 
-def _reads_record(desk: Desk, request: protocol.AskRecord | protocol.AskRecords) -> Iterable[Need]:
-    return (need_of_namespace("read", request.namespace, desk.name_of),)
+def _reads_records(desk: Desk, request: protocol.AskRecords) -> Iterable[Need]:
+    # Of a shared namespace everybody gets his own.
+    return () if request.namespace in SHARED else desk.belongings.record("read", request.namespace, "")
 
 
 def _commits(desk: Desk, request: protocol.Commit) -> Iterable[Need]:
@@ -103,6 +112,10 @@ def _topic(desk: Desk, caller: Caller, request: protocol.Named) -> protocol.Topi
 
 
 def _schema(desk: Desk, caller: Caller, request: protocol.Numbered) -> bytes:
+    topics = [row.name for row in desk.storage.topics() if row.schema == request.number]
+    if not desk.gate.visible(caller, "topic", topics):
+        # It is that of no topic which the caller may see.
+        desk.gate.check(caller, (Need("admin", "log"),))
     return schema_bytes(desk.storage.schema(request.number))
 
 
@@ -135,19 +148,30 @@ def _records(desk: Desk, caller: Caller, request: protocol.AskRecords) -> dict[s
     before = None if request.before is None else text_of(request.before)
     if request.limit is not None and request.limit < 0:
         raise InvalidInput(f"limit={request.limit}: give a number from 0 on")
-    return desk.storage.records(text_of(request.namespace), before, request.limit)
+    found = desk.storage.records(text_of(request.namespace), before, request.limit)
+    if request.namespace not in SHARED:
+        return found
+    return visible_records(desk.gate, caller, desk.belongings, request.namespace, found)
 
 
 def _namespaces(desk: Desk, caller: Caller, request: protocol.Prefix) -> list[str]:
     if request.prefix and not is_text(request.prefix):
         raise InvalidInput(f"no namespace begins with {request.prefix!r:.80}")
     found = desk.storage.namespaces(request.prefix)
-    return [name for name in found if desk.may(caller, need_of_namespace("read", name, desk.name_of))]
+    return visible_namespaces(desk.gate, caller, desk.belongings, found)
+
+
+def _groups(desk: Desk, caller: Caller, request: Nothing) -> list[str]:
+    def topics_of(group: str) -> set[str]:
+        return {topic for topic, _ in desk.storage.group_offsets(group)}
+
+    return visible_groups(desk.gate, caller, desk.storage.groups(), topics_of)
 
 
 def _group_offsets(desk: Desk, caller: Caller, request: protocol.AskGroup) -> list[protocol.GroupPlace]:
     check_name(request.group, "group")
-    found = desk.storage.group_offsets(request.group)
+    offsets = desk.storage.group_offsets(request.group)
+    found = visible_offsets(desk.gate, caller, request.group, offsets)
     return [protocol.GroupPlace(topic, partition, offset) for (topic, partition), offset in found.items()]
 
 
@@ -193,10 +217,10 @@ ACTIONS = {
             "groups",
             Nothing,
             _free,
-            lambda desk, caller, request: desk.gate.visible(caller, "group", desk.storage.groups()),
+            _groups,
             "the groups that have committed offsets",
         ),
-        Action("group_offsets", protocol.AskGroup, _group, _group_offsets, "what a group reads next"),
+        Action("group_offsets", protocol.AskGroup, _free, _group_offsets, "what a group reads next"),
         Action(
             "record",
             protocol.AskRecord,
@@ -209,7 +233,7 @@ ACTIONS = {
         Action(
             "records",
             protocol.AskRecords,
-            _reads_record,
+            _reads_records,
             _records,
             "small values, in the order of their keys",
         ),

@@ -17,7 +17,7 @@ from typing import Final, Literal, Protocol
 import msgspec
 
 from mamba_stream.core.changes import ChangeSet, Record
-from mamba_stream.core.clock import Clock, SystemClock
+from mamba_stream.core.clock import Clock
 from mamba_stream.server.gate import Caller, Gate, Kind, Need, Operation
 
 Act = Literal["read", "write", "delete"]
@@ -120,16 +120,15 @@ class Belongings:
     def changed(self, change: ChangeSet) -> list[Need]:
         """All that a change set needs, in the order in which it says it, and nothing twice."""
         needs: list[Need] = [Need("create", "topic", topic.name) for topic in change.creates]
-        for number in change.drops:
-            needs += self.numbered(number, "delete")
+        needs += [self.numbered(number, "delete") for number in change.drops]
         written = [each.topic for each in change.appends]
-        written += [each.topic for each in change.sequences] + [each.topic for each in change.forgets]
+        written += [each.topic for each in change.sequences]
+        # Of a topic that is gone there is nothing to forget.
+        written += [each.topic for each in change.forgets if self._lookup.topic_name(each.topic) is not None]
         for number in dict.fromkeys(written):
-            needs += self.numbered(number, "write")
-        for number in change.ends:
-            needs += self.numbered(number, "admin")
-        for trim in change.trims:
-            needs += self.trim(trim.topic)
+            needs.append(self.numbered(number, "write"))
+        needs += [self.numbered(number, "admin") for number in change.ends]
+        needs += [self.trim(trim.topic) for trim in change.trims]
         for offset in change.offsets:
             needs += self.offset(offset.group, offset.topic, offset.offset)
         for record in change.records:
@@ -147,16 +146,16 @@ class Belongings:
             return (Need("delete", "group", group),)
         return self._in_topic("write", group, str(topic))
 
-    def trim(self, topic: int) -> tuple[Need, ...]:
+    def trim(self, topic: int) -> Need:
         """What is needed to remove the first rows of a topic: senders to a bounded one make room there."""
         bounded = self._lookup.record("bounds", str(topic)) is not None
         return self.numbered(topic, "write" if bounded else "delete")
 
-    def numbered(self, number: int, operation: Operation) -> tuple[Need, ...]:
+    def numbered(self, number: int, operation: Operation) -> Need:
         """What is needed to do something with the topic of a number."""
         name = self._lookup.topic_name(number)
         # Who is told that nothing has this number could count how many topics there are.
-        return (Need(operation, "topic", f"#{number}" if name is None else name),)
+        return Need(operation, "topic", f"#{number}" if name is None else name)
 
     def _in_topic(self, act: Act, group: str, number: str) -> tuple[Need, ...]:
         """The books of a group about a topic, which are nothing to anybody else once it is gone."""
@@ -194,22 +193,9 @@ class Belongings:
         return client.until <= now + _SLACK or late
 
 
-NameOf = Callable[[int], str | None]
-"""The name of the topic of a number, where there is one."""
-
-
 def need_of_topic(operation: Operation, name: str) -> Need:
     """What is needed to do this with a topic."""
     return of_internal_topic(Need(operation, "topic", name))
-
-
-def need_of_namespace(operation: Operation, namespace: str, name_of: NameOf) -> Need:
-    """What is needed at least to do this with all records of a namespace, whatever their keys."""
-    act: Act = "write" if operation == "write" else "delete" if operation == "delete" else "read"
-    needs = (
-        () if namespace in SHARED else Belongings(_Names(name_of), SystemClock()).record(act, namespace, "")
-    )
-    return needs[0] if needs else _ADMIN
 
 
 def need_of_lock(operation: Operation, space: str, name: str) -> Need:
@@ -246,6 +232,15 @@ def visible_namespaces(
     return [name for name, needs in asked.items() if may(needs)]
 
 
+def visible_offsets(
+    gate: Gate, caller: Caller, group: str, offsets: Mapping[tuple[str, int], int]
+) -> dict[tuple[str, int], int]:
+    """Those of a group's offsets, by (topic, partition), that a caller may see: all, or those in topics it may see."""
+    topics = {topic for topic, _ in offsets}
+    seen = topics if gate.visible(caller, "group", [group]) else {*gate.visible(caller, "topic", topics)}
+    return {place: offset for place, offset in offsets.items() if place[0] in seen}
+
+
 def visible_groups(
     gate: Gate, caller: Caller, groups: Iterable[str], topics_of: Callable[[str], Iterable[str]]
 ) -> list[str]:
@@ -270,16 +265,6 @@ def _visible(gate: Gate, caller: Caller, asked: Iterable[Iterable[Need]]) -> Cal
             names[need.kind].add(need.name)
     seen = {kind: frozenset(gate.visible(caller, kind, each)) for kind, each in names.items()}
     return lambda needs: all(need.name in seen[need.kind] for need in needs)
-
-
-class _Names:
-    """A log of which only the names of topics are known."""
-
-    def __init__(self, name_of: NameOf) -> None:
-        self.topic_name = name_of
-
-    def record(self, namespace: str, key: str) -> bytes | None:
-        return None
 
 
 def _of_lock(act: Act, space: str, name: str) -> Need:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import msgspec
 
 from mamba_stream.core.changes import ChangeSet, Record
+from mamba_stream.log.storage import Storage
 
 CREATORS: Final = "server.topics"
 """The namespace: by a topic's name, the name of the user who made it."""
@@ -36,6 +37,18 @@ def with_creators(change: ChangeSet, user: str, name_of: Callable[[int], str | N
     return msgspec.structs.replace(change, records=(*change.records, *records))
 
 
-def made_by(user: str, records: Mapping[str, bytes]) -> int:
-    """How many topics a user has made that are still there, by all records of :data:`CREATORS`."""
-    return sum(value == user.encode() for value in records.values())
+class Creators:
+    """Tells how many topics somebody made.
+
+    Args:
+        storage: The log's.
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    def count(self, user: str, names: Iterable[str]) -> tuple[int, int]:
+        """How many topics a user made that are still there, and how many of these names would be more."""
+        made = self._storage.records(CREATORS, None, None)
+        more = sum(1 for name in {*names} if self._storage.topic(name) is None)
+        return sum(value == user.encode() for value in made.values()), more

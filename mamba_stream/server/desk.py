@@ -11,14 +11,16 @@ from typing import Any, Final
 import pyarrow as pa
 
 from mamba_stream.core.changes import Applied, ChangeSet
-from mamba_stream.errors import CommitUnknown, InvalidInput, NotAuthorized, ServerUnavailable
+from mamba_stream.errors import CommitUnknown, InvalidInput, ServerUnavailable
 from mamba_stream.log.remote.protocol import LONGEST_WAIT, Commit, Rows
 from mamba_stream.log.storage import Storage
 from mamba_stream.server.answers import Answers
-from mamba_stream.server.belongings import need_of_namespace, need_of_topic
+from mamba_stream.server.belongings import Belongings
 from mamba_stream.server.catalog import Catalog
+from mamba_stream.server.creators import with_creators
 from mamba_stream.server.gate import Caller, Gate, Need
 from mamba_stream.server.limits import Limits
+from mamba_stream.server.lookup import StorageLookup
 from mamba_stream.server.vetting import vetted
 
 _LOOK_UP: Final = 2.0
@@ -46,6 +48,8 @@ class Desk:
         self.identity = identity
         self.boot = secrets.token_hex(8)
         self.catalog = Catalog(storage)
+        self._lookup = StorageLookup(storage)
+        self.belongings = Belongings(self._lookup, storage.clock)
         self._answers = Answers()
         self._draining = threading.Event()
 
@@ -63,21 +67,6 @@ class Desk:
         if self._draining.is_set():
             raise ServerUnavailable("the server is being stopped: try again in a moment")
 
-    def name_of(self, number: int) -> str | None:
-        """The name of the topic of a number, where there is one."""
-        for row in self.storage.topics():
-            if row.id == number:
-                return row.name
-        return None
-
-    def may(self, caller: Caller, need: Need) -> bool:
-        """Whether the gate would let this pass."""
-        try:
-            self.gate.check(caller, (need,))
-        except NotAuthorized:
-            return False
-        return True
-
     def wait(self, lsn: int, timeout: float) -> int:
         """The last commit's number, once it is beyond ``lsn``, after ``timeout`` seconds, or when the server stops."""
         clock = self.storage.clock
@@ -90,26 +79,13 @@ class Desk:
 
     def needs_of(self, request: Commit) -> Iterator[Need]:
         """What a commit needs, part by part."""
-        change = request.change
-        for create in change.creates:
-            yield need_of_topic("create", create.name)
-        for number in change.drops:
-            yield need_of_topic("delete", self._name(number))
-        written = {*(rows.topic for rows in request.rows), *(one.topic for one in change.sequences)}
-        written.update(one.topic for one in change.forgets)
-        for number in sorted({*written, *change.ends}):
-            yield need_of_topic("write", self._name(number))
-        for number in sorted({trim.topic for trim in change.trims}):
-            yield need_of_topic("delete", self._name(number))
-        for group in sorted({offset.group for offset in change.offsets}):
-            yield Need("write", "group", group)
-        for namespace in dict.fromkeys(record.namespace for record in change.records):
-            yield need_of_namespace("write", namespace, self.name_of)
-        for namespace in dict.fromkeys(record.namespace for record in change.requires):
-            yield need_of_namespace("read", namespace, self.name_of)
+        yield from self.belongings.changed(request.change)
+        for number in sorted({rows.topic for rows in request.rows}):
+            yield self.belongings.numbered(number, "write")
 
     def commit(self, caller: Caller, request: Commit) -> Applied:
-        """Commits, once however often it is sent."""
+        """Commits, once however often it is sent; what is sent again is counted again."""
+        self.gate.spend(caller, received=sum(len(rows.data) for rows in request.rows))
         if not request.client:
             return self._commit(caller, request)
         if request.boot != self.boot and not _lands_once(request.change):
@@ -121,8 +97,9 @@ class Desk:
         )
 
     def _commit(self, caller: Caller, request: Commit) -> Applied:
-        self.gate.spend(caller, received=sum(len(rows.data) for rows in request.rows))
         change = vetted(request.change, self.catalog, self.limits, self.storage.clock.now())
+        if caller.credential:
+            change = with_creators(change, caller.name, self._lookup.topic_name)
         batches: list[Any] = []
         for rows in request.rows:
             batches.extend(self._batches(self._arrived(rows)))
@@ -150,9 +127,6 @@ class Desk:
                 self.limits.check_batch(batch, where)
                 batches.append(batch)
         return _Arrived(rows.topic, rows.partition, rows.expect, batches, stream.schema)
-
-    def _name(self, number: int) -> str:
-        return self.catalog.numbered(number).name
 
 
 def _lands_once(change: ChangeSet) -> bool:

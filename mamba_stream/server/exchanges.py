@@ -33,16 +33,17 @@ def exchange(
     if (request.watch is None) == (request.lock is None):
         raise InvalidInput("an exchange is either watch or lock")
     if request.watch is not None:
-        _watch(desk, context, request.watch, answers)
+        _watch(desk, caller, context, request.watch, answers)
     elif request.lock is not None:
         _lock(desk, caller, request.lock, stream, answers)
 
 
-def _watch(desk: Desk, context: flight.ServerCallContext, watch: Watch, answers: Any) -> None:
+def _watch(desk: Desk, caller: Caller, context: flight.ServerCallContext, watch: Watch, answers: Any) -> None:
     """Tells the last commit's number at once, and whenever it is another."""
     lsn = desk.storage.lsn()
     answers.write_metadata(pa.py_buffer(encode(lsn)))
     while not context.is_cancelled() and not desk.draining:
+        desk.gate.check(caller, ())
         now = desk.wait(lsn, _LOOK_UP)
         if now != lsn:
             answers.write_metadata(pa.py_buffer(encode(now)))

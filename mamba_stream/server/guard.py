@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -63,15 +63,24 @@ class Guard:
         path: The file of users.
         clock: Tells the time.
         audit: Where refusals and administrative acts are written down.
+        made: How many topics a user made, and how many of these names would be more; without, they are not counted.
 
     Raises:
         InvalidInput: The file cannot be used.
     """
 
-    def __init__(self, path: Path, *, clock: Clock | None = None, audit: Audit | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        clock: Clock | None = None,
+        audit: Audit | None = None,
+        made: Callable[[str, Sequence[str]], tuple[int, int]] | None = None,
+    ) -> None:
         self._path = path
         self._clock = clock or SystemClock()
         self._audit = audit
+        self._made = made
         self._quotas = Quotas(self._clock)
         self._stamp = _stamp(path)
         self._roster = read_users(path)
@@ -119,6 +128,7 @@ class Guard:
         Raises:
             NotAuthenticated: The user is gone, or the token expired or was revoked.
             NotAuthorized: Something is not allowed.
+            QuotaExceeded: These would be more topics than the user may make.
         """
         roster = self._current()
         self._believe(roster, caller)
@@ -132,6 +142,7 @@ class Guard:
                 raise NotAuthorized(_sentence(caller, asked, need))
             if need.operation in _ADMINISTRATIVE:
                 passed.append(asked)
+        self._count_topics(roster, caller, [asked.name for asked in passed if _creates(asked)])
         for asked in passed:
             self._note(caller.name, caller.peer, asked.operation, asked.kind, asked.name, "allowed")
 
@@ -144,19 +155,6 @@ class Guard:
         user = self._current().users.get(caller.name)
         try:
             self._quotas.spend(caller.name, NO_QUOTA if user is None else user.quota, received, sent)
-        except QuotaExceeded:
-            self._count("throttled")
-            raise
-
-    def check_topics(self, caller: Caller, there: int, more: int) -> None:
-        """Whether a user who made so many topics may make more.
-
-        Raises:
-            QuotaExceeded: They would be too many.
-        """
-        user = self._current().users.get(caller.name)
-        try:
-            check_topics(caller.name, NO_QUOTA if user is None else user.quota, there, more)
         except QuotaExceeded:
             self._count("throttled")
             raise
@@ -208,6 +206,17 @@ class Guard:
         self._count("reloads")
         self._note("", "", "admin", "log", "users", "reloaded")
         return True
+
+    def _count_topics(self, roster: Roster, caller: Caller, names: Sequence[str]) -> None:
+        quota = roster.users[caller.name].quota
+        if not names or quota.topics is None or self._made is None:
+            return
+        try:
+            check_topics(caller.name, quota, *self._made(caller.name, names))
+        except QuotaExceeded:
+            self._count("throttled")
+            self._note(caller.name, caller.peer, "create", "topic", names[0], "denied", "QuotaExceeded")
+            raise
 
     def _believe(self, roster: Roster, caller: Caller) -> None:
         if not roster.stands(caller.name, caller.credential, self._clock.now()):
@@ -261,6 +270,10 @@ class CertificateGate:
 def _allows(roster: Roster, caller: Caller, need: Need) -> bool:
     access = roster.access[caller.name]
     return access.allows(need) or (need.kind == "namespace" and access.allows(_ADMIN))
+
+
+def _creates(need: Need) -> bool:
+    return need.operation == "create" and need.kind == "topic"
 
 
 def _sentence(caller: Caller, asked: Need, need: Need) -> str:

@@ -167,7 +167,7 @@ def check_topics(user: str, quota: Quota, there: int, more: int) -> None:
     Raises:
         QuotaExceeded: They would be too many.
     """
-    if quota.topics is not None and there + more > quota.topics:
+    if more and quota.topics is not None and there + more > quota.topics:
         raise QuotaExceeded(
             f"user {user!r} has made {there:,} topics that are still there, and may have {quota.topics:,}: "
             "delete one first",

@@ -17,7 +17,7 @@ from mamba_stream.log.rows import TopicRow
 from mamba_stream.log.storage import Reader
 from mamba_stream.server.belongings import need_of_topic
 from mamba_stream.server.desk import Desk
-from mamba_stream.server.gate import Caller
+from mamba_stream.server.gate import Caller, Need
 
 _POLLED: Final = 65_536
 _SMALL: Final = 64 << 10
@@ -33,7 +33,8 @@ def read(desk: Desk, caller: Caller, ticket: bytes) -> tuple[pa.Schema, Iterator
         if request.topic is None
         else desk.catalog.numbered(request.topic)
     )
-    desk.gate.check(caller, (need_of_topic("read", row.name),))
+    need = need_of_topic("read", row.name)
+    desk.gate.check(caller, (need,))
     schema = desk.storage.schema(row.schema)
     wanted = _wanted(row, schema, request.columns)
     projected = schema if wanted is None else pa.schema([schema.field(number) for number in wanted])
@@ -41,7 +42,7 @@ def read(desk: Desk, caller: Caller, ticket: bytes) -> tuple[pa.Schema, Iterator
     start, ends = _bounds(desk, row, request)
     between = (request.low, request.high)
     reader = desk.storage.reader(row, start, wanted, ends, desk.check_open, between)
-    return projected, _stream(desk, caller, reader, request, projected)
+    return projected, _stream(desk, caller, need, reader, request, projected)
 
 
 def _request(ticket: bytes) -> Read:
@@ -80,7 +81,9 @@ def _bounds(desk: Desk, row: TopicRow, request: Read) -> tuple[dict[int, int], d
     return start, {p: min(head.end, ends.get(p, head.end)) for p, head in heads.items()}
 
 
-def _stream(desk: Desk, caller: Caller, reader: Reader, request: Read, schema: pa.Schema) -> Iterator[Any]:
+def _stream(
+    desk: Desk, caller: Caller, need: Need, reader: Reader, request: Read, schema: pa.Schema
+) -> Iterator[Any]:
     rows = request.most_rows if request.most_rows is not None else 1 << 62
     size = request.most_bytes if request.most_bytes is not None else 1 << 62
     try:
@@ -98,6 +101,8 @@ def _stream(desk: Desk, caller: Caller, reader: Reader, request: Read, schema: p
                 yield data, encode(Piece(together[0].partition, [_run(batch) for batch in together]))
             if desk.draining:
                 return
+            # Who lost the right, or whose token ended, gets no more.
+            desk.gate.check(caller, (need,))
         if request.progress:
             nothing = pa.RecordBatch.from_pylist([], schema)
             for partition, position in reader.positions.items():

@@ -84,6 +84,7 @@ class Writing:
             return True
         self._desk.limits.check_batch(chunk.data, where)
         size = chunk.data.get_total_buffer_size()
+        self._desk.gate.check(self._caller, (need_of_topic("write", self._known.row.name),))
         self._desk.gate.spend(self._caller, received=size)
         beside = _PLAIN if chunk.app_metadata is None else decode(chunk.app_metadata, WriteBatch)
         partition = self._write.partition if beside.partition is None else beside.partition

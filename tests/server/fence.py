@@ -17,6 +17,7 @@ from mamba_stream.server.belongings import (
     need_of_lock,
     visible_groups,
     visible_namespaces,
+    visible_offsets,
     visible_records,
 )
 from mamba_stream.server.gate import Caller, Gate, Need
@@ -74,11 +75,7 @@ class Fence:
         )
 
     def group_offsets(self, group: str) -> dict[tuple[str, int], int]:
-        offsets = self._inner.group_offsets(group)
-        if self._gate.visible(self._caller, "group", [group]):
-            return offsets
-        seen = {*self._gate.visible(self._caller, "topic", {topic for topic, _ in offsets})}
-        return {place: offset for place, offset in offsets.items() if place[0] in seen}
+        return visible_offsets(self._gate, self._caller, group, self._inner.group_offsets(group))
 
     def record(self, namespace: str, key: str) -> bytes | None:
         self._check(*self.belongings.record("read", namespace, key))
@@ -97,7 +94,7 @@ class Fence:
 
     def commit(self, change: ChangeSet, batches: Sequence[Any] = ()) -> Applied:
         written = [self.belongings.numbered(number, "write") for number in {batch.topic for batch in batches}]
-        self._check(*self.belongings.changed(change), *(need for needs in written for need in needs))
+        self._check(*self.belongings.changed(change), *written)
         return self._inner.commit(change, batches)
 
     def lock(self, space: str, name: str) -> Any:

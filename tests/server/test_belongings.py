@@ -175,14 +175,13 @@ def test_a_change_set_needs_all_that_it_does():
         offsets=(GroupOffset("mailers", 1, 0, 5), GroupOffset("other", 1, 0, None)),
         records=(Record("shop/money", "ann", b"1"), Record("shop/old", "ann", None)),
         requires=(Record("shop/stock", "ann", None), Record("owners/mailers", "1/0", b"")),
-        forgets=(Forget(9, "p"),),
+        forgets=(Forget(1, "p"), Forget(9, "p")),
     )
     assert belongings.changed(change) == [
         Need("create", "topic", "fresh"),
         topic("delete", "emails"),
         topic("write"),
         topic("write", "emails"),
-        topic("write", "#9"),
         topic("admin"),
         topic("delete"),
         group("read"),

@@ -48,7 +48,7 @@ def tokens(users_file, clock):
     shown, kept = {}, {}
     for name, lifetime in (("ann", None), ("bob", None), ("old", timedelta(hours=1)), ("gone", None)):
         shown[name], kept[name] = new_token(clock.now(), lifetime)
-    may = tuple(Entry("allow", ("all",), kind) for kind in KINDS)
+    may = everything()
 
     def change(users):
         users["ann"] = User("ann", (kept["ann"],), ("ann.example.com",), access=may)
@@ -58,6 +58,10 @@ def tokens(users_file, clock):
 
     change_users(users_file, change)
     return shown
+
+
+def everything():
+    return tuple(Entry("allow", ("all",), kind) for kind in KINDS)
 
 
 def bearer(token):
@@ -349,7 +353,12 @@ def test_quotas_hold_by_user_and_survive_a_reload(users_file, tokens, clock, not
         users_file,
         lambda users: users.update(ann=User("ann", users["ann"].tokens, ("ann.example.com",), quota=quota)),
     )
-    guard = Guard(users_file, clock=clock, audit=notes)
+    there = {"ann": ["a"]}
+
+    def made(user, names):
+        return len(there[user]), len({*names} - {*there[user]})
+
+    guard = Guard(users_file, clock=clock, audit=notes, made=made)
     ann = guard.admit(bearer(tokens["ann"]), PEER, "")
     guard.spend(ann, received=1_000, sent=1 << 40)
     assert guard.reload()
@@ -360,9 +369,17 @@ def test_quotas_hold_by_user_and_survive_a_reload(users_file, tokens, clock, not
     with pytest.raises(QuotaExceeded, match="connections"):
         guard.admit({}, "ipv4:10.0.0.2:5000", "ann.example.com")
     assert notes.events[-1]["code"] == "QuotaExceeded"
-    guard.check_topics(ann, 1, 1)
+    change_users(
+        users_file, lambda users: users.update(ann=User("ann", users["ann"].tokens, (), everything(), quota))
+    )
+    assert guard.reload()
+    guard.check(
+        ann, [Need("create", "topic", "b"), Need("create", "topic", "a"), Need("create", "group", "x")]
+    )
+    there["ann"].append("b")
     with pytest.raises(QuotaExceeded, match="has made 2 topics"):
-        guard.check_topics(ann, 2, 1)
+        guard.check(ann, [Need("create", "topic", "c")])
+    guard.check(ann, [Need("create", "topic", "a")])
     assert guard.statistics().throttled == 3
 
 

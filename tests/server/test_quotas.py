@@ -148,6 +148,8 @@ def test_topics_are_counted_before_they_are_made():
         check_topics("ann", Quota(topics=3), 2, 2)
     with pytest.raises(QuotaExceeded):
         check_topics("ann", Quota(topics=0), 0, 1)
+    # What there is stays, and may be used.
+    check_topics("ann", Quota(topics=0), 2, 0)
 
 
 @pytest.mark.parametrize(
