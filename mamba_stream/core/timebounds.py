@@ -28,9 +28,9 @@ _LOST = 999
 def time_bounds(predicate: pl.Expr, column: str) -> Bounds:
     """The range of times outside of which no row satisfies a predicate.
 
-    Understood are comparisons of the bare column to a time literal, ``is_between``, ``&`` and ``|``, and
-    ``all_horizontal``; anything else bounds nothing. Never narrower than the truth, in any time unit: strict
-    comparisons are taken as inclusive.
+    Understood are comparisons of the bare column to a time literal, ``is_between``, ``&`` and ``|``,
+    ``all_horizontal`` and ``any_horizontal``, also as Polars' optimiser writes them; anything else bounds
+    nothing. Never narrower than the truth, in any time unit: strict comparisons are taken as inclusive.
 
     Args:
         predicate: A Boolean expression.
@@ -52,11 +52,10 @@ def _bounds(node: Node, column: str) -> Bounds:
     if node.kind == "Boolean.IsBetween":
         subject, low, high = node.children
         return _both(_compared(subject, "GtEq", low, column), _compared(subject, "LtEq", high, column))
-    if node.kind in ("Operator.And", "Boolean.AllHorizontal"):
+    if node.kind in ("Operator.And", "Operator.LogicalAnd", "Boolean.AllHorizontal"):
         return reduce(_both, (_bounds(child, column) for child in node.children), _UNKNOWN)
-    if node.kind == "Operator.Or":
-        left, right = (_bounds(child, column) for child in node.children)
-        return _outer(min, left[0], right[0]), _outer(max, left[1], right[1])
+    if node.kind in ("Operator.Or", "Operator.LogicalOr", "Boolean.AnyHorizontal") and node.children:
+        return reduce(_either, (_bounds(child, column) for child in node.children))
     if kind == "Operator":
         left_node, right_node = node.children
         if right_node.kind == "Column":
@@ -101,6 +100,10 @@ def _microseconds(literal: Node) -> tuple[int, int] | None:
 
 def _both(one: Bounds, other: Bounds) -> Bounds:
     return _inner(max, one[0], other[0]), _inner(min, one[1], other[1])
+
+
+def _either(one: Bounds, other: Bounds) -> Bounds:
+    return _outer(min, one[0], other[0]), _outer(max, one[1], other[1])
 
 
 def _inner(pick: Callable[[int, int], int], one: int | None, other: int | None) -> int | None:

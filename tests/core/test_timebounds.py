@@ -31,6 +31,8 @@ SLACK = 999
         ((t >= NOON) | (other > 1), (None, None)),
         ((t >= NOON) & (t < NOON + dt.timedelta(seconds=1)), (MICROS - SLACK, MICROS + 1_000_000 + SLACK)),
         (pl.all_horizontal(t >= NOON, other > 1), (MICROS - SLACK, None)),
+        (pl.any_horizontal(t >= NOON, t == NOON), (MICROS - SLACK, None)),
+        (pl.any_horizontal(t >= NOON, other > 1), (None, None)),
         (t >= dt.date(2024, 3, 1), (MICROS - 12 * 3_600_000_000, None)),
         (t >= NOON.replace(tzinfo=dt.UTC), (MICROS - SLACK, None)),
         (t != NOON, (None, None)),
