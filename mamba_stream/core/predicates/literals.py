@@ -23,8 +23,8 @@ NULL: Final[Type] = ("Null",)
 _PLAIN: Final[dict[str, pl.DataType]] = {
     name: getattr(pl, name)()
     for name in (
-        "Null Boolean Int8 Int16 Int32 Int64 UInt8 UInt16 UInt32 UInt64 Float16 Float32 Float64 String Binary"
-        " Date Time"
+        "Null Boolean Int8 Int16 Int32 Int64 Int128 UInt8 UInt16 UInt32 UInt64 UInt128 Float16 Float32 Float64"
+        " String Binary Date Time"
     ).split()
 }
 _UNITS: Final = ("ms", "us", "ns")
@@ -36,7 +36,9 @@ _INT64: Final = (-(2**63), 2**63 - 1)
 _MOST_DAYS: Final = 95_000_000
 """From the epoch, back or on, 260,000 years: Polars panics where it prints much more."""
 _RANGES: Final[dict[str, tuple[int, int]]] = {
-    "Int": (-(2**63), 2**64 - 1),
+    # MessagePack has no larger integers.
+    **dict.fromkeys(("Int", "Int128"), (-(2**63), 2**64 - 1)),
+    "UInt128": (0, 2**64 - 1),
     **{f"Int{bits}": (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) for bits in (8, 16, 32, 64)},
     **{f"UInt{bits}": (0, 2**bits - 1) for bits in (8, 16, 32, 64)},
     "Date": (-_MOST_DAYS, _MOST_DAYS),

@@ -55,8 +55,8 @@ def _balanced(join: Callable[[pl.Expr, pl.Expr], pl.Expr]) -> Write:
     return write
 
 
-def _cast(value: pl.Expr, *, to: Any, strict: bool = True) -> pl.Expr:
-    return value.cast(dtype(to), strict=strict)
+def _cast(value: pl.Expr, *, to: Any, strict: bool = True, wrap: bool = False) -> pl.Expr:
+    return value.cast(dtype(to), strict=strict, wrap_numerical=wrap)
 
 
 def _comparison(kind: str, name: str) -> Rule:
@@ -120,5 +120,7 @@ OPERATORS: Final[dict[str, Rule]] = {
     "len_chars": Rule("StringExpr.LenChars", "text", 1, 1, _text("len_chars")),
     "lower": Rule("StringExpr.Lowercase", "text", 1, 1, _text("to_lowercase")),
     "upper": Rule("StringExpr.Uppercase", "text", 1, 1, _text("to_uppercase")),
-    "cast": Rule("Cast", "anything plain", 1, 1, _cast, {"to": (), "strict": (True, False)}),
+    "cast": Rule(
+        "Cast", "anything plain", 1, 1, _cast, {"to": (), "strict": (True, False), "wrap": (False, True)}
+    ),
 }

