@@ -79,7 +79,7 @@ class Addresses:
         # If little were won by that, it would be done again and again.
         return 2 * (most - least + 1) <= room and self._lay(least, most, room, live, codes_there)
 
-    def _lay(self, least: int, most: int, room: int, slots: Places, codes: Places) -> bool:
+    def _lay(self, least: int, most: int, room: int, slots: NDArray[np.integer], codes: Places) -> bool:
         """Lays places out anew, with some more behind the last: codes count up."""
         span = most - least + 1
         if span > room:

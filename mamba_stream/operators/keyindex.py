@@ -267,7 +267,7 @@ class KeyIndex:
         if self.rows + more > _MOST_SLOTS:
             raise InvalidInput(f"{self.rows + more} keys are more than an index holds: use more partitions")
 
-    def _lay_cells(self, slots: Slots, expected: int) -> None:
+    def _lay_cells(self, slots: NDArray[np.integer], expected: int) -> None:
         """Lays the table out anew, for as many keys as are expected."""
         self._cells = np.full(max(_FEWEST_CELLS, int(1.4 * expected / _FULL)), _EMPTY, np.int32)
         self._in_use = len(slots)

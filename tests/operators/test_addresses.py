@@ -65,6 +65,14 @@ def test_slots_are_those_of_a_dict(monkeypatch, room, steps, far, seed):
     assert index.keys(slots).get_column("k").to_list() == list(known)
 
 
+def test_a_number_whose_code_is_that_of_null_is_not_null():
+    index = KeyIndex({"k": pl.Int64()})
+    keys = [LOOKALIKE, LOOKALIKE + 1, None]
+    slots = index.slots(pl.DataFrame({"k": keys}, schema={"k": pl.Int64}), insert=True)
+    assert len(set(slots.tolist())) == 3
+    assert index.keys(slots).get_column("k").to_list() == keys
+
+
 def test_ids_that_count_up_and_leave_take_no_more_room_than_those_that_are_there():
     index = KeyIndex({"k": pl.Int64()})
     sizes = []
