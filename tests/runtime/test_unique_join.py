@@ -205,6 +205,13 @@ def test_a_second_row_of_a_key_fails_the_job_and_says_which(log, together, wante
         mamba.run(made, log=log, until="now")
 
 
+def test_nor_is_a_second_row_of_a_key_left_out_for_which_that_is_may_be_chance(log):
+    made = mamba.pipeline("job", topics(log).to("out"), on_error="skip")
+    log["right"].append(frame([Row(0, "x", 1), Row(1, "y", 1)]))
+    with pytest.raises(mamba.StepFailed, match="another row with value = 1"):
+        mamba.run(made, log=log, until="now")
+
+
 def test_a_null_key_may_come_as_often_as_it_likes(log):
     for word in ("left", "right"):
         log.create_topic(word, SCHEMA, time="ts")
