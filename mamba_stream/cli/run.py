@@ -43,8 +43,13 @@ def _until(_context: click.Context, _parameter: click.Parameter, value: str | No
     "back to a savepoint.",
 )
 @click.option("--commit", default="1s", show_default=True, metavar="DURATION", help="How often to commit.")
+@click.option(
+    "--latency",
+    metavar="DURATION",
+    help="How long a row should be on its way at most. Left out, whatever is efficient.",
+)
 @log_option
-def run(pipeline: str, until: Any, state: Any, commit: str, place: str | None) -> int:
+def run(pipeline: str, until: Any, state: Any, commit: str, latency: str | None, place: str | None) -> int:
     """Run the pipeline in FILE: a Python file, FILE:NAME, a module, MODULE:NAME, or a ready-made one.
 
     There is one pipeline at module level, or a function build() that makes it. Stopped with Ctrl-C, it commits
@@ -55,7 +60,7 @@ def run(pipeline: str, until: Any, state: Any, commit: str, place: str | None) -
 
     made = load_pipeline(pipeline)
     with _signals() as received:
-        job = mamba.start(made, log=place, until=until, state=state, commit=commit)
+        job = mamba.start(made, log=place, until=until, state=state, commit=commit, latency=latency)
         while job.status.state == "running" and not received:
             with contextlib.suppress(TimeoutError):
                 job.wait(_LOOK)

@@ -27,6 +27,7 @@ def start(
     commit: str | timedelta = "1s",
     workers: int = 1,
     on_gap: str = "fail",
+    latency: str | timedelta | None = None,
 ) -> Job:
     """Sets a pipeline to work in the background; arguments as for :func:`run`."""
     if not isinstance(pipeline, Pipeline):
@@ -34,7 +35,13 @@ def start(
             f"this is no pipeline: {pipeline!r:.80}; make one with mamba.pipeline(name, *outputs)"
         )
     options = run_options(
-        until=until, state=state, workers=workers, memory=memory, commit=commit, on_gap=on_gap
+        until=until,
+        state=state,
+        workers=workers,
+        memory=memory,
+        commit=commit,
+        on_gap=on_gap,
+        latency=latency,
     )
     return Job(pipeline, _log_of(pipeline.nodes, log), options)
 
@@ -48,6 +55,7 @@ def run(
     commit: str | timedelta = "1s",
     workers: int = 1,
     on_gap: str = "fail",
+    latency: str | timedelta | None = None,
 ) -> RunSummary:
     """Runs a pipeline and waits for its end.
 
@@ -68,12 +76,22 @@ def run(
         commit: How often to commit.
         workers: 1.
         on_gap: ``"earliest"`` goes on behind rows that were trimmed away before they were read.
+        latency: How long a row should be on its way at most, as far as that is up to the run: it reads so much at a
+            time, and commits results so soon. Left out, it reads as much as is efficient, and commits every ``commit``.
 
     Returns:
         What the run did.
     """
     job = start(
-        pipeline, log, until=until, state=state, memory=memory, commit=commit, workers=workers, on_gap=on_gap
+        pipeline,
+        log,
+        until=until,
+        state=state,
+        memory=memory,
+        commit=commit,
+        workers=workers,
+        on_gap=on_gap,
+        latency=latency,
     )
     try:
         return job.wait()

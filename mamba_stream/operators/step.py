@@ -150,6 +150,15 @@ class Ticking(Protocol):
 
 
 @runtime_checkable
+class Resting(Protocol):
+    """A step that puts work off, and can do it while there is nothing else to do."""
+
+    def rest(self) -> None:
+        """There are no rows at present: whatever would have to be done later."""
+        ...
+
+
+@runtime_checkable
 class Tolerant(Protocol):
     """A step that runs a user's function or expressions, and can leave out what they raise over."""
 

@@ -97,6 +97,11 @@ class WindowStep:
         if self._gathered_rows >= _ENOUGH:
             self._take_gathered()
 
+    def rest(self) -> None:
+        """Takes in what was put aside, so that less is left to do when a window closes."""
+        if self._gathered_rows >= _SMALL:
+            self._take_gathered()
+
     def _take_gathered(self) -> None:
         if self._gathered:
             frames, self._gathered = self._gathered, []

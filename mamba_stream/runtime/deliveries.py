@@ -86,6 +86,11 @@ class Deliveries:
         return any(delivery.transactional is not None for delivery in self._deliveries.values())
 
     @property
+    def unseen(self) -> bool:
+        """Whether rows were given to a sink that shows them with the next commit."""
+        return self.waiting and self.follow
+
+    @property
     def due(self) -> bool:
         """Whether a sink wants a checkpoint."""
         writers = [delivery.writer for delivery in self._deliveries.values()]

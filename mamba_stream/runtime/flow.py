@@ -25,6 +25,7 @@ from mamba_stream.operators.step import (
     Failed,
     Late,
     Made,
+    Resting,
     StatefulStep,
     Ticking,
     Tolerant,
@@ -105,6 +106,7 @@ class Flow:
         for step in self.steps.values():
             if isinstance(step, Tolerant):
                 step.tolerates = self._faults.policy != "fail"
+        self._resting = {node: step for node, step in self.steps.items() if isinstance(step, Resting)}
         self._ticking = {node: step for node, step in self.steps.items() if isinstance(step, Ticking)}
 
     def push(
@@ -199,6 +201,12 @@ class Flow:
                 acted = True
                 self._give(node, made)
         return acted
+
+    def rest(self) -> None:
+        """There are no rows at present: steps may do what they put off."""
+        for node, step in self._resting.items():
+            self.reading = "what was put off"
+            self._guarded(node, step.rest)
 
     @property
     def due(self) -> int | None:

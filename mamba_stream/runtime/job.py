@@ -230,6 +230,7 @@ class Job:
             elif run.commit_done:
                 run.end_commit()
             if rows == 0:
+                run.rest()
                 self._log.wait(lsn, min(_SOON, run.seconds_to_next()))
         self._state = "cancelled"
         self._summary = replace(run.summary("cancelled"))

@@ -24,6 +24,7 @@ class RunOptions:
         anew: Start over instead of resuming.
         memory: In bytes.
         commit: Seconds between commits.
+        latency: How long a row may be on its way, in seconds; ``None`` leaves it to what is efficient.
         skip_gaps: Go on behind rows that were trimmed away before they were read.
         rows: How many rows to read at once at most.
         savepoint: The savepoint to go back to, instead of resuming.
@@ -38,6 +39,7 @@ class RunOptions:
     rows: int = MOST_ROWS
     savepoint: str | None = None
     upgrade: bool = False
+    latency: float | None = None
 
 
 def run_options(
@@ -48,6 +50,7 @@ def run_options(
     memory: str | float | None = None,
     commit: str | timedelta = "1s",
     on_gap: str = "fail",
+    latency: str | timedelta | None = None,
 ) -> RunOptions:
     """The options, if they can be.
 
@@ -70,4 +73,5 @@ def run_options(
         skip_gaps=on_gap == "earliest",
         savepoint=None if state in STATES else state,
         upgrade=state == "upgrade",
+        latency=None if latency is None else duration_us(latency, what="latency", zero=False) / 1_000_000,
     )

@@ -29,6 +29,7 @@ from mamba_stream.runtime.faults import DeadLetters, Faults
 from mamba_stream.runtime.feeds import Feed, FrameFeed, TopicFeed
 from mamba_stream.runtime.options import RunOptions
 from mamba_stream.runtime.outputs import Outputs, make_topics
+from mamba_stream.runtime.pace import Pace
 from mamba_stream.runtime.prepared import Prepared
 from mamba_stream.runtime.progress import PartitionProgress, Progress, SourceProgress, StepProgress
 
@@ -86,6 +87,8 @@ class Run:
         self._begun = clock.monotonic()
         self._committed = self._begun
         self._dirty = False
+        self._pace = Pace(options.latency, self.engine.rows)
+        self._unseen_since: float | None = None
         self._committing = Beside(f"mamba-stream {pipeline.name}: commit")
         self._taken: list[tuple[ConnectorFeed, Any]] = []
         self._shown: dict[str, dict[tuple[str, int], int]] = {}
@@ -169,10 +172,19 @@ class Run:
         for node, partitions in self._outside.items():
             for feed in partitions.look():
                 self.engine.intakes[node].add(feed)
-        rows = self.engine.step(most)
+        begun = self._clock.monotonic()
+        rows = self.engine.step(most or self._pace.rows)
+        now = self._clock.monotonic()
+        self._pace.took(rows, now - begun)
         waiting = self._outputs.waiting or self._deliveries.waiting
         self._dirty = self._dirty or rows > 0 or self.engine.acted or waiting
+        if self._unseen_since is None and (self._outputs.waiting or self._deliveries.unseen):
+            self._unseen_since = now
         return rows
+
+    def rest(self) -> None:
+        """Nothing came: does what was put off, so that what comes next is done the sooner."""
+        self.engine.flow.rest()
 
     @property
     def commit_due(self) -> bool:
@@ -182,13 +194,18 @@ class Run:
             return self._outputs.bytes > _PENDING_BYTES
         if not self._dirty and not self._deliveries.due:
             return False
-        waited = self._clock.monotonic() - self._committed
-        return waited >= self._options.commit or self._outputs.bytes > _PENDING_BYTES
+        return self._seconds_to_commit() <= 0 or self._outputs.bytes > _PENDING_BYTES
+
+    def _seconds_to_commit(self) -> float:
+        due, patience = self._committed + self._options.commit, self._pace.patience
+        if patience is not None and self._unseen_since is not None:
+            due = min(due, self._unseen_since + patience)
+        return due - self._clock.monotonic()
 
     def seconds_to_next(self) -> float:
         """How long there is nothing to do unless rows come."""
         idle = self.engine.seconds_to_idleness()
-        due = self._committed + self._options.commit - self._clock.monotonic() if self._dirty else None
+        due = self._seconds_to_commit() if self._dirty else None
         if self._committing.busy:
             due = _ASK
         # Nothing tells when a connector has rows: it is asked.
@@ -243,6 +260,7 @@ class Run:
             (feed, feed.place) for partitions in self._outside.values() for feed in partitions.feeds
         ]
         self._committed = self._clock.monotonic()
+        self._unseen_since = None
         self._dirty = False
         return commit
 
