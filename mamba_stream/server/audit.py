@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
 
 import pyarrow as pa
 
-from mamba_stream.core.clock import Clock
+from mamba_stream.core.clock import Clock, SystemClock
 from mamba_stream.log import Log
 
 TOPIC: Final = "_audit"
@@ -32,10 +33,15 @@ SCHEMA: Final = pa.schema(
     ]
 )
 
+KEEP: Final = timedelta(days=90)
+"""For how long rows are kept, unless said otherwise."""
+
 Outcome = Literal["allowed", "denied", "failed", "reloaded", "dropped"]
 _Event = tuple[str, str, str, str, str, str, str]
 """User, peer, operation, kind, name, outcome and code."""
 _LONGEST: Final = 256
+_TRIM_EVERY: Final = 3_600.0
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 _logger = logging.getLogger(__name__)
 
@@ -149,9 +155,28 @@ class Audit:
                     self.dropped += count
 
 
-def audit_topic(log: Log) -> Callable[[pa.RecordBatch], object]:
-    """What appends to the audit topic of a log, which is made where it is missing."""
-    return log.create_topic(TOPIC, SCHEMA, time="time", exist_ok=True, internal=True).append
+def audit_topic(
+    log: Log, *, keep: timedelta | None = KEEP, clock: Clock | None = None
+) -> Callable[[pa.RecordBatch], object]:
+    """What appends to the audit topic of a log, which is made where it is missing.
+
+    Args:
+        log: The log.
+        keep: For how long rows are kept at least; ``None``: for ever.
+        clock: Tells the time.
+    """
+    topic = log.create_topic(TOPIC, SCHEMA, time="time", exist_ok=True, internal=True)
+    clock = clock or SystemClock()
+    trim_at = clock.monotonic()
+
+    def write(rows: pa.RecordBatch) -> None:
+        nonlocal trim_at
+        topic.append(rows)
+        if keep is not None and clock.monotonic() >= trim_at:
+            trim_at = clock.monotonic() + _TRIM_EVERY
+            topic.trim(_EPOCH + timedelta(microseconds=clock.now()) - keep)
+
+    return write
 
 
 def _rows(events: dict[_Event, tuple[int, int]]) -> pa.RecordBatch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from datetime import timedelta
 
 import polars as pl
 import pytest
@@ -67,6 +68,24 @@ def test_events_are_rows_of_an_internal_topic_of_the_log(log):
     assert first == [HandClock().now(), HandClock().now() + 3_000_000]
     # Another server's process opens the same topic.
     audit_topic(log)
+
+
+def test_rows_are_kept_for_as_long_as_is_wanted(log):
+    clock = HandClock()
+    write = audit_topic(log, keep=timedelta(days=30), clock=clock)
+    audit = Audit(write, clock, every=HOUR)
+    for day in range(40):
+        audit.note(user=f"day {day}", peer="", name="orders", **REFUSED)
+        assert audit.flush()
+        clock.move(86_400)
+    users = log[TOPIC].scan().collect()["user"].to_list()
+    assert users == [f"day {day}" for day in range(9, 40)]
+    audit.close()
+    # Another server's process goes on where this one ended.
+    for_ever = audit_topic(log, keep=None, clock=clock)
+    clock.move(86_400 * 1_000)
+    Audit(for_ever, clock, every=HOUR).close()
+    assert len(log[TOPIC].scan().collect()) == 31
 
 
 def test_a_thread_writes_what_there_is_and_closing_writes_the_rest(written):

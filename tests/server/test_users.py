@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hmac
 import json
 import os
 import re
@@ -11,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
+from hypothesis import given, strategies as st
 
 from mamba_stream.errors import AlreadyExists, InvalidInput, InvalidName, NotFound
 from mamba_stream.server.access import Entry
@@ -82,6 +85,47 @@ def test_whatever_is_not_a_token_of_somebody_is_nobody():
         assert roster.by_token(shown, NOW) == Unknown("malformed"), shown[:80]
     # The hash is no token.
     assert roster.by_token(f"mamba_{token.id}_{token.sha256}", NOW) == Unknown("unknown", token.id)
+
+
+def test_as_much_is_compared_whatever_is_shown(monkeypatch):
+    compared = []
+    compare = hmac.compare_digest
+    monkeypatch.setattr(
+        hmac, "compare_digest", lambda a, b: compared.append((len(a), len(b))) or compare(a, b)
+    )
+    text, token = new_token(NOW)
+    old, expired = new_token(NOW, timedelta(seconds=1))
+    roster = Roster([User("ann", (token,)), User("old", (expired,))])
+    for shown in (text, old, new_token(NOW)[0], text[:-1] + "x", "", "mamba_", "x" * 10_000):
+        roster.by_token(shown, NOW + 2_000_000)
+    # A hash with a hash, once for each: neither how long a token is right nor whose it is shows in the time it takes.
+    assert compared == [(64, 64)] * 7
+
+
+json_ = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["version", "users", "name", "tokens", "id", "sha256", "created", "expires"])
+            | st.sampled_from(
+                ["certificates", "access", "effect", "operations", "kind", "quota", "sent", "burst"]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(json_ | st.builds(lambda users: {"version": 1, "users": users}, st.lists(json_, max_size=3)))
+def test_whatever_the_file_says_it_is_read_or_refused_in_words(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("users") / "users.json"
+    path.write_text(json.dumps(content))
+    path.chmod(0o600)
+    with contextlib.suppress(InvalidInput):
+        assert isinstance(read_users(path), Roster)
 
 
 def test_a_certificate_says_who_and_only_the_whole_identity_does():
