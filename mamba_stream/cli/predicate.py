@@ -206,11 +206,16 @@ class _Typing:
 
     def _membership(self, node: Node, parts: list[pl.Expr]) -> pl.Expr | None:
         target = self._type(parts[0])
-        if target is None or not _is_time(target) or node.children[1].kind != "Literal":
+        if target is None or node.children[1].kind != "Literal":
             return None
         values = pl.select(parts[1]).to_series()
         if isinstance(values.dtype, pl.List):
             values = values.explode()
+        if values.dtype == target and not values.has_nulls():
+            # Of one type SQL's IN is Polars' own, which can travel to where the rows are.
+            return parts[0].is_in(values.to_list())
+        if not _is_time(target):
+            return None
         if values.dtype not in (pl.String, pl.Datetime):
             return None
         return pl.any_horizontal(

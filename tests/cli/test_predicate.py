@@ -13,6 +13,7 @@ import pytest
 
 import mamba_stream as mamba
 from mamba_stream.cli import predicate
+from mamba_stream.core.predicates import check, decode, encode, split
 
 ROWS = pl.DataFrame(
     {
@@ -238,3 +239,23 @@ def test_whatever_is_let_through_to_the_parser_reads_no_file():
             continue
         assert "SubPlan" not in result, text
     assert passed > 100
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "n > 3 AND s IN ('ab1 ', 'bb2 ')",
+        "m NOT IN (1, 2)",
+        "ts >= '2026-01-05T12:00:00' AND n BETWEEN 3 AND 30",
+        "day IN ('2026-01-03')",
+        "s LIKE 'a%' OR s LIKE '_b%'",
+    ],
+)
+def test_a_predicate_can_travel_to_where_the_rows_are(log, where):
+    with mamba.open(log) as opened:
+        asked, _ = predicate.predicate(where, opened["t"])
+        travelling, rest = split(asked, opened["t"].polars_schema)
+    assert rest is None
+    question = check(decode(encode(travelling)), ROWS.schema)
+    assert question.kept(ROWS).equals(ROWS.filter(asked))
+    assert 0 < question.kept(ROWS).height < ROWS.height

@@ -216,7 +216,8 @@ def _plain(node: Node) -> Node:
     if node.kind in ("Column", "Selector"):
         return Node("Column", _column(node), ())
     if node.kind == "Literal":
-        return Node("Literal", None, ()) if "List" in str(node.params)[:24] else node
+        lists = "Series" in node.params or "List" in (node.params.get("Scalar") or {})
+        return Node("Literal", None, ()) if lists else node
     kind = _CHAINS.get(node.kind, node.kind)
     children: list[Node] = []
     for child in map(_plain, node.children):

@@ -41,7 +41,7 @@ def travelled(expr: pl.Expr) -> pl.Expr:
     return check(decode(encode(predicate)), SCHEMA).expr
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(frames, filters)
 def test_what_travelled_keeps_the_rows_that_the_expression_keeps(rows: pl.DataFrame, expr: pl.Expr) -> None:
     predicate = from_expr(expr)
@@ -169,6 +169,40 @@ def test_what_polars_hands_to_a_scan_travels(rows: pl.DataFrame, expr: pl.Expr) 
 def test_everything_that_a_predicate_may_have_travels(expr: pl.Expr) -> None:
     rows = frame(5, 60)
     assert_frame_equal(rows.filter(travelled(expr)), rows.filter(expr))
+
+
+@pytest.mark.parametrize("name", ["int8", "int64", "uint64", "float32", "float64", "decimal_10"])
+@pytest.mark.parametrize("among", ["1, 2", "1.5, 7", "1.5, 1e0", "-1", "255, 300, 0", "9223372036854775807"])
+def test_a_list_in_sql_means_what_it_means_there(name: str, among: str) -> None:
+    rows = frame(5, 60)
+    for expr in (pl.sql_expr(f"{name} IN ({among})"), pl.sql_expr(f"{name} NOT IN ({among})")):
+        assert_frame_equal(_scanned(rows, []).filter(expr).collect(), rows.filter(expr))
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "string LIKE 'a%' OR string LIKE '%b' OR string LIKE 'a_c'",
+        "string ILIKE '%A%'",
+        "NOT (int64 IS NULL) AND int64 BETWEEN 0 AND 7",
+        "boolean IS NOT TRUE",
+        "CAST(int64 AS DOUBLE) > 1 AND int64 <> 2",
+        "LOWER(string) = 'a' OR LENGTH(string) > 2",
+    ],
+)
+def test_sql_travels(sql: str) -> None:
+    rows = frame(5, 60)
+    assert_frame_equal(rows.filter(travelled(pl.sql_expr(sql))), rows.filter(pl.sql_expr(sql)))
+
+
+@pytest.mark.parametrize(
+    "sql", ["int64 NOT IN (1, NULL)", "int64 IN (1, 2, NULL)", "int64 / 2 > 1", "int64 IN (2)"]
+)
+def test_sql_that_is_scanned_travels(sql: str) -> None:
+    rows, rests = frame(5, 60), []
+    found = _scanned(rows, rests).filter(pl.sql_expr(sql)).collect()
+    assert_frame_equal(found, rows.filter(pl.sql_expr(sql)))
+    assert [str(rest) for rest in rests if rest is not None] == []
 
 
 @pytest.mark.parametrize(

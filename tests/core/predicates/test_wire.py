@@ -175,7 +175,7 @@ def test_random_bytes_are_refused_or_asked(data: bytes) -> None:
     asked(data)
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(filters, st.randoms(use_true_random=False), st.integers(1, 4))
 def test_predicates_with_wrong_bytes_are_refused_or_asked(
     expr: pl.Expr, chance: random.Random, times: int
@@ -243,7 +243,7 @@ def _operators(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return st.sampled_from(list(OPERATORS)).flatmap(of)
 
 
-@settings(max_examples=500)
+@settings(max_examples=200)
 @given(st.recursive(_LEAVES, _operators, max_leaves=8).map(msgspec.msgpack.encode))
 def test_trees_of_anything_are_refused_or_asked(data: bytes) -> None:
     asked(data)
