@@ -194,6 +194,26 @@ def decode(
     return batch if wanted is None else batch.select([layout.schema.field(i).name for i in wanted])
 
 
+def is_compressed(metadata: pa.Buffer, kind: str) -> bool:
+    """Whether a message's body is compressed, by its flatbuffer; ``kind`` is the message's type.
+
+    Raises:
+        Damaged: The flatbuffer makes no sense.
+    """
+    data = memoryview(metadata)
+    try:
+        root = _u32(data, 0)
+        batch = root + _field(data, root, 2)
+        batch += _u32(data, batch)
+        if kind == "dictionary":
+            # A dictionary's rows are a record batch inside of it.
+            batch += _field(data, batch, 1)
+            batch += _u32(data, batch)
+        return _field(data, batch, 3) != 0
+    except struct.error as error:
+        raise Damaged("the message's header is cut off") from error
+
+
 def _serialize(batch: pa.RecordBatch, compression: str) -> pa.Buffer:
     if compression == "none":
         return batch.serialize()

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any, Final
 
 import pyarrow as pa
 
 from mamba_stream.core.changes import Applied, ChangeSet
-from mamba_stream.errors import CommitUnknown, InvalidInput, ServerUnavailable
+from mamba_stream.errors import CommitUnknown, ServerUnavailable
 from mamba_stream.log.remote.protocol import LONGEST_WAIT, Commit, Rows
 from mamba_stream.log.storage import Storage
 from mamba_stream.server.answers import Answers
@@ -21,21 +20,11 @@ from mamba_stream.server.creators import with_creators
 from mamba_stream.server.gate import Caller, Gate, Need
 from mamba_stream.server.limits import Limits
 from mamba_stream.server.lookup import StorageLookup
+from mamba_stream.server.streams import read_plain
 from mamba_stream.server.vetting import vetted
 
 _LOOK_UP: Final = 2.0
 """Seconds after which who waits looks whether it still should."""
-
-
-@dataclass(frozen=True)
-class _Arrived:
-    """Rows as they came, decoded and checked."""
-
-    topic: int
-    partition: int | None
-    expect: dict[int, int]
-    batches: list[pa.RecordBatch]
-    schema: pa.Schema
 
 
 class Desk:
@@ -102,31 +91,18 @@ class Desk:
             change = with_creators(change, caller.name, self._lookup.topic_name)
         batches: list[Any] = []
         for rows in request.rows:
-            batches.extend(self._batches(self._arrived(rows)))
+            batches.extend(self._batches(rows))
         answer = self.storage.commit(change, batches)
         for number in change.drops:
             self.catalog.forget(number)
         return answer
 
-    def _batches(self, rows: _Arrived) -> Iterable[Any]:
+    def _batches(self, rows: Rows) -> list[Any]:
+        """The rows, decoded, checked, and encoded anew: what lies in files is only ever what we wrote."""
         known = self.catalog.known(rows.topic)
-        table = pa.Table.from_batches(rows.batches, rows.schema)
+        schema, batches = read_plain(rows.data, self.limits, f"topic {known.row.name!r}")
+        table = pa.Table.from_batches(batches, schema)
         return known.intake.batches(table, rows.partition, rows.expect or None)
-
-    def _arrived(self, rows: Rows) -> _Arrived:
-        """Decodes rows; what Arrow itself would unpack is refused, as a few bytes of it may become very many."""
-        where = f"topic {self.catalog.numbered(rows.topic).name!r}"
-        if len(rows.data) > self.limits.most_bytes:
-            raise InvalidInput(
-                f"{where}: {len(rows.data):,} bytes in one commit; send at most {self.limits.most_bytes:,}"
-            )
-        with pa.ipc.open_stream(pa.py_buffer(rows.data)) as stream:
-            self.limits.check_schema(stream.schema, where)
-            batches = []
-            for batch in stream:
-                self.limits.check_batch(batch, where)
-                batches.append(batch)
-        return _Arrived(rows.topic, rows.partition, rows.expect, batches, stream.schema)
 
 
 def _lands_once(change: ChangeSet) -> bool:

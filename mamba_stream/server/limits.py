@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import types as pat
 
-from mamba_stream.errors import InvalidInput
+from mamba_stream.errors import InvalidInput, UnsupportedType
 
 
 @dataclass(frozen=True)
@@ -15,7 +17,8 @@ class Limits:
     """What one call may hold.
 
     Attributes:
-        most_bytes: Bytes of one commit, or of one batch that is written.
+        most_bytes: Bytes of one commit, or of one batch that is written; unpacked, where views and dictionaries
+            say the same bytes many times.
         most_columns: Columns of a schema, those inside of lists and structs counted.
         deepest: How far columns may be nested.
         most_rows: Rows of one batch.
@@ -32,21 +35,6 @@ class Limits:
 
     def check_schema(self, schema: pa.Schema, where: str) -> None:
         """Refuses a schema that is too wide or nested too deeply."""
-        self._columns(schema, where)
-
-    def check_batch(self, batch: pa.RecordBatch, where: str) -> None:
-        """Refuses a batch that is too large."""
-        if batch.num_rows > self.most_rows:
-            raise InvalidInput(
-                f"{where}: a batch of {batch.num_rows:,} rows; send at most {self.most_rows:,} at once"
-            )
-        size = batch.get_total_buffer_size()
-        if size > self.most_bytes:
-            raise InvalidInput(
-                f"{where}: a batch of {size:,} bytes; send at most {self.most_bytes:,} at once"
-            )
-
-    def _columns(self, schema: pa.Schema, where: str) -> int:
         count = 0
         waiting = [(field.type, 1) for field in schema]
         while waiting:
@@ -56,6 +44,89 @@ class Limits:
                 raise InvalidInput(f"{where}: more than {self.most_columns:,} columns")
             if depth > self.deepest:
                 raise InvalidInput(f"{where}: columns nested deeper than {self.deepest}")
-            if pat.is_nested(kind):
-                waiting.extend((kind.field(i).type, depth + 1) for i in range(kind.num_fields))
-        return count
+            waiting.extend((child, depth + 1) for child in _children(kind))
+
+    def check_batch(self, batch: pa.RecordBatch, where: str) -> None:
+        """Refuses a batch that is too large, or whose buffers do not say what they should.
+
+        Raises:
+            InvalidInput: It is; Arrow's own words say which buffer.
+        """
+        if batch.num_rows > self.most_rows:
+            raise InvalidInput(
+                f"{where}: a batch of {batch.num_rows:,} rows; send at most {self.most_rows:,} at once"
+            )
+        size = batch.get_total_buffer_size()
+        if size <= self.most_bytes:
+            # Before anything else looks into the buffers.
+            _validate(batch, where)
+            size = max(size, sum(_unpacked(column, where) for column in batch.columns))
+        if size > self.most_bytes:
+            raise InvalidInput(
+                f"{where}: a batch of {size:,} bytes; send at most {self.most_bytes:,} at once"
+            )
+
+
+def _validate(batch: pa.RecordBatch, where: str) -> None:
+    try:
+        batch.validate(full=True)
+    except pa.ArrowException as error:
+        raise InvalidInput(f"{where}: the buffers of a batch are not sound: {error!s:.200}") from error
+
+
+def _unpacked(column: pa.Array, where: str) -> int:
+    """Bytes that the column has once every value stands by itself; 0 for types whose buffers say so already."""
+    kind = column.type
+    if pat.is_run_end_encoded(kind) or pat.is_list_view(kind) or pat.is_large_list_view(kind):
+        raise UnsupportedType(f"{where}: {kind} is not taken over the network: send its values as they are")
+    if pat.is_dictionary(kind):
+        lengths = _lengths(column.dictionary, where)
+        return int(pc.sum(pc.take(lengths, column.indices)).as_py() or 0)
+    if pat.is_string_view(kind) or pat.is_binary_view(kind):
+        return int(pc.sum(_lengths(column, where)).as_py() or 0)
+    return sum(_unpacked(part, where) for part in _parts(column))
+
+
+def _lengths(values: pa.Array, where: str) -> pa.Array:
+    kind = values.type
+    if pat.is_string_view(kind) or pat.is_binary_view(kind):
+        # Each view begins with its length.
+        views = pa.Array.from_buffers(
+            pa.list_(pa.int32(), 4),
+            len(values),
+            [values.buffers()[0]],
+            offset=values.offset,
+            children=[
+                pa.Array.from_buffers(
+                    pa.int32(), 4 * (len(values) + values.offset), [None, values.buffers()[1]]
+                )
+            ],
+        )
+        return pc.list_element(views, 0)
+    if _is_text(kind):
+        return pc.binary_length(values)
+    if _children(kind):
+        raise UnsupportedType(
+            f"{where}: a dictionary of {kind} is not taken over the network: send its values"
+        )
+    return pa.repeat(pa.scalar(16, pa.int64()), len(values))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return kind in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
+
+
+def _parts(column: pa.Array) -> Iterator[pa.Array]:
+    kind = column.type
+    if pat.is_struct(kind):
+        yield from column.flatten()
+    elif pat.is_map(kind):
+        yield from (column.keys, column.items)
+    elif pat.is_list(kind) or pat.is_large_list(kind) or pat.is_fixed_size_list(kind):
+        yield column.flatten()
+
+
+def _children(kind: pa.DataType) -> list[pa.DataType]:
+    if pat.is_dictionary(kind):
+        return [kind.value_type]
+    return [kind.field(i).type for i in range(kind.num_fields)] if pat.is_nested(kind) else []

@@ -8,7 +8,7 @@ import pyarrow as pa
 from mamba_stream.core.changes import MAX_RECORD_BYTES, ChangeSet, CreateTopic, GroupOffset, Record
 from mamba_stream.core.names import check_name
 from mamba_stream.core.schemas import schema_from_bytes
-from mamba_stream.errors import InvalidInput, PartitionNotFound
+from mamba_stream.errors import DataCorrupted, InvalidInput, PartitionNotFound
 from mamba_stream.log.asked import text_of
 from mamba_stream.log.creating import checked_topic
 from mamba_stream.server.catalog import Catalog
@@ -48,7 +48,7 @@ def _created(create: CreateTopic, limits: Limits, now: int) -> CreateTopic:
     check_name(create.name, "topic", internal=create.internal)
     try:
         schema = schema_from_bytes(create.schema)
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except (DataCorrupted, pa.ArrowException, OSError, ValueError) as error:
         raise InvalidInput(f"topic {create.name!r}: its schema is not an Arrow IPC schema message") from error
     limits.check_schema(schema, f"topic {create.name!r}")
     return checked_topic(
