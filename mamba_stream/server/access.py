@@ -19,6 +19,8 @@ KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 ALL: Final = "all"
 """Stands for every operation."""
 ANY: Final = "*"
+_REMEMBERED: Final = 16_384
+"""Decisions that are kept: the same ones are asked for again and again."""
 
 
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -45,12 +47,6 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def covers(self, operation: Operation) -> bool:
         """Whether it speaks of this operation."""
         return operation in self.operations or ALL in self.operations
-
-    def matches(self, name: str) -> bool:
-        """Whether it speaks of the thing of this name."""
-        if self.name.endswith(ANY):
-            return name.startswith(self.name[:-1])
-        return name == self.name
 
     def __str__(self) -> str:
         what = self.kind if self.kind == "log" else f"{self.kind} {self.name}"
@@ -134,10 +130,11 @@ class AccessList:
     def __init__(self, entries: Iterable[Entry]) -> None:
         self.entries = tuple(entries)
         self._named: dict[tuple[Kind, str], list[Entry]] = defaultdict(list)
-        self._begun: dict[Kind, list[Entry]] = defaultdict(list)
+        self._begun: dict[Kind, list[tuple[str, Entry]]] = defaultdict(list)
+        self._judged: dict[Need, bool] = {}
         for entry in self.entries:
             if entry.name.endswith(ANY):
-                self._begun[entry.kind].append(entry)
+                self._begun[entry.kind].append((entry.name.removesuffix(ANY), entry))
             else:
                 self._named[entry.kind, entry.name].append(entry)
 
@@ -146,10 +143,18 @@ class AccessList:
 
         Whoever may do anything at all with a thing may see it (``describe``), unless that is denied.
         """
+        known = self._judged.get(need)
+        if known is None:
+            if len(self._judged) >= _REMEMBERED:
+                # Names are made up by who asks.
+                self._judged.clear()
+            known = self._judged[need] = self._judge(need)
+        return known
+
+    def _judge(self, need: Need) -> bool:
         allowed = False
-        for entry in (*self._named.get((need.kind, need.name), ()), *self._begun.get(need.kind, ())):
-            if not entry.matches(need.name):
-                continue
+        begun = [entry for start, entry in self._begun.get(need.kind, ()) if need.name.startswith(start)]
+        for entry in (*self._named.get((need.kind, need.name), ()), *begun):
             if entry.effect == "allow":
                 allowed = allowed or need.operation == "describe" or entry.covers(need.operation)
             elif entry.covers(need.operation):

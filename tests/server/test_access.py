@@ -117,6 +117,15 @@ def test_operations_are_read_as_typed_and_a_guess_is_made_at_what_was_meant():
         Entry("deny", (), "topic", "orders")
 
 
+def test_what_was_asked_often_is_remembered_and_never_too_much_of_it(monkeypatch):
+    monkeypatch.setattr("mamba_stream.server.access._REMEMBERED", 10)
+    mine = AccessList([Entry("allow", ("read",), "topic", "a*"), Entry("deny", ("read",), "topic", "a7*")])
+    for _ in range(3):
+        for n in range(100):
+            assert mine.allows(Need("read", "topic", f"a{n}")) == (not str(n).startswith("7"))
+            assert len(mine._judged) <= 10
+
+
 def test_an_entry_reads_as_it_would_be_said():
     assert str(Entry("deny", ("read", "write"), "topic", "orders.*")) == "deny read,write topic orders.*"
     assert str(Entry("allow", ("all",), "log")) == "allow all log"
