@@ -25,16 +25,22 @@ _FRAME_ROWS = 1 << 20
 """Batches are handed over in frames of about so many rows: every hand-over costs a fixed time."""
 
 
-Batches = Callable[[list[str] | None, int | None, int | None], Iterator[pa.RecordBatch]]
-"""The rows as they are now: of these columns (all without), without batches that have no row between these ticks."""
+Batches = Callable[
+    [list[str] | None, int | None, int | None, pl.Expr | None],
+    tuple[Iterator[pa.RecordBatch], pl.Expr | None],
+]
+"""The rows as they are now: of these columns (all without), without batches that have no row between these ticks, and
+perhaps without rows that the filter rules out; and what of the filter is left to apply."""
 
 
 def scan(shelf: Callable[[], Shelf], topic: TopicRow, schema: pa.Schema) -> pl.LazyFrame:
     """The topic as a lazy frame; its ends are taken when it is collected."""
 
-    def batches(names: list[str] | None, low: int | None, high: int | None) -> Iterator[pa.RecordBatch]:
+    def batches(
+        names: list[str] | None, low: int | None, high: int | None, predicate: pl.Expr | None
+    ) -> tuple[Iterator[pa.RecordBatch], pl.Expr | None]:
         wanted = None if names is None else tuple(schema.get_field_index(name) for name in names)
-        return _batches(shelf(), topic, wanted, low, high)
+        return _batches(shelf(), topic, wanted, low, high), predicate
 
     return lazy_frame(topic, schema, batches)
 
@@ -52,18 +58,21 @@ def lazy_frame(topic: TopicRow, schema: pa.Schema, batches: Batches) -> pl.LazyF
         projected = (
             schema if with_columns is None else pa.schema([schema.field(name) for name in with_columns])
         )
-        # A limit that comes here counts rows before the filter: it is then about the first rows, whatever their time.
-        bounds = _tick_bounds(predicate, topic, schema) if n_rows is None else (None, None)
+        if n_rows is None:
+            found, left = batches(with_columns, *_tick_bounds(predicate, topic, schema), predicate)
+        else:
+            # A limit that comes here counts rows before the filter: it is then about the first rows.
+            found, left = batches(with_columns, None, None, None)[0], predicate
         gathered: list[pa.RecordBatch] = []
         rows, some = 0, False
-        for batch in _limited(batches(with_columns, *bounds), n_rows):
+        for batch in _limited(found, n_rows):
             gathered.append(batch)
             rows += batch.num_rows
             if rows >= _FRAME_ROWS:
-                yield _frame(gathered, projected, predicate)
+                yield _frame(gathered, projected, left)
                 gathered, rows, some = [], 0, True
         if gathered or not some:
-            yield _frame(gathered, projected, predicate)
+            yield _frame(gathered, projected, left)
 
     return register_io_source(frames, schema=polars_schema(schema), validate_schema=False)
 

@@ -9,6 +9,8 @@ import pyarrow as pa
 from pyarrow import flight
 
 from mamba_stream.core.names import did_you_mean
+from mamba_stream.core.predicates import check, decode as decode_predicate
+from mamba_stream.core.schemas import polars_schema
 from mamba_stream.errors import InvalidInput, SchemaMismatch
 from mamba_stream.log.asked import check_bounds, offsets_of
 from mamba_stream.log.batch import LogBatch
@@ -18,6 +20,7 @@ from mamba_stream.log.storage import Reader
 from mamba_stream.server.belongings import need_of_topic
 from mamba_stream.server.desk import Desk
 from mamba_stream.server.gate import Caller, Need
+from mamba_stream.server.sifting import Sieve
 
 _POLLED: Final = 65_536
 _SMALL: Final = 64 << 10
@@ -38,11 +41,16 @@ def read(desk: Desk, caller: Caller, ticket: bytes) -> tuple[pa.Schema, Iterator
     schema = desk.storage.schema(row.schema)
     wanted = _wanted(row, schema, request.columns)
     projected = schema if wanted is None else pa.schema([schema.field(number) for number in wanted])
+    sieve = None
+    if request.predicate is not None:
+        sieve = Sieve(check(decode_predicate(request.predicate), polars_schema(schema)), projected)
+        # What is asked for decides, whether or not it is wanted.
+        wanted = sieve.reads(schema, wanted)
     check_bounds("read", most_rows=request.most_rows, most_bytes=request.most_bytes)
     start, ends = _bounds(desk, row, request)
     between = (request.low, request.high)
     reader = desk.storage.reader(row, start, wanted, ends, desk.check_open, between)
-    return projected, _stream(desk, caller, need, reader, request, projected)
+    return projected, _stream(desk, caller, need, reader, request, projected, sieve)
 
 
 def _request(ticket: bytes) -> Read:
@@ -82,7 +90,13 @@ def _bounds(desk: Desk, row: TopicRow, request: Read) -> tuple[dict[int, int], d
 
 
 def _stream(
-    desk: Desk, caller: Caller, need: Need, reader: Reader, request: Read, schema: pa.Schema
+    desk: Desk,
+    caller: Caller,
+    need: Need,
+    reader: Reader,
+    request: Read,
+    schema: pa.Schema,
+    sieve: Sieve | None,
 ) -> Iterator[Any]:
     rows = request.most_rows if request.most_rows is not None else 1 << 62
     size = request.most_bytes if request.most_bytes is not None else 1 << 62
@@ -91,6 +105,8 @@ def _stream(
             batches = reader.poll(max_rows=min(rows, _POLLED))
             if not batches:
                 break
+            if sieve is not None:
+                batches = sieve.sifted(batches)
             for together in _gathered(batches):
                 data = (
                     together[0].data if len(together) == 1 else pa.concat_batches([b.data for b in together])

@@ -1,4 +1,4 @@
-"""A server's topic as a Polars lazy frame: projection and bounds on time reach the server."""
+"""A server's topic as a Polars lazy frame: projections, and what of filters can travel, reach the server."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 import polars as pl
 import pyarrow as pa
 
+from mamba_stream.core.predicates import encode, split
+from mamba_stream.core.schemas import polars_schema
 from mamba_stream.log.remote.connection import Connection
 from mamba_stream.log.remote.protocol import Read
 from mamba_stream.log.remote.reader import WINDOW_BYTES, Pieces
@@ -22,15 +24,33 @@ def scan(
     heads: Callable[[], Mapping[int, PartitionHead]],
 ) -> pl.LazyFrame:
     """The topic as a lazy frame; its ends are taken when it is collected."""
+    types = polars_schema(schema)
 
-    def batches(names: list[str] | None, low: int | None, high: int | None) -> Iterator[pa.RecordBatch]:
-        for partition, head in heads().items():
-            wanted = Read(
-                topic=topic.id, columns=names, low=low, high=high, most_bytes=WINDOW_BYTES, progress=True
-            )
-            yield from _partition(connection, wanted, partition, head)
+    def batches(
+        names: list[str] | None, low: int | None, high: int | None, predicate: pl.Expr | None
+    ) -> tuple[Iterator[pa.RecordBatch], pl.Expr | None]:
+        # What of the filter can travel is asked there; where nothing can, all rows come.
+        asked, left = (None, None) if predicate is None else split(predicate, types)
+        wanted = Read(
+            topic=topic.id,
+            columns=names,
+            low=low,
+            high=high,
+            predicate=None if asked is None else encode(asked),
+            most_bytes=WINDOW_BYTES,
+            progress=True,
+        )
+        return _rows(connection, wanted, heads()), left
 
     return lazy_frame(topic, schema, batches)
+
+
+def _rows(
+    connection: Connection, wanted: Read, heads: Mapping[int, PartitionHead]
+) -> Iterator[pa.RecordBatch]:
+    """The rows between begin and end, one partition after the other."""
+    for partition, head in heads.items():
+        yield from _partition(connection, wanted, partition, head)
 
 
 def _partition(
