@@ -62,11 +62,10 @@ class ChangingSettings(WindowSettings):
 class ChangingStep(Remembering):
     """The state of one step of windows that change, and what rows and watermarks do to it."""
 
-    adds_whole = True
-
     def __init__(self, settings: ChangingSettings) -> None:
         self._set = settings
         self.tolerates = False
+        self.adds_whole = True
         self._windows = settings.windows
         self._punctual = Punctual(settings)
         self._results = Results(settings, stay=True)
@@ -110,6 +109,7 @@ class ChangingStep(Remembering):
             self._changed.append(changed[~over])
             changed = changed[over]
         made = self._fire(changed)
+        self.adds_whole = True
         return Made(made.rows, late, failed=made.failed)
 
     def _take(self, frame: pl.DataFrame) -> Slots:
@@ -119,6 +119,7 @@ class ChangingStep(Remembering):
         partials = self._grouped(frame, [*keys, *panes], split.partial_exprs)
         if self._windows.overlaps:
             partials = self._grouped(self._spread(partials), [*keys, SLOT], split.merge_exprs)
+        self.adds_whole = False
         slots = self._open.slots(partials.select(*self._keys), insert=True)
         known = self._open.present(slots)
         if known.any():

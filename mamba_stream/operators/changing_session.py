@@ -27,10 +27,9 @@ from mamba_stream.operators.stretches import LAST, Sessions, SessionSettings
 class ChangingSessionStep(Remembering):
     """The state of one step of sessions that change, and what rows and watermarks do to it."""
 
-    adds_whole = True
-
     def __init__(self, settings: SessionSettings) -> None:
         self.tolerates = False
+        self.adds_whole = True
         self._by = [*settings.keys, WINDOW_START]
         self._results = Results(replace(settings, with_origin=False), stay=True)
         self._sessions = sessions = Sessions(settings, self._results)
@@ -64,12 +63,14 @@ class ChangingSessionStep(Remembering):
         old, ids = there.filter(touched[: len(ids)]), ids[touched[: len(ids)]]
         before = self._shown(old, tolerates=True)
         new = self._sessions.merged(both.filter(touched), numbers[touched])
+        self.adds_whole = False
         self._sessions.keep(frame, self._kept)
         after = self._shown(new, tolerates=self.tolerates)
         self._open.remove(ids)
         values = new.select(*self._sessions.values)
         self._open.add(new.select(names), values, new.get_column(LAST).to_numpy())
         made = self._changes(before.rows, after.rows)
+        self.adds_whole = True
         return Made(None if made is None else self._emitted.numbered(made), failed=after.failed)
 
     def _shown(self, sessions: pl.DataFrame, *, tolerates: bool) -> Finished:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import polars as pl
 
 from mamba_stream.operators.columns import ORDER, ORDER_TYPES, PREFIX, TIME
-from mamba_stream.operators.failures import FAILURES, RowsFailed, worked
+from mamba_stream.operators.failures import FAILURES, UNRELATED, RowsFailed, worked
 from mamba_stream.operators.grouping import grouped
 from mamba_stream.operators.keyed import KeyedTable
 from mamba_stream.operators.keyedrows import KeyedRows
@@ -74,7 +74,7 @@ class CountedStep(PassingStep):
             rows = rows.with_columns(pl.lit(0, dtype=pl.Int8).alias(_ALL))
         try:
             return self._finished(*self._counted(rows))
-        except RowsFailed:
+        except (RowsFailed, *UNRELATED):
             raise
         except FAILURES:
             self._open.unreserve(self._open.slots(rows.select(*self._keys)))

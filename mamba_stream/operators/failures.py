@@ -8,11 +8,14 @@ from typing import Generic, TypeVar
 
 import polars as pl
 
-from mamba_stream.errors import MambaStreamError, SchemaMismatch
+from mamba_stream.errors import JobFailed, MambaStreamError, SchemaMismatch
 from mamba_stream.operators.step import Failed
 
 FAILURES = (Exception, pl.exceptions.PanicException)
 """What a step may raise; a panic inside Polars is no Exception."""
+
+UNRELATED = (MemoryError, JobFailed)
+"""For these no rows are to blame: what raises them over all rows may not do so over half of them."""
 
 T = TypeVar("T")
 
@@ -83,6 +86,8 @@ def sift(
         for begin, length in ((first, middle), (first + middle, rows - middle)):
             try:
                 results.append(work(frame.slice(begin, length)))
+            except UNRELATED:
+                raise
             except FAILURES as again:
                 halve(begin, length, again)
 
@@ -109,7 +114,7 @@ def worked(
     """
     try:
         return [work(frame)], []
-    except RowsFailed:
+    except (RowsFailed, *UNRELATED):
         raise
     except FAILURES as error:
         if not tolerates:
@@ -133,6 +138,8 @@ def culprit(
         for first, rows in ((found.first, middle), (found.first + middle, found.rows - middle)):
             try:
                 work(frame.slice(first, rows))
+            except UNRELATED:
+                raise
             except FAILURES as again:
                 found = Piece(first, rows, again)
                 break

@@ -80,6 +80,7 @@ class IntervalJoin:
 
     def __init__(self, settings: IntervalSettings) -> None:
         self._set = settings
+        self.adds_whole = True
         how, upper = settings.how, settings.upper
         self._filters = how in ("semi", "anti")
         self._alone = (how in ("left", "full", "semi", "anti"), how in ("right", "full"))
@@ -140,12 +141,16 @@ class IntervalJoin:
         side = self._set.sides[port]
         timed = frame.with_columns(ticks(side.time, side.shift).alias(TIME))
         timed, late = without_late(timed, self._closed, side.dtype)
-        rows = self._met(self._prepared(timed, port), port) if timed.height else []
+        prepared = self._prepared(timed, port) if timed.height else None
+        self.adds_whole = False
+        rows = [] if prepared is None else self._met(prepared, port)
         if timed.height:
             # Of rows that may only meet earlier ones, time may have passed what they could meet before they came. They
             # come out now: a restored step takes what ``closed`` has passed for given.
             rows += self._expired(port, self._closed)
-        return self._given(rows, late)
+        made = self._given(rows, late)
+        self.adds_whole = True
+        return made
 
     def _prepared(self, frame: pl.DataFrame, port: int) -> pl.DataFrame:
         if port == LEFT and self._span is not None:

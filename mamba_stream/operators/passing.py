@@ -9,7 +9,7 @@ from typing import Final
 import polars as pl
 
 from mamba_stream.operators.columns import ORIGIN, PREFIX, TIME, ticks
-from mamba_stream.operators.failures import FAILURES, RowsFailed, worked
+from mamba_stream.operators.failures import FAILURES, UNRELATED, RowsFailed, worked
 from mamba_stream.operators.in_order import InOrder
 from mamba_stream.operators.remembering import Part, Remembering
 from mamba_stream.operators.step import NOTHING, Made
@@ -87,7 +87,7 @@ class PassingStep(Remembering):
     def _acted_on(self, rows: pl.DataFrame) -> Iterator[Made]:
         try:
             yield self.passed(rows)
-        except RowsFailed:
+        except (RowsFailed, *UNRELATED):
             raise
         except FAILURES:
             if self.together:

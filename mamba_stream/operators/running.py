@@ -90,11 +90,10 @@ class RunningSettings:
 class RunningTotals(Remembering):
     """The state of running totals, and what rows do to it."""
 
-    adds_whole = True
-
     def __init__(self, settings: RunningSettings) -> None:
         self._set = settings
         self.tolerates = False
+        self.adds_whole = True
         split = settings.aggregation
         self._keys = list(settings.keys) or [_ALL]
         keys = {name: settings.schema[name] for name in settings.keys} or {_ALL: pl.Int8()}
@@ -136,6 +135,7 @@ class RunningTotals(Remembering):
         places = places_of(frame, keys) if apart else pl.Series(dtype=pl.Int64)
         pairs = [values.reduced(frame, places, signs) for values in self._distinct]
         # From here on no row is to blame, and the state changes.
+        self.adds_whole = False
         slots = self._table.slots(keys, insert=True)
         known = self._table.present(slots)
         old = self._table.get(slots)
@@ -176,6 +176,7 @@ class RunningTotals(Remembering):
             for place, error in errors.items()
             if before.there[place] or not had[place]
         ]
+        self.adds_whole = True
         return Made(None if made is None else self._emitted.numbered(made), failed=failed)
 
     def advance(self, watermark: int) -> Iterator[Made]:

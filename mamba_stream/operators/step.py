@@ -168,7 +168,10 @@ class Tolerant(Protocol):
 
 @runtime_checkable
 class Atomic(Protocol):
-    """A step whose ``add`` changes nothing where it raises: it can be given the rows again, without some."""
+    """A step whose ``add`` looks at rows before it changes anything, and can be given them again without some.
+
+    What it raises is about the rows that were given to it, and no earlier ones.
+    """
 
     adds_whole: bool
-    """Whether what it raises is about the rows that were given to it, and no earlier ones."""
+    """Whether nothing has changed where ``add`` raised. If not, it is no row that is to blame, and the end."""

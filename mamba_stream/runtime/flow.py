@@ -14,7 +14,7 @@ import polars as pl
 
 from mamba_stream.errors import JobFailed, StepFailed
 from mamba_stream.operators.columns import ORIGIN
-from mamba_stream.operators.failures import FAILURES, Piece, RowsFailed, Unsuited, culprit, sift
+from mamba_stream.operators.failures import FAILURES, UNRELATED, Piece, RowsFailed, Unsuited, culprit, sift
 from mamba_stream.operators.lateness import FOREVER, NEVER
 from mamba_stream.operators.retimed import COUNTED, Retimed
 from mamba_stream.operators.rows import RowSteps
@@ -324,19 +324,23 @@ class Flow:
     def _stateful(self, node: n.Stateful, port: int) -> Sink:
         step, counts = self.steps[node], self.late[node]
 
-        def take(frame: pl.DataFrame) -> None:
-            counts.rows += frame.height
+        def add(frame: pl.DataFrame) -> Made:
             try:
-                made = step.add(frame, port)
+                return step.add(frame, port)
             except RowsFailed as error:
                 raise self._failed_over(node, error.failed) from error.failed.error
             except FAILURES as error:
-                if not isinstance(step, Atomic):
-                    raise self._failed(node, error) from error
-                parent = node.parents[port]
-                for left in self._left(
-                    lambda _: node, parent, lambda rows: step.add(rows, port), frame, error
-                ):
+                if isinstance(step, Atomic) and step.adds_whole:
+                    raise
+                # What was half done must not be done again, nor be taken for done.
+                raise self._failed(node, error) from error
+
+        def take(frame: pl.DataFrame) -> None:
+            counts.rows += frame.height
+            try:
+                made = add(frame)
+            except FAILURES as error:
+                for left in self._left(lambda _: node, node.parents[port], add, frame, error):
                     self._give(node, left, port)
             else:
                 self._give(node, made, port)
@@ -367,6 +371,8 @@ class Flow:
         """
         if isinstance(error, JobFailed):
             raise error
+        if isinstance(error, UNRELATED):
+            raise self._failed(step_of_rows(frame), error) from error
         origins = None
         if self._pushed is not None:
             origins = self._tracer.origins(before, frame, *self._pushed)

@@ -458,3 +458,54 @@ def test_a_log_of_changes_that_rows_are_joined_with_has_only_its_bad_rows_left_o
         assert torn(log, stream, seed, f"torn{seed}").faults.rows == 2
         assert set(table(log, f"torn{seed}").select("key", "n").rows()) == {("a", 0), ("b", 3)}
         assert dead(log, f"torn{seed}.changes.dead")["n"].to_list() == [1, 2]
+
+
+# -- joins, and what no row is to blame for ------------------------------------------------------------------------------
+
+
+def test_a_row_whose_bound_cannot_be_computed_meets_nothing_and_goes(log):
+    left, right = mamba.stream("rows"), mamba.stream("rows", name="again").select("ts", "key", "extra")
+    joined = left.join(right, on="key", within=("0s", pl.duration(seconds=NUMBER)))
+    result = joined.select("extra", "extra_right")
+    pairs = GOOD.join(ROWS.select("ts", "key", "extra"), on="key")
+    apart = (pl.col("ts_right") - pl.col("ts")).dt.total_seconds()
+    expected = pairs.filter(apart >= 0, apart <= pl.col("number")).select("extra", "extra_right")
+    for seed in range(3):
+        run = torn(log, result, seed, f"torn{seed}")
+        assert run.faults.rows == BAD.height
+        assert_frame_equal(table(log, f"torn{seed}"), expected, check_row_order=False)
+        assert_frame_equal(dead(log, f"torn{seed}.dead").drop("_dead").sort("ts"), BAD)
+    with pytest.raises(mamba.StepFailed, match=r"(?s)over a row:\n  topic 'rows', .*'value': 'oops'"):
+        once(log, result, "fail")
+
+
+def test_running_out_of_memory_is_the_fault_of_no_row(log):
+    def greedy(frame: pl.DataFrame) -> pl.DataFrame:
+        if frame.height > 1:
+            raise MemoryError("no room")
+        return frame
+
+    with pytest.raises(mamba.StepFailed, match="step map_batches at .*MemoryError: no room"):
+        once(log, mamba.stream("rows").map_batches(greedy), "skip")
+
+
+@pytest.mark.parametrize("case", ["a total", "a window that changes", "a session that changes"])
+def test_what_goes_wrong_when_the_state_has_changed_is_the_end_whatever_is_said_of_rows(
+    log, case, monkeypatch
+):
+    """Rows given again would count twice."""
+    modules = {
+        "a total": ("running", "differences", mamba.stream("rows").group_by("key").agg(n=pl.len())),
+        "a window that changes": ("changing", "ordered", ROW_BY_ROW["updated"][0](mamba.stream("rows"))),
+        "a session that changes": (
+            "changing_session",
+            "differences",
+            ROW_BY_ROW["session, updated"][0](mamba.stream("rows")),
+        ),
+    }
+    module, name, stream = modules[case]
+    patched = f"mamba_stream.operators.{module}.{name}"
+    monkeypatch.setattr(patched, lambda *_: (_ for _ in ()).throw(ValueError("by surprise")))
+    with pytest.raises(mamba.StepFailed, match="by surprise"):
+        once(log, stream, "skip")
+    assert "job.out" not in log or log["job.out"].scan().collect().height == 0
