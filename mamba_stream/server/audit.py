@@ -1,13 +1,15 @@
 """The audit topic: who was refused what, and who administered what.
 
 Events are gathered in memory, alike ones counted together, and written by a thread in batches: no request waits for it,
-or fails by it. Where more different events come than there is room for, the surplus is counted, and a row says so.
+or fails by it. Where more different events come than there is room for, the surplus is counted, and a row says so. What
+strangers can cause is bounded: names that they think of, addresses that they come from, and what the topic keeps.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
@@ -35,8 +37,11 @@ SCHEMA: Final = pa.schema(
 
 KEEP: Final = timedelta(days=90)
 """For how long rows are kept, unless said otherwise."""
+MOST_ROWS: Final = 2_000_000
+"""How many are kept."""
 
 Outcome = Literal["allowed", "denied", "failed", "reloaded", "dropped"]
+_DROPPED: Final = "dropped"
 _Event = tuple[str, str, str, str, str, str, str]
 """User, peer, operation, kind, name, outcome and code."""
 _LONGEST: Final = 256
@@ -53,6 +58,7 @@ class Audit:
         write: Writes rows of :data:`SCHEMA`; where it raises, they are kept and tried again.
         clock: Tells the time.
         room: How many different events are kept until they are written.
+        share: How many of one user, and of all together whom nobody knows.
         every: Seconds between writes.
     """
 
@@ -62,6 +68,7 @@ class Audit:
         clock: Clock,
         *,
         room: int = 4_096,
+        share: int = 128,
         every: float = 1.0,
     ) -> None:
         self._write = write
@@ -70,7 +77,9 @@ class Audit:
         self._every = every
         self._events: dict[_Event, tuple[int, int]] = {}
         self._lock = threading.Lock()
-        self._surplus = 0
+        self._share = share
+        self._shares = Counter[str]()
+        self._surplus = Counter[str]()
         self._failing = False
         self._stop = threading.Event()
         self.written = 0
@@ -98,20 +107,17 @@ class Audit:
             known = self._events.get(event)
             if known is not None:
                 self._events[event] = (known[0], known[1] + 1)
-            elif len(self._events) < self._room:
-                self._events[event] = (now, 1)
             else:
-                self._surplus += 1
-                self.dropped += 1
+                self._add(event, now, 1)
 
     def flush(self) -> bool:
         """Writes what there is; whether that went well."""
         with self._lock:
             events, self._events = self._events, {}
-            surplus, self._surplus = self._surplus, 0
-        if surplus:
-            dropped: _Event = ("", "", "", "", "", "dropped", "AuditFull")
-            events[dropped] = (self._clock.now(), surplus)
+            surplus, self._surplus = self._surplus, Counter()
+            self._shares.clear()
+        for user, count in surplus.items():
+            events[user, "", "", "", "", _DROPPED, "AuditFull"] = (self._clock.now(), count)
         if not events:
             return True
         try:
@@ -145,24 +151,34 @@ class Audit:
                 first, before = events.get(event, (at, 0))
                 events[event] = (first, before + count)
             self._events = {}
+            self._shares.clear()
             for event, (at, count) in events.items():
-                if event[5] == "dropped":
-                    self._surplus += count
-                elif len(self._events) < self._room:
-                    self._events[event] = (at, count)
+                if event[5] == _DROPPED:
+                    self._surplus[event[0]] += count
                 else:
-                    self._surplus += count
-                    self.dropped += count
+                    self._add(event, at, count)
+
+    def _add(self, event: _Event, at: int, count: int) -> None:
+        """Keeps an event that is not there yet, if there is room."""
+        user = event[0]
+        if len(self._events) < self._room and self._shares[user] < self._share:
+            self._shares[user] += 1
+            self._events[event] = (at, count)
+        else:
+            # Of users there are few; what strangers do is nobody's.
+            self._surplus[user] += count
+            self.dropped += count
 
 
 def audit_topic(
-    log: Log, *, keep: timedelta | None = KEEP, clock: Clock | None = None
+    log: Log, *, keep: timedelta = KEEP, most: int = MOST_ROWS, clock: Clock | None = None
 ) -> Callable[[pa.RecordBatch], object]:
     """What appends to the audit topic of a log, which is made where it is missing.
 
     Args:
         log: The log.
-        keep: For how long rows are kept at least; ``None``: for ever.
+        keep: For how long rows are kept, and an hour more.
+        most: How many are kept, and those of an hour more.
         clock: Tells the time.
     """
     topic = log.create_topic(TOPIC, SCHEMA, time="time", exist_ok=True, internal=True)
@@ -171,10 +187,11 @@ def audit_topic(
 
     def write(rows: pa.RecordBatch) -> None:
         nonlocal trim_at
-        topic.append(rows)
-        if keep is not None and clock.monotonic() >= trim_at:
+        [(_, end)] = topic.append(rows).values()
+        if clock.monotonic() >= trim_at:
             trim_at = clock.monotonic() + _TRIM_EVERY
-            topic.trim(_EPOCH + timedelta(microseconds=clock.now()) - keep)
+            [old] = topic.offset_at(_EPOCH + timedelta(microseconds=clock.now()) - keep).values()
+            topic.trim({0: max(old, end - most)})
 
     return write
 

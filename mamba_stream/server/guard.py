@@ -23,6 +23,7 @@ from mamba_stream.server.quotas import NO_QUOTA, Quotas, check_topics
 from mamba_stream.server.userfile import read_users
 from mamba_stream.server.users import Known, Roster, Unknown
 
+_LONGEST_IDENTITY: Final = 200
 _POLL: Final = 1.0
 """Seconds between looks at the file."""
 _REFUSED: Final = (
@@ -110,7 +111,7 @@ class Guard:
             found = Unknown("missing")
         if isinstance(found, Unknown):
             self._count("unauthenticated")
-            name = found.token or certificate
+            name = found.token or certificate[:_LONGEST_IDENTITY]
             self._note("", peer, "connect", "log", name, "denied", f"NotAuthenticated:{found.reason}")
             raise NotAuthenticated(_REFUSED)
         caller = Caller(found.user.name, peer, found.credential)

@@ -121,7 +121,7 @@ class Unknown:
 
     Attributes:
         reason: Why.
-        token: The id of the token that was shown, where it looks like one.
+        token: The id of the token that was shown, where there is one of that id.
     """
 
     reason: Reason
@@ -172,7 +172,8 @@ class Roster:
         if shaped is None:
             return Unknown("malformed")
         if user is None or token is None or not right:
-            return Unknown("unknown", id_)
+            # An id that nobody has is whatever a stranger thought of.
+            return Unknown("unknown", "" if token is None else id_)
         return Unknown("expired", id_) if token.over(now) else Known(user, f"token:{id_}")
 
     def by_certificate(self, identity: str) -> Known | Unknown:

@@ -23,10 +23,12 @@ class Written:
     def __init__(self):
         self.rows: list[dict] = []
         self.error: Exception | None = None
+        self.begun = threading.Event()
         self.gate = threading.Event()
         self.gate.set()
 
     def __call__(self, batch):
+        self.begun.set()
         self.gate.wait()
         if self.error is not None:
             raise self.error
@@ -40,7 +42,7 @@ def written():
 
 @pytest.fixture
 def audit(written):
-    made = Audit(written, HandClock(), room=8, every=HOUR)
+    made = Audit(written, HandClock(), room=8, share=8, every=HOUR)
     yield made
     written.error = None
     written.gate.set()
@@ -81,11 +83,11 @@ def test_rows_are_kept_for_as_long_as_is_wanted(log):
     users = log[TOPIC].scan().collect()["user"].to_list()
     assert users == [f"day {day}" for day in range(9, 40)]
     audit.close()
-    # Another server's process goes on where this one ended.
-    for_ever = audit_topic(log, keep=None, clock=clock)
-    clock.move(86_400 * 1_000)
-    Audit(for_ever, clock, every=HOUR).close()
-    assert len(log[TOPIC].scan().collect()) == 31
+    # Another server's process goes on where this one ended; it keeps few.
+    audit = Audit(audit_topic(log, most=10, clock=clock), clock, every=HOUR)
+    audit.note(user="last", peer="", name="orders", **REFUSED)
+    audit.close()
+    assert log[TOPIC].scan().collect()["user"].to_list() == [*(f"day {day}" for day in range(31, 40)), "last"]
 
 
 def test_a_thread_writes_what_there_is_and_closing_writes_the_rest(written):
@@ -104,6 +106,7 @@ def test_nobody_waits_while_the_log_hangs(audit, written):
     written.gate.clear()
     writer = threading.Thread(target=audit.flush)
     writer.start()
+    written.begun.wait()
     for n in range(100):
         audit.note(user=f"user{n}", peer="", name="orders", **REFUSED)
     assert audit.dropped == 92
@@ -111,9 +114,23 @@ def test_nobody_waits_while_the_log_hangs(audit, written):
     writer.join()
     assert audit.flush()
     assert sum(row["count"] for row in written.rows) == 101
-    assert [(row["outcome"], row["code"], row["count"]) for row in written.rows[-1:]] == [
-        ("dropped", "AuditFull", 92)
-    ]
+    dropped = [row for row in written.rows if row["outcome"] == "dropped"]
+    assert {(row["user"], row["code"], row["count"]) for row in dropped} == {
+        (f"user{n}", "AuditFull", 1) for n in range(8, 100)
+    }
+
+
+def test_nobody_fills_the_topic_with_what_he_thinks_of(written):
+    audit = Audit(written, HandClock(), share=5, every=HOUR)
+    for n in range(1_000):
+        audit.note(user="eve", peer="", name=f"topic{n}", **REFUSED)
+        audit.note(user="", peer=f"ipv6:[2001:db8::{n:x}]:{n}", name="", **REFUSED)
+    audit.note(user="ann", peer="", name="orders", **REFUSED)
+    audit.close()
+    kept = [row for row in written.rows if row["outcome"] != "dropped"]
+    assert sorted(row["user"] for row in kept) == [*[""] * 5, "ann", *["eve"] * 5]
+    dropped = {row["user"]: row["count"] for row in written.rows if row["outcome"] == "dropped"}
+    assert dropped == {"eve": 995, "": 995} and audit.dropped == 1_990
 
 
 @pytest.mark.parametrize("error", [DiskFull("no room"), RuntimeError("a defect")])
@@ -130,7 +147,7 @@ def test_what_could_not_be_written_is_kept_counted_and_said_once(audit, written,
     written.error = None
     assert audit.flush()
     counts = {row["user"]: row["count"] for row in written.rows}
-    assert counts == {**{f"user{n}": 2 for n in range(5)}, **{f"more{n}": 1 for n in range(3)}, "": 3}
+    assert counts == {**{f"user{n}": 2 for n in range(5)}, **{f"more{n}": 1 for n in range(6)}}
     assert audit.dropped == 3 and audit.written == 16
 
 
