@@ -18,6 +18,7 @@ import msgspec
 
 from mamba_stream.core.changes import ChangeSet, Record
 from mamba_stream.core.clock import Clock
+from mamba_stream.errors import TopicNotFound
 from mamba_stream.server.gate import Caller, Gate, Kind, Need, Operation
 
 Act = Literal["read", "write", "delete"]
@@ -118,7 +119,11 @@ class Belongings:
         return (_ADMIN,) if namespace.startswith(SERVER) else (Need(act, "namespace", namespace),)
 
     def changed(self, change: ChangeSet) -> list[Need]:
-        """All that a change set needs, in the order in which it says it, and nothing twice."""
+        """All that a change set needs, in the order in which it says it, and nothing twice.
+
+        Raises:
+            TopicNotFound: It names the number of a topic that is not there.
+        """
         needs: list[Need] = [Need("create", "topic", topic.name) for topic in change.creates]
         needs += [self.numbered(number, "delete") for number in change.drops]
         written = [each.topic for each in change.appends]
@@ -152,10 +157,15 @@ class Belongings:
         return self.numbered(topic, "write" if bounded else "delete")
 
     def numbered(self, number: int, operation: Operation) -> Need:
-        """What is needed to do something with the topic of a number."""
+        """What is needed to do something with the topic of a number.
+
+        Raises:
+            TopicNotFound: There is none, which must not pass for harmless: one that is made meanwhile may get it.
+        """
         name = self._lookup.topic_name(number)
-        # Who is told that nothing has this number could count how many topics there are.
-        return Need(operation, "topic", f"#{number}" if name is None else name)
+        if name is None:
+            raise TopicNotFound(f"no topic has the number {number}: it was deleted")
+        return Need(operation, "topic", name)
 
     def _in_topic(self, act: Act, group: str, number: str) -> tuple[Need, ...]:
         """The books of a group about a topic, which are nothing to anybody else once it is gone."""

@@ -31,13 +31,11 @@ _TOGETHER: Final = 512 << 10
 def read(desk: Desk, caller: Caller, ticket: bytes) -> tuple[pa.Schema, Iterator[Any]]:
     """The schema of what is read, and what a ``GeneratorStream`` sends."""
     request = _request(ticket)
-    row = (
-        desk.catalog.named(request.name or "")
-        if request.topic is None
-        else desk.catalog.numbered(request.topic)
-    )
-    need = need_of_topic("read", row.name)
+    name = request.name if request.topic is None else desk.catalog.numbered(request.topic).name
+    need = need_of_topic("read", name or "")
+    # First of all: whether a topic of that name is there is not for everybody to know.
     desk.gate.check(caller, (need,))
+    row = desk.catalog.named(name or "") if request.topic is None else desk.catalog.numbered(request.topic)
     schema = desk.storage.schema(row.schema)
     wanted = _wanted(row, schema, request.columns)
     projected = schema if wanted is None else pa.schema([schema.field(number) for number in wanted])

@@ -19,7 +19,7 @@ from mamba_stream.core.changes import (
     Sequence,
     Trim,
 )
-from mamba_stream.errors import NotAuthorized, NotFound
+from mamba_stream.errors import NotAuthorized, NotFound, TopicNotFound
 from mamba_stream.server.belongings import EVERYBODY, Belongings, of_internal_topic
 from mamba_stream.server.gate import Need
 from mamba_stream.server.lookup import StorageLookup
@@ -195,6 +195,14 @@ def test_a_change_set_needs_all_that_it_does():
         group("describe"),
     ]
     assert belongings.changed(ChangeSet()) == []
+    for nowhere in (
+        ChangeSet(drops=(9,)),
+        ChangeSet(ends=(9,)),
+        ChangeSet(trims=(Trim(9, 0, 5),)),
+        ChangeSet(sequences=(Sequence(9, "p", 1),)),
+    ):
+        with pytest.raises(TopicNotFound, match="no topic has the number 9"):
+            belongings.changed(nowhere)
 
 
 TEXTS = [

@@ -221,14 +221,24 @@ def test_every_call_by_a_user_without_rules_is_refused_or_tells_nothing(served):
         assert served.call(token, call) == "NotAuthorized", name
     assert served.call(token, lambda client, options: [*client.list_flights(options=options)]) == []
     # Whether a topic is there or not is not told apart.
-    for name in ("orders", "not-there", "_audit", "_state.etl"):
+    for name in ("orders", "not-there", "_audit", "_state.etl", ""):
         assert ask("topic", protocol.Named(name)) == "NotAuthorized"
-    for number in (served.log["hidden"].number, 10_000, -1, 1 << 40):
+        path = flight.FlightDescriptor.for_path(name)
+        for call in (
+            lambda client, options, name=name: client.do_get(
+                flight.Ticket(msgspec.msgpack.encode(protocol.Read(name=name))), options
+            ).read_all(),
+            lambda client, options, path=path: client.get_flight_info(path, options),
+            lambda client, options, path=path: client.do_put(path, pa.schema([]), options)[0].close(),
+        ):
+            assert served.call(token, call) == "NotAuthorized", name
+    hidden = served.log["hidden"].number
+    for number in (hidden, 10_000, -1, 1 << 40):
         for action, request in (
             ("commit", protocol.Commit(ChangeSet(drops=(number,)))),
             ("commit", protocol.Commit(ChangeSet(ends=(number,)))),
         ):
-            assert ask(action, request) == "NotAuthorized", (action, number)
+            assert ask(action, request) == ("NotAuthorized" if number == hidden else "TopicNotFound"), number
     for space, key in (("clients", "x" * 600), ("x" * 600, "k"), ("", ""), ("a\0b", "k"), ("clients", "")):
         assert ask("record", protocol.AskRecord(space, key)) in ("NotAuthorized", "InvalidInput"), (
             space[:9],
