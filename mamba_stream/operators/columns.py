@@ -53,8 +53,11 @@ def hidden(frame: pl.DataFrame) -> list[str]:
 
 def visible(frame: pl.DataFrame) -> pl.DataFrame:
     """The frame as the user sees it."""
-    names = hidden(frame)
-    return frame.drop(names) if names else frame
+    shown = [column for column in frame.get_columns() if not column.name.startswith(PREFIX)]
+    if not shown:
+        return frame.drop(hidden(frame))
+    # Not by a query, which would cost ten times as much.
+    return frame if len(shown) == frame.width else pl.DataFrame(shown)
 
 
 def ticks(column: str, shift: int = 0) -> pl.Expr:

@@ -34,7 +34,7 @@ from mamba_stream.operators.keyed import TOUCHED, KeyedTable
 from mamba_stream.operators.keyindex import Slots
 from mamba_stream.operators.lateness import FOREVER, NEVER, Ticks
 from mamba_stream.operators.places import ascending
-from mamba_stream.operators.rowstore import room_for
+from mamba_stream.operators.rowstore import picked, room_for
 from mamba_stream.operators.single import written_out
 from mamba_stream.operators.step import NOTHING, Failed, Made
 from mamba_stream.operators.tardiness import without_late
@@ -188,7 +188,7 @@ class ProcessStep:
         height = 0 if rows is None else rows.height
         of_rows = np.empty(0, np.int64)
         if rows is not None and height:
-            of_rows = self._table.slots(rows.select(self._names), insert=True)
+            of_rows = self._table.slots(picked(rows, self._names), insert=True)
         of_timers = np.empty(0, np.int64)
         if timers is not None:
             of_timers = self._table.slots(timers.select(self._names), insert=True)
@@ -197,7 +197,8 @@ class ProcessStep:
             return made
         times = np.full(height, NEVER)
         if rows is not None and TIME in rows.columns:
-            times = rows.get_column(TIME).fill_null(NEVER).to_numpy()
+            column = rows.get_column(TIME)
+            times = (column.fill_null(NEVER) if column.null_count() else column).to_numpy()
         clocks = _Clocks(len(slots))
         if timers is not None:
             of = dense[height:]

@@ -13,7 +13,7 @@ from mamba_stream.errors import ColumnNotFound, InvalidInput, SchemaMismatch
 from mamba_stream.operators.keyed import KeyedTable
 from mamba_stream.operators.keyindex import Slots
 from mamba_stream.operators.lateness import Ticks
-from mamba_stream.operators.rowstore import room_for
+from mamba_stream.operators.rowstore import picked, room_for
 
 
 class CallKeys:
@@ -68,7 +68,7 @@ class CallKeys:
                 raise SchemaMismatch(
                     f"{what}: key column {name!r} is {frame.schema[name]}, and has to be {dtype}"
                 )
-        found = self._table.slots(frame.select(self._names))
+        found = self._table.slots(picked(frame, self._names))
         known = (found >= 0) & (found < len(self._call_of))
         if not known.all() or not (self._call_of[found] == self._call).all():
             known[known] = self._call_of[found[known]] == self._call

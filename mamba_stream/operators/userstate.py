@@ -57,7 +57,7 @@ class State:
         given = [name for name in self._schema if name in rows.columns]
         if not given:
             raise SchemaMismatch(f"state.put: the frame has none of the columns {', '.join(self._schema)}")
-        values = rows.select(_fitting(rows, name, self._schema[name]) for name in given)
+        values = pl.DataFrame([_fitting(rows.get_column(name), self._schema[name]) for name in given])
         if len(given) < len(self._schema):
             values = self._at(slots).with_columns(values.get_columns())
         self._written.append((slots, values))
@@ -130,10 +130,10 @@ class State:
             self._table.clear(slots)
 
 
-def _fitting(rows: pl.DataFrame, name: str, dtype: pl.DataType) -> pl.Expr:
+def _fitting(column: pl.Series, dtype: pl.DataType) -> pl.Series:
     """A column in the type of the state, where that loses nothing or fails."""
-    have: Any = rows.schema[name]
+    have: Any = column.dtype
     wider = (have.is_integer() and dtype.is_integer()) or (have.is_numeric() and dtype.is_float())
     if have != dtype and not wider and have != pl.Null:
-        raise SchemaMismatch(f"state.put: column {name!r} is {have}, and state= says {dtype}")
-    return pl.col(name) if have == dtype else pl.col(name).cast(dtype)
+        raise SchemaMismatch(f"state.put: column {column.name!r} is {have}, and state= says {dtype}")
+    return column if have == dtype else column.cast(dtype)

@@ -13,6 +13,8 @@ _FIRST: Final = 16_384
 _FEWEST: Final = 1_024
 """Fewer rows take no less time."""
 _SHARE: Final = 0.25
+_SOONEST: Final = 0.001
+_LATEST: Final = 0.02
 
 
 class Pace:
@@ -36,6 +38,8 @@ class Pace:
         self._most = most
         self.rows = most if latency is None else min(_FIRST, most)
         """How many rows the next turn has at most."""
+        self.ask = _SOONEST
+        """When to ask sources again that cannot say when they have rows, in seconds: soon after some, then rarely."""
 
     @property
     def patience(self) -> float | None:
@@ -44,6 +48,8 @@ class Pace:
 
     def took(self, rows: int, seconds: float) -> None:
         """A turn had so many rows, and lasted so long."""
+        rarely = _LATEST if self.patience is None else min(_LATEST, self.patience)
+        self.ask = min(_SOONEST if rows else 2 * self.ask, rarely)
         if self._latency is None or not rows:
             return
         wanted = self._latency * _SHARE

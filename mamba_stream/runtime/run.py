@@ -34,8 +34,8 @@ from mamba_stream.runtime.prepared import Prepared
 from mamba_stream.runtime.progress import PartitionProgress, Progress, SourceProgress, StepProgress
 
 _PENDING_BYTES = 64 << 20
-_ASK = 0.02
-"""Seconds between two questions to a connector that had nothing."""
+_LOOK = 0.02
+"""Seconds between two looks whether a commit has come through; those who wait for the log hear of it as a rule."""
 
 
 class Run:
@@ -207,9 +207,9 @@ class Run:
         idle = self.engine.seconds_to_idleness()
         due = self._seconds_to_commit() if self._dirty else None
         if self._committing.busy:
-            due = _ASK
+            due = _LOOK
         # Nothing tells when a connector has rows: it is asked.
-        most = _ASK if self._outside else 60.0
+        most = self._pace.ask if self._outside else 60.0
         timer = self.engine.seconds_to_timer()
         return max(0.0, min(seconds for seconds in (idle, due, timer, most) if seconds is not None))
 

@@ -10,6 +10,7 @@ import polars as pl
 from mamba_stream.operators.changes import in_words
 from mamba_stream.operators.lookup import Lookup
 from mamba_stream.operators.mapping import Inspect, MapBatches
+from mamba_stream.operators.rowstore import picked
 from mamba_stream.operators.step import StatefulStep
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.analysis import Analysis
@@ -86,7 +87,7 @@ def _(node: n.AnyOutput, analysis: Analysis) -> Operator:
     columns = analysis.shapes[node].schema.names()
     if analysis.shapes[node.parent].changelog is not None:
         return lambda frame: in_words(frame).select(columns)
-    return lambda frame: frame.select(columns)
+    return lambda frame: picked(frame, columns)
 
 
 @singledispatch

@@ -49,6 +49,20 @@ def test_turns_with_few_rows_say_nothing_of_turns_with_many():
     assert pace.rows == before // 4, "but that took too long"
 
 
+def test_sources_that_cannot_say_when_they_have_rows_are_asked_often_after_rows_came_and_then_rarely():
+    pace, hasty = Pace(None, most=1_000), Pace(0.02, most=1_000)
+    pace.took(5, 0.1)
+    waits = []
+    for _ in range(8):
+        waits.append(pace.ask)
+        pace.took(0, 0.0)
+        hasty.took(0, 0.0)
+    assert waits == [0.001, 0.002, 0.004, 0.008, 0.016, 0.02, 0.02, 0.02]
+    assert hasty.ask == 0.005, "no more rarely than the latency bears"
+    pace.took(1, 0.1)
+    assert pace.ask == 0.001
+
+
 def test_results_are_committed_as_soon_as_the_latency_wants_it(log, topic):
     counts = mamba.stream("rows").window(mamba.tumbling("10s"), by="key").agg(count=pl.len())
     pipeline = mamba.pipeline("job", counts.to("out"))
