@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 from mamba_stream import log as logs
 from mamba_stream.dsl.sources import AppendTime, stream
 from mamba_stream.dsl.streams import Stream
+from mamba_stream.errors import InvalidInput
 from mamba_stream.log.rows import TopicRow
 
 
@@ -74,16 +76,37 @@ class Log(logs.Log):  # noqa: D101 - the docstring is that of its parent
         return Topic(self, self._store, row)
 
 
-def open_log(place: str | os.PathLike[str] | Log | None = None) -> Log:
-    """Opens a log: a directory, created if missing.
+def open_log(
+    place: str | os.PathLike[str] | Log | None = None,
+    *,
+    token: str | None = None,
+    ca: str | os.PathLike[str] | None = None,
+    certificate: str | os.PathLike[str] | None = None,
+    key: str | os.PathLike[str] | None = None,
+) -> Log:
+    """Opens a log: a directory, created if missing, or a server's.
 
     Args:
-        place: A directory, or an open log, which is returned. Nothing means ``$MAMBA_STREAM_LOG``, else ``log`` in
-            ``mamba-stream.toml`` of the working directory, else the user's data directory, which is named when it is
-            created.
+        place: A directory, an address (``host:port``, ``grpc://host:port``, ``grpc+tls://host:port``), or an open log,
+            which is returned. Nothing means ``$MAMBA_STREAM_LOG``, else ``log`` in ``mamba-stream.toml`` of the working
+            directory, else the user's data directory, which is named when it is created.
+        token: What a server knows this user by; ``$MAMBA_STREAM_TOKEN`` unless told otherwise.
+        ca: A file of certificates that the server's must lead to, else ``$MAMBA_STREAM_CA``, else this machine's.
+        certificate: A file with this client's certificate, where a server asks for one
+            (``$MAMBA_STREAM_CERTIFICATE``).
+        key: A file with its key (``$MAMBA_STREAM_KEY``).
 
     Raises:
         NotALog: The directory holds something else.
+        ServerUnavailable: Nothing answers at the address.
+        NotAuthenticated: The server does not know this user.
         LogUnavailable: It cannot be opened or used from here.
     """
-    return place if isinstance(place, Log) else Log(logs.storage_of(place))
+    given = {"token": token, "ca": ca, "certificate": certificate, "key": key}
+    shown = {name: os.fspath(value) for name, value in given.items() if value is not None}
+    if isinstance(place, Log):
+        if shown:
+            raise InvalidInput(f"this log is open already: {', '.join(shown)} are for opening one")
+        return place
+    known = logs.Credentials.of()
+    return Log(logs.storage_of(place, credentials=replace(known, **shown) if shown else None))

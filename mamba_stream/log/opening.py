@@ -32,16 +32,30 @@ def open_log(path: str | os.PathLike[str], *, map_size: int = MAP_SIZE) -> Log:
     return Log(acquire(Path(path), map_size=map_size))
 
 
-def storage_of(place: str | os.PathLike[str] | None, environment: Mapping[str, str] | None = None) -> Storage:
-    """The storage that ``place`` means, by the one rule; a directory is created if missing."""
+def storage_of(
+    place: str | os.PathLike[str] | None,
+    environment: Mapping[str, str] | None = None,
+    credentials: Credentials | None = None,
+) -> Storage:
+    """The storage that ``place`` means, by the one rule; a directory is created if missing.
+
+    Args:
+        place: A directory, an address, or nothing.
+        environment: Instead of this process's.
+        credentials: What is shown to a server; what the environment names unless told otherwise.
+    """
     if place is None:
         place = _default(os.environ if environment is None else environment)
     if is_address(place):
         # Flight is slow to import, and a directory does without it.
         from mamba_stream.log.remote.storage import connect
 
-        shown = Credentials.of(environment)
+        shown = credentials or Credentials.of(environment)
         return connect(address_of(str(place), shown), shown)
+    if credentials is not None:
+        raise InvalidInput(
+            f"{place} is a directory, where nobody asks who comes: token=, ca=, certificate= and key= are for servers"
+        )
     return acquire(directory_of(place, environment))
 
 

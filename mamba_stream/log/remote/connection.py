@@ -32,7 +32,8 @@ _OPTIONS: Final = [
     ("grpc.keepalive_timeout_ms", 20_000),
     # A server that comes back is found at once; the pauses between attempts are ours.
     ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 50),
+    # The time that one attempt is given, in spite of its name.
+    ("grpc.min_reconnect_backoff_ms", 10_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.use_local_subchannel_pool", 1),
 ]
