@@ -44,6 +44,7 @@ class BestSettings:
         time: The time column, where there is one.
         shift: Ticks to add to it.
         order: Of a table, what decides between rows that are equally good.
+        origin: Of rows, the columns that say where they are from: what decides behind their time.
         number: The step's own number, where a later step needs the origin of the rows it makes.
     """
 
@@ -57,6 +58,7 @@ class BestSettings:
     time: str | None
     shift: int
     order: tuple[str, ...]
+    origin: Mapping[str, pl.DataType]
     number: int | None
 
     @property

@@ -19,7 +19,6 @@ from mamba_stream.operators.columns import (
     DELETE,
     INSERT,
     OP,
-    ORDER,
     ORDER_TYPES,
     TIME,
     UPDATE_AFTER,
@@ -64,9 +63,11 @@ class BestOfRows(Remembering):
             descending=tuple(settings.descending[place] for place in told),
         )
         self._keys = list(settings.keys)
-        self._stored = [*settings.values, *ORDER]
-        self._compared = list(dict.fromkeys((*settings.by, *ORDER)))
-        self._rows = KeyedRows(settings.keys, {**settings.values, **ORDER_TYPES})
+        self._order = [TIME, *settings.origin]
+        self._stored = [*settings.values, *self._order]
+        self._compared = list(dict.fromkeys((*settings.by, *self._order)))
+        order = {TIME: ORDER_TYPES[TIME], **settings.origin}
+        self._rows = KeyedRows(settings.keys, {**settings.values, **order})
         self._last = _Last(settings)
         self._emitted = Emitted(settings.number)
         super().__init__(best=self._rows, emitted=self._emitted)
@@ -115,7 +116,7 @@ class BestOfRows(Remembering):
             rows = best if rows is None else rows[best]
         if rows is not None:
             compared, groups = compared[rows], groups[rows]
-        found = ranked(groups, compared, self._set.by, self._set.descending, ORDER)
+        found = ranked(groups, compared, self._set.by, self._set.descending, self._order)
         found = found.where(found.rank < self._set.k)
         return found if rows is None else found._replace(rows=rows[found.rows])
 
@@ -139,7 +140,7 @@ class BestOfRows(Remembering):
         compared = pl.concat(
             [self._rows.columns(self._compared, ids), picked(rivals.frame, self._compared)[rivals.rows]]
         )
-        found = ranked(place, compared, self._set.by, self._set.descending, ORDER)
+        found = ranked(place, compared, self._set.by, self._set.descending, self._order)
         self._last.learn(compared, found)
         order, rank, place = found
         old, best = order < len(ids), rank < self._set.k
@@ -212,7 +213,7 @@ class BestOfRows(Remembering):
 
     def view(self) -> pl.DataFrame:
         """The best rows of each group."""
-        return best_of(self._rows.frame(), self._set, ORDER).select(self._set.columns)
+        return best_of(self._rows.frame(), self._set, self._order).select(self._set.columns)
 
 
 class _Last:

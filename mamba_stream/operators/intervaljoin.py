@@ -63,6 +63,7 @@ class IntervalSettings:
         outcome: The columns of the result.
         number: The step's own number, for the origin of the rows it makes.
         with_origin: Whether a later step needs the origin of the rows it makes.
+        by_sides: Whether that of both rows will do, with which results need not wait for their place.
     """
 
     sides: tuple[JoinSource, JoinSource]
@@ -73,6 +74,7 @@ class IntervalSettings:
     outcome: Outcome
     number: int
     with_origin: bool
+    by_sides: bool
 
 
 class IntervalJoin:
@@ -100,7 +102,7 @@ class IntervalJoin:
         self._kept = [self._kept_columns(side) for side in (LEFT, RIGHT)]
         origins = [name for names in _ORIGINS for name in names.values()]
         self._waiting = [*settings.outcome.columns, TIME, *origins]
-        self._held = InOrder(origins) if settings.with_origin else None
+        self._held = InOrder(origins) if settings.with_origin and not settings.by_sides else None
         self._closed = NEVER
 
     def _kept_columns(self, side: int) -> list[str]:
@@ -237,7 +239,7 @@ class IntervalJoin:
         rights: NDArray[np.int64],
     ) -> pl.DataFrame:
         made = self._set.outcome.pairs(left, lefts, right, rights)
-        if self._held is None:
+        if not self._set.with_origin:
             return made
         later = np.maximum(left.get_column(TIME).to_numpy()[lefts], right.get_column(TIME).to_numpy()[rights])
         origins = [
@@ -249,7 +251,7 @@ class IntervalJoin:
     def _single(self, side: int, frame: pl.DataFrame) -> pl.DataFrame:
         """A result of one row of one side only."""
         made = self._set.outcome.alone(side, frame)
-        if self._held is None:
+        if not self._set.with_origin:
             return made
         own = frame.select(TIME, *(pl.col(name).alias(new) for name, new in _ORIGINS[side].items()))
         none = pl.select(

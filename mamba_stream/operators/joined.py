@@ -107,6 +107,11 @@ def origin_names(side: int) -> dict[str, str]:
     return {name: f"{name}_{SIDES[side]}" for name in ORIGIN}
 
 
+def both_origins() -> dict[str, pl.DataType]:
+    """The columns that say of which rows of both sides a row is; by these results of one time are ordered."""
+    return {new: ORIGIN_TYPES[name] for side in (LEFT, RIGHT) for name, new in origin_names(side).items()}
+
+
 def numbered(rows: pl.DataFrame, columns: Sequence[str], within: str, number: int | None) -> pl.DataFrame:
     """Results, in their order, with an origin of their own: their number among those of one time.
 

@@ -24,6 +24,7 @@ class Analysis:
         present: The columns that the frames of each really have: those read at the sources, and what steps made since.
         splits: How each window step aggregates.
         ordered: Nodes whose rows must carry their origin, since a later step depends on the order of rows.
+        by_sides: Nodes whose rows carry the origin of two rows that they are of, which says the order of these as well.
         timed: Nodes whose rows must carry the watermark that they met, since a later step depends on time.
         numbers: A number for every source and every step with state, for the origin of their rows.
     """
@@ -34,6 +35,7 @@ class Analysis:
     present: Mapping[n.Node, Sequence[str]]
     splits: Mapping[n.Window, AggregatePlan]
     ordered: frozenset[n.Node]
+    by_sides: frozenset[n.Node]
     timed: frozenset[n.Node]
     numbers: Mapping[n.Node, int]
 
@@ -75,13 +77,15 @@ def analyse(roots: Sequence[n.Node], topics: Facts) -> Analysis:
             with refusing(node):
                 splits[node] = split_window(node, found[node.parent])
     needed = _needed(nodes, roots, found)
+    ordered = _before([step for step in steps if in_order(step, found)], through_kept=True)
     return Analysis(
         nodes=nodes,
         shapes=found,
         needed=needed,
         present=_present(nodes, found, needed),
         splits=splits,
-        ordered=_before([step for step in steps if in_order(step, found)], through_kept=True),
+        ordered=ordered,
+        by_sides=_by_sides(nodes, ordered, found),
         timed=_before([step for step in steps if step.by_time], through_kept=False),
         numbers={
             node: number
@@ -122,6 +126,41 @@ def _before(steps: Sequence[n.Stateful], *, through_kept: bool) -> frozenset[n.N
         elif not isinstance(node, n.Stateful) or (through_kept and node.keeps_rows):
             waiting.extend(node.parents)
     return frozenset(found)
+
+
+_ROW_BY_ROW = (n.Filter, n.Select, n.WithColumns, n.Drop, n.Rename, n.Cast)
+"""Steps that give a row for a row, or none, and leave alone where it is from."""
+
+
+def _by_sides(
+    nodes: Sequence[n.Node], ordered: frozenset[n.Node], found: Mapping[n.Node, Shape]
+) -> frozenset[n.Node]:
+    """Steps of whose rows only the order among few counts, so that they need not wait for it; and what lies between.
+
+    To number the pairs of a join is to keep them until time has passed them, and to sort them with all that they hold.
+    """
+    after: dict[n.Node, list[n.Node]] = {node: [] for node in nodes}
+    for node in nodes:
+        for parent in node.parents:
+            after[parent].append(node)
+
+    def reached(node: n.Node) -> list[n.Node] | None:
+        """The node and the rows of it that reach steps that take them so; ``None`` where others would."""
+        rows = [node]
+        for follower in after[node]:
+            if isinstance(follower, _ROW_BY_ROW):
+                more = reached(follower)
+                if more is None:
+                    return None
+                rows += more
+            elif not (
+                isinstance(follower, n.Stateful) and follower.takes_sides and in_order(follower, found)
+            ):
+                return None
+        return rows
+
+    told = [node for node in nodes if isinstance(node, n.Stateful) and node.tells_sides and node in ordered]
+    return frozenset(node for rows in map(reached, told) for node in rows or ())
 
 
 def _needed(

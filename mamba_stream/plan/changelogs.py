@@ -127,6 +127,7 @@ class TopK(n.Stateful, n.Step):
     takes_changes: ClassVar[bool] = True
     by_time: ClassVar[bool] = False
     keeps_rows: ClassVar[bool] = True
+    takes_sides: ClassVar[bool] = True
 
     k: int
     by: tuple[str, ...]
@@ -388,6 +389,7 @@ def _(step: TopK, analysis: Analysis) -> dict[str, Any]:
             if name in before.schema
         },
         "of": "windows" if of_windows(step, before) else "table" if before.changelog else "rows",
+        **({"ties": "by the rows of both sides"} if step.parent in analysis.by_sides else {}),
         "time": [str(before.time_type), before.shift] if before.time is not None else None,
     }
 

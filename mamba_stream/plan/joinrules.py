@@ -185,7 +185,7 @@ def _described(node: StreamJoin, analysis: Analysis) -> dict[str, Any]:
     }
     if node.by_time:
         described["time"] = [str(left.time_type), left.shift, right.shift]
-        described["ordered"] = node in analysis.ordered
+        described["ordered"] = "by sides" if node in analysis.by_sides else node in analysis.ordered
     return described
 
 

@@ -61,6 +61,8 @@ class IntervalJoin(StreamJoin):
         bounds: The bounds in words.
     """
 
+    tells_sides: ClassVar[bool] = True
+
     lower: int
     upper: int | pl.Expr
     bounds: str

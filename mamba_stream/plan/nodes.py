@@ -144,6 +144,12 @@ class Stateful(Node):
     keeps_rows: ClassVar[bool] = False
     """Whether the rows that it gives are ones that it got, with their origin, and not rows of its own making."""
 
+    tells_sides: ClassVar[bool] = False
+    """Whether a row that it makes of two can carry the origin of both, instead of waiting for a number of its own."""
+
+    takes_sides: ClassVar[bool] = False
+    """Whether it can tell the order of rows that carry the origin of two."""
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Filter(Step):

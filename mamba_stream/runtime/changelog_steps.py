@@ -7,8 +7,9 @@ import polars as pl
 from mamba_stream.core.durations import duration_in
 from mamba_stream.operators.best import BestOfTable, BestOfWindows, BestSettings
 from mamba_stream.operators.bestrows import BestOfRows
-from mamba_stream.operators.columns import ORDER_TYPES
+from mamba_stream.operators.columns import ORDER_TYPES, ORIGIN_TYPES
 from mamba_stream.operators.firsts import Firsts, FirstsOnArrival, FirstsSettings
+from mamba_stream.operators.joined import both_origins
 from mamba_stream.operators.latest import Latest, LatestSettings, Retold
 from mamba_stream.operators.running import RunningSettings, RunningTotals
 from mamba_stream.operators.step import StatefulStep
@@ -95,6 +96,7 @@ def _(node: c.TopK, analysis: Analysis) -> StatefulStep:
         time=before.time,
         shift=before.shift,
         order=tuple(name for name in order if name not in node.per and not before.schema[name].is_nested()),
+        origin=both_origins() if node.parent in analysis.by_sides else ORIGIN_TYPES,
         number=_number(node, analysis),
     )
     if c.of_windows(node, before):

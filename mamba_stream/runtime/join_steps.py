@@ -34,6 +34,7 @@ def _(node: joins.IntervalJoin, analysis: Analysis) -> StatefulStep:
             outcome=rules.outcome_of(node, analysis),
             number=analysis.numbers[node],
             with_origin=node in analysis.ordered,
+            by_sides=node in analysis.by_sides,
         )
     )
 

@@ -13,7 +13,16 @@ from hypothesis import given, settings
 
 from mamba_stream.operators.best import BestSettings
 from mamba_stream.operators.bestrows import BestOfRows
-from mamba_stream.operators.columns import DELETE, OFFSET, OP, ORDINAL, PARTITION, SOURCE, UPDATE_BEFORE
+from mamba_stream.operators.columns import (
+    DELETE,
+    OFFSET,
+    OP,
+    ORDINAL,
+    ORIGIN_TYPES,
+    PARTITION,
+    SOURCE,
+    UPDATE_BEFORE,
+)
 from mamba_stream.operators.ranking import best_of_each, codes_of, ranked, rough_codes
 
 EDGES = [-(2**63), 2**63 - 1, -1, 0, 1, 7]
@@ -113,7 +122,7 @@ def steps(k: int, by: tuple[str, ...], descending: tuple[bool, ...], rank: str |
     return BestOfRows(
         BestSettings(
             k=k, by=by, descending=descending, per={"key": pl.Int64()}, values=values, columns=columns,
-            rank=rank, time=None, shift=0, order=(), number=None,
+            rank=rank, time=None, shift=0, order=(), origin=ORIGIN_TYPES, number=None,
         )
     )  # fmt: skip
 

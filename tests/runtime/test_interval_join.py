@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,12 @@ from hypothesis import HealthCheck, given, settings
 import mamba_stream as mamba
 from mamba_stream import testing
 from mamba_stream.operators import intervaljoin
+from mamba_stream.operators.changes import table_of
 from mamba_stream.operators.columns import TIME
 from mamba_stream.operators.pairing import close_pairs
 from mamba_stream.plan.pipeline import Pipeline
 from mamba_stream.runtime.options import RunOptions
+from mamba_stream.runtime.prepared import Prepared
 from mamba_stream.runtime.run import Run
 from tests.runtime.desk import ManualClock, put
 from tests.runtime.joinmodel import Placed, in_order, joined, judged
@@ -177,6 +180,84 @@ def test_what_depends_on_order_sees_the_results_in_one_order(left, right, how, b
         window = max(placed.time for placed in there) // 30
         windows.setdefault(window, []).append(" ".join(str(placed.row.value) for placed in there))
     assert found == [windows[window] for window in sorted(windows)]
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    left=partitions(),
+    right=partitions(),
+    how=st.sampled_from(HOWS),
+    bounds=st.sampled_from(BOUNDS),
+    lateness=st.sampled_from([0, 20]),
+    k=st.sampled_from([1, 2, 5]),
+    seed=SEEDS,
+)
+def test_of_results_that_are_equally_good_the_first_in_the_one_order_are_the_best(
+    left, right, how, bounds, lateness, k, seed
+):
+    """Also while they do not wait for their place: where two rows are from says which of their results is the first."""
+    chance = np.random.default_rng(seed)
+    one, other = streams(lateness)
+    result = one.join(other, on="key", how=how, within=within(bounds)).filter(pl.lit(value=True))
+    if how in ("semi", "anti"):
+        result = result.with_columns(value_right=pl.lit(None, dtype=pl.Int64))
+    best = result.with_columns(good=pl.col("value") % 2).top_k(k, by="good", per="key", rank="rank")
+    made = mamba.pipeline("job", best.select("key", "value", "value_right", "rank").to("out"))
+    with tempfile.TemporaryDirectory(dir=MEMORY) as place, mamba.open(Path(place) / "log") as log:
+        for side, parts in (("left", left), ("right", right)):
+            log.create_topic(side, SCHEMA, partitions=len(parts), time="ts")
+        assert len(Prepared(made, log).analysis.by_sides) > 1
+        feed(log, made, {"left": left, "right": right}, chance)
+        found = table_of(log["out"].scan().collect()).select("key", "value", "value_right", "rank").rows()
+    pairs = joined(
+        judged(left, lateness).on_time, judged(right, lateness).on_time, how, lambda a, b: meets(bounds, a, b)
+    )
+    groups: dict[Any, list[tuple[Any, Any]]] = {}
+    for pair in in_order(pairs):
+        values = [None if placed is None else placed.row.value for placed in pair]
+        # The key is the left row's, but for a right join.
+        key_of = pair[1] if how == "right" else pair[0]
+        groups.setdefault(None if key_of is None else key_of.row.key, []).append((values[0], values[1]))
+    expected = [
+        (key, *values, rank)
+        for key, rows in groups.items()
+        for rank, values in enumerate(
+            sorted(rows, key=lambda pair: -1 if pair[0] is None else pair[0] % 2, reverse=True)[:k], 1
+        )
+    ]
+    assert sorted(found, key=repr) == sorted(expected, key=repr)
+
+
+AFTER: dict[str, tuple[Callable[[mamba.Stream], mamba.Stream], bool]] = {
+    "top_k": (
+        lambda joined: joined.filter(pl.col("value") > 1).rename({"value": "v"}).top_k(2, by="v"),
+        False,
+    ),
+    "top_k twice": (lambda joined: joined.top_k(2, by="value").top_k(1, by="value"), False),
+    "unique": (lambda joined: joined.unique("key", within="1m"), True),
+    "explode": (
+        lambda joined: (
+            joined.with_columns(v=pl.concat_list("value", "value_right")).explode("v").top_k(2, by="v")
+        ),
+        True,
+    ),
+    "map_batches": (
+        lambda joined: joined.map_batches(lambda rows: rows, schema=dict(joined.schema)).top_k(2, by="value"),
+        True,
+    ),
+    "concat": (lambda joined: mamba.concat([joined, joined]).top_k(2, by="value"), True),
+    "unique, top_k": (lambda joined: joined.unique("key", within="1m").top_k(2, by="value"), True),
+}
+
+
+@pytest.mark.parametrize("name", AFTER)
+def test_results_wait_for_their_place_where_a_step_needs_it(log, name):
+    after, waits = AFTER[name]
+    for side in ("left", "right"):
+        log.create_topic(side, SCHEMA, time="ts")
+    left, right = (log[side].stream() for side in ("left", "right"))
+    made = mamba.pipeline("job", after(left.join(right, on="key", within="5s")).to("out"))
+    assert (not Prepared(made, log).analysis.by_sides) == waits
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
