@@ -27,7 +27,15 @@ from mamba_stream.operators.columns import (
 )
 from mamba_stream.operators.keyedrows import KeyedRows
 from mamba_stream.operators.places import ascending
-from mamba_stream.operators.ranking import Codes, Ranked, best_of_each, codes_of, ranked, rough_codes
+from mamba_stream.operators.ranking import (
+    Codes,
+    Ranked,
+    all_differ,
+    best_of_each,
+    codes_of,
+    ranked,
+    rough_codes,
+)
 from mamba_stream.operators.remembering import Remembering
 from mamba_stream.operators.rowstore import Mask, Places, picked, room_for, stacked
 from mamba_stream.operators.single import written_out
@@ -86,15 +94,15 @@ class BestOfRows(Remembering):
         if not len(best.rows):
             return NOTHING
         frame = picked(frame, [*self._keys, *self._stored])
-        distinct = ascending(best.groups)
-        found = self._rows.of(distinct)
         # Of groups that had no rows, those that come are ranked already.
-        has_rows = np.bincount(found.probe, minlength=len(distinct)) > 0
-        old = has_rows[np.searchsorted(distinct, best.groups)]
+        old = self._rows.has_rows(best.groups)
         made = [self._begun(frame, best.where(~old))]
-        if len(found.ids):
-            rivals = _Rivals(found.ids, frame, best.rows[old])
-            made.append(self._changed(rivals, np.concatenate([distinct[found.probe], best.groups[old]])))
+        if old.any():
+            best = best.where(old)
+            groups = ascending(best.groups)
+            found = self._rows.of(groups)
+            rivals = _Rivals(found.ids, frame, best.rows)
+            made.append(self._changed(rivals, np.concatenate([groups[found.probe], best.groups])))
         return self._given(made)
 
     def _with_time(self, frame: pl.DataFrame) -> pl.DataFrame:
@@ -114,6 +122,8 @@ class BestOfRows(Remembering):
                 codes = [code[rows] for code in codes]
             best = best_of_each(groups if rows is None else groups[rows], codes)
             rows = best if rows is None else rows[best]
+            if all_differ(groups[rows]):
+                return Ranked(rows, np.zeros(len(rows), np.int64), groups[rows])
         if rows is not None:
             compared, groups = compared[rows], groups[rows]
         found = ranked(groups, compared, self._set.by, self._set.descending, self._order)

@@ -61,10 +61,14 @@ class Blocks:
 
     def of(self, slots: Places) -> tuple[Places, Places]:
         """The ids of each slot in their order, also those that are gone, and for each which of ``slots`` it is of."""
+        counts = self.counts(slots)
+        return np.repeat(np.arange(len(slots)), counts), self._in(slots)
+
+    def counts(self, slots: Places) -> NDArray[np.int32]:
+        """How many ids each list has, also those that are gone; none where all are."""
         if len(slots):
             self._reach(int(slots.max()) + 1)
-        counts = self._count[slots]
-        return np.repeat(np.arange(len(slots)), counts), self._in(slots)
+        return self._count[slots]
 
     def drop(self, slots: Places, lives: Marks) -> tuple[Places, Places]:
         """Notes that one more id of each of these slots is gone; a slot may come several times.

@@ -154,6 +154,10 @@ class KeyedRows:
         """The values of rows, in any order and as often."""
         return self._values.take(ids)
 
+    def has_rows(self, groups: Slots) -> NDArray[np.bool_]:
+        """Which keys, by their numbers, have rows."""
+        return self._blocks.counts(groups) > 0
+
     def columns(self, names: Sequence[str], ids: Places) -> pl.DataFrame:
         """Some columns of the values of rows."""
         return pl.DataFrame([self._values.column(name, ids) for name in names])

@@ -40,7 +40,7 @@ class Ranked(NamedTuple):
 
     def where(self, mask: Mask) -> Ranked:
         """Some of them."""
-        return Ranked(self.rows[mask], self.rank[mask], self.groups[mask])
+        return self if mask.all() else Ranked(self.rows[mask], self.rank[mask], self.groups[mask])
 
 
 def ranked(
@@ -202,6 +202,16 @@ def _from_zero(column: Codes) -> tuple[Codes, int]:
     """Numbers less the least of them, and how many bits they take."""
     least = column.min()
     return column - least, int(column.max() - least).bit_length()
+
+
+def all_differ(groups: Places) -> bool:
+    """Whether each row has a group of its own."""
+    if not len(groups):
+        return True
+    rows = np.arange(len(groups), dtype=np.int32)
+    last = np.empty(int(groups.max()) + 1, np.int32)
+    last[groups] = rows
+    return bool((last[groups] == rows).all())
 
 
 def best_of_each(groups: Places, codes: Sequence[Codes]) -> Places:

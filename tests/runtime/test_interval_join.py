@@ -228,6 +228,33 @@ def test_of_results_that_are_equally_good_the_first_in_the_one_order_are_the_bes
     assert sorted(found, key=repr) == sorted(expected, key=repr)
 
 
+def test_a_result_that_comes_later_is_the_best_where_its_rows_are_from_earlier_places(log):
+    log.create_topic("left", SCHEMA, partitions=2, time="ts")
+    log.create_topic("right", SCHEMA, partitions=2, time="ts")
+    one, other = streams(60)
+    best = one.join(other, on="key", within="20s").top_k(1, by="key", per="key")
+    made = mamba.pipeline("job", best.select("key", "value", "value_right").to("out"))
+
+    def best_after(side: str, partition: int, *rows: tuple[int, str, int]) -> list[tuple[object, ...]]:
+        put(log[side], partition, *rows)
+        # Each time as after a crash.
+        run = one_step(log, made, 10)
+        while run.step():
+            pass
+        run.commit("running")
+        run.close()
+        return sorted(table_of(log["out"].scan().collect()).rows())
+
+    put(log["left"], 1, (5, "a", 1))
+    assert best_after("right", 1, (10, "a", 10)) == [("a", 1, 10)]
+    # All these have the time of the later row, which is the same.
+    assert best_after("left", 0, (6, "a", 2)) == [("a", 2, 10)]
+    assert best_after("left", 0, (6, "a", 3)) == [("a", 2, 10)]
+    assert best_after("right", 0, (10, "a", 20)) == [("a", 2, 20)]
+    # An earlier time is before any place.
+    assert best_after("right", 1, (7, "a", 30)) == [("a", 2, 30)]
+
+
 AFTER: dict[str, tuple[Callable[[mamba.Stream], mamba.Stream], bool]] = {
     "top_k": (
         lambda joined: joined.filter(pl.col("value") > 1).rename({"value": "v"}).top_k(2, by="v"),
