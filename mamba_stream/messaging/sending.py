@@ -15,6 +15,7 @@ from typing import Any, Final
 from mamba_stream.errors import (
     CommitUnknown,
     MambaStreamError,
+    NotCommitted,
     PreconditionFailed,
     QueueFull,
     SequenceGap,
@@ -190,17 +191,14 @@ class Sender:
         """One change set. Tried again, and landing once, where it is not known whether it happened."""
         given = None if bundle is None else bundle.sequence
         left = _TRIES_UNKNOWN if self._idempotent or given else 1
+        perhaps = False
         while True:
             left -= 1
-            transaction = self._log.transaction()
-            for cut in cuts:
-                self._append(transaction, cut, given)
-            for group, offsets in () if bundle is None else bundle.offsets:
-                transaction.commit_offsets(group, offsets)
             try:
-                transaction.commit()
+                transaction = self._try(cuts, bundle, given)
                 break
             except CommitUnknown:
+                perhaps = True
                 if not left:
                     # Whether its numbers were used is not known: nobody may use them for something else.
                     self._begin()
@@ -209,6 +207,16 @@ class Sender:
                 if given is None:
                     self._begin()
                 raise
+            except NotCommitted:
+                # Numbers are looked at first: this says that an earlier try had not happened either.
+                raise
+            except MambaStreamError as error:
+                if not perhaps:
+                    raise
+                self._begin()
+                raise CommitUnknown(
+                    f"it may or may not have been sent, and could not be tried again: {error}"
+                ) from error
         self.commits += 1
         for cut in cuts:
             lane = cut.parcel.lane
@@ -223,6 +231,15 @@ class Sender:
                 # It landed in an earlier life of the program, which routed otherwise.
                 piece.landed = ranges
             self._settle(cut.parcel, piece)
+
+    def _try(self, cuts: list[Cut], bundle: Bundle | None, given: tuple[str, int] | None) -> Transaction:
+        transaction = self._log.transaction()
+        for cut in cuts:
+            self._append(transaction, cut, given)
+        for group, offsets in () if bundle is None else bundle.offsets:
+            transaction.commit_offsets(group, offsets)
+        transaction.commit()
+        return transaction
 
     def _append(self, transaction: Transaction, cut: Cut, given: tuple[str, int] | None) -> None:
         parcel = cut.parcel

@@ -24,8 +24,10 @@ from mamba_stream import (
     ForkedProcess,
     LogClosed,
     MambaStreamError,
+    NotAuthenticated,
     NotCommitted,
     Producer,
+    ServerUnavailable,
     TopicEnded,
     TopicNotFound,
 )
@@ -196,6 +198,20 @@ def test_what_nobody_can_know_is_said_and_later_messages_are_not_taken_for_it(fl
             producer.send("t", "landed, but nobody heard").result()
         producer.send("t", "last").result()
     assert values(flaky) == ["first", "landed, but nobody heard", "last"]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("error", [ServerUnavailable("gone"), NotAuthenticated("the token ended")])
+def test_what_may_have_been_sent_stays_unknown_where_it_cannot_be_tried_again(flaky: FlakyLog, when, error):
+    with Producer(flaky, linger="1h") as producer:
+        producer.create_topic("t", 1)
+        producer.send("t", "first").result()
+        flaky.plan = [(when, CommitUnknown("?")), ("before", error)]
+        with pytest.raises(CommitUnknown, match="could not be tried again"):
+            producer.send("t", "perhaps").result()
+        # Under the number of the one before it would be taken for it, and never be there.
+        producer.send("t", "last").result()
+    assert values(flaky) == ["first", *["perhaps"] * (when == "after"), "last"]
 
 
 def test_without_idempotence_a_commit_is_not_tried_again(flaky: FlakyLog):
