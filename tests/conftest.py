@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from tests.served import pytest_addoption, pytest_collection_modifyitems, pytest_configure  # noqa: F401
+
 ROOT = Path(__file__).parent.parent
 
 # How long an example takes says how busy the machine is, and nothing about what is tested.
