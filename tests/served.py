@@ -2,8 +2,8 @@
 
 The directory is then opened by a `FlightService`, in a thread of the test's process or, with ``--served=process``, in
 a process of its own, and the test gets a handle that reaches it over real gRPC on loopback. When the last handle is
-closed the service goes as well, so that the directory can be looked at. Children of a test open the directory itself,
-beside the server, unless they are told the address (:func:`held`).
+closed the service goes as well, so that the directory can be looked at. A child of a test that is given ``log.place``
+is another client of the server; one that is given the directory opens that itself, beside the server.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from mamba_stream.log.remote.address import Address, Credentials
 from mamba_stream.log.remote.storage import RemoteStorage, connect
 
 _LENGTH = struct.Struct("<I")
-_server: Served | None = None
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -43,12 +42,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    global _server
     kind = config.getoption("--served")
     if kind is not None:
-        _server = Served(OwnProcess() if kind == "process" else Threads())
-        opening.acquire = _server.acquire
-        config.add_cleanup(_server.close)
+        served = Served(OwnProcess() if kind == "process" else Threads())
+        opening.acquire = served.acquire
+        config.add_cleanup(served.close)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -62,16 +60,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @contextmanager
-def held(path: str) -> Iterator[str]:
-    """What a child is to open in place of this directory: with ``--served`` an address, which answers meanwhile."""
-    if _server is None:
-        yield path
-        return
-    log = _server.acquire(Path(path))
+def serving(path: Path) -> Iterator[str]:
+    """The address at which this directory is served meanwhile, whatever the options."""
+    backend = Threads()
+    place, port = backend.serve(path, None, MAP_SIZE)
     try:
-        yield log.place
+        yield f"localhost:{port}"
     finally:
-        log.release()
+        backend.stop(place)
 
 
 class Backend(Protocol):

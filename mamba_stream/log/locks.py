@@ -25,8 +25,13 @@ class FileLock:
             self._fd = None
 
 
-def take(log: Path, space: str, name: str) -> FileLock | None:
-    """Takes the lock; ``None`` where somebody has it.
+def this_process() -> str:
+    """This process, as who looks for the holder of a lock is told of it."""
+    return f"process {os.getpid()} on {socket.gethostname()}"
+
+
+def take(log: Path, space: str, name: str, holder: str) -> FileLock | None:
+    """Takes the lock for this holder; ``None`` where somebody has it.
 
     Raises:
         DiskFull: There is no room for the lock's file.
@@ -47,7 +52,7 @@ def take(log: Path, space: str, name: str) -> FileLock | None:
     # Who has it is only told: a full disk is no reason not to go on.
     with contextlib.suppress(OSError):
         os.ftruncate(fd, 0)
-        os.pwrite(fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        os.pwrite(fd, f"{holder}\n".encode(), 0)
     return FileLock(fd)
 
 

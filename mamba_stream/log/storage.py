@@ -269,8 +269,11 @@ class Storage(Protocol):
         """Returns once the log is past ``lsn``, or after ``timeout`` seconds; the lsn it is at."""
         ...
 
-    def lock(self, space: str, name: str) -> Lock | None:
-        """Takes the lock of this name, which is let go when its holder dies; ``None`` where it is taken."""
+    def lock(self, space: str, name: str, holder: str | None = None) -> Lock | None:
+        """Takes the lock of this name, which is let go when its holder dies; ``None`` where it is taken.
+
+        ``holder`` says in words who has it then: this process, unless it takes the lock for another.
+        """
         ...
 
     def lock_holder(self, space: str, name: str) -> str | None:

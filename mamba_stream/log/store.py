@@ -166,8 +166,8 @@ class Store:
     def numbered(self, number: int) -> bool:
         return self.get(rows.number_key(rows.TOPIC, number)) is not None
 
-    def lock(self, space: str, name: str) -> FileLock | None:
-        return locks.take(self.path, space, name)
+    def lock(self, space: str, name: str, holder: str | None = None) -> FileLock | None:
+        return locks.take(self.path, space, name, holder or locks.this_process())
 
     def lock_holder(self, space: str, name: str) -> str | None:
         return locks.holder(self.path, space, name)

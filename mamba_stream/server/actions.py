@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
+from mamba_stream.core.changes import ChangeSet
 from mamba_stream.core.names import check_name
 from mamba_stream.core.schemas import schema_bytes
 from mamba_stream.errors import InvalidInput
@@ -198,7 +199,9 @@ ACTIONS = {
             "numbered",
             protocol.Numbered,
             _free,
-            lambda desk, caller, request: desk.storage.numbered(request.number),
+            lambda desk, caller, request: (
+                0 <= request.number < 1 << 32 and desk.storage.numbered(request.number)
+            ),
             "whether a topic of this number is there",
         ),
         Action("heads", protocol.AskHeads, _describes, _heads, "the state of a topic's partitions"),
@@ -249,7 +252,9 @@ ACTIONS = {
             "wait",
             protocol.AskWait,
             _free,
-            lambda desk, caller, request: desk.wait(request.lsn, request.timeout),
+            lambda desk, caller, request: desk.pulse.wait(
+                request.lsn, min(request.timeout, protocol.LONGEST_WAIT)
+            ),
             "the last commit's number, once it is another",
         ),
         Action(
@@ -279,6 +284,13 @@ ACTIONS = {
             _commits,
             lambda desk, caller, request: desk.commit(caller, request),
             "a change set with its rows, all or nothing",
+        ),
+        Action(
+            "goodbye",
+            protocol.Goodbye,
+            lambda desk, request: desk.belongings.changed(ChangeSet(forgets=request.forgets)),
+            lambda desk, caller, request: desk.part(caller, request),
+            "nothing: what the server keeps for a client may go",
         ),
         Action(
             "lock_holder",

@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from typing import Final
 
 from mamba_stream.core.changes import Applied
+from mamba_stream.errors import CommitUnknown, MambaStreamError
 
 _REMEMBERED: Final = 256
 """Answers of one client: more than it has commits in flight."""
@@ -40,7 +41,23 @@ class Answers:
         try:
             answer = commit()
         except BaseException as error:
-            mine.set_exception(error)
+            self._failed(answers, number, mine, error)
             raise
         mine.set_result(answer)
         return answer
+
+    def forget(self, client: str) -> None:
+        """Nobody will ask for this client's answers again."""
+        with self._lock:
+            self._clients.pop(client, None)
+
+    def _failed(self, answers: _Answers, number: int, mine: Future[Applied], error: BaseException) -> None:
+        """What was refused may be tried again under its number; what may have happened must not be."""
+        if isinstance(error, MambaStreamError) and not isinstance(error, CommitUnknown):
+            with self._lock:
+                if answers.get(number) is mine:
+                    del answers[number]
+            mine.set_exception(error)
+        else:
+            # Not the error itself, whose trace holds the rows.
+            mine.set_exception(CommitUnknown(f"the server failed in this commit: {error!s:.200}"))

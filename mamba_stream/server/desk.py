@@ -5,26 +5,25 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any
 
 import pyarrow as pa
 
 from mamba_stream.core.changes import Applied, ChangeSet
 from mamba_stream.errors import CommitUnknown, ServerUnavailable
-from mamba_stream.log.remote.protocol import LONGEST_WAIT, Commit, Rows
+from mamba_stream.log.remote.protocol import Commit, Goodbye, Rows
 from mamba_stream.log.storage import Storage
 from mamba_stream.server.answers import Answers
 from mamba_stream.server.belongings import Belongings
 from mamba_stream.server.catalog import Catalog
 from mamba_stream.server.creators import with_creators
+from mamba_stream.server.forgetting import Forgetting
 from mamba_stream.server.gate import Caller, Gate, Need
 from mamba_stream.server.limits import Limits
 from mamba_stream.server.lookup import StorageLookup
+from mamba_stream.server.pulse import Pulse
 from mamba_stream.server.streams import read_plain
 from mamba_stream.server.vetting import vetted
-
-_LOOK_UP: Final = 2.0
-"""Seconds after which who waits looks whether it still should."""
 
 
 class Desk:
@@ -39,7 +38,9 @@ class Desk:
         self.catalog = Catalog(storage)
         self._lookup = StorageLookup(storage)
         self.belongings = Belongings(self._lookup, storage.clock)
+        self.pulse = Pulse(storage)
         self._answers = Answers()
+        self._forgetting = Forgetting()
         self._draining = threading.Event()
 
     @property
@@ -50,21 +51,12 @@ class Desk:
     def drain(self) -> None:
         """Lets nobody begin anything, and ends what only waits."""
         self._draining.set()
+        self.pulse.stop()
 
     def check_open(self) -> None:
         """Refuses what begins while the server is being stopped."""
         if self._draining.is_set():
             raise ServerUnavailable("the server is being stopped: try again in a moment")
-
-    def wait(self, lsn: int, timeout: float) -> int:
-        """The last commit's number, once it is beyond ``lsn``, after ``timeout`` seconds, or when the server stops."""
-        clock = self.storage.clock
-        until = clock.monotonic() + min(max(timeout, 0.0), LONGEST_WAIT)
-        while True:
-            left = until - clock.monotonic()
-            now = self.storage.wait(lsn, max(0.0, min(left, _LOOK_UP)))
-            if now > lsn or left <= 0 or self._draining.is_set():
-                return now
 
     def needs_of(self, request: Commit) -> Iterator[Need]:
         """What a commit needs, part by part."""
@@ -77,13 +69,23 @@ class Desk:
         self.gate.spend(caller, received=sum(len(rows.data) for rows in request.rows))
         if not request.client:
             return self._commit(caller, request)
-        if request.boot != self.boot and not _lands_once(request.change):
+        if request.boot not in ("", self.boot) and not _lands_once(request.change):
             raise CommitUnknown(
                 "the server was started anew since this was first sent: it may or may not have happened then; look"
             )
         return self._answers.once(
             f"{caller.name}/{request.client}", request.number, lambda: self._commit(caller, request)
         )
+
+    def part(self, caller: Caller, request: Goodbye) -> None:
+        """A client is gone: nobody asks for its answers any more, and its producers append nothing."""
+        self._answers.forget(f"{caller.name}/{request.client}")
+        self._forgetting.add(vetted(ChangeSet(forgets=request.forgets), self.catalog, self.limits, 0).forgets)
+
+    def settle_up(self) -> None:
+        """Commits what waited for a commit to go with."""
+        for change in self._forgetting.rest():
+            self.storage.commit(change)
 
     def _commit(self, caller: Caller, request: Commit) -> Applied:
         change = vetted(request.change, self.catalog, self.limits, self.storage.clock.now())
@@ -92,7 +94,11 @@ class Desk:
         batches: list[Any] = []
         for rows in request.rows:
             batches.extend(self._batches(rows))
-        answer = self.storage.commit(change, batches)
+        with self._forgetting.along(change) as change:
+            answer = self.storage.commit(change, batches)
+            if answer.repeated:
+                # Nothing was changed now, what was to be forgotten included.
+                self._forgetting.add(change.forgets)
         for number in change.drops:
             self.catalog.forget(number)
         return answer
@@ -106,5 +112,7 @@ class Desk:
 
 
 def _lands_once(change: ChangeSet) -> bool:
-    """Whether it does no harm to apply it again after it was applied."""
-    return bool(change.sequences) or not (change.requires or change.creates or change.drops)
+    """Whether nothing comes of applying it again after it was applied, whatever others did in between."""
+    return bool(change.sequences) or not (
+        change.requires or change.creates or change.drops or change.offsets or change.records
+    )

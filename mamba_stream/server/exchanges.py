@@ -10,12 +10,14 @@ from pyarrow import flight
 
 from mamba_stream.core.names import check_name
 from mamba_stream.errors import InvalidInput
-from mamba_stream.log.remote.protocol import Exchange, LockName, Watch, decode, encode
+from mamba_stream.log.remote.protocol import Exchange, TakeLock, Watch, decode, encode
 from mamba_stream.server.belongings import need_of_lock
 from mamba_stream.server.desk import Desk
 from mamba_stream.server.gate import Caller
 
 _LOOK_UP: Final = 5.0
+"""Seconds after which a watcher is looked at, whether it may still watch."""
+_LONGEST_HOLDER: Final = 200
 
 
 def exchange(
@@ -44,20 +46,21 @@ def _watch(desk: Desk, caller: Caller, context: flight.ServerCallContext, watch:
     answers.write_metadata(pa.py_buffer(encode(lsn)))
     while not context.is_cancelled() and not desk.draining:
         desk.gate.check(caller, ())
-        now = desk.wait(lsn, _LOOK_UP)
+        now = desk.pulse.wait(lsn, _LOOK_UP, context.is_cancelled)
         if now != lsn:
             answers.write_metadata(pa.py_buffer(encode(now)))
             lsn = now
 
 
 def _lock(
-    desk: Desk, caller: Caller, request: LockName, stream: flight.MetadataRecordBatchReader, answers: Any
+    desk: Desk, caller: Caller, request: TakeLock, stream: flight.MetadataRecordBatchReader, answers: Any
 ) -> None:
     """Holds a lock until the client lets go, or is gone."""
     for text in (request.space, request.name):
         check_name(text, "lock")
     desk.gate.check(caller, (need_of_lock("write", request.space, request.name),))
-    lock = desk.storage.lock(request.space, request.name)
+    holder = " ".join(request.holder.split())[:_LONGEST_HOLDER] or f"a client at {caller.peer}"
+    lock = desk.storage.lock(request.space, request.name, holder)
     try:
         answers.write_metadata(pa.py_buffer(encode(lock is not None)))
         if lock is not None:

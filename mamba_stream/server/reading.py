@@ -23,6 +23,8 @@ from mamba_stream.server.gate import Caller, Need
 from mamba_stream.server.sifting import Sieve
 
 _POLLED: Final = 65_536
+_POLLED_BYTES: Final = 8 << 20
+"""Rows and bytes of one partition before it is the next one's turn."""
 _SMALL: Final = 64 << 10
 """Batches below this size are sent together with their neighbours: a message costs more than copying them."""
 _TOGETHER: Final = 512 << 10
@@ -100,7 +102,7 @@ def _stream(
     size = request.most_bytes if request.most_bytes is not None else 1 << 62
     try:
         while rows > 0 and size > 0:
-            batches = reader.poll(max_rows=min(rows, _POLLED))
+            batches = reader.poll(max_rows=min(rows, _POLLED), max_bytes=min(size, _POLLED_BYTES))
             if not batches:
                 break
             if sieve is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 
 from pyarrow import flight
 
-from mamba_stream.errors import QuotaExceeded
+from mamba_stream.errors import MambaStreamError, QuotaExceeded
 from mamba_stream.log.storage import Storage
 from mamba_stream.server.actions import ACTIONS, perform
 from mamba_stream.server.desk import Desk
@@ -83,7 +84,10 @@ class FlightService(flight.FlightServerBase):  # type: ignore[misc]
         """Lets nobody begin anything, and waits for what is under way; whether all of it ended."""
         self.desk.drain()
         with self._changed:
-            return self._changed.wait_for(lambda: self.figures.active == 0, timeout)
+            ended = self._changed.wait_for(lambda: self.figures.active == 0, timeout)
+        with contextlib.suppress(MambaStreamError):
+            self.desk.settle_up()
+        return ended
 
     def do_action(self, context: flight.ServerCallContext, action: flight.Action) -> Iterator[flight.Result]:
         name = action.type if action.type in ACTIONS else "unknown"

@@ -29,7 +29,8 @@ def vetted(change: ChangeSet, catalog: Catalog, limits: Limits, now: int) -> Cha
         text_of(sequence.producer)
         _check_whole(sequence.number, "a sequence")
     for forget in change.forgets:
-        catalog.numbered(forget.topic)
+        # What was deleted has been forgotten already.
+        _check_number(forget.topic, "a topic's number")
         text_of(forget.producer)
     for trim in change.trims:
         _check_place(catalog, trim.topic, trim.partition, trim.begin)
@@ -65,7 +66,12 @@ def _created(create: CreateTopic, limits: Limits, now: int) -> CreateTopic:
 
 def _check_offset(catalog: Catalog, offset: GroupOffset) -> None:
     check_name(offset.group, "group")
-    _check_place(catalog, offset.topic, offset.partition, offset.offset or 0)
+    if offset.offset is None:
+        # Where the topic was deleted, the offset went with it, and there is nothing to be done.
+        _check_number(offset.topic, "a topic's number")
+        _check_number(offset.partition, "a partition's number", 1 << 16)
+    else:
+        _check_place(catalog, offset.topic, offset.partition, offset.offset)
 
 
 def _check_place(catalog: Catalog, number: int, partition: int, offset: int) -> None:
@@ -77,9 +83,13 @@ def _check_place(catalog: Catalog, number: int, partition: int, offset: int) -> 
     _check_whole(offset, f"topic {topic.name!r}, partition {partition}: an offset")
 
 
+def _check_number(number: int, what: str, limit: int = 1 << 32) -> None:
+    if not 0 <= number < limit:
+        raise InvalidInput(f"{what} is a number from 0 on, below {limit}, not {number}")
+
+
 def _check_whole(number: int, what: str) -> None:
-    if not 0 <= number < 1 << 63:
-        raise InvalidInput(f"{what} is a number from 0 on, below 2**63, not {number}")
+    _check_number(number, what, 1 << 63)
 
 
 def _check_record(record: Record) -> None:

@@ -15,7 +15,7 @@ import polars as pl
 import pyarrow as pa
 
 from mamba_stream.errors import MambaStreamError
-from mamba_stream.log import Log, LogBatch, Topic, Transaction, open_log
+from mamba_stream.log import Log, LogBatch, Topic, Transaction, locate
 
 SCHEMA = pl.Schema({"id": pl.Int64, "ts": pl.Datetime("us"), "who": pl.String, "x": pl.Float64})
 FORMS = ("polars", "table", "batch", "reader", "pandas", "dicts", "columns")
@@ -41,7 +41,7 @@ class Desk:
 
     def open(self, path: str) -> None:
         self.close()
-        self.log = open_log(path)
+        self.log = locate(path)
 
     def close(self) -> None:
         if self.log is not None:

@@ -29,6 +29,8 @@ from mamba_stream.log import Log, Topic, committer, directory, files, open_log
 from mamba_stream.log.index import Index
 from tests.log.pictures import picture, rows_of, unsound
 
+pytestmark = pytest.mark.embedded
+
 
 class Together:
     """Calls that arrive while nobody can commit, and so form one group."""

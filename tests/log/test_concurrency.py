@@ -17,7 +17,7 @@ from tests.log.pictures import rows_of
 WRITER = """
 import json, sys, threading
 import polars as pl
-from mamba_stream.log import open_log
+from mamba_stream.log import locate
 
 path, name, threads, appends = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 answers = {}
@@ -28,7 +28,7 @@ def write(thread):
         [(partition, both)] = topic.append(rows).items()
         answers.setdefault(f"{name}-{thread}", []).append([number, partition, *both])
 
-with open_log(path) as log:
+with locate(path) as log:
     topic = log["shared"]
     print("ready", flush=True)
     sys.stdin.readline()
@@ -41,7 +41,7 @@ print(json.dumps(answers))
 
 def run_writers(log: Log, processes: int, threads: int, appends: int) -> dict[str, list[list[int]]]:
     """What every writer was told, by writer."""
-    running = [script(WRITER, log.path, f"p{at}", threads, appends) for at in range(processes)]
+    running = [script(WRITER, log.place, f"p{at}", threads, appends) for at in range(processes)]
     for process in running:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
@@ -77,14 +77,14 @@ def test_followers_in_other_processes_see_everything_in_order(log: Log) -> None:
     topic = log.create_topic("shared", {"writer": str, "number": int}, partitions=3)
     follower = """
 import json, sys
-from mamba_stream.log import open_log
-with open_log(sys.argv[1]) as log:
+from mamba_stream.log import locate
+with locate(sys.argv[1]) as log:
     print("ready", flush=True)
     seen = [[b.partition, int(o), *r.values()] for b in log["shared"].read(follow=True)
             for o, r in zip(b.offsets, b.data.to_pylist())]
 print(json.dumps(seen))
 """
-    running = [script(follower, log.path) for _ in range(2)]
+    running = [script(follower, log.place) for _ in range(2)]
     for process in running:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
@@ -134,9 +134,9 @@ def test_expectations_make_a_counter_that_loses_nothing(log: Log) -> None:
     """Read the last value, append the next only if nobody else did: from four threads and another process."""
     code = """
 import sys
-from mamba_stream.log import open_log
+from mamba_stream.log import locate
 from mamba_stream.errors import PreconditionFailed
-with open_log(sys.argv[1]) as log:
+with locate(sys.argv[1]) as log:
     topic, done = log["counter"], 0
     while done < 25:
         end = topic.offsets()[0][1]
@@ -148,7 +148,7 @@ with open_log(sys.argv[1]) as log:
             pass
 """
     topic = log.create_topic("counter", {"n": int})
-    process = script(code, log.path)
+    process = script(code, log.place)
 
     def count() -> None:
         done = 0

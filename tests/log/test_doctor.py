@@ -312,7 +312,7 @@ def test_a_row_that_is_there_and_not_found_by_its_key_is_found(path: Path) -> No
     assert {finding.severity for finding in found} == {"damage"}
 
 
-def test_it_runs_beside_writers_and_calls_none_of_their_work_damage(log: Log) -> None:
+def test_it_runs_beside_writers_and_calls_none_of_their_work_damage(log: Log, tmp_path: Path) -> None:
     topic = log.create_topic("busy", {"n": int}, partitions=2)
     stop = threading.Event()
 
@@ -332,7 +332,7 @@ def test_it_runs_beside_writers_and_calls_none_of_their_work_damage(log: Log) ->
     thread.start()
     try:
         for _ in range(3):
-            report = examine(log.path)
+            report = examine(tmp_path / "log")
             assert report.sound, report.findings
     finally:
         stop.set()

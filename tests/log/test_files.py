@@ -18,6 +18,8 @@ from mamba_stream.log.index import Index
 from tests.log.neighbour import Neighbour
 from tests.log.pictures import rows_of, unsound
 
+pytestmark = pytest.mark.embedded
+
 
 def commit_files(path: Path) -> list[str]:
     return sorted(item.name for item in (path / "files").iterdir() if item.suffix == ".commit")

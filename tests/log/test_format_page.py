@@ -25,6 +25,8 @@ import xxhash
 from mamba_stream.log import open_log
 from tests.log.pictures import picture
 
+pytestmark = pytest.mark.embedded
+
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "format.md").read_text()
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from tests.log.desk import FORMS, Desk
 from tests.log.model import NAMES, Model, Partition, Row, Topic, holds
 from tests.log.neighbour import Neighbour
 from tests.log.pictures import unsound
+from tests.served import serving
 
 TOPICS = ("alpha", "beta", "Gamma.1-x_y")
 TIMES = st.integers(0, 40).map(lambda n: n * 1_000_000 + n % 3)
@@ -45,9 +48,10 @@ KEYS = st.sampled_from(["a", "b"])
 
 
 class LogBesideModel(RuleBasedStateMachine):
-    """Every step is done by this process or by its neighbour, at the same directory."""
+    """Every step is done by this process or by its neighbour, at the same directory or as clients of one server."""
 
     neighbour: Neighbour
+    placed: Callable[[Path], AbstractContextManager[str]]
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,6 +60,7 @@ class LogBesideModel(RuleBasedStateMachine):
         self.path = Path(self.place.name) / "log"
         self.sides: dict[str, Desk | Neighbour] = {"here": Desk(), "there": self.neighbour}
         self.rows = 0
+        self.left = ExitStack()
 
     # --- steps -----------------------------------------------------------------------------------
 
@@ -76,8 +81,9 @@ class LogBesideModel(RuleBasedStateMachine):
         values=st.lists(VALUES, min_size=1, max_size=6),
     )
     def both_open_it(self, first: str, settings: list[dict[str, Any]], values: list[Any]) -> None:
+        self.address = self.left.enter_context(type(self).placed(self.path))
         for side in (first, "there" if first == "here" else "here"):
-            self.ok(side, do="open", path=str(self.path))
+            self.ok(side, do="open", path=self.address)
         for name, options in zip(TOPICS, settings, strict=False):
             self.create_topic(side="there", name=name, exist_ok=False, **options)
             self.append_here_and_there(name, values)
@@ -340,7 +346,7 @@ class LogBesideModel(RuleBasedStateMachine):
     @rule(side=SIDES)
     def reopen(self, side: str) -> None:
         self.ok(side, do="close")
-        self.ok(side, do="open", path=str(self.path))
+        self.ok(side, do="open", path=self.address)
 
     # --- questions -------------------------------------------------------------------------------
 
@@ -487,11 +493,14 @@ class LogBesideModel(RuleBasedStateMachine):
         try:
             if self.path.exists():
                 assert self.seen_by("there") == self.model.everything()
-                self.ok("here", do="close")
+                for side in self.sides:
+                    self.ok(side, do="close")
+                self.left.close()
                 assert unsound(self.path) == []
         finally:
             for side in self.sides.values():
                 side.do({"do": "close"})
+            self.left.close()
             self.place.cleanup()
 
     # --- how it is done --------------------------------------------------------------------------
@@ -556,8 +565,22 @@ class LogBesideModel(RuleBasedStateMachine):
         return dict(seen)
 
 
-def _run(neighbour: Neighbour, examples: int, steps: int) -> None:
-    machine = type("Machine", (LogBesideModel,), {"neighbour": neighbour})
+@contextmanager
+def _directory(path: Path) -> Iterator[str]:
+    yield str(path)
+
+
+PLACES = pytest.mark.parametrize(
+    "placed",
+    [
+        pytest.param(_directory, id="directory", marks=pytest.mark.embedded),
+        pytest.param(serving, id="server"),
+    ],
+)
+
+
+def _run(placed: Any, neighbour: Neighbour, examples: int, steps: int) -> None:
+    machine = type("Machine", (LogBesideModel,), {"neighbour": neighbour, "placed": placed})
     run_state_machine_as_test(
         machine,
         settings=settings(
@@ -569,12 +592,14 @@ def _run(neighbour: Neighbour, examples: int, steps: int) -> None:
     )
 
 
+@PLACES
 def test_the_log_is_what_a_model_of_dicts_and_lists_says_whichever_process_does_what(
-    neighbour: Neighbour,
+    placed: Any, neighbour: Neighbour
 ) -> None:
-    _run(neighbour, examples=30, steps=40)
+    _run(placed, neighbour, examples=30 if placed is _directory else 10, steps=40)
 
 
+@PLACES
 @pytest.mark.slow
-def test_the_log_is_what_the_model_says_for_a_long_time(neighbour: Neighbour) -> None:
-    _run(neighbour, examples=600, steps=80)
+def test_the_log_is_what_the_model_says_for_a_long_time(placed: Any, neighbour: Neighbour) -> None:
+    _run(placed, neighbour, examples=600, steps=80)

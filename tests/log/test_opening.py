@@ -29,6 +29,7 @@ def path_of(place: object, environment: dict[str, str] | None = None) -> Path:
         return log.path
 
 
+@pytest.mark.embedded
 def test_a_directory_may_be_text_or_a_path(tmp_path: Path) -> None:
     assert path_of(tmp_path / "log") == path_of(str(tmp_path / "log")) == tmp_path / "log"
     assert path_of("data") == tmp_path / "work" / "data"
@@ -38,6 +39,7 @@ def test_an_open_log_is_itself(log: Log) -> None:
     assert locate(log) is log
 
 
+@pytest.mark.embedded
 def test_nothing_means_the_environment_then_the_file_then_the_users_directory(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -51,6 +53,7 @@ def test_nothing_means_the_environment_then_the_file_then_the_users_directory(
     assert path_of(None, home | {"MAMBA_STREAM_LOG": str(tmp_path / "env")}) == tmp_path / "env"
 
 
+@pytest.mark.embedded
 def test_a_file_without_a_log_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "work" / "mamba-stream.toml").write_text('other = "x"\n')
     assert path_of(None, {"XDG_DATA_HOME": str(tmp_path)}) == tmp_path / "mamba-stream" / "log"
@@ -97,6 +100,7 @@ def test_an_empty_name_is_no_directory(tmp_path: Path) -> None:
     assert list((tmp_path / "work").iterdir()) == []
 
 
+@pytest.mark.embedded
 def test_a_log_of_a_newer_format_is_refused_and_left_alone(tmp_path: Path) -> None:
     with open_log(tmp_path / "log") as log:
         log.create_topic("plain", {"n": int})

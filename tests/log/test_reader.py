@@ -229,6 +229,7 @@ def test_what_was_read_before_a_gap_is_not_lost(wide: Topic) -> None:
     assert sorted(seen) == [*range(10), *range(14, 20), *range(20, 30)]
 
 
+@pytest.mark.embedded
 def test_what_was_read_before_damage_is_not_lost(wide: Topic, log: Log) -> None:
     # Partition 1's third batch; the file holds the batches one after the other.
     [file] = [path for path in (log.path / "files").iterdir() if path.suffix == ".commit"]

@@ -17,6 +17,8 @@ from mamba_stream.log.store import acquire
 from tests.log.neighbour import Neighbour, script
 from tests.log.pictures import picture, rows_of, unsound
 
+pytestmark = pytest.mark.embedded
+
 TABLE = {"partitions": 1, "key": [], "time": None, "compression": "none", "exist_ok": True}
 
 

@@ -18,6 +18,8 @@ from mamba_stream.log import Log, Topic
 from mamba_stream.log.registry import Registry
 from tests.log.pictures import picture
 
+pytestmark = pytest.mark.embedded
+
 _COMMITS = """
 import json, socket, sys
 from pathlib import Path

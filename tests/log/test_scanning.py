@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
@@ -185,6 +186,7 @@ def hourly(log: Log) -> Topic:
     return topic
 
 
+@pytest.mark.embedded
 def test_a_time_range_reads_its_batches_and_no_others(hourly: Topic) -> None:
     with batches_read() as read:
         found = (
@@ -216,6 +218,7 @@ def test_a_bound_that_is_the_time_of_a_row_includes_it(log: Log, dtype: Any) -> 
         assert found == {"==": [2], ">=": [2, 3, 4], "<=": [0, 1, 2], ">": [3, 4]}
 
 
+@pytest.mark.embedded
 def test_only_the_columns_that_are_needed_are_read(hourly: Topic) -> None:
     with batches_read() as read:
         hourly.scan().select("n").collect()
@@ -232,6 +235,7 @@ def test_a_limit_before_a_filter_counts_the_rows_that_it_drops(hourly: Topic) ->
     assert hourly.scan().filter(time).head(2).collect()["n"].to_list() == [3, 4]
 
 
+@pytest.mark.embedded
 def test_a_limit_stops_the_reading(hourly: Topic) -> None:
     with batches_read() as read:
         assert hourly.scan().head(3).collect()["n"].to_list() == [0, 1, 2]
@@ -314,11 +318,11 @@ def test_both_engines_of_polars_give_the_same(hourly: Topic, engine: Any) -> Non
     assert query.collect(engine=engine)["n"].to_list() == list(range(0, 50, 7))
 
 
-def test_errors_of_a_scan_are_of_our_tree(log: Log, plain: Topic) -> None:
+def test_errors_of_a_scan_are_of_our_tree(log: Log, plain: Topic, tmp_path: Path) -> None:
     plain.append([{"n": 1}])
     scan = plain.scan()
     log.seal()
-    [file] = (log.path / "files").glob("*.arrows")
+    [file] = (tmp_path / "log" / "files").glob("*.arrows")
     data = bytearray(file.read_bytes())
     data[-72] ^= 1
     file.write_bytes(data)
@@ -329,8 +333,8 @@ def test_errors_of_a_scan_are_of_our_tree(log: Log, plain: Topic) -> None:
         scan.collect()
 
 
-def test_a_scan_of_a_closed_log_says_so(log: Log, plain: Topic) -> None:
-    with open_log(log.path) as other:
+def test_a_scan_of_a_closed_log_says_so(plain: Topic, tmp_path: Path) -> None:
+    with open_log(tmp_path / "log") as other:
         scan = other["plain"].scan()
     with pytest.raises(LogClosed):
         scan.collect()

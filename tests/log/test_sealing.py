@@ -55,6 +55,7 @@ def filled(trades: Topic) -> Iterator[Topic]:
     return trades
 
 
+@pytest.mark.embedded
 @pytest.mark.parametrize("compression", ["none", "lz4", "zstd"])
 def test_a_segment_is_an_ordinary_stream_for_pyarrow_and_polars(log: Log, compression: str) -> None:
     topic = log.create_topic("plain", {"n": int, "s": str}, compression=compression)
@@ -82,6 +83,7 @@ def test_sealing_changes_where_rows_lie_and_nothing_that_can_be_seen(log: Log, f
     assert statistics.segments == sum(begin < end for begin, end in filled.offsets().values())
 
 
+@pytest.mark.embedded
 def test_what_is_sealed_already_is_left_alone(log: Log, filled: Topic) -> None:
     assert log.seal() == 1
     names = set(os.listdir(log.path / "files"))
@@ -93,6 +95,7 @@ def test_a_log_without_rows_has_nothing_to_seal(log: Log, plain: Topic) -> None:
     assert log.seal() == 0
 
 
+@pytest.mark.embedded
 def test_appending_and_sealing_go_on_in_turns(log: Log, plain: Topic) -> None:
     for n in range(5):
         plain.append([{"n": n}])
@@ -102,6 +105,7 @@ def test_appending_and_sealing_go_on_in_turns(log: Log, plain: Topic) -> None:
     assert rows_of(plain, start=3) == [(0, 3, (3,)), (0, 4, (4,))]
 
 
+@pytest.mark.embedded
 def test_the_table_of_contents_says_what_the_index_says(log: Log, filled: Topic) -> None:
     log.seal()
     for (name, partition), paths in segments(log).items():
@@ -126,6 +130,7 @@ def test_the_table_of_contents_says_what_the_index_says(log: Log, filled: Topic)
                 assert getattr(batch, field) == getattr(placed.entry, field)
 
 
+@pytest.mark.embedded
 def test_segments_are_cut_at_a_size(log: Log, plain: Topic, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sealing, "SEGMENT_BYTES", 1000)
     for n in range(7):
@@ -135,6 +140,7 @@ def test_segments_are_cut_at_a_size(log: Log, plain: Topic, monkeypatch: pytest.
     assert [row for _, _, row in rows_of(plain)] == [(n,) for n in range(7)]
 
 
+@pytest.mark.embedded
 def test_trimmed_rows_are_not_sealed_and_internal_topics_stay_in_commit_files(log: Log, plain: Topic) -> None:
     hidden = log.create_topic("_hidden", {"n": int}, internal=True)
     for n in range(4):
@@ -155,6 +161,7 @@ def test_a_segment_whose_last_rows_were_trimmed_is_trash(log: Log, plain: Topic)
     assert log.statistics().trash == 2
 
 
+@pytest.mark.embedded
 def test_files_of_a_living_writer_are_left_alone(log: Log, neighbour: Neighbour) -> None:
     neighbour.do({"do": "open", "path": str(log.path)})
     neighbour.do(
@@ -206,6 +213,7 @@ def test_readers_and_writers_go_on_while_files_are_sealed(log: Log, plain: Topic
     assert [row[0] for _, _, row in rows_of(plain)] == seen
 
 
+@pytest.mark.embedded
 def test_a_topic_deleted_meanwhile_is_not_sealed(
     log: Log, plain: Topic, trades: Topic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,6 +248,7 @@ def test_rows_trimmed_meanwhile_stay_trimmed(log: Log, plain: Topic, monkeypatch
     assert rows_of(plain) == [(0, 2, (2,)), (0, 3, (3,))]
 
 
+@pytest.mark.embedded
 @pytest.mark.parametrize(("code", "error"), [(errno.ENOSPC, DiskFull), (errno.EIO, NotCommitted)])
 def test_what_cannot_be_copied_stays_where_it_was(
     log: Log, plain: Topic, monkeypatch: pytest.MonkeyPatch, code: int, error: type[Exception]
@@ -276,6 +285,7 @@ class Failing:
         return self.attempt(index, change)
 
 
+@pytest.mark.embedded
 def test_a_segment_whose_commit_may_have_happened_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -301,6 +311,7 @@ def test_a_segment_whose_commit_may_have_happened_is_kept(
     assert unsound(tmp_path) == []
 
 
+@pytest.mark.embedded
 def test_a_segment_whose_commit_did_not_happen_is_removed(
     log: Log, plain: Topic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -319,6 +330,7 @@ def test_a_segment_whose_commit_did_not_happen_is_removed(
     assert rows_of(plain) == [(0, 0, (1,))]
 
 
+@pytest.mark.embedded
 def test_a_segment_is_published_although_the_index_has_to_grow_for_it(
     log: Log, plain: Topic, neighbour: Neighbour, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -358,6 +370,7 @@ def test_a_segment_is_published_although_the_index_has_to_grow_for_it(
     } - {1}
 
 
+@pytest.mark.embedded
 def test_an_opening_beside_it_takes_no_unfinished_segment_away(
     log: Log, plain: Topic, neighbour: Neighbour, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,8 @@ from mamba_stream.log import Log, Topic, format, open_log, rows
 from mamba_stream.log.shelf import Placed
 from tests.log.pictures import rows_of
 
+pytestmark = pytest.mark.embedded
+
 
 @pytest.fixture
 def log(tmp_path: Path) -> Iterator[Log]:

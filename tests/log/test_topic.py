@@ -392,7 +392,7 @@ def test_a_topic_tells_what_it_is(trades: Topic, log: Log) -> None:
     assert (trades.compression, trades.ended, trades.internal) == ("none", False, False)
     assert trades.schema.names == ["ts", "symbol", "price", "size"]
     assert trades.polars_schema["ts"] == pl.Datetime("us")
-    assert repr(trades) == f"Topic('trades', partitions=4, log={str(log.path)!r})"
+    assert repr(trades) == f"Topic('trades', partitions=4, log={log.place!r})"
 
 
 def test_batches_are_values(plain: Topic) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -233,6 +234,7 @@ def test_a_repeated_transaction_lands_once_and_is_answered_as_before(
     assert len(rows_of(audit)) == 1
 
 
+@pytest.mark.embedded
 def test_a_producer_that_is_done_leaves_nothing_behind(log: Log, plain: Topic) -> None:
     for number in range(140):
         plain.append([{"n": number}], producer="p", sequence=number)
@@ -337,8 +339,8 @@ def test_a_topic_deleted_in_between_is_named(log: Log, plain: Topic, audit: Topi
     assert audit.offsets() == {0: (0, 0), 1: (0, 0)}
 
 
-def test_a_transaction_of_a_closed_handle_is_refused(log: Log, plain: Topic) -> None:
-    with open_log(log.path) as other:
+def test_a_transaction_of_a_closed_handle_is_refused(plain: Topic, tmp_path: Path) -> None:
+    with open_log(tmp_path / "log") as other:
         tx = other.transaction()
         tx.append("plain", [{"n": 1}])
     with pytest.raises(LogClosed):

@@ -12,7 +12,7 @@ import pytest
 from pyarrow import flight
 
 import mamba_stream as mamba
-from mamba_stream.core.changes import ChangeSet, CreateTopic, Record
+from mamba_stream.core.changes import ChangeSet, CreateTopic, Forget, Record
 from mamba_stream.core.schemas import canonical_schema, schema_bytes
 from mamba_stream.errors import NotAuthenticated, NotAuthorized, TopicNotFound
 from mamba_stream.log import Log
@@ -115,6 +115,7 @@ def requests(log):
         "seal": protocol.Nothing(),
         "statistics": protocol.Nothing(),
         "commit": protocol.Commit(record),
+        "goodbye": protocol.Goodbye("theirs", (Forget(number, "theirs/1"),)),
         "lock_holder": protocol.LockName("jobs", "etl"),
     }
 

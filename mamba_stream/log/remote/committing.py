@@ -19,7 +19,7 @@ from mamba_stream.errors import CommitUnknown, MambaStreamError, NotCommitted, S
 from mamba_stream.log.remote.connection import DEADLINE, Connection
 from mamba_stream.log.remote.failing import Lost
 from mamba_stream.log.remote.intake import RowsOut
-from mamba_stream.log.remote.protocol import Commit, Rows, encode
+from mamba_stream.log.remote.protocol import Commit, Goodbye, Rows, encode
 
 _LARGEST_BODY: Final = (1 << 31) - (1 << 20)
 
@@ -62,13 +62,12 @@ class RemoteCommitter:
         self._give_back(lane)
         return answer
 
-    def forget(self) -> None:
-        """Lets the server forget the numbers of this process's appends."""
+    def part(self) -> None:
+        """Tells the server that nobody will ask for this process's commits again."""
         with self._lock:
             lanes, self._free = self._free, []
         forgets = tuple(Forget(topic, lane.name) for lane in lanes for topic in lane.next)
-        if forgets:
-            self._call(encode(Commit(ChangeSet(forgets=forgets))), 2.0)
+        self._connection.once("goodbye", encode(Goodbye(self._client, forgets)), None, 2.0)  # type: ignore[arg-type]
 
     def _lane(self) -> _Lane:
         with self._lock:
@@ -79,27 +78,34 @@ class RemoteCommitter:
             self._free.append(lane)
 
     def _send(self, change: ChangeSet, batches: Several[RowsOut]) -> Applied:
-        rows = [Rows(b.topic, memoryview(b.data), b.partition, b.expect) for b in batches]
-        boot = self._connection.welcome.boot
-        body = encode(Commit(change, rows, self._client, next(self._numbers), boot))
+        boot = self._connection.boot()
+        commit = Commit(
+            change,
+            [Rows(b.topic, memoryview(b.data), b.partition, b.expect) for b in batches],
+            self._client,
+            next(self._numbers),
+        )
+        body = encode(commit)
         if len(body) > _LARGEST_BODY:
             raise NotCommitted(
                 f"the rows of one commit have {len(body):,} bytes, more than travel in one: append them in several"
             )
-        perhaps = False
 
         def once() -> Applied:
-            nonlocal perhaps
+            nonlocal body
             try:
                 return self._call(body, DEADLINE)
             except Lost as lost:
-                perhaps = perhaps or lost.sent
+                if lost.sent and not commit.boot:
+                    # From now on it may have happened: in another life of the server nobody could tell.
+                    commit.boot = boot
+                    body = encode(commit)
                 raise
 
         try:
             return self._connection.again(once)
         except ServerUnavailable as error:
-            if perhaps:
+            if commit.boot:
                 raise CommitUnknown(
                     f"the connection to {self._connection.place} was lost before it answered: the commit may or "
                     "may not have happened; look once the server is back"

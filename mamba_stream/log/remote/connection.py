@@ -62,6 +62,7 @@ class Connection:
         self._pid = os.getpid()
         self._closed = threading.Event()
         self._lock = threading.Lock()
+        self._interrupted = False
         self._headers = (
             [] if credentials.token is None else [(b"authorization", f"Bearer {credentials.token}".encode())]
         )
@@ -147,8 +148,10 @@ class Connection:
     def failed(self, error: pa.ArrowException) -> BaseException:
         """Our error for what a Flight call raised."""
         found = error_of(error, self.place)
-        if isinstance(found, Lost) and self._closed.is_set():
-            return LogClosed(CLOSED)
+        if isinstance(found, Lost):
+            if self._closed.is_set():
+                return LogClosed(CLOSED)
+            self._interrupted = True
         return found
 
     def pause(self, seconds: float) -> None:
@@ -159,10 +162,12 @@ class Connection:
         """What every call carries."""
         return flight.FlightCallOptions(timeout=timeout, headers=self._headers)
 
-    def greet(self) -> Welcome:
-        """Asks the server again who it is, and what time it is there."""
-        self.welcome = self._greet(PATIENCE)
-        return self.welcome
+    def boot(self) -> str:
+        """The name of the server's life, as far as is known here: it is asked again after an interruption."""
+        if self._interrupted:
+            self._interrupted = False
+            self.welcome = self._greet(PATIENCE)
+        return self.welcome.boot
 
     def keep_time(self) -> None:
         """Asks for the server's time, if that was long ago."""

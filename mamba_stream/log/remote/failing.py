@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+from collections.abc import Iterator
 from typing import Final
 
 import msgspec
@@ -17,8 +19,10 @@ from mamba_stream.errors import (
     NotAuthorized,
     QuotaExceeded,
     ServerUnavailable,
+    TopicNotFound,
 )
 from mamba_stream.log.remote.protocol import Failure
+from mamba_stream.log.rows import TopicRow
 
 CODES: Final = {
     name: kind
@@ -85,6 +89,15 @@ def unavailable(place: str, lost: Lost) -> ServerUnavailable:
             f'nothing listens on {place}: run "mamba-stream serve", or pass a directory ({lost})'
         )
     return ServerUnavailable(f"the server at {place} does not answer: {lost}")
+
+
+@contextlib.contextmanager
+def naming(topic: TopicRow) -> Iterator[None]:
+    """Names a topic that is gone: the server knows it by its number only."""
+    try:
+        yield
+    except TopicNotFound as error:
+        raise TopicNotFound(f"topic {topic.name!r} was deleted") from error
 
 
 def _first_line(failure: BaseException) -> str:

@@ -9,7 +9,7 @@ from pyarrow import flight
 
 from mamba_stream.log.remote.connection import Connection
 from mamba_stream.log.remote.failing import Lost
-from mamba_stream.log.remote.protocol import Exchange, LockName, decode, encode
+from mamba_stream.log.remote.protocol import Exchange, TakeLock, decode, encode
 
 
 class RemoteLock:
@@ -30,11 +30,11 @@ class RemoteLock:
                 writer.close()
 
 
-def take(connection: Connection, space: str, name: str) -> RemoteLock | None:
-    """Takes the lock; ``None`` where somebody has it."""
+def take(connection: Connection, space: str, name: str, holder: str) -> RemoteLock | None:
+    """Takes the lock for this holder; ``None`` where somebody has it."""
 
     def once() -> RemoteLock | None:
-        writer, stream = connection.exchange(encode(Exchange(lock=LockName(space, name))))
+        writer, stream = connection.exchange(encode(Exchange(lock=TakeLock(space, name, holder))))
         try:
             taken = decode(stream.read_chunk().app_metadata, bool)
         except StopIteration:

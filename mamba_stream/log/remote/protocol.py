@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from mamba_stream.core.changes import ChangeSet
+from mamba_stream.core.changes import ChangeSet, Forget
 from mamba_stream.errors import InvalidInput
 from mamba_stream.log.rows import TopicRow
 
@@ -180,6 +180,12 @@ class LockName(msgspec.Struct):
     name: str
 
 
+class TakeLock(LockName):
+    """A lock that is to be taken: ``holder`` says in words by whom, for whoever finds it taken."""
+
+    holder: str = ""
+
+
 class Rows(msgspec.Struct):
     """Rows for one topic, as an uncompressed Arrow IPC stream; without a partition they go where their key says."""
 
@@ -192,8 +198,8 @@ class Rows(msgspec.Struct):
 class Commit(msgspec.Struct):
     """A change set and the rows that it appends, all or nothing.
 
-    ``client`` and ``number`` name it, so that it can be sent again when its answer was lost; ``boot`` is the life
-    of the server that it was first sent to.
+    ``client`` and ``number`` name it, so that it can be sent again when its answer was lost; ``boot`` is then the
+    life of the server that it was first sent to. The first time that is empty.
     """
 
     change: ChangeSet
@@ -201,6 +207,13 @@ class Commit(msgspec.Struct):
     client: str = ""
     number: int = 0
     boot: str = ""
+
+
+class Goodbye(msgspec.Struct):
+    """The last call of a client: the names of producers that it gave itself, which nobody will use again."""
+
+    client: str
+    forgets: tuple[Forget, ...] = ()
 
 
 class Read(msgspec.Struct):
@@ -276,7 +289,7 @@ class Exchange(msgspec.Struct):
     """The command of a DoExchange: one of these."""
 
     watch: Watch | None = None
-    lock: LockName | None = None
+    lock: TakeLock | None = None
 
 
 class Failure(msgspec.Struct):

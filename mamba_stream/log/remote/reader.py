@@ -9,11 +9,11 @@ from typing import Final
 import pyarrow as pa
 from pyarrow import flight
 
-from mamba_stream.errors import MambaStreamError, PartitionNotFound, QuotaExceeded, ServerUnavailable
+from mamba_stream.errors import MambaStreamError, PartitionNotFound
 from mamba_stream.log.asked import check_bounds, offsets_of
 from mamba_stream.log.batch import LogBatch
 from mamba_stream.log.remote.connection import Connection
-from mamba_stream.log.remote.failing import Lost
+from mamba_stream.log.remote.failing import naming
 from mamba_stream.log.remote.protocol import Piece, Read, decode, encode
 from mamba_stream.log.rows import TopicRow
 from mamba_stream.log.storage import PartitionHead
@@ -83,7 +83,10 @@ class RemoteReader:
         self._heads_of = heads
         self._opened = opened
         self._pieces = Pieces(connection)
-        self._ready: deque[LogBatch] = deque()
+        self._turn = deque(sorted(self._positions))
+        # What came of each partition and was not handed out, and in how many pieces that was.
+        self._ready: dict[int, deque[LogBatch]] = {partition: deque() for partition in self._turn}
+        self._held = dict.fromkeys(self._turn, 0)
         # How far the stream under way has come, which is further than what was handed out.
         self._ahead = dict(positions)
 
@@ -127,13 +130,20 @@ class RemoteReader:
         self._opened()
         batches: list[LogBatch] = []
         room, space = max_rows, max_bytes if max_bytes is not None else 1 << 62
+        in_vain = 0
         try:
-            while room > 0 and space > 0 and (batch := self._next()) is not None:
-                self._positions[batch.partition] = batch.next_offset
-                room -= batch.data.num_rows
-                space -= batch.data.nbytes
-                if batch.data.num_rows:
-                    batches.append(batch)
+            # The partitions take turns, until none of them has anything.
+            while room > 0 and space > 0 and (in_vain < len(self._turn) or any(self._ready.values())):
+                partition = self._turn[0]
+                in_vain += 1
+                while room > 0 and space > 0 and (batch := self._next(partition, bool(batches))) is not None:
+                    in_vain = 0
+                    self._positions[partition] = batch.next_offset
+                    room -= batch.data.num_rows
+                    space -= batch.data.nbytes
+                    if batch.data.num_rows:
+                        batches.append(batch)
+                self._turn.rotate(-1)
         except MambaStreamError:
             if not batches:
                 raise
@@ -154,35 +164,43 @@ class RemoteReader:
     def close(self) -> None:
         """Lets go of what was read ahead."""
         self._pieces.close()
-        self._ready.clear()
+        for partition, ready in self._ready.items():
+            ready.clear()
+            self._held[partition] = 0
         self._ahead = dict(self._positions)
 
-    def _next(self) -> LogBatch | None:
-        while not self._ready:
+    def _next(self, partition: int, gave: bool) -> LogBatch | None:
+        """The partition's next batch, if there is one without reading far into what is the others'."""
+        ready = self._ready[partition]
+        if not ready and sum(self._held.values()) < len(self._turn):
+            self._take_in(gave)
+        if not ready:
+            return None
+        batch = ready.popleft()
+        if not ready:
+            self._held[partition] = 0
+        return batch
+
+    def _take_in(self, gave: bool) -> None:
+        """Takes the next piece in; where a stream ends a new one is asked for, unless the last one ``gave`` some."""
+        while True:
             began = self._pieces.open
-            piece = self._connection.again(self._piece)
-            if piece is not None:
-                self._ready.extend(piece)
-            elif not began:
-                # A stream that was asked for just now, and gave nothing.
-                return None
-        return self._ready.popleft()
+            try:
+                piece = self._connection.again(self._piece)
+            except MambaStreamError:
+                self.close()
+                raise
+            if piece:
+                self._ready[piece[0].partition].extend(piece)
+                self._held[piece[0].partition] += 1
+                self._ahead[piece[0].partition] = piece[-1].next_offset
+            if piece or gave or not began:
+                return
 
     def _piece(self) -> list[LogBatch] | None:
-        try:
+        with naming(self._topic):
             found = self._pieces.next(self._request)
-        except (Lost, ServerUnavailable, QuotaExceeded):
-            raise
-        except MambaStreamError:
-            self._ahead = dict(self._positions)
-            raise
-        if found is None:
-            return None
-        piece, data = found
-        batches = list(_cut(self._topic.name, piece, data))
-        for batch in batches:
-            self._ahead[batch.partition] = batch.next_offset
-        return batches
+        return None if found is None else list(_cut(self._topic.name, *found))
 
     def _request(self) -> Read:
         return Read(

@@ -10,6 +10,7 @@ import pyarrow as pa
 from mamba_stream.core.predicates import encode, split
 from mamba_stream.core.schemas import polars_schema
 from mamba_stream.log.remote.connection import Connection
+from mamba_stream.log.remote.failing import naming
 from mamba_stream.log.remote.protocol import Read
 from mamba_stream.log.remote.reader import WINDOW_BYTES, Pieces
 from mamba_stream.log.rows import TopicRow
@@ -40,21 +41,21 @@ def scan(
             most_bytes=WINDOW_BYTES,
             progress=True,
         )
-        return _rows(connection, wanted, heads()), left
+        return _rows(connection, topic, wanted, heads()), left
 
     return lazy_frame(topic, schema, batches)
 
 
 def _rows(
-    connection: Connection, wanted: Read, heads: Mapping[int, PartitionHead]
+    connection: Connection, topic: TopicRow, wanted: Read, heads: Mapping[int, PartitionHead]
 ) -> Iterator[pa.RecordBatch]:
     """The rows between begin and end, one partition after the other."""
     for partition, head in heads.items():
-        yield from _partition(connection, wanted, partition, head)
+        yield from _partition(connection, topic, wanted, partition, head)
 
 
 def _partition(
-    connection: Connection, wanted: Read, partition: int, head: PartitionHead
+    connection: Connection, topic: TopicRow, wanted: Read, partition: int, head: PartitionHead
 ) -> Iterator[pa.RecordBatch]:
     """The rows between begin and end, by as many streams as it takes."""
     position = head.begin
@@ -66,7 +67,8 @@ def _partition(
 
     try:
         while position < head.end:
-            found = connection.again(lambda: pieces.next(request))
+            with naming(topic):
+                found = connection.again(lambda: pieces.next(request))
             if found is not None:
                 piece, batch = found
                 position = piece.runs[-1].next_offset

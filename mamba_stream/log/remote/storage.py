@@ -19,11 +19,13 @@ from mamba_stream.core.clock import Clock
 from mamba_stream.core.names import LONGEST_NAME
 from mamba_stream.core.schemas import schema_from_bytes
 from mamba_stream.errors import MambaStreamError
+from mamba_stream.log.locks import this_process
 from mamba_stream.log.remote import locking, protocol
 from mamba_stream.log.remote.address import Address, Credentials
 from mamba_stream.log.remote.committing import RemoteCommitter
 from mamba_stream.log.remote.connection import DEADLINE, Connection
 from mamba_stream.log.remote.describing import unpacked
+from mamba_stream.log.remote.failing import Lost, naming
 from mamba_stream.log.remote.intake import RemoteIntake, RowsOut
 from mamba_stream.log.remote.locking import RemoteLock
 from mamba_stream.log.remote.protocol import HeadInfo, Nothing
@@ -96,8 +98,9 @@ class RemoteStorage:
         return self._committer.commit(change, batches)
 
     def heads(self, topic: TopicRow, partitions: Sequence[int] | None = None) -> dict[int, PartitionHead]:
-        wanted = None if partitions is None else list(partitions)
-        found = self._connection.ask("heads", protocol.AskHeads(topic.id, wanted), dict[int, HeadInfo])
+        wanted = protocol.AskHeads(topic.id, None if partitions is None else list(partitions))
+        with naming(topic):
+            found = self._connection.ask("heads", wanted, dict[int, HeadInfo])
         return {partition: _head(head) for partition, head in found.items()}
 
     def all_heads(self, *, internal: bool) -> dict[tuple[str, int], PartitionHead]:
@@ -105,7 +108,9 @@ class RemoteStorage:
         return {(one.name, one.partition): _head(one.head) for one in found}
 
     def offsets_at(self, topic: TopicRow, ticks: int, by: str) -> dict[int, int]:
-        return self._connection.ask("offsets_at", protocol.AskOffsetsAt(topic.id, ticks, by), dict[int, int])
+        wanted = protocol.AskOffsetsAt(topic.id, ticks, by)
+        with naming(topic):
+            return self._connection.ask("offsets_at", wanted, dict[int, int])
 
     def reader(
         self,
@@ -133,7 +138,9 @@ class RemoteStorage:
         return scan(self._connection, topic, self.schema(topic.schema), heads)
 
     def describe(self, topic: TopicRow) -> TopicDescription:
-        return unpacked(self._connection.ask("describe", protocol.Numbered(topic.id), protocol.Description))
+        with naming(topic):
+            told = self._connection.ask("describe", protocol.Numbered(topic.id), protocol.Description)
+        return unpacked(told)
 
     def groups(self) -> list[str]:
         return self._connection.ask("groups", Nothing(), list[str])
@@ -161,8 +168,8 @@ class RemoteStorage:
     def wait(self, lsn: int, timeout: float) -> int:
         return self._watcher.wait(lsn, timeout)
 
-    def lock(self, space: str, name: str) -> RemoteLock | None:
-        return locking.take(self._connection, space, name)
+    def lock(self, space: str, name: str, holder: str | None = None) -> RemoteLock | None:
+        return locking.take(self._connection, space, name, holder or this_process())
 
     def lock_holder(self, space: str, name: str) -> str | None:
         return self._connection.ask("lock_holder", protocol.LockName(space, name), str | None)  # type: ignore[arg-type]
@@ -185,8 +192,8 @@ class RemoteStorage:
 
     def _close(self) -> None:
         # Numbers that nobody knows any more cost the log a little room, and no more than that.
-        with contextlib.suppress(MambaStreamError, Exception):
-            self._committer.forget()
+        with contextlib.suppress(MambaStreamError, Lost):
+            self._committer.part()
         self._watcher.close()
         self._connection.close()
 
