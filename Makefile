@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
+SERVED ?= thread
 
-.PHONY: demo test test-slow lint format bench notebooks clean help
+.PHONY: demo test test-served test-slow lint format bench notebooks clean help
 
 help:  ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -16,6 +17,10 @@ demo: $(VENV)/.installed  ## Run the demo: a year of flights through the log and
 # The processes must agree on the names of tests, some of which show sets: hence the seed.
 test: $(VENV)/.installed-dev  ## Run the tests, in parallel (PYTEST="..." adds options)
 	@PYTHONHASHSEED=0 $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(PYTEST)
+
+test-served: $(VENV)/.installed-dev  ## Run the suites of what opens logs over the network (SERVED=process: the server apart)
+	@PYTHONHASHSEED=0 $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(PYTEST) \
+		tests/log tests/messaging tests/runtime tests/dsl tests/pipelines --served=$(SERVED)
 
 test-slow: $(VENV)/.installed-dev  ## Run the slow tests: hundreds of crashes, long property tests
 	@$(BIN)/python -m pytest -q -m slow --timeout 3600 $(PYTEST)
