@@ -15,14 +15,46 @@ if TYPE_CHECKING:
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
+_PROFILE = "mamba_stream.profile"
+
+
 def log_option(function: _Function) -> _Function:
-    """``--log``: the place of the log, by the one rule."""
-    return click.option(
+    """``--log`` and ``--profile``: the place of the log, by the one rule, or by a name of the file of settings."""
+    named = click.option(
         "--log",
         "place",
-        metavar="DIR",
-        help="The log's directory. Default: $MAMBA_STREAM_LOG, mamba-stream.toml, the user's data directory.",
+        metavar="DIR|HOST:PORT",
+        callback=_place,
+        help="The log's directory, or its server. Default: $MAMBA_STREAM_LOG, mamba-stream.toml, the user's data.",
     )(function)
+    return click.option(
+        "--profile",
+        metavar="NAME",
+        envvar="MAMBA_STREAM_PROFILE",
+        is_eager=True,
+        expose_value=False,
+        callback=_profile,
+        help="The log, and how to be let in, from [profiles.NAME] of mamba-stream.toml.",
+    )(named)
+
+
+def _profile(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    context.meta[_PROFILE] = value
+
+
+def _place(context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    name = context.meta.get(_PROFILE)
+    if not name:
+        return value
+    if value is not None:
+        # What the environment says is for when the command line says nothing.
+        if context.get_parameter_source("profile") is click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError("--log and --profile both say where the log is: give one of them")
+        return value
+    from mamba_stream.cli.profiles import as_said_by, load_profile
+
+    context.with_resource(as_said_by(load_profile(name)))
+    return None
 
 
 def output_option(function: _Function) -> _Function:
@@ -105,8 +137,13 @@ def open_place(place: str | None, *, create: bool = False) -> Log:
     """
     from mamba_stream.errors import NotALog
     from mamba_stream.log import directory_of, open_log
+    from mamba_stream.log.opening import locate, place_of
+    from mamba_stream.log.remote.address import is_address
 
-    directory = directory_of(place)
+    meant = place_of(place)
+    if is_address(meant):
+        return locate(meant)
+    directory = directory_of(meant)
     if not create and not (directory / "index").is_dir():
         raise NotALog(f"there is no log in {directory}: name another with --log; produce --create begins one")
     return open_log(directory)

@@ -44,8 +44,7 @@ def storage_of(
         environment: Instead of this process's.
         credentials: What is shown to a server; what the environment names unless told otherwise.
     """
-    if place is None:
-        place = _default(os.environ if environment is None else environment)
+    place = place_of(place, environment)
     if is_address(place):
         # Flight is slow to import, and a directory does without it.
         from mamba_stream.log.remote.storage import connect
@@ -57,6 +56,13 @@ def storage_of(
             f"{place} is a directory, where nobody asks who comes: token=, ca=, certificate= and key= are for servers"
         )
     return acquire(directory_of(place, environment))
+
+
+def place_of(
+    place: str | os.PathLike[str] | None, environment: Mapping[str, str] | None = None
+) -> str | os.PathLike[str]:
+    """A directory or an address: what was given, or what holds where nothing was."""
+    return _default(os.environ if environment is None else environment) if place is None else place
 
 
 def locate(place: Place = None, environment: Mapping[str, str] | None = None) -> Log:
