@@ -136,5 +136,6 @@ def test_every_dependency_is_imported_somewhere():
             elif isinstance(node, ast.ImportFrom) and node.module:
                 imported.add(node.module.split(".")[0])
     ours = {"mamba_stream", "mamba_connectors", "mamba_pipelines"}
-    optional = {"pandas", "pytest", "hypothesis", "psutil"}
+    server = {"grpc", "grpc_health", "prometheus_client", "starlette", "structlog", "uvicorn"}
+    optional = {"pandas", "pytest", "hypothesis", "psutil", *server}
     assert imported - set(sys.stdlib_module_names) - ours - optional == wanted

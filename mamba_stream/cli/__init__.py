@@ -28,11 +28,13 @@ COMMANDS = (
     "group",
     "dlq",
     "stats",
+    "serve",
     "run",
     "job",
     "user",
     "access",
     "doctor",
+    "config",
     "bench",
     "completion",
 )

@@ -46,6 +46,7 @@ def test_every_command_has_help_and_is_documented_with_all_its_options(run_comma
     # The place of the log and the form of output are documented once, for all.
     options = {name for option in node.params for name in option.opts if name.startswith("--")} - {
         "--log",
+        "--profile",
         "--output",
     }
     written = set(re.findall(r"--[a-z][a-z-]*", section[0])) - {"--log"}
