@@ -23,6 +23,7 @@ class Limits:
         deepest: How far columns may be nested.
         most_rows: Rows of one batch.
         most_streams: Calls that are under way at once.
+        most_streams_of_user: Those of one user, so that others find a place.
         in_flight_bytes: Bytes that were received and are not committed yet, of one stream.
     """
 
@@ -31,6 +32,7 @@ class Limits:
     deepest: int = 16
     most_rows: int = 16 << 20
     most_streams: int = 1_024
+    most_streams_of_user: int = 512
     in_flight_bytes: int = 32 << 20
 
     def check_schema(self, schema: pa.Schema, where: str) -> None:

@@ -71,6 +71,7 @@ class FlightService(flight.FlightServerBase):  # type: ignore[misc]
         """
         self.desk = Desk(storage, gate or OpenGate(), limits or Limits(), identity)
         self.figures = Figures()
+        self._of_user = Counter[str]()
         self._changed = threading.Condition()
         super().__init__(
             location,
@@ -155,7 +156,7 @@ class FlightService(flight.FlightServerBase):  # type: ignore[misc]
     @contextmanager
     def _call(self, context: flight.ServerCallContext, what: str) -> Iterator[Caller]:
         """A call under way: who makes it; and what became of it, counted and told."""
-        outcome = "ok"
+        outcome, user = "ok", ""
         with self._changed:
             self.figures.active += 1
         try:
@@ -165,7 +166,10 @@ class FlightService(flight.FlightServerBase):  # type: ignore[misc]
                     f"the server has {self.desk.limits.most_streams} calls under way, as many as it takes",
                     retry_after=0.5,
                 )
-            yield self._caller(context)
+            caller = self._caller(context)
+            # Only those who were recognised are told apart.
+            user = self._entered(caller) if caller.credential else ""
+            yield caller
         except GeneratorExit:
             raise
         except BaseException as error:  # noqa: BLE001 - told to the client, whatever it is
@@ -174,8 +178,20 @@ class FlightService(flight.FlightServerBase):  # type: ignore[misc]
         finally:
             with self._changed:
                 self.figures.active -= 1
+                if user:
+                    self._of_user[user] -= 1
                 self.figures.calls[what, outcome] += 1
                 self._changed.notify_all()
+
+    def _entered(self, caller: Caller) -> str:
+        most = self.desk.limits.most_streams_of_user
+        with self._changed:
+            if self._of_user[caller.name] >= most:
+                raise QuotaExceeded(
+                    f"user {caller.name!r} has {most} calls under way, as many as one may", retry_after=0.5
+                )
+            self._of_user[caller.name] += 1
+        return caller.name
 
     def _caller(self, context: flight.ServerCallContext) -> Caller:
         headers = context.get_middleware("headers").headers

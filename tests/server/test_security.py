@@ -23,6 +23,7 @@ from mamba_stream.server.actions import ACTIONS
 from mamba_stream.server.audit import TOPIC, Audit, audit_topic
 from mamba_stream.server.creators import CREATORS, Creators
 from mamba_stream.server.guard import Guard
+from mamba_stream.server.limits import Limits
 from mamba_stream.server.quotas import Quota
 from mamba_stream.server.service import FlightService
 from mamba_stream.server.userfile import change_users
@@ -32,13 +33,13 @@ from mamba_stream.server.users import User, new_token
 class Served:
     """A server, its users, and clients of it."""
 
-    def __init__(self, log, users_file):
+    def __init__(self, log, users_file, limits=None):
         self.log = log
         self._users_file = users_file
         change_users(users_file, lambda users: None)
         self.audit = Audit(audit_topic(log), log._shared.clock, every=0.05)
         self.guard = Guard(users_file, audit=self.audit, made=Creators(log._shared).count)
-        self.service = FlightService(log._shared, gate=self.guard)
+        self.service = FlightService(log._shared, gate=self.guard, limits=limits)
         self.left = contextlib.ExitStack()
 
     def user(self, name, *lines, quota=None):
@@ -367,6 +368,35 @@ def test_no_call_tells_of_the_server_s_inside(served):
                 call()
             said.append(str(caught.value))
     assert not [text for text in said if "Traceback" in text or ".py" in text or "/" in text]
+
+
+def test_no_user_takes_the_places_of_all(log, users_file):
+    served = Served(log, users_file, Limits(most_streams=8, most_streams_of_user=3))
+    ann, bob = served.user("ann", "allow read topic orders"), served.user("bob")
+    watch = flight.FlightDescriptor.for_command(
+        msgspec.msgpack.encode(protocol.Exchange(watch=protocol.Watch(0)))
+    )
+
+    def hello(client, options):
+        body = msgspec.msgpack.encode(protocol.Hello(protocol.VERSION))
+        return len([*client.do_action(flight.Action("hello", body), options)])
+
+    client = flight.connect(f"grpc://localhost:{served.service.port}")
+    options = flight.FlightCallOptions(headers=[(b"authorization", f"Bearer {ann}".encode())])
+    watching = [client.do_exchange(watch, options) for _ in range(3)]
+    for _, reader in watching:
+        assert reader.read_chunk().app_metadata is not None
+    assert served.call(ann, hello) == "QuotaExceeded"
+    assert served.call(bob, hello) == 1
+    for _, reader in watching:
+        reader.cancel()
+    # The server notices that they are over.
+    with served.service._changed:
+        assert served.service._changed.wait_for(lambda: not served.service.figures.active, 30)
+    assert served.call(ann, hello) == 1
+    served.left.close()
+    served.service.shutdown()
+    served.audit.close()
 
 
 def test_who_shows_nothing_is_told_what_to_do(served):
