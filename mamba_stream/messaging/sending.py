@@ -188,15 +188,32 @@ class Sender:
                     self._commit_apart([cut])
 
     def _commit(self, cuts: list[Cut], bundle: Bundle | None = None) -> None:
-        """One change set. Tried again, and landing once, where it is not known whether it happened."""
+        """One change set, which lands once however often it is tried."""
         given = None if bundle is None else bundle.sequence
+        transaction = self._landed(cuts, bundle, given)
+        self.commits += 1
+        for cut in cuts:
+            lane = cut.parcel.lane
+            if given is None:
+                self._numbers[lane.topic.number] = self._number(lane) + 1
+            ranges = {p: both for (name, p), both in transaction.offsets.items() if name == lane.name}
+            partitions = cut.parcel.partitions
+            if not isinstance(partitions, int):
+                partitions = partitions[cut.start : cut.stop]
+            piece = Piece(cut.start, cut.stop, {p: first for p, (first, _) in ranges.items()}, partitions)
+            if given is not None and piece.counts() != {p: end - first for p, (first, end) in ranges.items()}:
+                # It landed in an earlier life of the program, which routed otherwise.
+                piece.landed = ranges
+            self._settle(cut.parcel, piece)
+
+    def _landed(self, cuts: list[Cut], bundle: Bundle | None, given: tuple[str, int] | None) -> Transaction:
+        """The transaction once it is committed; tried again where nobody knows."""
         left = _TRIES_UNKNOWN if self._idempotent or given else 1
         perhaps = False
         while True:
             left -= 1
             try:
-                transaction = self._try(cuts, bundle, given)
-                break
+                return self._try(cuts, bundle, given)
             except CommitUnknown:
                 perhaps = True
                 if not left:
@@ -217,20 +234,6 @@ class Sender:
                 raise CommitUnknown(
                     f"it may or may not have been sent, and could not be tried again: {error}"
                 ) from error
-        self.commits += 1
-        for cut in cuts:
-            lane = cut.parcel.lane
-            if given is None:
-                self._numbers[lane.topic.number] = self._number(lane) + 1
-            ranges = {p: both for (name, p), both in transaction.offsets.items() if name == lane.name}
-            partitions = cut.parcel.partitions
-            if not isinstance(partitions, int):
-                partitions = partitions[cut.start : cut.stop]
-            piece = Piece(cut.start, cut.stop, {p: first for p, (first, _) in ranges.items()}, partitions)
-            if given is not None and piece.counts() != {p: end - first for p, (first, end) in ranges.items()}:
-                # It landed in an earlier life of the program, which routed otherwise.
-                piece.landed = ranges
-            self._settle(cut.parcel, piece)
 
     def _try(self, cuts: list[Cut], bundle: Bundle | None, given: tuple[str, int] | None) -> Transaction:
         transaction = self._log.transaction()
