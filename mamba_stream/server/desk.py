@@ -69,12 +69,17 @@ class Desk:
         self.gate.spend(caller, received=sum(len(rows.data) for rows in request.rows))
         if not request.client:
             return self._commit(caller, request)
-        if request.boot not in ("", self.boot) and not _lands_once(request.change):
+        # Sent again, and what came of it the first time cannot be told by looking at the log.
+        again = request.boot != "" and not _lands_once(request.change)
+        if again and request.boot != self.boot:
             raise CommitUnknown(
                 "the server was started anew since this was first sent: it may or may not have happened then; look"
             )
         return self._answers.once(
-            f"{caller.name}/{request.client}", request.number, lambda: self._commit(caller, request)
+            f"{caller.name}/{request.client}",
+            request.number,
+            lambda: self._commit(caller, request),
+            again=again,
         )
 
     def part(self, caller: Caller, request: Goodbye) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from typing import Any, Final
 
 import pyarrow as pa
@@ -15,9 +16,10 @@ from mamba_stream.server.belongings import need_of_lock
 from mamba_stream.server.desk import Desk
 from mamba_stream.server.gate import Caller
 
-_LOOK_UP: Final = 5.0
-"""Seconds after which a watcher is looked at, whether it may still watch."""
 _LONGEST_HOLDER: Final = 200
+_SIGN: Final = 5.0
+"""Seconds between two signs of life, also where there is nothing new. The client's gRPC asks for one every half minute,
+and the server's breaks a connection over which it is asked often and sends nothing: with it went every lock."""
 
 
 def exchange(
@@ -41,15 +43,12 @@ def exchange(
 
 
 def _watch(desk: Desk, caller: Caller, context: flight.ServerCallContext, watch: Watch, answers: Any) -> None:
-    """Tells the last commit's number at once, and whenever it is another."""
+    """Tells the last commit's number at once, whenever it is another, and now and then."""
     lsn = desk.storage.lsn()
-    answers.write_metadata(pa.py_buffer(encode(lsn)))
     while not context.is_cancelled() and not desk.draining:
+        answers.write_metadata(pa.py_buffer(encode(lsn)))
         desk.gate.check(caller, ())
-        now = desk.pulse.wait(lsn, _LOOK_UP, context.is_cancelled)
-        if now != lsn:
-            answers.write_metadata(pa.py_buffer(encode(now)))
-            lsn = now
+        lsn = desk.pulse.wait(lsn, _SIGN, context.is_cancelled)
 
 
 def _lock(
@@ -61,12 +60,29 @@ def _lock(
     desk.gate.check(caller, (need_of_lock("write", request.space, request.name),))
     holder = " ".join(request.holder.split())[:_LONGEST_HOLDER] or f"a client at {caller.peer}"
     lock = desk.storage.lock(request.space, request.name, holder)
+    if lock is None:
+        answers.write_metadata(pa.py_buffer(encode(False)))
+        return
     try:
-        answers.write_metadata(pa.py_buffer(encode(lock is not None)))
-        if lock is not None:
-            # Ends with the client's side of the stream, however that ends.
+        ended = _end_of(stream)
+        while not desk.draining:
+            answers.write_metadata(pa.py_buffer(encode(True)))
+            if ended.wait(_SIGN):
+                break
+    finally:
+        lock.release()
+
+
+def _end_of(stream: flight.MetadataRecordBatchReader) -> threading.Event:
+    """Is set when the client's side of the stream has ended, however that was."""
+    ended = threading.Event()
+
+    def read() -> None:
+        try:
             with contextlib.suppress(StopIteration, pa.ArrowException):
                 stream.read_chunk()
-    finally:
-        if lock is not None:
-            lock.release()
+        finally:
+            ended.set()
+
+    threading.Thread(target=read, name="mamba-stream lock", daemon=True).start()
+    return ended

@@ -26,6 +26,8 @@ from mamba_stream.log.remote.protocol import Failure, encode
 
 _log = logging.getLogger("mamba_stream.server")
 _LONGEST: Final = 2_000
+RETRIABLE: Final = (QuotaExceeded, ServerUnavailable)
+"""What our clients try again by themselves."""
 _T = TypeVar("_T")
 
 
@@ -70,7 +72,7 @@ def _internal(error: BaseException) -> flight.FlightError:
 
 
 def _is_retriable(error: MambaStreamError) -> bool:
-    return isinstance(error, QuotaExceeded | ServerUnavailable | DiskFull)
+    return isinstance(error, (*RETRIABLE, DiskFull))
 
 
 def _kind(error: MambaStreamError) -> Any:

@@ -15,13 +15,24 @@ from typing import Final
 import msgspec
 
 from mamba_stream.core.changes import Applied, ChangeSet, Forget, Sequence
-from mamba_stream.errors import CommitUnknown, MambaStreamError, NotCommitted, ServerUnavailable
+from mamba_stream.errors import (
+    AccessDenied,
+    CommitUnknown,
+    LogClosed,
+    LogUnavailable,
+    MambaStreamError,
+    NotCommitted,
+    NotFound,
+    QuotaExceeded,
+)
 from mamba_stream.log.remote.connection import DEADLINE, Connection
 from mamba_stream.log.remote.failing import Lost
 from mamba_stream.log.remote.intake import RowsOut
 from mamba_stream.log.remote.protocol import Commit, Goodbye, Rows, encode
 
 _LARGEST_BODY: Final = (1 << 31) - (1 << 20)
+_SAYS_NOTHING: Final = (LogUnavailable, AccessDenied, QuotaExceeded, NotFound)
+"""What may be answered before anybody looks whether the commit had come before."""
 
 
 class _Lane:
@@ -48,17 +59,17 @@ class RemoteCommitter:
         if not batches or change.sequences:
             return self._send(change, batches)
         lane = self._lane()
-        topic = batches[0].topic
-        number = lane.next.get(topic, 0)
-        numbered = msgspec.structs.replace(change, sequences=(Sequence(topic, lane.name, number),))
+        # Of every topic: what is answered for a number that came before are the offsets in its topic.
+        topics = dict.fromkeys(rows.topic for rows in batches)
+        sequences = tuple(Sequence(topic, lane.name, lane.next.get(topic, 0)) for topic in topics)
         try:
-            answer = self._send(numbered, batches)
+            answer = self._send(msgspec.structs.replace(change, sequences=sequences), batches)
         except MambaStreamError as error:
             # Where it may have happened nobody knows which number is the next: the lane is not used again.
             if not isinstance(error, CommitUnknown):
                 self._give_back(lane)
             raise
-        lane.next[topic] = number + 1
+        lane.next.update({sequence.topic: sequence.number + 1 for sequence in sequences})
         self._give_back(lane)
         return answer
 
@@ -93,10 +104,11 @@ class RemoteCommitter:
 
         def once() -> Applied:
             nonlocal body
+            self._connection.check()
             try:
                 return self._call(body, DEADLINE)
-            except Lost as lost:
-                if lost.sent and not commit.boot:
+            except (Lost, LogClosed) as error:
+                if (isinstance(error, LogClosed) or error.sent) and not commit.boot:
                     # From now on it may have happened: in another life of the server nobody could tell.
                     commit.boot = boot
                     body = encode(commit)
@@ -104,11 +116,11 @@ class RemoteCommitter:
 
         try:
             return self._connection.again(once)
-        except ServerUnavailable as error:
+        except _SAYS_NOTHING as error:
             if commit.boot:
                 raise CommitUnknown(
                     f"the connection to {self._connection.place} was lost before it answered: the commit may or "
-                    "may not have happened; look once the server is back"
+                    f"may not have happened; look once the server is back ({error})"
                 ) from error
             raise
 

@@ -32,6 +32,8 @@ _OPTIONS: Final = [
     ("grpc.keepalive_timeout_ms", 20_000),
     # A server that comes back is found at once; the pauses between attempts are ours.
     ("grpc.initial_reconnect_backoff_ms", 50),
+    # An attempt may take so long: with less nobody comes through to a server that is far away, or busy.
+    ("grpc.min_reconnect_backoff_ms", 5_000),
     # The time that one attempt is given, in spite of its name.
     ("grpc.min_reconnect_backoff_ms", 10_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
@@ -166,7 +168,11 @@ class Connection:
         """The name of the server's life, as far as is known here: it is asked again after an interruption."""
         if self._interrupted:
             self._interrupted = False
-            self.welcome = self._greet(PATIENCE)
+            try:
+                self.welcome = self._greet(PATIENCE)
+            except BaseException:
+                self._interrupted = True
+                raise
         return self.welcome.boot
 
     def keep_time(self) -> None:

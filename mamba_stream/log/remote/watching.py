@@ -9,7 +9,7 @@ from typing import Final
 import pyarrow as pa
 from pyarrow import flight
 
-from mamba_stream.errors import LogClosed, MambaStreamError, ServerUnavailable
+from mamba_stream.errors import LogClosed, MambaStreamError, QuotaExceeded, ServerUnavailable
 from mamba_stream.log.remote.connection import PATIENCE, Connection
 from mamba_stream.log.remote.failing import Lost, unavailable
 from mamba_stream.log.remote.protocol import Exchange, Watch, decode, encode
@@ -88,10 +88,9 @@ class Watcher:
                 attempt = 0
             except LogClosed:
                 break
-            except (Lost, ServerUnavailable):
-                with self._lock:
-                    if self._failing_since is None:
-                        self._failing_since, attempt = self._connection.local.monotonic(), 0
+            except (Lost, ServerUnavailable, QuotaExceeded):
+                if self._failing_since is None:
+                    attempt = 0
                 self._connection.pause(_PAUSES[min(attempt, len(_PAUSES) - 1)])
                 attempt += 1
             except MambaStreamError as error:
@@ -103,6 +102,10 @@ class Watcher:
                 return
 
     def _listen(self) -> None:
+        with self._lock:
+            if self._failing_since is None:
+                # Until it is heard of: a server may take connections and never answer.
+                self._failing_since = self._connection.local.monotonic()
         writer, stream = self._connection.exchange(encode(Exchange(watch=Watch(max(self._lsn, 0)))))
         with self._lock:
             self._stream = stream
@@ -112,10 +115,11 @@ class Watcher:
             while True:
                 lsn = decode(stream.read_chunk().app_metadata, int)
                 with self._lock:
-                    self._failing_since = None
+                    heard, self._failing_since = self._failing_since is None, None
                     # A log that was put back from a copy has fewer commits than it had.
-                    self._lsn = lsn
-                    self._wake()
+                    before, self._lsn = self._lsn, lsn
+                    if not heard or lsn != before:
+                        self._wake()
         except StopIteration:
             return
         except pa.ArrowException as error:

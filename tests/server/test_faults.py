@@ -1,0 +1,88 @@
+"""A server that is killed under load, and a network that breaks: what was acknowledged is there, once, and nothing else."""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from mamba_stream.log import open_log
+from mamba_stream.log.remote import committing
+from tests.server.lives import Lives
+from tests.server.load import Load, client_of
+from tests.server.proxy import Fault, Proxy, anything
+
+FEW = [pytest.param(seed, 2, id=f"seed{seed}") for seed in (1,)]
+MANY = [pytest.param(seed, 12, id=f"seed{seed}", marks=pytest.mark.slow) for seed in range(2, 6)]
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits a minute for an answer that does not come."""
+    monkeypatch.setattr(committing, "DEADLINE", 5.0)
+
+
+def _over(directory: Path, load: Load) -> None:
+    """The log as its files have it, without any server."""
+    with open_log(directory) as log:
+        load.check(log)
+
+
+@pytest.mark.parametrize(("seed", "kills"), FEW + MANY)
+def test_a_server_that_is_killed_keeps_what_it_acknowledged(tmp_path: Path, seed: int, kills: int):
+    chance = random.Random(seed)
+    with Lives(tmp_path / "log") as server:
+        load = Load(server.address)
+        with client_of(server.address) as log:
+            load.create(log)
+        load.start()
+        for _ in range(kills):
+            load.wait_for(chance.randrange(5, 60))
+            time.sleep(chance.random() * 0.02)
+            server.kill()
+            server.begin()
+        load.wait_for(20)
+        with client_of(server.address) as log:
+            load.finish(log)
+    assert server.kills == kills
+    _over(tmp_path / "log", load)
+
+
+@pytest.mark.parametrize(("seed", "faults"), FEW + MANY)
+def test_a_network_that_breaks_loses_and_repeats_nothing(tmp_path: Path, seed: int, faults: int):
+    with Lives(tmp_path / "log") as server, Proxy(server.port, anything(seed)) as proxy:
+        load = Load(f"localhost:{proxy.port}")
+        with client_of(server.address) as log:
+            load.create(log)
+        load.start()
+        while proxy.faults < 4 * faults:
+            load.wait_for(10)
+        proxy.script = lambda number: Fault()
+        proxy.stop()
+        proxy.start()
+        load.wait_for(20)
+        with client_of(server.address) as log:
+            load.finish(log)
+    _over(tmp_path / "log", load)
+
+
+@pytest.mark.parametrize(("seed", "kills"), MANY)
+def test_a_server_that_is_killed_behind_a_network_that_breaks(tmp_path: Path, seed: int, kills: int):
+    chance = random.Random(seed)
+    with Lives(tmp_path / "log") as server, Proxy(server.port, anything(seed)) as proxy:
+        load = Load(f"localhost:{proxy.port}")
+        with client_of(server.address) as log:
+            load.create(log)
+        load.start()
+        for _ in range(kills):
+            load.wait_for(chance.randrange(5, 40))
+            server.kill()
+            server.begin()
+        proxy.script = lambda number: Fault()
+        proxy.break_all()
+        load.wait_for(20)
+        with client_of(server.address) as log:
+            load.finish(log)
+    _over(tmp_path / "log", load)
