@@ -16,6 +16,7 @@ from mamba_stream.errors import InvalidInput, LogUnavailable
 from mamba_stream.log import Log
 from mamba_stream.log.store import acquire
 from mamba_stream.server.audit import Audit, audit_topic
+from mamba_stream.server.creators import Creators
 from mamba_stream.server.gate import Gate, OpenGate
 from mamba_stream.server.guard import CertificateGate, Guard
 from mamba_stream.server.limits import Limits
@@ -49,7 +50,8 @@ class _FlightListener:
         gate: Gate = OpenGate()
         if orders.users is not None:
             self._audit = Audit(audit_topic(self._log), clock)
-            gate = self._guard = Guard(Path(orders.users), clock=clock, audit=self._audit)
+            made = Creators(self._storage).count
+            gate = self._guard = Guard(Path(orders.users), clock=clock, audit=self._audit, made=made)
         elif orders.client_ca is not None:
             gate = CertificateGate()
         self._gate = ProbedGate(gate, orders.probe, self._refused)
