@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,11 +17,12 @@ from typing import Final
 import msgspec
 
 from mamba_stream.core.names import did_you_mean
+from mamba_stream.core.settings import FILE, read_file, table_of
 from mamba_stream.errors import AlreadyExists, InvalidInput, NotFound
+from mamba_stream.server.settings import SERVER
 from mamba_stream.server.users import Roster, User
 
-VARIABLE: Final = "MAMBA_STREAM_SERVER_USERS"
-CONFIG: Final = "mamba-stream.toml"
+VARIABLE: Final = SERVER.variable("users")
 VERSION: Final = 1
 
 
@@ -42,22 +42,19 @@ def find_users_file(path: str | Path | None, environment: Mapping[str, str] | No
     Raises:
         InvalidInput: ``mamba-stream.toml`` cannot be read, or says something else than a path.
     """
-    environment = os.environ if environment is None else environment
-    if path or environment.get(VARIABLE):
-        return Path(path or environment[VARIABLE])
-    config = Path(CONFIG)
-    if not config.exists():
+    shown = os.environ if environment is None else environment
+    if path or shown.get(VARIABLE):
+        found: Path | None = SERVER.read("users", path or shown[VARIABLE])
+        return found
+    config = Path(FILE).absolute()
+    given = table_of(config, read_file(config), SERVER.name).get("users")
+    if given is None:
         return None
     try:
-        server = tomllib.loads(config.read_text()).get("server", {})
-    except tomllib.TOMLDecodeError as error:
-        raise InvalidInput(f"{config.absolute()} is not valid TOML: {error}") from error
-    value = server.get("users") if isinstance(server, dict) else None
-    if value is None:
-        return None
-    if not isinstance(value, str) or not value:
-        raise InvalidInput(f"{config.absolute()}: [server] users = {value!r} must be a path, as a string")
-    return config.absolute().parent / value
+        found = SERVER.read("users", given)
+    except InvalidInput as error:
+        raise InvalidInput(f"{config}: [server] users = {given!r:.80}: {error}") from error
+    return None if found is None else config.parent / found
 
 
 def read_users(path: Path) -> Roster:

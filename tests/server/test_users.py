@@ -291,8 +291,9 @@ def test_where_the_file_is(tmp_path, monkeypatch):
         "/etc/users.json"
     )
     assert find_users_file("given.json", {"MAMBA_STREAM_SERVER_USERS": "x"}) == type(tmp_path)("given.json")
+    assert find_users_file("off", {}) is None
     (tmp_path / "mamba-stream.toml").write_text("[server]\nusers = 3\n")
-    with pytest.raises(InvalidInput, match="users = 3 must be a path"):
+    with pytest.raises(InvalidInput, match="mamba-stream.toml: .server. users = 3: give the path"):
         find_users_file(None, {})
     (tmp_path / "mamba-stream.toml").write_text("[server\n")
     with pytest.raises(InvalidInput, match="not valid TOML"):
