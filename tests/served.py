@@ -85,6 +85,7 @@ class Served:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
+        self._pid = os.getpid()
         self._lock = threading.RLock()
         self._storages: dict[tuple[int, int], RemoteStorage] = {}
         os.register_at_fork(after_in_child=self._forked)
@@ -112,7 +113,7 @@ class Served:
         def released() -> None:
             with self._lock:
                 release()
-                if storage.handles == 0:
+                if storage.handles == 0 and self._pid == os.getpid():
                     del self._storages[place]
                     self._backend.stop(place)
 

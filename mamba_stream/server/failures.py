@@ -25,7 +25,10 @@ from mamba_stream.errors import (
 from mamba_stream.log.remote.protocol import Failure, encode
 
 _log = logging.getLogger("mamba_stream.server")
-_LONGEST: Final = 2_000
+_LONGEST: Final = 3_000
+_LONGEST_STATUS: Final = 1_800
+"""Bytes of a message beside an error, and of its status. Both are headers, of which gRPC lets no more through than 8 KB
+in all; every byte of the second that is not ASCII becomes three."""
 RETRIABLE: Final = (QuotaExceeded, ServerUnavailable)
 """What our clients try again by themselves."""
 _T = TypeVar("_T")
@@ -40,13 +43,16 @@ def told(error: BaseException) -> flight.FlightError:
         error = InvalidInput(f"not readable as Arrow data: {str(error).splitlines()[0]:.200}")
     if not isinstance(error, MambaStreamError):
         return _internal(error)
-    message = str(error)[:_LONGEST]
+    message = _cut(str(error), _LONGEST)
     failure = Failure(code=type(error).__name__, message=message, retriable=_is_retriable(error))
     if isinstance(error, QuotaExceeded):
         failure.retry_after_ms = max(1, round(error.retry_after * 1000))
     if isinstance(error, DataCorrupted):
         failure.topic, failure.partition, failure.offset = error.topic, error.partition, error.offset
-    return _kind(error)(f"{failure.code}: {message}", extra_info=encode(failure))
+    status = _cut(
+        f"{failure.code}: {message}", _LONGEST_STATUS if message.isascii() else _LONGEST_STATUS // 3
+    )
+    return _kind(error)(status, extra_info=encode(failure))
 
 
 def code_of(error: BaseException) -> str:
@@ -62,6 +68,12 @@ def answered_each(items: Iterator[_T]) -> Iterator[_T]:
         raise
     except Exception as error:  # noqa: BLE001 - whatever it is, a client must get an answer
         raise told(error) from None
+
+
+def _cut(text: str, most: int) -> str:
+    """What of a text has at most so many bytes; what cannot be encoded at all is written out."""
+    data = text.encode(errors="backslashreplace")
+    return data.decode() if len(data) <= most else data[: most - 3].decode(errors="ignore") + "…"
 
 
 def _internal(error: BaseException) -> flight.FlightError:

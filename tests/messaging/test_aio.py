@@ -104,6 +104,7 @@ def test_what_cannot_be_sent_is_raised_where_it_is_awaited(log: Log) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.embedded
 def test_the_loop_goes_on_while_a_commit_waits_and_a_full_buffer_too(log: Log) -> None:
     def held() -> threading.Thread:
         # Nobody commits while somebody else does.

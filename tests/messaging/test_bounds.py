@@ -259,7 +259,7 @@ producer.send("t", 1)
 producer.send("t", 2)
 """
     process = subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", script, str(log.path)],
+        [sys.executable, "-W", "error", "-c", script, log.place],
         env=environment,
         stderr=subprocess.PIPE,
         text=True,

@@ -409,6 +409,7 @@ def test_a_handle_can_be_awaited(flaky: FlakyLog):
     asyncio.run(main())
 
 
+@pytest.mark.embedded
 def test_a_sender_that_is_closed_leaves_no_numbers_in_the_index(flaky: FlakyLog):
     with Producer(flaky, linger="0s") as producer:
         for topic in ("t", "gone", "other"):

@@ -218,6 +218,6 @@ def test_without_a_server_it_says_what_to_do(stage: Stage, snippet: str) -> None
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     said = errors.rstrip().splitlines()[-1]
-    assert said.startswith("mamba_stream.errors.LogUnavailable: ")
+    assert said.startswith("mamba_stream.errors.ServerUnavailable: ")
     assert "localhost:9092" in said
     assert "pass a directory" in said

@@ -389,7 +389,7 @@ def test_redrives_that_are_killed_in_the_middle_put_each_letter_back_once(
     kills = 0
     while (before := count_letters(log)[0].left) and kills < 6:
         with subprocess.Popen(
-            [sys.executable, "-c", CHILD, str(log.path)], env=environment, stdout=subprocess.PIPE
+            [sys.executable, "-c", CHILD, log.place], env=environment, stdout=subprocess.PIPE
         ) as child:
             assert child.stdout is not None
             assert child.stdout.readline() == b"here\n"

@@ -273,7 +273,7 @@ with mamba.open(sys.argv[1]) as log, mamba.Producer(log) as producer:
 """
     message_topic(log)
     message_topic(log, "results")
-    command = [sys.executable, "-c", code, str(log.path)]
+    command = [sys.executable, "-c", code, log.place]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as child:
         try:
             assert child.stdout is not None

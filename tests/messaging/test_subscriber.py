@@ -434,6 +434,7 @@ def spent(subscriber: mamba.Subscriber, seconds: float) -> float:
     return (time.process_time() - before) / seconds
 
 
+@pytest.mark.embedded
 def test_who_waits_costs_next_to_nothing(log: Log) -> None:
     release = threading.Event()
 

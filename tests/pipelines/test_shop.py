@@ -68,7 +68,7 @@ class Services:
     def begin(self, name: str, *options: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-W", "error", "-m", "mamba_pipelines.shop", name]
         process = subprocess.Popen(
-            [*command, "--log", str(self._log.path), "--visibility", "1s", *options], env=self._environment
+            [*command, "--log", self._log.place, "--visibility", "1s", *options], env=self._environment
         )
         self._there[name] = process
         return process

@@ -254,7 +254,7 @@ def test_the_command_shows_checks_and_keeps(log, topic, tmp_path, capsys):
         "totals = mamba.stream('rows').window(mamba.tumbling('1m'), by='key', name='minutes').agg(total=pl.col('value').sum())\n"
         "pipeline = mamba.pipeline('job', totals.to('out'))\n"
     )
-    place = ["--log", str(log.path)]
+    place = ["--log", log.place]
     assert invoke(["job", "check", str(file), *place]) == 1
     assert invoke(["run", str(file), "--until", "now", *place]) == 0
     assert invoke(["job", "check", str(file), *place]) == 0

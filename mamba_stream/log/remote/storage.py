@@ -18,7 +18,7 @@ from mamba_stream.core.changes import Applied, ChangeSet
 from mamba_stream.core.clock import Clock
 from mamba_stream.core.names import LONGEST_NAME
 from mamba_stream.core.schemas import schema_from_bytes
-from mamba_stream.errors import MambaStreamError
+from mamba_stream.errors import ForkedProcess, MambaStreamError
 from mamba_stream.log.locks import this_process
 from mamba_stream.log.remote import locking, protocol
 from mamba_stream.log.remote.address import Address, Credentials
@@ -38,8 +38,11 @@ from mamba_stream.log.storage import LogStatistics, PartitionHead
 if TYPE_CHECKING:
     from mamba_stream.log.description import TopicDescription
 
-_storages: dict[tuple[Address, Credentials, int], RemoteStorage] = {}
+_storages: dict[tuple[Address, Credentials], RemoteStorage] = {}
 _opening = threading.RLock()
+_connected = False
+"""Whether this process, or one that it was forked from, ever was connected: gRPC does not survive a fork."""
+_inherited = False
 
 
 class RemoteStorage:
@@ -204,14 +207,32 @@ def connect(address: Address, credentials: Credentials) -> RemoteStorage:
     Raises:
         ServerUnavailable: Nothing answers there.
         NotAuthenticated: The server does not know whoever this is.
+        ForkedProcess: This process was forked from one that had connected.
     """
-    place = (address, credentials, os.getpid())
+    global _connected  # noqa: PLW0603
+    place = (address, credentials)
     with _opening:
+        if _inherited:
+            raise ForkedProcess(
+                "this process was forked from one that had been connected to a server, and cannot connect itself. "
+                "Start processes with multiprocessing's 'spawn' method, or connect after the fork only"
+            )
+        _connected = True
         found = _storages.get(place)
         if found is None:
             found = _storages[place] = RemoteStorage(address, credentials)
         found.handles += 1
         return found
+
+
+def _forked() -> None:
+    # The lock may be held by a thread that the child does not have.
+    global _opening, _inherited  # noqa: PLW0603
+    _opening = threading.RLock()
+    _inherited = _connected
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 def _head(head: HeadInfo) -> PartitionHead:

@@ -1,0 +1,86 @@
+"""A commit that is sent twice happens once; one that was refused may be tried again under its number."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+
+import pytest
+
+from mamba_stream.core.changes import Applied
+from mamba_stream.errors import CommitUnknown, PreconditionFailed
+from mamba_stream.server.answers import Answers
+
+
+class Rows:
+    """Stands for what a commit holds in memory."""
+
+
+def test_what_was_committed_is_answered_again_and_not_done_again():
+    answers, done = Answers(), []
+
+    def commit():
+        done.append(1)
+        return Applied(len(done))
+
+    assert answers.once("a", 1, commit) == answers.once("a", 1, commit) == Applied(1)
+    assert answers.once("a", 2, commit) == Applied(2)
+    assert answers.once("b", 1, commit) == Applied(3)
+    answers.forget("a")
+    assert answers.once("a", 1, commit) == Applied(4)
+
+
+def test_whoever_asks_while_it_is_done_waits_for_the_answer():
+    answers, begun, go, found = Answers(), threading.Event(), threading.Event(), []
+
+    def commit():
+        begun.set()
+        assert go.wait(30)
+        return Applied(7)
+
+    def never():
+        raise AssertionError("it was done twice")
+
+    first = threading.Thread(target=lambda: found.append(answers.once("a", 1, commit)))
+    first.start()
+    assert begun.wait(30)
+    second = threading.Thread(target=lambda: found.append(answers.once("a", 1, never)))
+    second.start()
+    go.set()
+    first.join(30)
+    second.join(30)
+    assert found == [Applied(7)] * 2
+
+
+def test_what_was_refused_is_looked_at_again_and_its_rows_are_let_go():
+    answers, kept = Answers(), []
+
+    def refuse():
+        rows = Rows()
+        kept.append(weakref.ref(rows))
+        raise PreconditionFailed("not so")
+
+    with pytest.raises(PreconditionFailed):
+        answers.once("a", 1, refuse)
+    assert answers.once("a", 1, lambda: Applied(3)) == Applied(3)
+    gc.collect()
+    assert kept[0]() is None
+
+
+@pytest.mark.parametrize("error", [CommitUnknown("perhaps"), ZeroDivisionError("a bug")])
+def test_what_may_have_happened_is_not_done_again(error):
+    answers, kept = Answers(), []
+
+    def fail():
+        rows = Rows()
+        kept.append(weakref.ref(rows))
+        raise error
+
+    with pytest.raises(type(error)):
+        answers.once("a", 1, fail)
+    with pytest.raises(CommitUnknown):
+        answers.once("a", 1, lambda: Applied(3))
+    error.__traceback__ = None
+    gc.collect()
+    assert kept[0]() is None
