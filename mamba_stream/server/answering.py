@@ -14,6 +14,8 @@ from mamba_stream.core.clock import Clock, SystemClock
 from mamba_stream.core.settings import Address
 from mamba_stream.errors import InvalidInput, LogUnavailable
 from mamba_stream.log import Log
+from mamba_stream.log.directory import FILES
+from mamba_stream.log.registering import SocketRegistrar
 from mamba_stream.log.store import acquire
 from mamba_stream.server.audit import Audit, audit_topic
 from mamba_stream.server.creators import Creators
@@ -42,7 +44,9 @@ class _FlightListener:
         self._orders = orders
         self._clock = clock
         self._say = say
-        self._storage = acquire(Path(orders.log))
+        # The index is written by the supervisor's process alone, which hands out files to write batches to.
+        through = SocketRegistrar(socket.socket(fileno=orders.registry), Path(orders.log) / FILES)
+        self._storage = acquire(Path(orders.log), through=through)
         self._log = Log(self._storage)
         self._rate = Rate(clock)
         self._audit: Audit | None = None

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import threading
 from collections.abc import Callable, Sequence
 from typing import Final
+
+import msgspec
 
 from mamba_stream.errors import InvalidInput
 from mamba_stream.server import orders
@@ -15,6 +18,8 @@ from mamba_stream.server.orders import Figures, Orders, Sender, ToSupervisor
 
 Report = Callable[[orders.Said], None]
 """Takes down what a listener says that happened."""
+Serve = Callable[[socket.socket], object]
+"""Takes our end of the socket over which a listener has the index written, and closes it when the other end is."""
 
 _ENVIRONMENT: Final = {
     # A heap for every thread would be reserved many times over, and count as memory.
@@ -31,7 +36,7 @@ _LAST_WORDS: Final = 2.0
 class Child:
     """A process that listens. Started by a thread that lives as long as it shall: the process ends with that."""
 
-    def __init__(self, command: Sequence[str], given: Orders, report: Report) -> None:
+    def __init__(self, command: Sequence[str], given: Orders, report: Report, serve: Serve) -> None:
         self._changed = threading.Condition()
         self._report = report
         self._prepared = False
@@ -43,7 +48,24 @@ class Child:
         self._counted = 0
         self._figures = Figures()
         self._over = False
-        self._process = subprocess.Popen(
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                self._process = self._started(command, theirs.fileno())
+            except BaseException:
+                ours.close()
+                raise
+            given = msgspec.structs.replace(given, registry=theirs.fileno())
+        serve(ours)
+        assert self._process.stdin is not None
+        self._sender = Sender(self._process.stdin)
+        for target in (self._listen, self._overhear):
+            threading.Thread(target=target, name=target.__name__, daemon=True).start()
+        self._sender.send(given)
+
+    @staticmethod
+    def _started(command: Sequence[str], registry: int) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
             list(command),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -51,12 +73,8 @@ class Child:
             # Ctrl-C at a terminal is for the supervisor.
             start_new_session=True,
             env={**os.environ, **_ENVIRONMENT},
+            pass_fds=[registry],
         )
-        assert self._process.stdin is not None
-        self._sender = Sender(self._process.stdin)
-        for target in (self._listen, self._overhear):
-            threading.Thread(target=target, name=target.__name__, daemon=True).start()
-        self._sender.send(given)
 
     @property
     def pid(self) -> int:

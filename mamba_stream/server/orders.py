@@ -30,6 +30,7 @@ class Orders(msgspec.Struct, frozen=True, tag=True):
         tls_key: Its key.
         client_ca: Who signs the certificates that clients must have.
         users: The file that says who may do what; ``None``: everybody everything.
+        registry: The descriptor of the socket over which it has the index written.
     """
 
     log: str
@@ -41,6 +42,7 @@ class Orders(msgspec.Struct, frozen=True, tag=True):
     tls_key: bytes | None = None
     client_ca: bytes | None = None
     users: str | None = None
+    registry: int = -1
 
     def __repr__(self) -> str:
         return f"Orders({self.log!r}, {self.host}:{self.port})"

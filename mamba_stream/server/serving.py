@@ -19,6 +19,8 @@ from mamba_stream.core.clock import Clock
 from mamba_stream.core.settings import Address
 from mamba_stream.errors import InvalidInput
 from mamba_stream.log import Log
+from mamba_stream.log.registry import Registry
+from mamba_stream.log.store import acquire
 from mamba_stream.server.events import Events, Forward
 from mamba_stream.server.health import Health
 from mamba_stream.server.metrics import Ask, registry_of
@@ -92,8 +94,15 @@ class Server:
             left.callback(health.stop)
         received = left.enter_context(_signals())
         notifier = Notifier()
+        store = acquire(self.log.path)
+        left.callback(store.release)
         supervisor = Supervisor(
-            self.command, self._orders, drain=float(settings.drain), clock=self.clock, log=events
+            self.command,
+            self._orders,
+            lambda ours: Registry(store, ours).start(),
+            drain=float(settings.drain),
+            clock=self.clock,
+            log=events,
         )
         left.callback(supervisor.stop)
         checks: dict[str, Check] = {

@@ -15,7 +15,7 @@ import msgspec
 from mamba_stream.core.clock import Clock
 from mamba_stream.core.settings import Size
 from mamba_stream.errors import LogUnavailable, MambaStreamError
-from mamba_stream.server.child import Child
+from mamba_stream.server.child import Child, Serve
 from mamba_stream.server.orders import Figures, Orders, Said
 
 _LOOK: Final = 0.1
@@ -42,19 +42,28 @@ class Supervisor:
     """
 
     def __init__(
-        self, command: Sequence[str], make: Callable[[], Orders], *, drain: float, clock: Clock, log: Log
+        self,
+        command: Sequence[str],
+        make: Callable[[], Orders],
+        serve: Serve,
+        *,
+        drain: float,
+        clock: Clock,
+        log: Log,
     ) -> None:
         """Prepares; nothing is started yet.
 
         Args:
             command: What to run.
             make: Gives a listener's orders, with certificates as they are now.
+            serve: Takes the socket over which a listener has the index written.
             drain: Seconds that calls in flight may take to finish when a listener makes room for another.
             clock: Tells the time.
             log: Takes down what happens.
         """
         self._command = command
         self._make = make
+        self._serve = serve
         self._drain = drain
         self._clock = clock
         self._log = log
@@ -142,7 +151,7 @@ class Supervisor:
             return [*self._leaving, *(each for each in (self._child, self._coming) if each is not None)]
 
     def _spawn(self) -> Child:
-        child = Child(self._command, self._orders, self._report)
+        child = Child(self._command, self._orders, self._report, self._serve)
         with self._lock:
             self._coming = child
         return child

@@ -125,3 +125,14 @@ def children(pid: int) -> list[int]:
             if int(fields[1]) == pid:
                 found.append(int(each))
     return found
+
+
+def opened(pid: int, name: str) -> set[int]:
+    """How a process has files of this name open: to read, to write, or both."""
+    found = set()
+    for each in Path(f"/proc/{pid}/fd").iterdir():
+        if os.readlink(each).endswith(f"/{name}"):
+            told = Path(f"/proc/{pid}/fdinfo/{each.name}").read_text()
+            flags = next(line for line in told.splitlines() if line.startswith("flags:"))
+            found.add(int(flags.split()[1], 8) & os.O_ACCMODE)
+    return found

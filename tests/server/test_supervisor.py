@@ -29,6 +29,7 @@ class Kept:
         self.supervisor = Supervisor(
             [sys.executable, str(STANDIN), behaviour],
             lambda: self.orders(),
+            lambda ours: ours.close(),
             drain=5.0,
             clock=SystemClock(),
             log=lambda level, event, **facts: self.events.append((event, facts)),
