@@ -95,6 +95,12 @@ class Proxy:
         """Breaks the connections there are."""
         self._do(self._break_all())
 
+    def swallow(self, toward: str) -> None:
+        """Passes nothing on any more in this direction, of the connections there are and those that come."""
+        self.script = lambda number: Fault("swallow", 0, toward)  # type: ignore[arg-type]
+        for link in self._links:
+            link.swallowed = toward
+
     def close(self) -> None:
         self.stop()
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -156,6 +162,7 @@ class _Link:
         server: tuple[asyncio.StreamReader, asyncio.StreamWriter],
     ) -> None:
         self.struck = False
+        self.swallowed = ""
         self.gone = asyncio.Event()
         self._fault = fault
         self._client, self._server = client, server
@@ -191,6 +198,8 @@ class _Link:
             while data := await reader.read(_PIECE):
                 if fault.delay or fault.bandwidth:
                     await asyncio.sleep(fault.delay + len(data) / (fault.bandwidth or 1e12))
+                if self.swallowed == toward:
+                    continue
                 strikes = counted and len(data) >= left
                 writer.write(data[:left] if strikes else data)
                 await writer.drain()

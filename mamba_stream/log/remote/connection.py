@@ -24,6 +24,8 @@ PATIENCE: Final = 30.0
 """Seconds for which a server that went away is waited for; one that never was there is not."""
 DEADLINE: Final = 60.0
 """Seconds that a call may take."""
+GREETING: Final = 10.0
+"""Seconds in which a server says who it is."""
 _PAUSES: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 _ASK_TIME_AFTER: Final = 60.0
 _OPTIONS: Final = [
@@ -214,7 +216,7 @@ class Connection:
 
         def greet() -> Welcome:
             asked = self.local.monotonic()
-            welcome = self.once("hello", body, Welcome, 10.0)
+            welcome = self.once("hello", body, Welcome, GREETING)
             self.clock.tell(welcome.now, asked, self.local.monotonic())
             return welcome
 
