@@ -5,6 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 SERVED ?= thread
+SUITES ?= tests/log tests/messaging tests/runtime tests/dsl tests/pipelines
 
 .PHONY: demo test test-served test-slow lint format bench notebooks clean help
 
@@ -20,7 +21,7 @@ test: $(VENV)/.installed-dev  ## Run the tests, in parallel (PYTEST="..." adds o
 
 test-served: $(VENV)/.installed-dev  ## Run the suites of what opens logs over the network (SERVED=process: the server apart)
 	@PYTHONHASHSEED=0 $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(PYTEST) \
-		tests/log tests/messaging tests/runtime tests/dsl tests/pipelines --served=$(SERVED)
+		$(SUITES) --served=$(SERVED)
 
 test-slow: $(VENV)/.installed-dev  ## Run the slow tests: hundreds of crashes, long property tests
 	@$(BIN)/python -m pytest -q -m slow --timeout 3600 $(PYTEST)

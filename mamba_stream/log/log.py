@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from mamba_stream.core.changes import ChangeSet, CreateTopic
+from mamba_stream.core.clock import Clock
 from mamba_stream.core.names import check_name, did_you_mean
 from mamba_stream.core.schemas import canonical_schema, describe_difference, schema_from_bytes
 from mamba_stream.errors import AlreadyExists, InvalidInput, LogClosed, SchemaMismatch, TopicNotFound
@@ -50,6 +51,11 @@ class Log:
         if self._shared.directory is None:
             raise InvalidInput(f"the log at {self.place} is a server's: it has no directory here")
         return self._shared.directory
+
+    @property
+    def clock(self) -> Clock:
+        """The time by which rows are appended and leases end: for all who share the log, the same."""
+        return self._store.clock
 
     def create_topic(
         self,

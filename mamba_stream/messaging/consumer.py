@@ -10,7 +10,7 @@ from datetime import date, datetime, timedelta
 from types import TracebackType
 from typing import Any, Final, Self
 
-from mamba_stream.core.clock import Clock, SystemClock
+from mamba_stream.core.clock import Clock
 from mamba_stream.core.durations import duration_us
 from mamba_stream.core.names import check_name
 from mamba_stream.core.numbers import is_whole
@@ -114,7 +114,6 @@ class Consumer:
         self._max_poll_interval = max_poll_interval
         self._policy = Policy.of(visibility, attempts, backoff, dead_letter, ordered) if shared else None
         self._name = name
-        self._clock = clock or SystemClock()
         self._rule: Rule | None = None
         self._polled: list[tuple[Run, int]] = []
         self._loops = 0
@@ -122,6 +121,7 @@ class Consumer:
         self._closed = False
         self._seen = -1
         self._log = locate(place)
+        self._clock = clock or self._log.clock
         self._own_log = not isinstance(place, Log)
         self._finalizer: weakref.finalize[..., Any] | None = None
 

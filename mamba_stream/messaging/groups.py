@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from mamba_stream.core.clock import Clock, SystemClock
+from mamba_stream.core.clock import Clock
 from mamba_stream.core.numbers import is_whole
 from mamba_stream.errors import (
     GroupInUse,
@@ -59,7 +59,7 @@ class Reset:
 
 def list_groups(log: Log, *, clock: Clock | None = None) -> list[GroupFacts]:
     """All groups, by name."""
-    look = Survey(log, (clock or SystemClock()).now())
+    look = Survey(log, (clock or log.clock).now())
     return [look.group(name) for name in look.names()]
 
 
@@ -69,7 +69,7 @@ def describe_group(log: Log, name: str, *, clock: Clock | None = None) -> GroupF
     Raises:
         NotFound: The log knows of none with this name.
     """
-    look = Survey(log, (clock or SystemClock()).now())
+    look = Survey(log, (clock or log.clock).now())
     look.check(name)
     return look.group(name)
 
@@ -88,7 +88,7 @@ def open_runs(
     Raises:
         NotFound: There is no such group, or it knows nothing of this topic.
     """
-    look = Survey(log, (clock or SystemClock()).now())
+    look = Survey(log, (clock or log.clock).now())
     look.check(name)
     chosen = look.chosen(look.group(name), topic)
     members = {client.session: client for client in look.clients.values()}
@@ -225,7 +225,7 @@ def _apply(
 ) -> None:
     """Commits what is planned for a group as it is; looks again where somebody else changed it meanwhile."""
     for _ in range(_TRIES):
-        look = Survey(log, (clock or SystemClock()).now())
+        look = Survey(log, (clock or log.clock).now())
         look.check(name)
         group = look.group(name)
         if group.job is not None:

@@ -10,7 +10,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
 
-from mamba_stream.core.clock import Clock, SystemClock
+from mamba_stream.core.clock import Clock
 from mamba_stream.core.durations import duration_us
 from mamba_stream.core.names import check_name
 from mamba_stream.core.numbers import is_whole
@@ -103,9 +103,9 @@ class Producer:
             )
         waits = duration_us(linger, what="linger") / 1e6
         self._name = None if name is None else check_name(name, "producer")
-        clock = SystemClock() if clock is None else clock
-        self._packer = Packer(clock, max_message_bytes)
         log = locate(place)
+        clock = log.clock if clock is None else clock
+        self._packer = Packer(clock, max_message_bytes)
         self._outbox = Outbox(
             log,
             linger=waits,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from mamba_stream.core.clock import Clock, SystemClock
+from mamba_stream.core.clock import Clock
 from mamba_stream.errors import TopicNotFound
 from mamba_stream.log import Log
 from mamba_stream.messaging.latency import Latencies, merged
@@ -114,7 +114,7 @@ def queue_statistics(log: Log, *, clock: Clock | None = None) -> QueueStatistics
         ...     emails.topic, emails.messages, emails.consumers
         ('emails', 1, 0)
     """
-    look = Survey(log, (clock or SystemClock()).now())
+    look = Survey(log, (clock or log.clock).now())
     groups = [look.group(name) for name in look.names()]
     names = {name for name, _ in log.heads()}
     receivers: dict[str, list[Client]] = defaultdict(list)

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mamba_stream.core.clock import Clock, SystemClock
+from mamba_stream.core.clock import Clock
 from mamba_stream.core.numbers import is_whole
 from mamba_stream.errors import DiskFull, InvalidInput, LogClosed, Reject, StaleLease
 from mamba_stream.log import Log, Topic
@@ -147,9 +147,9 @@ class Subscriber:
         self._policy = Policy.of(visibility, attempts, backoff, dead_letter, ordered)
         self._start = start
         self._name = name
-        self._clock = clock or SystemClock()
         self._subscriptions: list[_Subscription] = []
         self._open = locate(log)
+        self._clock = clock or self._open.clock
         self._own_log = not isinstance(log, Log)
         self._sharing = Sharing(self._open, self._clock, self._interest, self._group, start)
         self._courier = self._courier_anew()

@@ -13,7 +13,7 @@ import pyarrow as pa
 from pyarrow import flight
 
 from mamba_stream.core.clock import Clock, SystemClock
-from mamba_stream.errors import ForkedProcess, LogClosed, QuotaExceeded, ServerUnavailable
+from mamba_stream.errors import ForkedProcess, LogClosed, MambaStreamError, QuotaExceeded, ServerUnavailable
 from mamba_stream.log.index import CLOSED, FORKED
 from mamba_stream.log.remote.address import Address, Credentials, read_pem
 from mamba_stream.log.remote.clock import ServerClock
@@ -27,7 +27,6 @@ DEADLINE: Final = 60.0
 GREETING: Final = 10.0
 """Seconds in which a server says who it is."""
 _PAUSES: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-_ASK_TIME_AFTER: Final = 60.0
 _OPTIONS: Final = [
     # A link that died is found out even while nothing is sent.
     ("grpc.keepalive_time_ms", 30_000),
@@ -60,12 +59,11 @@ class Connection:
         self.address = address
         self.place = str(address)
         self.local = clock or SystemClock()
-        self.clock = ServerClock(self.local)
+        self.clock = ServerClock(self.local, self._ask_time)
         self._name = name
         self._credentials = credentials
         self._pid = os.getpid()
         self._closed = threading.Event()
-        self._lock = threading.Lock()
         self._interrupted = False
         self._headers = (
             [] if credentials.token is None else [(b"authorization", f"Bearer {credentials.token}".encode())]
@@ -177,15 +175,6 @@ class Connection:
                 raise
         return self.welcome.boot
 
-    def keep_time(self) -> None:
-        """Asks for the server's time, if that was long ago."""
-        if self.clock.age > _ASK_TIME_AFTER and self._lock.acquire(blocking=False):
-            try:
-                with contextlib.suppress(ServerUnavailable):
-                    self.welcome = self._greet(patience=0.0)
-            finally:
-                self._lock.release()
-
     def check(self) -> None:
         """Raises where this process may not use the connection (any more)."""
         if self._pid != os.getpid():
@@ -210,6 +199,14 @@ class Connection:
                 secret["private_key"] = read_pem(shown.key, "key")
         options = [*_OPTIONS, *([("grpc.enable_http_proxy", 0)] if _is_local(self.address.host) else [])]
         return flight.FlightClient(self.address.uri, generic_options=options, **secret)
+
+    def _ask_time(self) -> None:
+        def ask() -> None:
+            # Where nobody answers the clock runs on, and is asked about again later.
+            with contextlib.suppress(MambaStreamError, Lost):
+                self.welcome = self._greet(patience=0.0)
+
+        threading.Thread(target=ask, name="mamba-stream time", daemon=True).start()
 
     def _greet(self, patience: float) -> Welcome:
         body = encode(Hello(VERSION, self._name))

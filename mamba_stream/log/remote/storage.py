@@ -67,7 +67,6 @@ class RemoteStorage:
 
     @property
     def clock(self) -> Clock:
-        self._connection.keep_time()
         return self._connection.clock
 
     def topic(self, name: object) -> TopicRow | None:
