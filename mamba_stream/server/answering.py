@@ -22,6 +22,7 @@ from mamba_stream.server.creators import Creators
 from mamba_stream.server.gate import Gate, OpenGate
 from mamba_stream.server.guard import CertificateGate, Guard
 from mamba_stream.server.limits import Limits
+from mamba_stream.server.listener import calls_within
 from mamba_stream.server.listening import Listener, Say
 from mamba_stream.server.orders import Figures, Orders
 from mamba_stream.server.probing import ProbedGate
@@ -75,7 +76,10 @@ class _FlightListener:
                 self._storage,
                 f"grpc{'+tls' if secure else ''}://{address}",
                 gate=self._gate,
-                limits=Limits(most_bytes=min(Limits.most_bytes, orders.memory // _SHARE)),
+                limits=Limits(
+                    most_bytes=min(Limits.most_bytes, orders.memory // _SHARE),
+                    most_streams=min(Limits.most_streams, calls_within(orders.memory)),
+                ),
                 tls_certificates=certificates,
                 verify_client=orders.client_ca is not None,
                 root_certificates=orders.client_ca,

@@ -22,9 +22,11 @@ from mamba_stream.server.listening import Listener, Prepare, Say
 from mamba_stream.server.orders import Sender, ToListener
 
 _STACK: Final = 1 << 20
-"""Of a thread, of which every call takes two: they count as memory, used or not."""
+"""Of a thread, of which every call takes one: they count as memory, used or not."""
 _STACKS: Final = 256 << 20
 """For the stacks of threads, beyond the memory that is to be kept to."""
+_CALL: Final = _STACK * 5 // 4
+"""What a call that only waits reserves: the stack of its thread, and what is around it."""
 _DEATH_OF_PARENT: Final = 1
 _LONGEST_TRACE: Final = 8_000
 
@@ -141,6 +143,11 @@ def _limit_memory(memory: int) -> None:
     wanted = reserved + max(memory - used, 0) + _STACKS
     if soft == resource.RLIM_INFINITY or wanted < soft:
         resource.setrlimit(resource.RLIMIT_DATA, (wanted, hard))
+
+
+def calls_within(memory: int) -> int:
+    """How many calls may be under way at once, so that their threads leave half of the memory to what they do."""
+    return (memory // 2 + _STACKS) // _CALL
 
 
 def memory_of(pid: int | str) -> tuple[int, int] | None:

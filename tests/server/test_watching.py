@@ -15,12 +15,13 @@ from mamba_stream.server import orders
 from mamba_stream.server.events import Events
 from mamba_stream.server.extras import check_extra
 from mamba_stream.server.gate import Need, OpenGate
+from mamba_stream.server.listener import calls_within
 from mamba_stream.server.metrics import connections
 from mamba_stream.server.notify import Notifier
 from mamba_stream.server.orders import Figures, Sender, ToListener
 from mamba_stream.server.probing import HEADER, ProbedGate
 from mamba_stream.server.readiness import DiskCheck, Readiness, write_nothing
-from mamba_stream.server.settings import is_loopback
+from mamba_stream.server.settings import LEAST_MEMORY, ServerSettings, is_loopback
 from mamba_stream.server.sockets import bind, check_free
 
 
@@ -171,6 +172,13 @@ def test_messages_come_as_they_were_sent_and_what_is_none_is_refused():
     assert orders.receive(io.BytesIO(b"\0\0\0\5he"), ToListener) is None
     pipe.close()
     assert not Sender(pipe).send(orders.Listen())
+
+
+def test_memory_bounds_calls_and_leaves_room_for_what_they_do():
+    least, usual = calls_within(LEAST_MEMORY), calls_within(ServerSettings().memory)
+    assert 200 < least < usual
+    # Their threads' stacks, a mebibyte each, take no more than what is reserved for them and half of the rest.
+    assert least << 20 < (256 << 20) + LEAST_MEMORY // 2
 
 
 def test_figures_of_two_lives_are_added_up():
