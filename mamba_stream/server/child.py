@@ -18,8 +18,9 @@ from mamba_stream.server.orders import Figures, Orders, Sender, ToSupervisor
 
 Report = Callable[[orders.Said], None]
 """Takes down what a listener says that happened."""
-Serve = Callable[[socket.socket], object]
-"""Takes our end of the socket over which a listener has the index written, and closes it when the other end is."""
+Serve = Callable[[socket.socket], Callable[[float], object]]
+"""Takes our end of the socket over which a listener has the index written, and closes it when the other end is; what
+it gives waits for that."""
 
 _ENVIRONMENT: Final = {
     # A heap for every thread would be reserved many times over, and count as memory.
@@ -29,6 +30,8 @@ _ENVIRONMENT: Final = {
     "GRPC_VERBOSITY": "NONE",
 }
 _LONGEST_LINE: Final = 500
+_LAST_COMMIT: Final = 30.0
+"""Seconds that the last commit of an ended process may take."""
 _LAST_WORDS: Final = 2.0
 """Seconds that the reading of what an ended process has said may take."""
 
@@ -56,7 +59,7 @@ class Child:
                 ours.close()
                 raise
             given = msgspec.structs.replace(given, registry=theirs.fileno())
-        serve(ours)
+        self._served = serve(ours)
         assert self._process.stdin is not None
         self._sender = Sender(self._process.stdin)
         for target in (self._listen, self._overhear):
@@ -156,6 +159,8 @@ class Child:
         with self._changed:
             # What it said at last is still to be read.
             self._changed.wait_for(lambda: self._over, _LAST_WORDS)
+        # What it committed at last happens now or never: the next one may be asked whether it did.
+        self._served(_LAST_COMMIT)
         return code
 
     def kill(self) -> None:

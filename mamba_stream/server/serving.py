@@ -7,10 +7,12 @@ import logging
 import queue
 import secrets
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -20,7 +22,7 @@ from mamba_stream.core.settings import Address
 from mamba_stream.errors import InvalidInput
 from mamba_stream.log import Log
 from mamba_stream.log.registry import Registry
-from mamba_stream.log.store import acquire
+from mamba_stream.log.store import Store, acquire
 from mamba_stream.server.events import Events, Forward
 from mamba_stream.server.health import Health
 from mamba_stream.server.metrics import Ask, registry_of
@@ -99,7 +101,7 @@ class Server:
         supervisor = Supervisor(
             self.command,
             self._orders,
-            lambda ours: Registry(store, ours).start(),
+            partial(_writing, store),
             drain=float(settings.drain),
             clock=self.clock,
             log=events,
@@ -212,6 +214,13 @@ class Server:
                     return 128 + number
         events("info", "drained", cut=supervisor.cut)
         return 0
+
+
+def _writing(store: Store, ours: socket.socket) -> Callable[[float], None]:
+    """Writes the index for a listener; what waits for the end of that."""
+    registry = Registry(store, ours)
+    registry.start()
+    return registry.join
 
 
 def _line(told: str, path: Path, others: dict[str, str]) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import time
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from mamba_stream.log.remote import committing
 from tests.server.lives import Lives
 from tests.server.load import Load, client_of
 from tests.server.proxy import Fault, Proxy, anything
+from tests.server.running import Serving, until
 
 FEW = [pytest.param(seed, 2, id=f"seed{seed}") for seed in (1,)]
 MANY = [pytest.param(seed, 12, id=f"seed{seed}", marks=pytest.mark.slow) for seed in range(2, 6)]
@@ -47,6 +50,37 @@ def test_a_server_that_is_killed_keeps_what_it_acknowledged(tmp_path: Path, seed
         with client_of(server.address) as log:
             load.finish(log)
     assert server.kills == kills
+    _over(tmp_path / "log", load)
+
+
+@pytest.mark.parametrize(("seed", "kills"), FEW + MANY)
+def test_a_server_of_processes_keeps_what_it_acknowledged_whichever_of_them_is_killed(
+    tmp_path: Path, environment: dict[str, str], seed: int, kills: int
+):
+    chance = random.Random(seed)
+    serving = Serving(tmp_path / "log", environment)
+    address = serving.address
+    try:
+        load = Load(address)
+        with client_of(address) as log:
+            load.create(log)
+        load.start()
+        for number in range(kills):
+            load.wait_for(chance.randrange(5, 60))
+            time.sleep(chance.random() * 0.02)
+            if number % 2:
+                serving.end(signal.SIGKILL)
+                serving.close()
+                serving = Serving(tmp_path / "log", environment, "--listen", address)
+            else:
+                listener = serving.listener()
+                os.kill(listener, signal.SIGKILL)
+                until(lambda now=serving, gone=listener: now.listener() != gone, "the next listener")
+        load.wait_for(20)
+        with client_of(address) as log:
+            load.finish(log)
+    finally:
+        serving.close()
     _over(tmp_path / "log", load)
 
 
