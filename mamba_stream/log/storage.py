@@ -261,6 +261,10 @@ class Storage(Protocol):
         """The number of the last commit."""
         ...
 
+    def heard(self) -> int:
+        """A number that the log has reached, as far as is known here without asking."""
+        ...
+
     def settle(self) -> None:
         """Waits for a commit in flight, and makes visible the last one of a process that was killed in it."""
         ...

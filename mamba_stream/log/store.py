@@ -209,6 +209,9 @@ class Store:
         value = self.get(rows.TICKS)
         return 0 if value is None else rows.unpack_ticks(value).lsn
 
+    def heard(self) -> int:
+        return self.lsn()
+
     def topic(self, name: object) -> TopicRow | None:
         """The topic of exactly this name."""
         if not isinstance(name, str) or len(name) > LONGEST_NAME:

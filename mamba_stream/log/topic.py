@@ -231,7 +231,7 @@ class Topic:
     def _read(self, reader: Reader, follow: bool, max_rows: int | None) -> Iterator[LogBatch]:
         left = max_rows if max_rows is not None else 1 << 62
         # What is committed after this look is either found by the next poll, or ends the wait at once.
-        lsn = self._store.lsn() if follow else 0
+        lsn = self._store.heard() if follow else 0
         while left > 0:
             # One batch at a time: what is looked at must not wait for what is not.
             batches = reader.poll(max_rows=1)

@@ -18,7 +18,7 @@ from mamba_stream.core.changes import (
 from mamba_stream.core.names import check_name
 from mamba_stream.errors import InvalidInput, MambaStreamError, TopicNotFound
 from mamba_stream.log.asked import offset_of, offsets_of, partition_of, text_of
-from mamba_stream.log.topic import producer_sequences
+from mamba_stream.log.topic import Topic, producer_sequences
 
 if TYPE_CHECKING:
     from mamba_stream.log.log import Log
@@ -52,7 +52,7 @@ class Transaction:
 
     def append(
         self,
-        topic: str,
+        topic: str | Topic,
         data: Any,
         *,
         partition: int | None = None,
@@ -60,13 +60,18 @@ class Transaction:
         sequence: int | None = None,
         expect: Mapping[int, int] | None = None,
     ) -> None:
-        """Appends rows to a topic when the transaction commits; arguments as for ``Topic.append``."""
+        """Appends rows to a topic when the transaction commits; arguments as for ``Topic.append``.
+
+        A topic is named, or passed as ``log["name"]`` gave it, which saves looking it up.
+        """
         self._check_open()
-        into = self._topic(topic)
+        into = topic if isinstance(topic, Topic) else self._topic(topic)
+        if into.log is not self._log:
+            raise InvalidInput(f"topic {into.name!r} was opened from another handle: name it")
         sequences = producer_sequences(into._row.id, producer, sequence)
         if any((s.topic, s.producer) == (into._row.id, producer) for s in self._sequences if sequences):
             raise InvalidInput(
-                f"topic {topic!r}, producer {producer!r}: a transaction takes one sequence of a producer "
+                f"topic {into.name!r}, producer {producer!r}: a transaction takes one sequence of a producer "
                 "for each topic: append all its rows at once"
             )
         batches = into._intake.batches(data, partition, expect)

@@ -466,7 +466,7 @@ class Outbox:
             self._hold(Bundle(behind), None)
             bundle = Bundle([parcel for parcel in bundle.parcels if id(parcel.lane) not in held])
         try:
-            before = self.log.lsn()
+            before = self.log.heard()
             left = self._sender.send(bundle)
         except BaseException as error:  # noqa: BLE001 - whoever sent it hears of it; the thread goes on for others
             self._sender.fail(bundle, error)

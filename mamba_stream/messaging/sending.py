@@ -165,7 +165,7 @@ class Sender:
         if limit is None:
             return Cut(parcel, start, parcel.count)
         size = max(1, parcel.size * rows // parcel.count)
-        admission = bounds.admit(self._log, self._current(parcel.lane), limit, rows, size, whole=whole)
+        admission = bounds.admit(self._log, topic, limit, rows, size, whole=whole)
         if admission.rows:
             return Cut(parcel, start, start + admission.rows, admission)
         if limit.when_full == "reject":
@@ -241,13 +241,18 @@ class Sender:
             self._append(transaction, cut, given)
         for group, offsets in () if bundle is None else bundle.offsets:
             transaction.commit_offsets(group, offsets)
-        transaction.commit()
+        try:
+            transaction.commit()
+        except TopicNotFound:
+            for cut in cuts:
+                self._check_current(cut.parcel.lane)
+            raise
         return transaction
 
     def _append(self, transaction: Transaction, cut: Cut, given: tuple[str, int] | None) -> None:
         parcel = cut.parcel
         lane = parcel.lane
-        topic = self._current(lane)
+        topic = lane.topic
         once: dict[str, Any] = {}
         if given is not None:
             once = {"producer": given[0], "sequence": given[1]}
@@ -260,16 +265,15 @@ class Sender:
             bounds.into(transaction, topic, cut.admission)
         for partition, rows in parcel.split(cut.start, cut.stop):
             # One number stands for all that a change set appends to a topic.
-            transaction.append(lane.name, rows, partition=partition, **once)
+            transaction.append(topic, rows, partition=partition, **once)
             once = {}
 
-    def _current(self, lane: Lane) -> Topic:
-        topic = self._log[lane.name]
-        if topic.number != lane.topic.number:
+    def _check_current(self, lane: Lane) -> None:
+        """Says what became of a topic that is not there any more."""
+        if self._log[lane.name].number != lane.topic.number:
             raise TopicNotFound(
                 f"topic {lane.name!r} was deleted, and another has its name now; nothing was sent to it"
             )
-        return topic
 
     def _note_priorities(self, transaction: Transaction, topic: Topic, cut: Cut) -> None:
         """Notes where messages of a priority begin, before the first one comes: nobody looks for them earlier."""

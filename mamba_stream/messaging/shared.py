@@ -112,7 +112,7 @@ class SharedGroup:
         """
         if self._is_quiet():
             return []
-        lsn, writes = self.log.lsn(), self._writes
+        lsn, writes = self.log.heard(), self._writes
         for _ in range(_SWAPS):
             try:
                 step = self._taking.step(self.clock.now(), limit, space)
@@ -184,7 +184,7 @@ class SharedGroup:
             return False
         if quiet.until is not None and now >= quiet.until:
             return False
-        lsn = self.log.lsn()
+        lsn = self.log.heard()
         if lsn == quiet.lsn:
             return True
         try:

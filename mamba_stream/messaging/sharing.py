@@ -180,7 +180,7 @@ class Sharing:
         if now < self._next_look:
             return
         self._next_look = now + LOOK
-        lsn = self._log.lsn()
+        lsn = self._log.heard()
         if lsn != self._seen:
             for name, known in list(self._groups.items()):
                 if known.gone or known.deleted():

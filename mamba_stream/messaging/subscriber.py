@@ -301,7 +301,7 @@ class Subscriber:
                 raise slots.error
             self._courier.check()
             self._freed.clear()
-            lsn = log.lsn()
+            lsn = log.heard()
             try:
                 took, started = self._hand_out(slots)
                 if took or started:

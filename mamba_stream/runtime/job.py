@@ -214,7 +214,7 @@ class Job:
     def _loop(self) -> None:
         run = self._run
         while not self._drop.is_set():
-            lsn = self._log.lsn()
+            lsn = self._log.heard()
             rows = run.step()
             if self._leave.is_set() or (rows == 0 and run.over):
                 self._state = "finished" if run.ended else "stopped"

@@ -164,6 +164,10 @@ class RemoteStorage:
     def lsn(self) -> int:
         return self._connection.ask("lsn", Nothing(), int)
 
+    def heard(self) -> int:
+        known = self._watcher.known
+        return self.lsn() if known is None else known
+
     def settle(self) -> None:
         self._connection.ask("settle", Nothing(), None)  # type: ignore[arg-type]
 

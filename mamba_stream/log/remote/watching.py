@@ -32,6 +32,11 @@ class Watcher:
         self._error: MambaStreamError | None = None
         self._closed = False
 
+    @property
+    def known(self) -> int | None:
+        """The last commit that was heard of; ``None`` before anybody waited."""
+        return self._lsn if self._lsn >= 0 else None
+
     def wait(self, lsn: int, timeout: float) -> int:
         """Returns once the log is past ``lsn``, or after ``timeout`` seconds; the lsn it is at.
 
