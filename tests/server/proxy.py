@@ -26,6 +26,7 @@ class Fault:
         after: It happens behind so many bytes.
         toward: Which bytes are counted, and swallowed: those on their way to the server, or to the client.
         delay: Seconds by which every piece is late, each way.
+        answers: Seconds by which those to the client are late besides.
         bandwidth: Bytes a second, each way.
         mended: Seconds after which a connection of which one direction is swallowed is reset, as firewalls do.
     """
@@ -34,6 +35,7 @@ class Fault:
     after: int = 0
     toward: Literal["server", "client"] = "client"
     delay: float = 0.0
+    answers: float = 0.0
     bandwidth: float | None = None
     mended: float | None = None
 
@@ -192,12 +194,13 @@ class _Link:
 
     async def _pass_on(self, toward: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         fault = self._fault
+        late = fault.delay + (fault.answers if toward == "client" else 0.0)
         counted = fault.how != "none" and fault.toward == toward
         left = fault.after
         try:
             while data := await reader.read(_PIECE):
-                if fault.delay or fault.bandwidth:
-                    await asyncio.sleep(fault.delay + len(data) / (fault.bandwidth or 1e12))
+                if late or fault.bandwidth:
+                    await asyncio.sleep(late + len(data) / (fault.bandwidth or 1e12))
                 if self.swallowed == toward:
                     continue
                 strikes = counted and len(data) >= left
