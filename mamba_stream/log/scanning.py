@@ -13,6 +13,7 @@ from mamba_stream.core.batches import frame_from_batch
 from mamba_stream.core.casting import holds_arrays
 from mamba_stream.core.durations import ticks_per_day
 from mamba_stream.core.schemas import polars_schema
+from mamba_stream.core.single import twice, written_out
 from mamba_stream.core.timebounds import time_bounds
 from mamba_stream.errors import ExpressionRefused
 from mamba_stream.log.rows import TopicRow
@@ -143,4 +144,11 @@ def _frame(batches: list[pa.RecordBatch], schema: pa.Schema, predicate: pl.Expr 
     else:
         table = pa.Table.from_batches(batches, schema=schema)
         frame = cast("pl.DataFrame", pl.from_arrow(table, rechunk=False))
-    return frame if predicate is None else frame.filter(predicate)
+    if predicate is None:
+        return frame
+    # Which rows a filter keeps must not depend on how they were appended.
+    if frame.height == 1:
+        return twice(frame).filter(predicate).head(1)
+    if any(batch.num_rows == 1 for batch in batches):
+        frame = written_out(frame)
+    return frame.filter(predicate)

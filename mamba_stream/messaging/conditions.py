@@ -21,10 +21,10 @@ import pyarrow.compute as pc
 from mamba_stream.core.batches import frame_from_batch
 from mamba_stream.core.names import did_you_mean
 from mamba_stream.core.schemas import polars_schema
+from mamba_stream.core.single import twice
 from mamba_stream.core.trees import columns as columns_of, short
 from mamba_stream.errors import ColumnNotFound, InvalidInput
 from mamba_stream.messaging.schema import KEY_SHIFT, MESSAGES, encode_key
-from mamba_stream.operators.single import twice
 from mamba_stream.plan.expressions import check_row_wise
 
 Mask = np.ndarray[tuple[int], np.dtype[np.bool_]]

@@ -12,6 +12,7 @@ from typing import Final, Literal
 
 import polars as pl
 
+from mamba_stream.core.single import written_out
 from mamba_stream.operators.changes import OP_COLUMN, check_words
 from mamba_stream.operators.columns import ORDER, ORIGIN, PREFIX, TIME, ticks
 from mamba_stream.operators.in_order import InOrder
@@ -21,7 +22,6 @@ from mamba_stream.operators.lateness import FOREVER, NEVER
 from mamba_stream.operators.pairing import Keyed, keyed
 from mamba_stream.operators.places import ascending
 from mamba_stream.operators.runs import SLOT, Runs
-from mamba_stream.operators.single import written_out
 from mamba_stream.operators.step import NOTHING, Made
 from mamba_stream.operators.tardiness import without_late
 from mamba_stream.operators.times import as_time

@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 
+from mamba_stream.core.single import written_out
 from mamba_stream.operators.changes import Emitted, differences
 from mamba_stream.operators.columns import DELETE, INSERT, OP, PREFIX
 from mamba_stream.operators.members import PLACE, Members, places_of
@@ -20,7 +21,6 @@ from mamba_stream.operators.places import ascending
 from mamba_stream.operators.ranking import ranked
 from mamba_stream.operators.remembering import Remembering
 from mamba_stream.operators.rowstore import stacked
-from mamba_stream.operators.single import written_out
 from mamba_stream.operators.step import NOTHING, Made
 
 _ALL: Final = f"{PREFIX}all"

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from mamba_stream.core.single import written_out
 from mamba_stream.operators.best import RANK_TYPE, BestSettings, best_of, with_keys
 from mamba_stream.operators.changes import Emitted
 from mamba_stream.operators.columns import (
@@ -38,7 +39,6 @@ from mamba_stream.operators.ranking import (
 )
 from mamba_stream.operators.remembering import Remembering
 from mamba_stream.operators.rowstore import Mask, Places, picked, room_for, stacked
-from mamba_stream.operators.single import written_out
 from mamba_stream.operators.step import NOTHING, Made
 
 _UNKNOWN: Final = (1 << 64) - 1

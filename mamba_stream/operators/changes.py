@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 
+from mamba_stream.core.single import written_out
 from mamba_stream.errors import InvalidInput
 from mamba_stream.operators.columns import (
     DELETE,
@@ -25,7 +26,6 @@ from mamba_stream.operators.columns import (
     UPDATE_BEFORE,
 )
 from mamba_stream.operators.rowstore import Mask, where
-from mamba_stream.operators.single import written_out
 
 OP_COLUMN: Final = "_op"
 """Where users and topics see what a row does."""

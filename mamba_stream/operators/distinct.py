@@ -13,11 +13,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from mamba_stream.core.single import twice
 from mamba_stream.operators.columns import PREFIX
 from mamba_stream.operators.grouping import grouped
 from mamba_stream.operators.keyed import KeyedTable
 from mamba_stream.operators.members import PLACE
-from mamba_stream.operators.single import twice
 
 VALUE: Final = f"{PREFIX}value"
 

@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 
+from mamba_stream.core.single import written_out
 from mamba_stream.operators.columns import PREFIX
 from mamba_stream.operators.distinct import Groups
 from mamba_stream.operators.failures import worked
@@ -20,7 +21,6 @@ from mamba_stream.operators.grouping import grouped_in_order
 from mamba_stream.operators.keyed import KeyedTable
 from mamba_stream.operators.members import PLACE, Members
 from mamba_stream.operators.rowstore import Mask
-from mamba_stream.operators.single import written_out
 from mamba_stream.operators.step import Failed
 
 GROUP: Final = f"{PREFIX}group"

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from mamba_stream.operators.single import twice
+from mamba_stream.core.single import twice
 
 _CODE: Final = "__mamba_code"
 _TWIN: Final = "__mamba_twin"

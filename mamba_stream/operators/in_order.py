@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import polars as pl
 
+from mamba_stream.core.single import written_out
 from mamba_stream.operators.columns import ORIGIN, TIME
 from mamba_stream.operators.runs import SLOT, Runs
-from mamba_stream.operators.single import written_out
 
 
 class InOrder:

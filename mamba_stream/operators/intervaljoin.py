@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from mamba_stream.core.single import written_out
 from mamba_stream.operators.columns import (
     ORIGIN,
     ORIGIN_TYPES,
@@ -38,7 +39,6 @@ from mamba_stream.operators.lateness import FOREVER, NEVER
 from mamba_stream.operators.pairing import Keyed, Pairs, bounded_pairs, close_pairs, keyed
 from mamba_stream.operators.places import ascending
 from mamba_stream.operators.rows import Extended, RowSteps
-from mamba_stream.operators.single import written_out
 from mamba_stream.operators.step import NOTHING, Late, Made
 from mamba_stream.operators.tardiness import without_late
 from mamba_stream.operators.times import as_time

@@ -13,11 +13,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from mamba_stream.core.single import written_out
 from mamba_stream.operators.columns import PREFIX, TIME
 from mamba_stream.operators.lateness import FOREVER
 from mamba_stream.operators.pairing import Keyed, Rows, keyed
 from mamba_stream.operators.places import ascending
-from mamba_stream.operators.single import written_out
 
 UNTIL: Final = f"{PREFIX}until"
 """The last time at which a row may meet another, in ticks, where that is a row's own affair."""

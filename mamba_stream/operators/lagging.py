@@ -8,10 +8,10 @@ from typing import Final
 
 import polars as pl
 
+from mamba_stream.core.single import written_out
 from mamba_stream.operators.columns import ORDER, ORIGIN, PREFIX
 from mamba_stream.operators.keyed import KeyedTable
 from mamba_stream.operators.passing import PassingStep, Timing
-from mamba_stream.operators.single import written_out
 from mamba_stream.operators.step import Made
 
 _ONE_KEY: Final = f"{PREFIX}all"

@@ -8,8 +8,8 @@ from typing import Literal
 
 import polars as pl
 
+from mamba_stream.core.single import written_out
 from mamba_stream.operators.columns import OFFSET, ORDINAL, ORIGIN_TYPES, PARTITION, SOURCE
-from mamba_stream.operators.single import written_out
 
 How = Literal["inner", "left", "semi", "anti"]
 

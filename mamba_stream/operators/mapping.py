@@ -8,11 +8,11 @@ from typing import Any
 
 import polars as pl
 
+from mamba_stream.core.single import written_out
 from mamba_stream.errors import SchemaMismatch
 from mamba_stream.operators.columns import BEHIND, OFFSET, OP, hidden, visible
 from mamba_stream.operators.failures import Unsuited
 from mamba_stream.operators.fitting import fitted
-from mamba_stream.operators.single import written_out
 
 Function = Callable[[pl.DataFrame], Any]
 

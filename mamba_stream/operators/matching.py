@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from mamba_stream.core.single import twice, written_out
 from mamba_stream.operators.columns import (
     OFFSET,
     ORDER,
@@ -33,7 +34,6 @@ from mamba_stream.operators.history import History
 from mamba_stream.operators.keyed import KeyedTable
 from mamba_stream.operators.lateness import NEVER
 from mamba_stream.operators.passing import PassingStep, Timing
-from mamba_stream.operators.single import twice, written_out
 from mamba_stream.operators.step import NOTHING, Failed, Made
 from mamba_stream.operators.times import as_time
 

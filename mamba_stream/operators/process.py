@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from mamba_stream.core.single import written_out
 from mamba_stream.errors import SchemaMismatch
 from mamba_stream.operators.columns import (
     OFFSET,
@@ -35,7 +36,6 @@ from mamba_stream.operators.keyindex import Slots
 from mamba_stream.operators.lateness import FOREVER, NEVER, Ticks
 from mamba_stream.operators.places import ascending
 from mamba_stream.operators.rowstore import picked, room_for
-from mamba_stream.operators.single import written_out
 from mamba_stream.operators.step import NOTHING, Failed, Made
 from mamba_stream.operators.tardiness import without_late
 from mamba_stream.operators.userkeys import CallKeys

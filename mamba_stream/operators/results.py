@@ -9,6 +9,7 @@ from typing import Final, Protocol
 import numpy as np
 import polars as pl
 
+from mamba_stream.core.single import twice, written_out
 from mamba_stream.operators.columns import (
     OFFSET,
     ORDER,
@@ -24,7 +25,6 @@ from mamba_stream.operators.failures import FAILURES, RowsFailed, worked
 from mamba_stream.operators.grouping import grouped_in_order, ordered
 from mamba_stream.operators.rowstore import Mask
 from mamba_stream.operators.runs import SLOT
-from mamba_stream.operators.single import twice, written_out
 from mamba_stream.operators.step import Failed, Made
 from mamba_stream.operators.times import as_time
 

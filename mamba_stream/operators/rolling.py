@@ -8,11 +8,11 @@ from typing import Final
 
 import polars as pl
 
+from mamba_stream.core.single import written_out
 from mamba_stream.operators.columns import ORDER, ORIGIN, PREFIX, TIME, visible
 from mamba_stream.operators.history import History
 from mamba_stream.operators.lateness import NEVER
 from mamba_stream.operators.passing import PassingStep, Timing
-from mamba_stream.operators.single import written_out
 from mamba_stream.operators.step import Made
 
 _FRESH: Final = f"{PREFIX}fresh"

@@ -12,11 +12,11 @@ from typing import Any
 
 import polars as pl
 
+from mamba_stream.core.single import twice, written_out
 from mamba_stream.core.trees import Node, nodes
 from mamba_stream.errors import InvalidInput
 from mamba_stream.operators.columns import ORDINAL, ORIGIN_TYPES, PREFIX, hidden, ticks
 from mamba_stream.operators.results import WINDOW_START
-from mamba_stream.operators.single import twice, written_out
 from mamba_stream.operators.times import as_time
 
 _TWIN = f"{PREFIX}twin"

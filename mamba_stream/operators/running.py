@@ -18,6 +18,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from mamba_stream.core.single import twice, written_out
 from mamba_stream.operators.changes import Emitted, differences, takes_back, with_op
 from mamba_stream.operators.columns import DELETE, OP, PREFIX, TIME, tick_values
 from mamba_stream.operators.distinct import DistinctValues, Groups
@@ -31,7 +32,6 @@ from mamba_stream.operators.members import PLACE, places_of
 from mamba_stream.operators.remembering import Part, Remembering
 from mamba_stream.operators.results import Aggregation
 from mamba_stream.operators.rowstore import Mask, picked, stacked, where
-from mamba_stream.operators.single import twice, written_out
 from mamba_stream.operators.step import NOTHING, Failed, Made
 
 _ALL: Final = f"{PREFIX}all"

@@ -18,6 +18,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from mamba_stream.core.single import written_out
 from mamba_stream.operators.changes import takes_back
 from mamba_stream.operators.columns import DELETE, INSERT, OP, OP_TYPE, PREFIX
 from mamba_stream.operators.joined import LEFT, RIGHT, SIDES, How, Outcome, both_sides
@@ -26,7 +27,6 @@ from mamba_stream.operators.lateness import NEVER
 from mamba_stream.operators.pairing import Keyed, Pairs, Rows, bounded_pairs, keyed
 from mamba_stream.operators.places import ascending
 from mamba_stream.operators.rowstore import Mask
-from mamba_stream.operators.single import written_out
 from mamba_stream.operators.step import NOTHING, Made
 from mamba_stream.operators.uniquekeys import LeftOut, Wanted, check_unique, leaves_once_met
 

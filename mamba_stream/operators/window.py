@@ -12,13 +12,13 @@ from typing import Any, Final
 
 import polars as pl
 
+from mamba_stream.core.single import written_out
 from mamba_stream.operators.columns import ORDER, TIME, ticks
 from mamba_stream.operators.failures import worked
 from mamba_stream.operators.grouping import combined, grouped, ordered, run_of
 from mamba_stream.operators.lateness import FOREVER, NEVER
 from mamba_stream.operators.results import Results
 from mamba_stream.operators.runs import SLOT, Runs, between
-from mamba_stream.operators.single import written_out
 from mamba_stream.operators.step import NOTHING, Made
 from mamba_stream.operators.window_late import AFTER, Punctual, WindowSettings
 

@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 
+from mamba_stream.core.single import written_out
 from mamba_stream.operators.columns import ORIGIN, ORIGIN_TYPES, TIME, ticks
 from mamba_stream.operators.grid import Grid, Windows
 from mamba_stream.operators.joined import (
@@ -29,7 +30,6 @@ from mamba_stream.operators.lateness import FOREVER, NEVER
 from mamba_stream.operators.pairing import Rows, bounded_pairs, keyed
 from mamba_stream.operators.results import WINDOW_END, WINDOW_START
 from mamba_stream.operators.runs import SLOT, Runs
-from mamba_stream.operators.single import written_out
 from mamba_stream.operators.step import NOTHING, Made
 from mamba_stream.operators.times import as_time
 from mamba_stream.operators.window_late import AFTER, Punctual

@@ -12,13 +12,13 @@ from typing import TypeVar
 
 import polars as pl
 
+from mamba_stream.core.single import written_out
 from mamba_stream.errors import JobFailed, StepFailed
 from mamba_stream.operators.columns import ORIGIN
 from mamba_stream.operators.failures import FAILURES, UNRELATED, Piece, RowsFailed, Unsuited, culprit, sift
 from mamba_stream.operators.lateness import FOREVER, NEVER
 from mamba_stream.operators.retimed import COUNTED, Retimed
 from mamba_stream.operators.rows import RowSteps
-from mamba_stream.operators.single import written_out
 from mamba_stream.operators.step import (
     LATE_REASON,
     Atomic,

@@ -339,3 +339,16 @@ def test_a_scan_of_a_closed_log_says_so(plain: Topic, tmp_path: Path) -> None:
     with pytest.raises(LogClosed):
         scan.collect()
     assert rows_of(plain) == []
+
+
+def test_which_rows_a_filter_keeps_does_not_depend_on_how_they_were_appended(log: Log) -> None:
+    # Polars divides a column of one row exactly, and a longer one through the reciprocal.
+    frame = pl.DataFrame({"x": [49.0] * 5})
+    asked = (pl.col("x") / 49).cast(pl.Int64) == 0
+    whole, torn, alone = (log.create_topic(name, frame.schema) for name in ("whole", "torn", "alone"))
+    whole.append(frame)
+    for _ in range(5):
+        torn.append(frame.head(1))
+    alone.append(frame.head(1))
+    assert frame.filter(asked).height == 5
+    assert [topic.scan().filter(asked).collect().height for topic in (whole, torn, alone)] == [5, 5, 1]

@@ -7,10 +7,10 @@ import pytest
 from polars.testing import assert_frame_equal
 
 import mamba_stream as mamba
+from mamba_stream.core.single import twice
 from mamba_stream.core.trees import nodes
 from mamba_stream.operators.grouping import grouped
 from mamba_stream.operators.rows import Extended, Filtered, Renamed, RowSteps
-from mamba_stream.operators.single import twice
 
 FLOOR = (pl.col("x") / 49).floor()
 
