@@ -358,6 +358,7 @@ def test_a_closing_waits_for_calls_that_are_under_way_and_refuses_later_ones(tmp
 # --- what it costs, in looks -----------------------------------------------------------------------------------
 
 
+@pytest.mark.embedded
 def test_opening_a_log_looks_at_files_and_topics_but_at_no_entry_and_no_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -274,6 +274,7 @@ def test_rows_trimmed_out_of_the_middle_of_a_batch_are_not_scanned(log: Log) -> 
     assert topic.scan().filter(pl.col("ts") < START + timedelta(hours=4)).collect()["n"].to_list() == [2]
 
 
+@pytest.mark.embedded
 def test_rows_without_a_time_are_found_by_filters_that_want_them(log: Log) -> None:
     topic = log.create_topic("gaps", frame([], pl.Datetime("us")).schema, time="ts")
     topic.append(frame([None, None], pl.Datetime("us"), 0))

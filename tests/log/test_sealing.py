@@ -233,6 +233,7 @@ def test_a_topic_deleted_meanwhile_is_not_sealed(
     assert len(rows_of(trades)) == 1
 
 
+@pytest.mark.embedded
 def test_rows_trimmed_meanwhile_stay_trimmed(log: Log, plain: Topic, monkeypatch: pytest.MonkeyPatch) -> None:
     for n in range(4):
         plain.append([{"n": n}])

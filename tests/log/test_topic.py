@@ -114,6 +114,7 @@ def test_decimals_are_exact(log: Log) -> None:
     assert [row[0] for _, _, row in rows_of(topic)] == [Decimal("1.05"), Decimal("-99999999.99")]
 
 
+@pytest.mark.embedded
 def test_many_rows_are_cut_into_batches_and_stay_in_order(
     log: Log, plain: Topic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,6 +128,7 @@ def test_many_rows_are_cut_into_batches_and_stay_in_order(
     assert tx.offsets == {("plain", 0): (4321, 8642)}
 
 
+@pytest.mark.embedded
 def test_many_bytes_are_cut_into_batches_down_to_a_row(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intake, "MAX_BYTES", 4_000)
     topic = log.create_topic("t", {"b": bytes})
@@ -136,6 +138,7 @@ def test_many_bytes_are_cut_into_batches_down_to_a_row(log: Log, monkeypatch: py
     assert max(batch.data.num_rows for batch in topic.read()) < 6
 
 
+@pytest.mark.embedded
 def test_rows_of_too_many_bytes_for_a_batch_are_encoded_once(
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
