@@ -117,7 +117,7 @@ def forget(log: mamba.Log) -> None:
     """
     if FLIGHTS in log and log[FLIGHTS].polars_schema != flights().schema:
         raise mamba.AlreadyExists(
-            f"topic {FLIGHTS!r} in {log.path} is not the demo's: choose another place with --log"
+            f"topic {FLIGHTS!r} in {log.place} is not the demo's: choose another place with --log"
         )
     if FLIGHTS in log:
         log.delete_topic(FLIGHTS)

@@ -42,15 +42,18 @@ class Kill:
 
 def measure() -> float:
     """Seconds that the undisturbed work takes on this machine, in a log of its own."""
-    with tempfile.TemporaryDirectory(prefix="mamba-demo-") as place, _worker(Path(place) / "log") as worker:
+    with (
+        tempfile.TemporaryDirectory(prefix="mamba-demo-") as place,
+        _worker(str(Path(place) / "log")) as worker,
+    ):
         begun = time.perf_counter()
         worker.wait()
         _check(worker)
         return time.perf_counter() - begun
 
 
-def killed(place: Path, kills: int, whole: float, seed: int) -> Iterator[Kill]:
-    """Work in the log of this directory, killed at random moments and started again, until it is done.
+def killed(place: str, kills: int, whole: float, seed: int) -> Iterator[Kill]:
+    """Work in the log of this place, killed at random moments and started again, until it is done.
 
     Args:
         place: A log without the demo's topics.
@@ -101,9 +104,9 @@ def differences(log: mamba.Log) -> list[str]:
 
 
 @contextmanager
-def _worker(place: Path) -> Iterator[subprocess.Popen[str]]:
+def _worker(place: str) -> Iterator[subprocess.Popen[str]]:
     """A worker that has begun; killed if it still runs at the end."""
-    command = [sys.executable, "-m", "mamba_pipelines.demo_killed", str(place)]
+    command = [sys.executable, "-m", "mamba_pipelines.demo_killed", place]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as worker:
         try:
             assert worker.stdout is not None
@@ -120,7 +123,7 @@ def _check(worker: subprocess.Popen[str]) -> None:
         raise mamba.JobFailed(f"the worker process failed: {worker.stderr.read().strip()[-2000:]}")
 
 
-def _kill(place: Path, after: float, too_late: bool) -> Kill:
+def _kill(place: str, after: float, too_late: bool) -> Kill:
     with mamba.open(place) as log:
         rows = {
             name: sum(end - begin for begin, end in log[name].offsets().values()) if name in log else 0

@@ -36,7 +36,7 @@ def show(place: str | None, *, fresh: bool, kills: int | None, seed: int | None)
     console = Console(highlight=False)
     console.width = max(console.width, 110)
     with mamba.open(place) as log:
-        console.print(f"The log is {log.path}")
+        console.print(f"The log is {log.place}")
         if fresh or kills is not None:
             demo.forget(log)
         code = 0
@@ -90,7 +90,7 @@ def _killed(console: Console, log: mamba.Log, kills: int, seed: int) -> int:
     console.print(
         f"an undisturbed worker process takes {whole:.2f} s; now one is killed {kills} times (--seed {seed})"
     )
-    for number, kill in enumerate(demo_killed.killed(log.path, kills, whole, seed), 1):
+    for number, kill in enumerate(demo_killed.killed(log.place, kills, whole, seed), 1):
         how = "had finished before the kill" if kill.too_late else f"SIGKILL after {kill.after:.2f} s of work"
         console.print(
             f"kill {number:<2}    {how}: {kill.flights:,} flights in the log, {kill.results:,} results"
@@ -141,7 +141,7 @@ def _results(console: Console, log: mamba.Log) -> None:
     console.print(
         "\nThe result is a topic. Open it:\n\n"
         "    import mamba_stream as mamba\n"
-        f"    log = mamba.open({str(log.path)!r})\n"
+        f"    log = mamba.open({log.place!r})\n"
         f"    print(log[{demo.DELAYS!r}].scan().collect())\n"
     )
 

@@ -208,7 +208,7 @@ def run(log: mamba.Log, orders: list[Order], visibility: str) -> None:
     """The driver: starts the services, places the orders, and waits until all have an outcome."""
     services = [
         subprocess.Popen(
-            [sys.executable, "-m", __spec__.name, name, "--log", str(log.path), "--visibility", visibility]
+            [sys.executable, "-m", __spec__.name, name, "--log", log.place, "--visibility", visibility]
         )
         for name in SERVICES
     ]

@@ -67,12 +67,13 @@ def test_run_again_it_adds_nothing(fed, capsys):
         before = {name: log[name].offsets() for name in log.topics()}
         assert demo.show(str(fed), fresh=False, kills=None, seed=None) == 0
         assert {name: log[name].offsets() for name in log.topics()} == before
+        place = log.place
     shown = capsys.readouterr().out
     assert "appended   nothing" in shown
     assert "pipeline   nothing new" in shown
     assert "114,744 hours by airport and airline" in shown
     assert "A lateness of 5h would have kept 99.9% of all" in shown
-    for line in ("import mamba_stream as mamba", f"log = mamba.open({str(fed)!r})"):
+    for line in ("import mamba_stream as mamba", f"log = mamba.open({place!r})"):
         assert f"    {line}\n" in shown
 
 

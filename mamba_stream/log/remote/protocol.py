@@ -6,7 +6,7 @@ is ignored; what changes the meaning of what is there raises :data:`VERSION`.
 
 from __future__ import annotations
 
-from typing import Any, Final, TypeVar
+from typing import Any, Final, SupportsIndex, TypeVar
 
 import msgspec
 
@@ -306,7 +306,21 @@ class Failure(msgspec.Struct):
 
 def encode(message: object) -> bytes:
     """The message as msgpack."""
-    return msgspec.msgpack.encode(message)
+    return _encoder.encode(message)
+
+
+def _plain(value: Any) -> Any:
+    """What only behaves like a text or a number, as NumPy's do, as what it is."""
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, bytes):
+        return bytes(value)
+    if isinstance(value, SupportsIndex):
+        return value.__index__()
+    raise TypeError(f"{type(value).__name__} does not travel")
+
+
+_encoder: Final = msgspec.msgpack.Encoder(enc_hook=_plain)
 
 
 def decode(data: Any, kind: type[_T]) -> _T:

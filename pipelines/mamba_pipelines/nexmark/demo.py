@@ -104,7 +104,7 @@ def forget(log: mamba.Log) -> None:
         topic = f"{PREFIX}.{name}"
         if topic in log and log[topic].polars_schema != frame.schema:
             raise mamba.AlreadyExists(
-                f"topic {topic!r} in {log.path} is not the demo's: choose another place with --log"
+                f"topic {topic!r} in {log.place} is not the demo's: choose another place with --log"
             )
         if topic in log:
             log.delete_topic(topic)
@@ -147,7 +147,7 @@ def show(
     console = Console(highlight=False)
     console.width = max(console.width, 110)
     with mamba.open(place) as log:
-        console.print(f"The log is {log.path}")
+        console.print(f"The log is {log.place}")
         if fresh:
             forget(log)
         _append(console, log, events)
@@ -157,7 +157,7 @@ def show(
         console.print(
             "\nThe results are topics. Open one:\n\n"
             "    import mamba_stream as mamba\n"
-            f"    log = mamba.open({str(log.path)!r})\n"
+            f"    log = mamba.open({log.place!r})\n"
             f"    print(log[{topic!r}].scan().collect())\n"
         )
     return 0

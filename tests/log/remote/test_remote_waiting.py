@@ -7,12 +7,14 @@ import signal
 import socket
 import threading
 
+import numpy as np
 import pytest
 
 from mamba_stream.errors import ForkedProcess, InvalidInput, LogClosed
 from mamba_stream.log import Log, locate
 from mamba_stream.server import actions
 from tests.log.neighbour import script
+from tests.log.pictures import rows_of
 
 FOREVER = 3_600.0
 
@@ -147,3 +149,19 @@ def test_a_process_that_was_forked_cannot_connect(log: Log) -> None:
         assert pipe.read() == f"{ForkedProcess.__name__} {ForkedProcess.__name__}"
     os.waitpid(child, 0)
     assert log.lsn() == 0
+
+
+def test_names_may_be_what_behaves_like_a_text(log: Log) -> None:
+    class Name(str):
+        __slots__ = ()
+
+        def __str__(self) -> str:
+            return "another"
+
+    log.create_topic("t", {"n": int}, partitions=3)
+    for name in (np.str_("t"), Name("t")):
+        assert name in log
+        assert log[name].append([{"n": 1}], partition=np.int64(2))
+        assert log.group_offsets(name) == {}
+        assert log.namespaces(name) == []
+    assert rows_of(log["t"], partitions=[np.int32(2)], start=np.int64(1)) == [(2, 1, (1,))]
