@@ -248,30 +248,21 @@ _SERVERS: dict[str, int] = {}
 
 @contextmanager
 def served(place: Path) -> Iterator[str]:
-    """The address of a server of the log in this directory, in a process of its own."""
+    """The address of a server of the log in this directory, as the command starts it: two processes."""
+    command = [sys.executable, "-m", "mamba_stream.cli", "serve", "--log", str(place)]
     with subprocess.Popen(
-        [sys.executable, __file__, "--part", "serve", str(place)],
-        stdin=subprocess.PIPE,
+        [*command, "--listen", "localhost:0", "--http", "off", "--health", "off"],
         stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
         text=True,
         env=environment(),
     ) as process:
-        address = f"localhost:{_line(process).strip()}"
+        address = _line(process).split(" at ")[1].split()[0]
         _SERVERS[address] = process.pid
         try:
             yield address
         finally:
-            process.kill()
-
-
-def part_serve(place: str) -> dict[str, Any]:
-    from mamba_stream.log import storage_of
-    from mamba_stream.server.service import FlightService
-
-    service = FlightService(storage_of(place))
-    print(service.port, flush=True)
-    sys.stdin.read()
-    return {}
+            process.terminate()
 
 
 PARTS: dict[str, Callable[..., dict[str, Any]]] = {
