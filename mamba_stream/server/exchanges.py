@@ -12,11 +12,14 @@ from pyarrow import flight
 from mamba_stream.core.names import check_name
 from mamba_stream.errors import InvalidInput
 from mamba_stream.log.remote.protocol import Exchange, TakeLock, Watch, decode, encode
+from mamba_stream.log.storage import Lock
 from mamba_stream.server.belongings import need_of_lock
 from mamba_stream.server.desk import Desk
 from mamba_stream.server.gate import Caller
 
 _LONGEST_HOLDER: Final = 200
+_SILENCE: Final = 30.0
+"""Seconds of silence after which a client that answered is taken for gone."""
 _SIGN: Final = 5.0
 """Seconds between two signs of life, also where there is nothing new. The client's gRPC asks for one every half minute,
 and the server's breaks a connection over which it is asked often and sends nothing: with it went every lock."""
@@ -63,26 +66,48 @@ def _lock(
     if lock is None:
         answers.write_metadata(pa.py_buffer(encode(False)))
         return
+    answers.write_metadata(pa.py_buffer(encode(True)))
+    holding = _Holding(desk, lock, answers)
+    # This thread reads: a stream that another one reads must not end with the call.
     try:
-        ended = _end_of(stream)
-        while not desk.draining:
-            answers.write_metadata(pa.py_buffer(encode(True)))
-            if ended.wait(_SIGN):
-                break
-    finally:
-        lock.release()
-
-
-def _end_of(stream: flight.MetadataRecordBatchReader) -> threading.Event:
-    """Is set when the client's side of the stream has ended, however that was."""
-    ended = threading.Event()
-
-    def read() -> None:
-        try:
-            with contextlib.suppress(StopIteration, pa.ArrowException):
+        with contextlib.suppress(StopIteration, pa.ArrowException):
+            while True:
                 stream.read_chunk()
-        finally:
-            ended.set()
+                holding.hear()
+    finally:
+        holding.end()
 
-    threading.Thread(target=read, name="mamba-stream lock", daemon=True).start()
-    return ended
+
+class _Holding:
+    """A lock that a client holds: gives it signs of life, and lets go where it is gone, or has fallen silent."""
+
+    def __init__(self, desk: Desk, lock: Lock, answers: Any) -> None:
+        self._desk = desk
+        self._lock = lock
+        self._answers = answers
+        self._ended = threading.Event()
+        self._heard: float | None = None
+        self._thread = threading.Thread(target=self._give_signs, name="mamba-stream lock", daemon=True)
+        self._thread.start()
+
+    def hear(self) -> None:
+        """The client answered."""
+        self._heard = self._desk.storage.clock.monotonic()
+
+    def end(self) -> None:
+        """The client's side of the stream has ended, however that was."""
+        self._ended.set()
+        self._thread.join()
+
+    def _give_signs(self) -> None:
+        with contextlib.suppress(pa.ArrowException):
+            while not self._ended.wait(_SIGN) and not self._desk.draining and not self._silent():
+                self._answers.write_metadata(pa.py_buffer(encode(True)))
+        self._lock.release()
+        if not self._ended.is_set():
+            with contextlib.suppress(pa.ArrowException):
+                self._answers.write_metadata(pa.py_buffer(encode(False)))
+
+    def _silent(self) -> bool:
+        """Whether it answered signs of life and does so no more: its machine is gone, or the line."""
+        return self._heard is not None and self._desk.storage.clock.monotonic() - self._heard > _SILENCE

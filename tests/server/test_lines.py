@@ -15,6 +15,8 @@ import mamba_stream as mamba
 from mamba_stream.errors import CommitUnknown, ServerUnavailable
 from mamba_stream.log import open_log
 from mamba_stream.log.remote import committing, connection, reader, watching
+from mamba_stream.log.remote.failing import Lost
+from mamba_stream.log.remote.protocol import decode
 from mamba_stream.server import exchanges, reading
 from tests.server.inprocess import Restarted, client
 from tests.server.lives import Lives
@@ -168,7 +170,7 @@ def test_an_idle_lock_is_kept_however_often_the_client_asks_for_signs_of_life(se
     log, _ = client(server)
     lock = log.lock("jobs", "nightly")
     assert lock is not None
-    assert not lock._gone.wait(7.0)
+    assert not lock.gone.wait(7.0)
     assert server.log.lock("jobs", "nightly") is None
     lock.release()
     again = server.log.lock("jobs", "nightly")
@@ -182,15 +184,52 @@ def test_a_lock_ends_with_the_line_and_with_the_server(server):
         lock = log.lock("jobs", "nightly")
         assert lock is not None
         proxy.break_all()
-        assert lock._gone.wait(30)
+        assert lock.gone.wait(30)
         while (other := server.log.lock("jobs", "nightly")) is None:
             pass
         other.release()
         lock.release()
         lock = log.lock("jobs", "nightly")
         server.restart()
-        assert lock._gone.wait(30)
+        assert lock.gone.wait(30)
         lock.release()
+
+
+def test_a_lock_of_a_client_that_cannot_be_heard_any_more_is_let_go(server, monkeypatch):
+    monkeypatch.setattr(exchanges, "_SIGN", 0.2)
+    monkeypatch.setattr(exchanges, "_SILENCE", 2.0)
+    with Proxy(server.port) as proxy, client_of(f"localhost:{proxy.port}") as log:
+        lock = log.lock("jobs", "nightly")
+        assert lock is not None
+        assert not lock.gone.wait(4.0), "it answers, and keeps its lock"
+        proxy.swallow("server")
+        while (other := server.log.lock("jobs", "nightly")) is None:
+            lock.gone.wait(0.05)
+        other.release()
+        proxy.break_all()
+        lock.release()
+
+
+def test_a_lock_whose_answer_was_lost_is_not_taken_for_somebody_elses(server, monkeypatch):
+    log, _ = client(server)
+    line = log._shared._connection
+    real, streams = line.exchange, []
+
+    def exchange(command: bytes) -> tuple:
+        writer, stream = real(command)
+        if not streams:
+            assert decode(stream.read_chunk().app_metadata, bool)
+            # The server finds out a moment later.
+            threading.Timer(0.5, stream.cancel).start()
+            streams.append((writer, stream))
+            raise Lost("the line went dead")
+        return writer, stream
+
+    monkeypatch.setattr(line, "exchange", exchange)
+    lock = log.lock("jobs", "nightly")
+    assert lock is not None
+    lock.release()
+    log.close()
 
 
 def test_a_job_that_lost_its_lock_with_the_server_is_fenced_by_its_record(tmp_path):
