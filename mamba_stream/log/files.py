@@ -231,7 +231,11 @@ class Maps:
             if mapped is not None and length <= _COPIED_BYTES and size - mapped.size < _GROWN_BYTES:
                 # The file is growing: mapping it anew for every batch at its end would cost more.
                 return pa.py_buffer(os.pread(fd, length, position))
-            mapped = pa.py_buffer(mmap.mmap(fd, size, prot=mmap.PROT_READ))
+            try:
+                mapped = pa.py_buffer(mmap.mmap(fd, size, prot=mmap.PROT_READ))
+            except ValueError:
+                # Its writer closed it at this very moment, and the room behind the last row went. What is asked for stays.
+                mapped = pa.py_buffer(mmap.mmap(fd, position + length, prot=mmap.PROT_READ))
         finally:
             os.close(fd)
         self.drop_removed()

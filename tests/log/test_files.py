@@ -290,3 +290,19 @@ def test_rows_that_a_user_holds_stay_when_their_files_are_gone(tmp_path: Path) -
     for path in (tmp_path / "files").iterdir():
         path.unlink()
     assert batch.data["n"].to_pylist() == list(range(1000))
+
+
+def test_a_file_that_loses_its_spare_room_while_it_is_mapped_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "00000001.commit").write_bytes(b"row" + bytes(10_000))
+    real = os.fstat
+
+    def fstat(fd: int) -> os.stat_result:
+        found = real(fd)
+        os.truncate(tmp_path / "00000001.commit", 3)
+        return found
+
+    monkeypatch.setattr(files.os, "fstat", fstat)
+    read = files.Maps(tmp_path).read(1, "commit", 0, 3)
+    assert read is not None and read.to_pybytes() == b"row"
