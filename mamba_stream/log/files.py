@@ -234,7 +234,7 @@ class Maps:
             try:
                 mapped = pa.py_buffer(mmap.mmap(fd, size, prot=mmap.PROT_READ))
             except ValueError:
-                # Its writer closed it at this very moment, and the room behind the last row went. What is asked for stays.
+                # Its writer closed it at this moment, and the room behind the last row went. What is asked for stays.
                 mapped = pa.py_buffer(mmap.mmap(fd, position + length, prot=mmap.PROT_READ))
         finally:
             os.close(fd)
