@@ -103,6 +103,7 @@ def test_only_users_come_in_also_such_as_are_new_and_who_does_not_is_written_dow
     for token in ("mamba_000000000000_" + "0" * 64, None):
         with pytest.raises(NotAuthenticated):
             mamba.open(serving.address, **({"token": token} if token else {}))
+    until(lambda: serving.named("connection refused"), "the word of the listener")
     assert {each["reason"] for each in serving.named("connection refused")} == {"NotAuthenticated"}
     bob = user(path, "bob")
     serving.send(signal.SIGHUP)
