@@ -91,7 +91,13 @@ def test_a_filter_in_two_parts_keeps_the_rows_that_it_keeps_whole(
     except InvalidInput as error:
         assert _is_of_a_value(error)
         return
-    assert_frame_equal(kept if rest is None else kept.filter(rest), wanted)
+    try:
+        left = kept if rest is None else kept.filter(rest)
+    except pl.exceptions.InvalidOperationError:
+        # Over no rows Polars may leave out a part that no row could be asked.
+        assert rows.is_empty()
+        return
+    assert_frame_equal(left, wanted)
 
 
 def _scanned(rows: pl.DataFrame, rests: list[pl.Expr | None]) -> pl.LazyFrame:
