@@ -34,6 +34,7 @@ from pyarrow import flight
 
 import mamba_stream as mamba
 from mamba_stream.cli.bench.measuring import Figure, environment, in_turns, middle, seconds, show
+from mamba_stream.log.remote.protocol import Ack, decode
 
 _spec = importlib.util.spec_from_file_location("queue_benchmark", Path(__file__).with_name("queue.py"))
 assert _spec is not None
@@ -76,13 +77,13 @@ def _size(address: str, peer: str, size: int, total: int) -> Iterator[Figure]:
         # What is written is what every server has to do with it; where this machine's memory is the limit, that shows.
         log.create_topic("put", batch.schema)
         log.create_topic("got", batch.schema)
-        _put(address, flight.FlightDescriptor.for_path("got"), batch, count)
+        _put(address, flight.FlightDescriptor.for_path("got"), batch, count, _of_ours)
 
         def ours() -> float:
-            return megabytes / _put(address, flight.FlightDescriptor.for_path("put"), batch, count)
+            return megabytes / _put(address, flight.FlightDescriptor.for_path("put"), batch, count, _of_ours)
 
         def bare() -> float:
-            return megabytes / _put(peer, flight.FlightDescriptor.for_path("put"), batch, count)
+            return megabytes / _put(peer, flight.FlightDescriptor.for_path("put"), batch, count, _of_bare)
 
         pair = in_turns(ours, bare, rounds=5)
         yield Figure(
@@ -121,15 +122,24 @@ def _batch(size: int) -> pa.RecordBatch:
     return pa.record_batch({"number": np.arange(rows), "price": random.random(rows)})
 
 
-def _put(address: str, descriptor: flight.FlightDescriptor, batch: pa.RecordBatch, count: int) -> float:
+def _put(
+    address: str,
+    descriptor: flight.FlightDescriptor,
+    batch: pa.RecordBatch,
+    count: int,
+    acknowledged: Callable[[pa.Buffer], int],
+) -> float:
     """Seconds until the last of these batches is acknowledged."""
     with flight.connect(f"grpc://{address}") as client:
         writer, answers = client.do_put(descriptor, batch.schema)
 
         def wait() -> None:
-            for _ in range(count):
-                if answers.read() is None:
+            left = count
+            while left > 0:
+                answer = answers.read()
+                if answer is None:
                     raise SystemExit("a batch was not acknowledged")
+                left -= acknowledged(answer)
 
         waiting = threading.Thread(target=wait)
         begun = time.perf_counter()
@@ -141,6 +151,15 @@ def _put(address: str, descriptor: flight.FlightDescriptor, batch: pa.RecordBatc
         took = time.perf_counter() - begun
         writer.close()
     return took
+
+
+def _of_ours(answer: pa.Buffer) -> int:
+    """How many batches one of our acknowledgements is about."""
+    return len(decode(answer, Ack).offsets)
+
+
+def _of_bare(answer: pa.Buffer) -> int:
+    return 1
 
 
 def _get(address: str, ticket: bytes) -> float:

@@ -130,12 +130,14 @@ class Writing:
         batches = [batch for waiting in group for batch in waiting.batches]
         answer = self._desk.storage.commit(ChangeSet(sequences=self._sequences(group[0])), batches)
         ranges = list(answer.ranges)
-        if answer.repeated:
-            self._answers.write(pa.py_buffer(encode(Ack(answer.lsn, merged_ranges(ranges)))))
-            return
+        offsets = []
         for waiting in group:
-            mine, ranges = ranges[: len(waiting.batches)], ranges[len(waiting.batches) :]
-            self._answers.write(pa.py_buffer(encode(Ack(answer.lsn, merged_ranges(mine)))))
+            # A repeated append has the ranges of the first time, however it was cut then.
+            size = len(ranges) if answer.repeated else len(waiting.batches)
+            mine, ranges = ranges[:size], ranges[size:]
+            offsets.append(merged_ranges(mine))
+        # One message for all of them: sending it costs more than making what is in it durable.
+        self._answers.write(pa.py_buffer(encode(Ack(answer.lsn, offsets))))
 
     def _sequences(self, waiting: _Waiting) -> tuple[Sequence, ...]:
         beside = waiting.beside

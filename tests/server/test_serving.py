@@ -54,7 +54,7 @@ def writing(address):
     batch = pa.record_batch({"n": [1, 2, 3]})
     writer, answers = client.do_put(flight.FlightDescriptor.for_path("numbers"), batch.schema)
     writer.write_batch(batch)
-    assert protocol.decode(answers.read(), protocol.Ack).offsets == {0: (0, 3)}
+    assert protocol.decode(answers.read(), protocol.Ack).offsets == [{0: (0, 3)}]
     return client, writer
 
 

@@ -273,10 +273,13 @@ class WriteBatch(msgspec.Struct):
 
 
 class Ack(msgspec.Struct):
-    """One batch is durable: its offsets by partition, and the commit that made it so."""
+    """Batches are durable, in the order in which they were written: the offsets of each by partition.
+
+    ``lsn`` is the commit that made them so.
+    """
 
     lsn: int
-    offsets: dict[int, tuple[int, int]]
+    offsets: list[dict[int, tuple[int, int]]]
 
 
 class Watch(msgspec.Struct):
