@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from dataclasses import dataclass
@@ -13,11 +14,12 @@ from pyarrow import flight
 from mamba_stream.core.changes import ChangeSet, Sequence
 from mamba_stream.errors import InvalidInput
 from mamba_stream.log.asked import text_of
-from mamba_stream.log.remote.protocol import Ack, Write, WriteBatch, decode, encode
+from mamba_stream.log.remote.protocol import Ack, Failure, Write, WriteBatch, decode, encode
 from mamba_stream.log.topic import merged_ranges
 from mamba_stream.server.belongings import need_of_topic
 from mamba_stream.server.catalog import Known
 from mamba_stream.server.desk import Desk
+from mamba_stream.server.failures import told
 from mamba_stream.server.gate import Caller
 
 _PLAIN: Final = WriteBatch()
@@ -30,14 +32,14 @@ class _Waiting:
     """A batch on its way into the log."""
 
     beside: WriteBatch
-    batches: list[Any]
+    data: pa.RecordBatch
     size: int
 
 
 class Writing:
     """One stream of batches: one thread takes them in, another one commits them and answers.
 
-    While a commit is made durable the next batches are read and encoded; what may wait is bounded in bytes, so that a
+    While a commit is made durable the next batches are read; what may wait is bounded in bytes, so that a
     client that sends faster than the log takes waits itself.
     """
 
@@ -87,14 +89,12 @@ class Writing:
         self._desk.gate.check(self._caller, (need_of_topic("write", self._known.row.name),))
         self._desk.gate.spend(self._caller, received=size)
         beside = _PLAIN if chunk.app_metadata is None else decode(chunk.app_metadata, WriteBatch)
-        partition = self._write.partition if beside.partition is None else beside.partition
-        batches = self._known.intake.batches(chunk.data, partition, beside.expect or None)
         with self._changed:
             while self._size > self._desk.limits.in_flight_bytes and self._error is None:
                 self._changed.wait()
             if self._error is not None:
                 return False
-            self._waiting.append(_Waiting(beside, batches, size))
+            self._waiting.append(_Waiting(beside, chunk.data, size))
             self._size += size
             self._changed.notify_all()
         return True
@@ -104,6 +104,10 @@ class Writing:
             try:
                 self._commit(group)
             except BaseException as error:  # noqa: BLE001 - raised by the other thread
+                # That one may wait for a batch that never comes, as the client waits for an answer to this one.
+                failure = decode(told(error).extra_info, Failure)
+                with contextlib.suppress(pa.ArrowException):
+                    self._answers.write(pa.py_buffer(encode(Ack(0, [], failure))))
                 with self._changed:
                     self._error = error
                     self._changed.notify_all()
@@ -127,13 +131,32 @@ class Writing:
             return group
 
     def _commit(self, group: list[_Waiting]) -> None:
-        batches = [batch for waiting in group for batch in waiting.batches]
+        encoded: list[list[Any]] = []
+        failed: Exception | None = None
+        for waiting in group:
+            try:
+                encoded.append(self._encoded(waiting))
+            except Exception as error:  # noqa: BLE001 - raised below, once what came before it is durable
+                failed = error
+                break
+        if encoded:
+            self._commit_encoded(group, encoded)
+        if failed is not None:
+            raise failed
+
+    def _encoded(self, waiting: _Waiting) -> list[Any]:
+        beside = waiting.beside
+        partition = self._write.partition if beside.partition is None else beside.partition
+        return self._known.intake.batches(waiting.data, partition, beside.expect or None)
+
+    def _commit_encoded(self, group: list[_Waiting], encoded: list[list[Any]]) -> None:
+        batches = [batch for each in encoded for batch in each]
         answer = self._desk.storage.commit(ChangeSet(sequences=self._sequences(group[0])), batches)
         ranges = list(answer.ranges)
         offsets = []
-        for waiting in group:
+        for each in encoded:
             # A repeated append has the ranges of the first time, however it was cut then.
-            size = len(ranges) if answer.repeated else len(waiting.batches)
+            size = len(ranges) if answer.repeated else len(each)
             mine, ranges = ranges[:size], ranges[size:]
             offsets.append(merged_ranges(mine))
         # One message for all of them: sending it costs more than making what is in it durable.

@@ -272,14 +272,27 @@ class WriteBatch(msgspec.Struct):
     expect: dict[int, int] = {}
 
 
-class Ack(msgspec.Struct):
+class Failure(msgspec.Struct):
+    """What lies beside every error: the name of our own error, and what to do about it."""
+
+    code: str
+    message: str
+    retriable: bool = False
+    retry_after_ms: int | None = None
+    topic: str | None = None
+    partition: int | None = None
+    offset: int | None = None
+
+
+class Ack(msgspec.Struct, omit_defaults=True):
     """Batches are durable, in the order in which they were written: the offsets of each by partition.
 
-    ``lsn`` is the commit that made them so.
+    ``lsn`` is the commit that made them so. With a ``failure`` the next batch was not appended, and the stream ends.
     """
 
     lsn: int
     offsets: list[dict[int, tuple[int, int]]]
+    failure: Failure | None = None
 
 
 class Watch(msgspec.Struct):
@@ -293,18 +306,6 @@ class Exchange(msgspec.Struct):
 
     watch: Watch | None = None
     lock: TakeLock | None = None
-
-
-class Failure(msgspec.Struct):
-    """What lies beside every error: the name of our own error, and what to do about it."""
-
-    code: str
-    message: str
-    retriable: bool = False
-    retry_after_ms: int | None = None
-    topic: str | None = None
-    partition: int | None = None
-    offset: int | None = None
 
 
 def encode(message: object) -> bytes:
