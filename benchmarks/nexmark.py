@@ -252,7 +252,7 @@ def main() -> int:
         "--rate", type=int, default=100_000, help="how many of them make a second of event time"
     )
     parser.add_argument(
-        "--seconds", type=float, default=15, help="how long our passes of a query last together, at least"
+        "--seconds", type=float, default=20, help="how long our passes of a query last together, at least"
     )
     parser.add_argument("--queries", type=lambda text: text.split(","), default=list(QUERIES), help="q3,q5,…")
     parser.add_argument("--markdown", type=Path, help="a file for the table, as docs/nexmark.md has it")

@@ -33,9 +33,8 @@ _OPTIONS: Final = [
     ("grpc.keepalive_timeout_ms", 20_000),
     # A server that comes back is found at once; the pauses between attempts are ours.
     ("grpc.initial_reconnect_backoff_ms", 50),
-    # An attempt may take so long: with less nobody comes through to a server that is far away, or busy.
-    ("grpc.min_reconnect_backoff_ms", 5_000),
-    # The time that one attempt is given, in spite of its name.
+    # The time that one attempt is given, in spite of its name: with less nobody comes through to a server that is far
+    # away, or busy.
     ("grpc.min_reconnect_backoff_ms", 10_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.use_local_subchannel_pool", 1),
