@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 
 import pyarrow as pa
 
-from mamba_stream.errors import MambaStreamError, OffsetTrimmed, PartitionNotFound
-from mamba_stream.log.asked import check_bounds, offsets_of
+from mamba_stream.errors import MambaStreamError, OffsetTrimmed
+from mamba_stream.log.asked import check_bounds
 from mamba_stream.log.batch import LogBatch
+from mamba_stream.log.positions import Positioned
 from mamba_stream.log.rows import Head, TopicRow
 from mamba_stream.log.shelf import Placed, Shelf
 
@@ -18,7 +19,7 @@ _LOOKED_UP = 512
 _FIRST_LOOKED_UP = 2
 
 
-class ShelfReader:
+class ShelfReader(Positioned):
     """Reads partitions from given offsets on, in the order of offsets within each.
 
     A reader never blocks and holds no lock; it belongs to one thread.
@@ -33,40 +34,14 @@ class ShelfReader:
         ends: Mapping[int, int] | None,
         between: tuple[int | None, int | None] = (None, None),
     ) -> None:
+        super().__init__(topic, positions, ends)
         self._shelf = shelf
-        self._topic = topic
-        self._positions = dict(positions)
         self._wanted = wanted
-        self._ends = dict(ends or {})
         self._between = between
         self._ahead: dict[int, deque[Placed]] = {}
         self._ready: dict[int, deque[pa.RecordBatch]] = {}
         self._look_up = dict.fromkeys(self._positions, _FIRST_LOOKED_UP)
         self._turn = deque(sorted(self._positions))
-
-    @property
-    def topic(self) -> str:
-        """The topic's name."""
-        return self._topic.name
-
-    @property
-    def positions(self) -> dict[int, int]:
-        """The next offset to read, by partition."""
-        return dict(self._positions)
-
-    @property
-    def at_end(self) -> bool:
-        """Whether every partition is read to where it ends now (or to this reader's end)."""
-        return all(self._positions[p] >= self._end(p, head) for p, head in self._heads().items())
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether nothing can come any more: the topic was ended, or this reader's end reached."""
-        return all(
-            position >= self._ends.get(p, 1 << 63) or (head.ended and position >= head.end)
-            for p, head in self._heads().items()
-            for position in (self._positions[p],)
-        )
 
     def poll(self, *, max_rows: int = 65_536, max_bytes: int | None = None) -> list[LogBatch]:
         """The batches that come next, around ``max_rows`` rows together; none at the end. Never waits.
@@ -105,17 +80,6 @@ class ShelfReader:
                 break
             self._turn.rotate(-1)
         return batches
-
-    def seek(self, positions: Mapping[int, int]) -> None:
-        """Goes on from these offsets; partitions that are not named stay where they are."""
-        for partition, offset in offsets_of(self._topic, "positions", positions).items():
-            if partition not in self._positions:
-                raise PartitionNotFound(
-                    f"this reader of topic {self._topic.name!r} does not read partition {partition}; "
-                    f"it reads {', '.join(map(str, sorted(self._positions)))}"
-                )
-            self._positions[partition] = offset
-            self._forget(partition)
 
     def close(self) -> None:
         """Lets go of what was looked up ahead."""
@@ -178,6 +142,3 @@ class ShelfReader:
 
     def _heads(self) -> dict[int, Head]:
         return self._shelf().heads(self._topic, sorted(self._positions))
-
-    def _end(self, partition: int, head: Head) -> int:
-        return min(head.end, self._ends.get(partition, head.end))

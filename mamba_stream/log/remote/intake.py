@@ -23,7 +23,6 @@ class RowsOut(msgspec.Struct, frozen=True):
     partition: int | None
     expect: dict[int, int]
     data: pa.Buffer
-    rows: int
 
 
 class RemoteIntake:
@@ -53,5 +52,4 @@ class RemoteIntake:
         with pa.ipc.new_stream(sink, self._schema, options=_PLAIN) as writer:
             for batch in batches:
                 writer.write_batch(batch)
-        rows = sum(batch.num_rows for batch in batches)
-        return [RowsOut(self._topic.id, partition, expected, sink.getvalue(), rows)]
+        return [RowsOut(self._topic.id, partition, expected, sink.getvalue())]

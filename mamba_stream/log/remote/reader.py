@@ -9,9 +9,10 @@ from typing import Final
 import pyarrow as pa
 from pyarrow import flight
 
-from mamba_stream.errors import MambaStreamError, PartitionNotFound
-from mamba_stream.log.asked import check_bounds, offsets_of
+from mamba_stream.errors import MambaStreamError
+from mamba_stream.log.asked import check_bounds
 from mamba_stream.log.batch import LogBatch
+from mamba_stream.log.positions import Positioned
 from mamba_stream.log.remote.connection import Connection
 from mamba_stream.log.remote.failing import naming
 from mamba_stream.log.remote.protocol import Piece, Read, decode, encode
@@ -60,7 +61,7 @@ class Pieces:
             self._stream = None
 
 
-class RemoteReader:
+class RemoteReader(Positioned):
     """Reads partitions of a server's topic from given offsets on, in the order of offsets within each."""
 
     def __init__(
@@ -74,11 +75,9 @@ class RemoteReader:
         heads: Callable[[TopicRow, list[int]], Mapping[int, PartitionHead]],
         opened: Callable[[], object],
     ) -> None:
+        super().__init__(topic, positions, ends)
         self._connection = connection
-        self._topic = topic
-        self._positions = dict(positions)
         self._columns = columns
-        self._ends = dict(ends)
         self._between = between
         self._heads_of = heads
         self._opened = opened
@@ -89,33 +88,6 @@ class RemoteReader:
         self._held = dict.fromkeys(self._turn, 0)
         # How far the stream under way has come, which is further than what was handed out.
         self._ahead = dict(positions)
-
-    @property
-    def topic(self) -> str:
-        """The topic's name."""
-        return self._topic.name
-
-    @property
-    def positions(self) -> dict[int, int]:
-        """The next offset to read, by partition."""
-        return dict(self._positions)
-
-    @property
-    def at_end(self) -> bool:
-        """Whether every partition is read to where it ends now (or to this reader's end)."""
-        return all(
-            self._positions[p] >= min(head.end, self._ends.get(p, head.end))
-            for p, head in self._heads().items()
-        )
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether nothing can come any more: the topic was ended, or this reader's end reached."""
-        return all(
-            self._positions[p] >= self._ends.get(p, 1 << 63)
-            or (head.ended and self._positions[p] >= head.end)
-            for p, head in self._heads().items()
-        )
 
     def poll(self, *, max_rows: int = 65_536, max_bytes: int | None = None) -> list[LogBatch]:
         """The batches that come next, around ``max_rows`` rows together; none at the end.
@@ -149,17 +121,6 @@ class RemoteReader:
                 raise
             # What was read before is not lost: the next poll meets the error again.
         return batches
-
-    def seek(self, positions: Mapping[int, int]) -> None:
-        """Goes on from these offsets; partitions that are not named stay where they are."""
-        for partition, offset in offsets_of(self._topic, "positions", positions).items():
-            if partition not in self._positions:
-                raise PartitionNotFound(
-                    f"this reader of topic {self._topic.name!r} does not read partition {partition}; "
-                    f"it reads {', '.join(map(str, sorted(self._positions)))}"
-                )
-            self._positions[partition] = offset
-        self.close()
 
     def close(self) -> None:
         """Lets go of what was read ahead."""
@@ -212,6 +173,10 @@ class RemoteReader:
             low=self._between[0],
             high=self._between[1],
         )
+
+    def _forget(self, partition: int) -> None:
+        # All partitions come by one stream.
+        self.close()
 
     def _heads(self) -> Mapping[int, PartitionHead]:
         return self._heads_of(self._topic, sorted(self._positions))
