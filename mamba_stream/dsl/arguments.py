@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from typing import Any
 
 import polars as pl
 
+from mamba_stream.core.durations import duration_us
 from mamba_stream.errors import PipelineRefused
 
 _SINGLE = (str, bytes, Mapping, pl.Expr, pl.Series, pl.DataFrame, pl.LazyFrame)
@@ -64,6 +66,15 @@ def schema(given: Any, *, verb: str) -> pl.Schema:
         raise PipelineRefused(
             f"{verb}: schema={given!r:.80} is no schema, such as {{'x': pl.Int64}}: {error}"
         ) from error
+
+
+def seconds(length: str | timedelta | None, *, what: str) -> float | None:
+    """How long something may take, if there is an end to that.
+
+    Raises:
+        InvalidInput: It is no length of time, or none that anything could take.
+    """
+    return None if length is None else duration_us(length, what=what, zero=False) / 1e6
 
 
 def single_results(positional: Iterable[Any], named: dict[str, Any], *, verb: str) -> dict[str, pl.Expr]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from mamba_stream.core.durations import duration_us
 from mamba_stream.core.numbers import is_whole
-from mamba_stream.dsl.arguments import names, schema as schema_of
+from mamba_stream.dsl.arguments import names, schema as schema_of, seconds
 from mamba_stream.errors import PipelineRefused
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.asynchronous import MapAsync
@@ -29,7 +29,7 @@ def batches_node(
         parent=parent,
         function=function,
         schema=None if schema is None else schema_of(schema, verb="map_batches"),
-        timeout=_seconds(timeout, "map_batches: timeout"),
+        timeout=seconds(timeout, what="map_batches: timeout"),
     )
 
 
@@ -78,7 +78,7 @@ def async_node(
         parent=parent,
         function=function,
         schema=None if schema is None else schema_of(schema, verb="map_async"),
-        timeout=_seconds(timeout, "map_async: timeout"),
+        timeout=seconds(timeout, what="map_async: timeout"),
         unit="row" if unit == "row" else "batch",
         rows=rows,
         concurrency=concurrency,
@@ -88,7 +88,3 @@ def async_node(
         cache_ttl=duration_us(cache_ttl, what="map_async: cache_ttl", zero=False) / 1e6,
         cache_size=cache_size,
     )
-
-
-def _seconds(length: str | timedelta | None, what: str) -> float | None:
-    return None if length is None else duration_us(length, what=what, zero=False) / 1e6

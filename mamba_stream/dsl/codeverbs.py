@@ -107,6 +107,7 @@ class CodeVerbs(Planned):
         ttl: str | timedelta | None = None,
         order: Literal["event", "arrival"] = "event",
         per_key: Literal["one", "several"] = "one",
+        timeout: str | timedelta | None = None,
         name: str | None = None,
     ) -> Stream:
         """Your own function, with state and timers by key, called with a batch of rows at a time.
@@ -127,6 +128,8 @@ class CodeVerbs(Planned):
             order: ``"arrival"`` does not wait for the watermark: rows come at once, and what comes out depends on when.
             per_key: ``"several"`` gives all rows of a key at once, in order; then the function has to take care of
                 their order itself. Faster where few keys have most rows.
+            timeout: How long a call may take, such as ``"30s"``; then it has failed, and what it did to state and
+                timers, or still does, counts for nothing. It is run in a thread of its own for that.
             name: The step's name, under which its state is kept.
         """
         node = process_node(
@@ -141,6 +144,7 @@ class CodeVerbs(Planned):
             name=name,
             order=order,
             per_key=per_key,
+            timeout=timeout,
         )
         return self._then(node)
 

@@ -11,7 +11,7 @@ import polars as pl
 from mamba_stream.core.durations import duration_us
 from mamba_stream.core.names import check_name, did_you_mean
 from mamba_stream.core.schemas import canonical_schema, polars_schema
-from mamba_stream.dsl.arguments import names, schema as schema_of
+from mamba_stream.dsl.arguments import names, schema as schema_of, seconds
 from mamba_stream.errors import PipelineRefused
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.explain import function_name
@@ -31,6 +31,7 @@ def process_node(
     name: str | None,
     order: str,
     per_key: str,
+    timeout: str | timedelta | None,
 ) -> Process:
     """The node of ``process``, checked as far as it can be without columns.
 
@@ -71,6 +72,7 @@ def process_node(
         },
         ttl=None if ttl is None else duration_us(ttl, what="process: ttl", zero=False),
         several=per_key == "several",
+        timeout=seconds(timeout, what="process: timeout"),
     )
 
 

@@ -38,6 +38,7 @@ from mamba_stream.operators.places import ascending
 from mamba_stream.operators.rowstore import picked, room_for
 from mamba_stream.operators.step import NOTHING, Failed, Made
 from mamba_stream.operators.tardiness import without_late
+from mamba_stream.operators.usercall import Hold
 from mamba_stream.operators.userkeys import CallKeys
 from mamba_stream.operators.userstate import State
 from mamba_stream.operators.usertimers import TIMER, Pending, Set, Timers
@@ -103,8 +104,7 @@ class ProcessStep:
         self._waiting = InOrder()
         self._table = KeyedTable(settings.keys, settings.state, timed=settings.ttl is not None)
         self._calls = CallKeys(self._table, settings.keys)
-        self._state = State(self._table, self._calls, settings.state, settings.ttl)
-        self._timers = Timers(self._calls, settings.keys, settings.dtype, settings.shift)
+        self._renew()
         self._at = Pending(settings.keys)
         self._after = Pending(settings.keys)
         self._dense: Slots = np.zeros(0, np.int64)
@@ -244,8 +244,8 @@ class ProcessStep:
         try:
             found = self._called(rows, times)
         except FAILURES as error:
-            self._state.discard()
-            self._timers.end()
+            self._hold.release()
+            self._renew()
             self._failed(made, error, rows, fired, slots, times, bound, clocks)
             return
         self._state.keep()
@@ -254,6 +254,12 @@ class ProcessStep:
         for name, frame in found.items():
             if frame.height:
                 made.outputs.setdefault(name, []).append(frame)
+
+    def _renew(self) -> None:
+        """What a function is given that those before it, which may hang still, do not have."""
+        self._hold = Hold()
+        self._state = State(self._table, self._calls, self._set.state, self._set.ttl, self._hold)
+        self._timers = Timers(self._calls, self._set.keys, self._set.dtype, self._set.shift, self._hold)
 
     def _called(self, rows: pl.DataFrame | None, times: Ticks) -> dict[str, pl.DataFrame]:
         seen = self._no_rows if rows is None else visible(rows)
@@ -302,7 +308,8 @@ class ProcessStep:
     ) -> None:
         """Calls again with the halves of what the function raised over, and so on."""
         height = 0 if rows is None else rows.height
-        if len(slots) == 1:
+        # What did not end in time would take as long again for each half.
+        if len(slots) == 1 or (isinstance(error, TimeoutError) and not self.tolerates):
             failure = Failed(_offending(rows, fired), error)
             if not self.tolerates:
                 raise RowsFailed(failure) from error

@@ -6,6 +6,7 @@ What a call writes is kept aside until the call is over: a call that raises leav
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from mamba_stream.operators.keyed import KeyedTable
 from mamba_stream.operators.keyindex import Slots
 from mamba_stream.operators.places import ascending
 from mamba_stream.operators.rowstore import Mask
+from mamba_stream.operators.usercall import Hold
 from mamba_stream.operators.userkeys import CallKeys
 
 
@@ -26,8 +28,14 @@ class State:
     """
 
     def __init__(
-        self, table: KeyedTable, keys: CallKeys, schema: Mapping[str, pl.DataType], ttl: int | None
+        self,
+        table: KeyedTable,
+        keys: CallKeys,
+        schema: Mapping[str, pl.DataType],
+        ttl: int | None,
+        hold: Hold,
     ) -> None:
+        self._hold = hold
         self._table = table
         self._keys = keys
         self._schema = dict(schema)
@@ -43,8 +51,8 @@ class State:
         Args:
             rows: A frame with the key columns: the rows of the call, ``timers.fired``, or made of them.
         """
-        self._check("get")
-        return self._at(self._keys.slots(rows, "state.get"))
+        with self._reached("get"):
+            return self._at(self._keys.slots(rows, "state.get"))
 
     def put(self, rows: pl.DataFrame) -> None:
         """Remembers the columns of the state that the frame has, for the key of each row; others stay as they are.
@@ -52,15 +60,17 @@ class State:
         Args:
             rows: A frame with the key columns, a row for each key; what else it has is not looked at.
         """
-        self._check("put")
-        slots = self._keys.distinct(rows, "state.put")
-        given = [name for name in self._schema if name in rows.columns]
-        if not given:
-            raise SchemaMismatch(f"state.put: the frame has none of the columns {', '.join(self._schema)}")
-        values = pl.DataFrame([_fitting(rows.get_column(name), self._schema[name]) for name in given])
-        if len(given) < len(self._schema):
-            values = self._at(slots).with_columns(values.get_columns())
-        self._written.append((slots, values))
+        with self._reached("put"):
+            slots = self._keys.distinct(rows, "state.put")
+            given = [name for name in self._schema if name in rows.columns]
+            if not given:
+                raise SchemaMismatch(
+                    f"state.put: the frame has none of the columns {', '.join(self._schema)}"
+                )
+            values = pl.DataFrame([_fitting(rows.get_column(name), self._schema[name]) for name in given])
+            if len(given) < len(self._schema):
+                values = self._at(slots).with_columns(values.get_columns())
+            self._written.append((slots, values))
 
     def delete(self, rows: pl.DataFrame) -> None:
         """Forgets what is remembered for the keys of these rows.
@@ -68,12 +78,13 @@ class State:
         Args:
             rows: A frame with the key columns.
         """
-        self._check("delete")
-        self._written.append((ascending(self._keys.slots(rows, "state.delete")), None))
+        with self._reached("delete"):
+            self._written.append((ascending(self._keys.slots(rows, "state.delete")), None))
 
-    def _check(self, verb: str) -> None:
+    def _reached(self, verb: str) -> AbstractContextManager[None]:
         if not self._schema:
             raise InvalidInput(f"state.{verb}: process was given no state=, such as {{'total': pl.Int64}}")
+        return self._hold.kept(f"state.{verb}")
 
     def _at(self, slots: Slots) -> pl.DataFrame:
         found = self._table.get(np.where(self._there(slots), slots, -1))
@@ -117,10 +128,6 @@ class State:
             for number, (of, values) in enumerate(self._written):
                 mine = np.sort(places[last[numbers[last] == number]])
                 self._keep(of[mine], None if values is None else values[mine])
-        self._written = []
-
-    def discard(self) -> None:
-        """The call did not come to its end."""
         self._written = []
 
     def _keep(self, slots: Slots, values: pl.DataFrame | None) -> None:

@@ -18,6 +18,7 @@ from mamba_stream.operators.keyed import KeyedTable
 from mamba_stream.operators.keyindex import Slots
 from mamba_stream.operators.lateness import FOREVER, NEVER, Ticks
 from mamba_stream.operators.times import as_time
+from mamba_stream.operators.usercall import Hold
 from mamba_stream.operators.userkeys import CallKeys
 
 TIMER: Final = "timer"
@@ -49,8 +50,14 @@ class Timers:
     """
 
     def __init__(
-        self, keys: CallKeys, schema: Mapping[str, pl.DataType], dtype: pl.DataType | None, shift: int
+        self,
+        keys: CallKeys,
+        schema: Mapping[str, pl.DataType],
+        dtype: pl.DataType | None,
+        shift: int,
+        hold: Hold,
     ) -> None:
+        self._hold = hold
         self._keys = keys
         self._names = list(schema)
         self._dtype = dtype
@@ -72,16 +79,20 @@ class Timers:
             raise InvalidInput(
                 "timers.at goes by the stream's time, and this stream has none: use timers.after"
             )
-        slots = self._keys.distinct(rows, "timers.at")
         if isinstance(time, str):
             time = pl.col(time)
+        with self._hold.kept("timers.at"):
+            self._at(rows, time, name, self._dtype)
+
+    def _at(self, rows: pl.DataFrame, time: Any, name: str, dtype: pl.DataType) -> None:
+        slots = self._keys.distinct(rows, "timers.at")
         found = rows.select((time if isinstance(time, pl.Expr) else pl.lit(time)).alias(_AT))
-        if found.schema[_AT] != self._dtype:
+        if found.schema[_AT] != dtype:
             if not isinstance(found.schema[_AT], pl.Datetime | pl.Date):
                 raise SchemaMismatch(
-                    f"timers.at: time= is {found.schema[_AT]}, and the stream's time is {self._dtype}"
+                    f"timers.at: time= is {found.schema[_AT]}, and the stream's time is {dtype}"
                 )
-            found = found.cast(self._dtype)
+            found = found.cast(dtype)
         if found.get_column(_AT).null_count():
             raise InvalidInput("timers.at: a time is null: leave such rows out, or use timers.cancel")
         times = found.select(ticks(_AT, self._shift)).to_series().to_numpy()
@@ -99,15 +110,17 @@ class Timers:
             delay: Such as ``"30s"``.
             name: Tells apart several timers of a key.
         """
-        slots = self._keys.distinct(rows, "timers.after")
-        due = self._now + duration_us(delay, what="timers.after: delay")
-        self._note("wall", name, rows, slots, np.full(len(slots), due))
+        with self._hold.kept("timers.after"):
+            slots = self._keys.distinct(rows, "timers.after")
+            due = self._now + duration_us(delay, what="timers.after: delay")
+            self._note("wall", name, rows, slots, np.full(len(slots), due))
 
     def cancel(self, rows: pl.DataFrame, name: str = "") -> None:
         """Takes back the timers of this name of the keys of these rows, of either kind."""
-        slots = self._keys.distinct(rows, "timers.cancel")
-        self._note("stream", name, rows, slots, None)
-        self._note("wall", name, rows, slots, None)
+        with self._hold.kept("timers.cancel"):
+            slots = self._keys.distinct(rows, "timers.cancel")
+            self._note("stream", name, rows, slots, None)
+            self._note("wall", name, rows, slots, None)
 
     def _note(
         self,

@@ -34,6 +34,7 @@ class Process(n.Stateful, n.Step):
         sides: What it gives beside that, by name.
         ttl: For how long it remembers what was not written again; microseconds.
         several: Whether a call may have several rows of a key.
+        timeout: How long a call may take, in seconds.
     """
 
     function: Callable[..., Any] = field(repr=False)
@@ -43,6 +44,7 @@ class Process(n.Stateful, n.Step):
     sides: Mapping[str, pl.Schema]
     ttl: int | None
     several: bool
+    timeout: float | None
 
     ordered: ClassVar[bool] = True
     """Whether its rows wait until the watermark has passed them."""
@@ -152,6 +154,7 @@ def _(node: Process) -> str:
         f"{function_name(node.function)} by {', '.join(node.by)}"
         + (f", remembers {state}{ttl}" if state else "")
         + ("" if node.ordered else ", as rows arrive")
+        + ("" if node.timeout is None else f", {in_units(timedelta(seconds=node.timeout))} a call")
     )
 
 

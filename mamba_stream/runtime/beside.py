@@ -23,7 +23,7 @@ class _Piece:
             self._error = error
         self.over.set()
 
-    def wait(self) -> None:
+    def finish(self) -> None:
         self.over.wait()
         if self._error is not None:
             raise self._error
@@ -73,6 +73,10 @@ class Beside:
         self._piece = _Piece(work)
         self._asked.put(self._piece)
 
+    def wait(self, seconds: float) -> bool:
+        """Waits for the work, so long at most; returns whether :meth:`finish` would not have to wait."""
+        return self._piece is None or self._piece.over.wait(seconds)
+
     def finish(self) -> None:
         """Waits for the work, if there is any.
 
@@ -81,7 +85,7 @@ class Beside:
         """
         if self._piece is not None:
             piece, self._piece = self._piece, None
-            piece.wait()
+            piece.finish()
 
 
 def _work(asked: SimpleQueue[_Piece | None]) -> None:

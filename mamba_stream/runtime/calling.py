@@ -8,7 +8,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any, Final, Literal, TypeVar
 
 import polars as pl
@@ -16,44 +15,9 @@ import polars as pl
 from mamba_stream.core.clock import Clock, SystemClock
 from mamba_stream.errors import SchemaMismatch
 from mamba_stream.operators.fitting import fitted
-from mamba_stream.plan.words import in_units
+from mamba_stream.runtime.limited import took_longer
 
 T = TypeVar("T")
-
-
-class Limited:
-    """A function that is waited for so long and no longer.
-
-    What it still does then, it does in vain: a thread of Python's cannot be ended from outside.
-    """
-
-    def __init__(self, function: Callable[[Any], T], seconds: float) -> None:
-        self._function = function
-        self._seconds = seconds
-
-    def __call__(self, rows: Any) -> Any:
-        """The function's result.
-
-        Raises:
-            TimeoutError: There is none yet.
-        """
-        outcome: list[Any] = []
-        error: list[BaseException] = []
-
-        def work() -> None:
-            try:
-                outcome.append(self._function(rows))
-            except BaseException as raised:  # noqa: BLE001 - raised where the function was called
-                error.append(raised)
-
-        thread = threading.Thread(target=work, name="mamba-stream function", daemon=True)
-        thread.start()
-        thread.join(self._seconds)
-        if error:
-            raise error[0]
-        if not outcome:
-            raise TimeoutError(_late(self._seconds))
-        return outcome[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +125,7 @@ class Calls:
             except Exception as error:
                 if not left:
                     if isinstance(error, TimeoutError) and self._set.seconds is not None and not error.args:
-                        raise TimeoutError(_late(self._set.seconds)) from error
+                        raise TimeoutError(took_longer(self._set.seconds)) from error
                     raise
             await asyncio.sleep(wait)
             wait = min(2 * wait, longest)
@@ -210,13 +174,6 @@ class Calls:
         self._known.move_to_end(key)
         if len(self._known) > self._set.cache_size:
             self._known.popitem(last=False)
-
-
-def _late(seconds: float) -> str:
-    return (
-        f"the function did not end within {in_units(timedelta(seconds=seconds))} (timeout=); what it still does cannot "
-        "be ended from outside"
-    )
 
 
 class _Loop:

@@ -7,6 +7,7 @@ from mamba_stream.operators.process import MAIN, ProcessSettings, ProcessStep
 from mamba_stream.operators.step import StatefulStep
 from mamba_stream.plan.analysis import Analysis
 from mamba_stream.plan.process import Process, SideRows
+from mamba_stream.runtime.limited import Limited
 from mamba_stream.runtime.steps import step_of
 
 
@@ -20,7 +21,7 @@ def _(node: Process, analysis: Analysis) -> StatefulStep:
     dtype = before.time_type if before.time is not None else None
     return ProcessStep(
         ProcessSettings(
-            function=node.function,
+            function=node.function if node.timeout is None else Limited(node.function, node.timeout),
             rows={name: before.schema[name] for name in analysis.present[node.parent]},
             keys={name: before.schema[name] for name in node.by},
             state=node.state,

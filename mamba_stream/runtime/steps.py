@@ -16,7 +16,8 @@ from mamba_stream.plan import nodes as n
 from mamba_stream.plan.analysis import Analysis
 from mamba_stream.plan.asynchronous import MapAsync
 from mamba_stream.plan.shapes import multiplies
-from mamba_stream.runtime.calling import Calls, CallSettings, Limited
+from mamba_stream.runtime.calling import Calls, CallSettings
+from mamba_stream.runtime.limited import Limited
 
 Operator = Callable[[pl.DataFrame], pl.DataFrame]
 """What a step without state does to each frame."""
@@ -44,8 +45,8 @@ def _(node: n.Lookup, analysis: Analysis) -> Operator:
 def _(node: n.MapBatches, analysis: Analysis) -> Operator:
     shape = analysis.shapes[node]
     time = shape.time if node in analysis.timed else None
-    limited = node.function if node.timeout is None else Limited(node.function, node.timeout)
-    return MapBatches(function=limited, schema=shape.schema, time=time)
+    function = node.function if node.timeout is None else Limited(node.function, node.timeout)
+    return MapBatches(function=function, schema=shape.schema, time=time)
 
 
 @operator_of.register

@@ -62,6 +62,8 @@ CASES = {
         "choose 'event' or 'arrival'",
     ),
     "rows per key": (lambda: rows().process(same, by="key", per_key=3), "choose 'one' or 'several'"),
+    "a timeout that is none": (lambda: rows().process(same, by="key", timeout="soon"), "process: timeout"),
+    "a timeout of nothing": (lambda: rows().process(same, by="key", timeout="0s"), "process: timeout"),
     "sides that are a list": (lambda: rows().process(same, by="key", sides=["x"]), "give {name: schema}"),
     "a side that is not there": (
         lambda: rows().process(same, by="key", sides={"large": {"x": pl.Int8}}).side("larg"),
@@ -97,8 +99,11 @@ def test_it_is_refused(case):
 
 def test_it_says_what_is_outside_the_guarantees():
     explained = (
-        rows().process(same, by="key", state={"n": pl.Int64}, order="arrival", per_key="several").explain()
+        rows()
+        .process(same, by="key", state={"n": pl.Int64}, order="arrival", per_key="several", timeout="30s")
+        .explain()
     )
+    assert "as rows arrive, 30s a call" in explained
     assert (
         "outside guarantee 3" in explained
         and "give ttl=" in explained

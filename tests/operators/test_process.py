@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import defaultdict
 from datetime import datetime, timedelta
 
@@ -407,6 +408,94 @@ def test_a_function_without_state_or_time_is_told_so():
     )
     with pytest.raises(mamba.StepFailed, match=r"this stream has none: use timers\.after"):
         stream.collect()
+
+
+class Hanging:
+    """Totals, which hang over an amount of 7 when they have written, until they are let go; and write again."""
+
+    def __init__(self):
+        self.go, self.over = threading.Event(), threading.Event()
+        self.calls, self.fired, self.refused = [], [], []
+
+    def __call__(self, rows, state, timers):
+        self.calls.append(rows["amount"].to_list())
+        self.fired += timers.fired["user"].to_list()
+        out = totals(rows, state, timers)
+        if 7 in rows["amount"]:
+            timers.at(rows, at(3_000))
+            self.go.wait(120)
+            for late in (
+                lambda: state.put(rows.with_columns(total=999)),
+                lambda: state.get(rows),
+                lambda: state.delete(rows),
+                lambda: timers.at(rows, "ts"),
+                lambda: timers.after(rows, "1s"),
+                lambda: timers.cancel(rows),
+            ):
+                try:
+                    late()
+                except mamba.InvalidInput as error:
+                    self.refused.append(str(error))
+            if rows.height == 1:
+                self.over.set()
+        return out
+
+
+def test_a_call_that_hangs_fails_in_time_and_names_its_step():
+    hanging = Hanging()
+    stream = mamba.stream(rows((1, "a", 1), (2, "b", 7), (3, "c", 1)), time="ts")
+    with pytest.raises(
+        mamba.StepFailed,
+        match=r"(?s)step process 'slow' at .*TimeoutError: the function did not end within 250ms \(timeout=\).*"
+        "over 3 rows",
+    ) as caught:
+        stream.process(hanging, name="slow", timeout="250ms", **TOTALS).collect()
+    hanging.go.set()
+    assert isinstance(caught.value.__cause__, TimeoutError)
+    assert hanging.calls == [[1, 7, 1]], "each half would have been waited for as long again"
+
+
+def test_what_a_call_did_that_took_too_long_counts_for_nothing_whenever_it_does_it(tmp_path):
+    hanging = Hanging()
+    with mamba.open(tmp_path / "log") as log:
+        topic = log.create_topic("rows", SCHEMA, time="ts")
+        topic.append(rows((1, "a", 1), (2, "b", 2), (9, "a", 7), (9, "c", 3), (10, "b", 4), (11, "d", 5)))
+        stream = mamba.stream("rows").process(hanging, name="slow", timeout="500ms", **TOTALS)
+        job = mamba.start(mamba.pipeline("job", stream.to("out"), on_error="dead_letter"), log, commit="20ms")
+        while job.status.failed < 1:
+            log.wait(log.lsn(), 0.05)
+        hanging.go.set()
+        assert hanging.over.wait(60)
+        topic.append(rows((20, "a", 10), (21, "b", 20)))
+        topic.end()
+        assert job.wait().failed == 1
+        found = log["out"].scan().collect().sort("ts", "user")
+        assert found.select("user", "amount", "total").rows() == [
+            ("a", 1, 1),
+            ("b", 2, 2),
+            ("c", 3, 3),
+            ("b", 4, 6),
+            ("d", 5, 5),
+            ("a", 10, 11),
+            ("b", 20, 26),
+        ]
+        assert log["job.dead"].scan().collect()["amount"].to_list() == [7]
+        assert sorted(job.state("slow").rows()) == [("a", 11), ("b", 26), ("c", 3), ("d", 5)]
+    assert len(hanging.refused) % 6 == 0 and len(hanging.refused) >= 6
+    assert all("this call failed or took longer than timeout=" in refused for refused in hanging.refused)
+    assert hanging.fired == []
+
+
+def test_functions_with_a_timeout_give_what_they_give_without():
+    stream = mamba.stream(rows(*[(n, "abc"[n % 3], n) for n in range(40)]), time="ts")
+    found = stream.process(totals, timeout="1m", **TOTALS).collect()
+    assert_frame_equal(found, stream.process(totals, **TOTALS).collect())
+    with pytest.raises(mamba.StepFailed, match=r"LookupError: here\nraised at .*test_process\.py"):
+        stream.process(raising, timeout="1m", by="user").collect()
+
+
+def raising(rows, state, timers):
+    raise LookupError("here")
 
 
 def test_what_it_remembers_can_be_looked_at(tmp_path):
