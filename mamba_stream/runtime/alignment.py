@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from mamba_stream.operators.lateness import NEVER
 from mamba_stream.plan import nodes as n
+from mamba_stream.plan.stages import Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +31,15 @@ class Standing:
 
 @dataclass(slots=True)
 class Company:
-    """Sources whose rows meet somewhere.
+    """Inlets whose rows meet somewhere: sources, and exchanges.
 
     Attributes:
-        sources: They.
+        inlets: They.
         slowest: The time of the slowest partition when it moved last.
         read: Bytes that were read since then.
     """
 
-    sources: frozenset[n.AnySource]
+    inlets: frozenset[n.Node]
     slowest: int = NEVER
     read: int = 0
 
@@ -67,20 +68,21 @@ def slowest_of(standings: Iterable[Standing]) -> int | None:
     return min((one.time for one in standings if one.holds), default=None)
 
 
-def companies(nodes: Sequence[n.Node], timed: Iterable[n.AnySource]) -> list[Company]:
-    """The sources with a time that meet, directly or through others.
+def companies(stage: Stage, timed: Iterable[n.Node]) -> list[Company]:
+    """The inlets with a time that meet, directly or through others.
 
     Args:
-        nodes: The plan, parents first.
-        timed: The sources that have a time.
+        stage: The part of the plan.
+        timed: The inlets that have a time.
     """
-    groups: list[set[n.Node]] = [{source} for source in timed]
-    reach: dict[n.Node, set[n.Node]] = {}
-    for node in nodes:
-        reach[node] = {node}.union(*(reach[parent] for parent in node.parents))
-        # Sources that reach one node are one company.
+    groups: list[set[n.Node]] = [{inlet} for inlet in timed]
+    members = {inlet for group in groups for inlet in group}
+    reach: dict[n.Node, set[n.Node]] = {exchange: {exchange} for exchange in stage.exchanges}
+    for node in stage.nodes:
+        reach[node] = {node}.union(*(reach[inlet] for _, inlet in stage.inputs(node)))
+        # Inlets that reach one node are one company.
         met = [group for group in groups if group & reach[node]]
         if len(met) > 1:
             groups = [group for group in groups if group not in met]
             groups.append(set().union(*met))
-    return [Company(frozenset(node for node in group if isinstance(node, n.AnySource))) for group in groups]
+    return [Company(frozenset(group & members)) for group in groups]

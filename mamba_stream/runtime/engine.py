@@ -6,9 +6,11 @@ however unevenly the partitions are filled. One :meth:`Engine.step` does bounded
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from fractions import Fraction
 from functools import partial
+from types import MappingProxyType
+from typing import Final
 
 import polars as pl
 
@@ -19,22 +21,25 @@ from mamba_stream.operators.columns import BEHIND
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.analysis import Analysis
 from mamba_stream.plan.refusing import refusing
+from mamba_stream.plan.stages import Exchange, Stage, whole
 from mamba_stream.runtime.alignment import Company, Standing, companies
 from mamba_stream.runtime.budget import Budget
+from mamba_stream.runtime.exchanges import Entrance
 from mamba_stream.runtime.faults import Faults
 from mamba_stream.runtime.feeds import Feed, Portion
 from mamba_stream.runtime.flow import Flow, Sink
 from mamba_stream.runtime.handover import sources_before
 from mamba_stream.runtime.intake import Intake, IntakeSettings, joined
 from mamba_stream.runtime.memory import in_words
-from mamba_stream.runtime.watermarks import PartitionTime
+from mamba_stream.runtime.watermarks import Mark, PartitionTime
 
 _DAY_US = 86_400_000_000
+_NONE: Final[Mapping[Exchange, Entrance]] = MappingProxyType({})
 _KINDS = {n.TopicSource: "topic", n.FrameSource: "frame", n.ConnectorSource: "source"}
 
 
 class Engine:
-    """A plan, its sources and how far each has come."""
+    """A stage of a plan, what it reads, and how far each of that has come."""
 
     def __init__(
         self,
@@ -48,12 +53,14 @@ class Engine:
         follows: bool,
         growing: Collection[n.AnySource] = (),
         faults: Faults | None = None,
+        stage: Stage | None = None,
+        entrances: Mapping[Exchange, Entrance] = _NONE,
     ) -> None:
-        """Puts a plan over its sources.
+        """Puts a stage over its sources.
 
         Args:
             analysis: The plan.
-            sinks: What takes the rows of its last nodes.
+            sinks: What takes the rows of its last nodes, and those that leave by an exchange.
             feeds: The partitions to read, by source.
             names: What the sources are called, for progress and messages.
             clock: Tells how long a partition has been silent.
@@ -61,16 +68,22 @@ class Engine:
             follows: Whether the run goes on at the ends of topics; only then does silence count.
             growing: Sources that further partitions may come to, even when all there are have ended.
             faults: What becomes of rows over which a step raises; left out, that is the end.
+            stage: The part of the plan; left out, it is the whole plan.
+            entrances: Where rows of other stages come in.
         """
         self.analysis = analysis
-        self.flow = Flow(analysis, sinks, faults)
-        self.intakes = {
+        stage = stage or whole(analysis)
+        self.flow = Flow(analysis, sinks, faults, stage)
+        self.entrances = entrances
+        self.marks: Mapping[n.Node, Mark] = {}
+        """How far time has come behind each step."""
+        self.intakes: dict[n.Node, Intake] = {
             node: Intake(
                 settings := _settings(analysis, node, names[node]),
                 list(feeds[node]),
                 {feed.partition: PartitionTime(settings.lateness) for feed in feeds[node]},
             )
-            for node in analysis.sources
+            for node in stage.sources
         }
         self._clock = clock
         self._budget = budget
@@ -89,27 +102,35 @@ class Engine:
         ]
         self._companies = [
             company
-            for company in companies(analysis.nodes, timed)
-            if company.sources & self._growing
-            or sum(len(self.intakes[source].feeds) for source in company.sources) > 1
+            for company in companies(stage, [*timed, *entrances])
+            if company.inlets & self._growing
+            or sum(1 for inlet in company.inlets for _ in self._feeds_of(inlet)) > 1
         ]
-        self._before = sources_before(analysis.nodes)
+        self._before = sources_before(stage.nodes)
 
     @property
     def done(self) -> bool:
         """Whether every source is read as far as this run goes."""
         return not self._growing and all(
-            feed.done or self._waits(source)
-            for source, intake in self.intakes.items()
-            for feed in intake.feeds
+            feed.done or self._waits(inlet) for inlet in self._inlets for feed in self._feeds_of(inlet)
         )
 
     @property
     def ended(self) -> bool:
         """Whether every source is over for good."""
         return not self._growing and all(
-            feed.ended for intake in self.intakes.values() for feed in intake.feeds
+            feed.ended for inlet in self._inlets for feed in self._feeds_of(inlet)
         )
+
+    @property
+    def _inlets(self) -> Iterator[n.Node]:
+        """Everything that rows are read from."""
+        yield from self.intakes
+        yield from self.entrances
+
+    def _feeds_of(self, inlet: n.Node) -> Sequence[Feed]:
+        """The partitions that are read of it."""
+        return [self.entrances[inlet].feed] if isinstance(inlet, Exchange) else self.intakes[inlet].feeds
 
     @property
     def waiting(self) -> dict[str, tuple[int, ...]]:
@@ -146,44 +167,62 @@ class Engine:
         self.acted = self.flow.tick(self._clock.now())
         allowed = rows = most or self._budget.rows
         space = self._budget.bytes
-        taken: dict[n.AnySource, list[pl.DataFrame]] = {}
-        portions: dict[n.AnySource, list[tuple[pl.DataFrame, Feed, Portion]]] = {}
+        taken: dict[n.Node, list[pl.DataFrame]] = {}
+        portions: dict[n.Node, list[tuple[pl.DataFrame, Feed, Portion]]] = {}
         places: list[str] = []
-        read: dict[n.AnySource, int] = {}
+        read: dict[n.Node, int] = {}
         waiting = self._held_back = self._ahead()
-        for source, feed in self._in_turn():
+        for inlet, feed in self._in_turn():
             if id(feed) in waiting:
                 continue
-            intake = self.intakes[source]
             self._read_in[id(feed)] = self._steps
             portion = feed.read(rows, space)
             if portion is None:
-                self._nothing_came(intake, feed)
+                self._nothing_came(inlet, feed)
                 continue
             places.append(
-                f"{intake.settings.what}, partition {feed.partition}, "
+                f"{self._what(inlet)}, partition {feed.partition}, "
                 f"offsets {portion.offset} to {portion.next_offset - 1}"
             )
             self.flow.reading = places[-1]
-            frame, rejected = intake.take(feed, portion)
-            taken.setdefault(source, []).append(frame)
-            portions.setdefault(source, []).append((frame, feed, portion))
-            if rejected is not None:
-                self.flow.reject(source, rejected)
+            taken.setdefault(inlet, []).append(self._came_in(inlet, feed, portion, portions))
             rows -= portion.frame.height
             size = int(portion.frame.estimated_size())
             space -= size
-            read[source] = read.get(source, 0) + size
+            read[inlet] = read.get(inlet, 0) + size
             if rows <= 0 or space <= 0:
                 break
         self.flow.reading = "; ".join(places[:4]) + (" …" if len(places) > 4 else "")
-        for source, frames in taken.items():
-            self.flow.push(source, joined(frames), partial(self._with_origin, source, portions[source]))
+        for inlet, frames in taken.items():
+            origins = partial(self._with_origin, inlet, portions[inlet]) if inlet in portions else None
+            self.flow.push(inlet, joined(frames), origins)
         for company in self._companies:
-            company.came(sum(read.get(source, 0) for source in company.sources), self._standings(company))
+            company.came(sum(read.get(inlet, 0) for inlet in company.inlets), self._standings(company))
         self._check_memory()
         self.advance()
         return allowed - rows
+
+    def _came_in(
+        self,
+        inlet: n.Node,
+        feed: Feed,
+        portion: Portion,
+        portions: dict[n.Node, list[tuple[pl.DataFrame, Feed, Portion]]],
+    ) -> pl.DataFrame:
+        """The rows of a portion that go on; those of a source are noted, since their origin may be asked for."""
+        if isinstance(inlet, Exchange):
+            self.entrances[inlet].rows += portion.frame.height
+            return portion.frame
+        frame, rejected = self.intakes[inlet].take(feed, portion)
+        portions.setdefault(inlet, []).append((frame, feed, portion))
+        if rejected is not None:
+            self.flow.reject(inlet, rejected)
+        return frame
+
+    def _what(self, inlet: n.Node) -> str:
+        return (
+            self.entrances[inlet].what if isinstance(inlet, Exchange) else self.intakes[inlet].settings.what
+        )
 
     def advance(self) -> None:
         """Lets steps act as far as time has come; where a source is over, that is to its very end."""
@@ -193,43 +232,46 @@ class Engine:
                 # Where others may come behind it, the end of a partition is no end of time.
                 time.ended = feed.ended and source not in self._growing
                 time.idle = time.idle or (feed.ended and not time.ended)
-        self.flow.advance({source: intake.times for source, intake in self.intakes.items()})
+        self.marks = self.flow.advance(
+            {source: intake.times for source, intake in self.intakes.items()},
+            {exchange: entrance.feed.mark for exchange, entrance in self.entrances.items()},
+        )
 
-    def _waits(self, source: n.AnySource) -> bool:
+    def _waits(self, source: n.Node) -> bool:
         """Whether a source comes behind another one that is not over."""
         return not all(
             feed.ended for other in self._before.get(source, ()) for feed in self.intakes[other].feeds
         )
 
     def _with_origin(
-        self, source: n.AnySource, portions: Sequence[tuple[pl.DataFrame, Feed, Portion]]
+        self, source: n.Node, portions: Sequence[tuple[pl.DataFrame, Feed, Portion]]
     ) -> pl.DataFrame:
         """Rows that were read, with their origin."""
         intake = self.intakes[source]
         frames = [intake.with_origin(frame, feed, portion) for frame, feed, portion in portions]
         return pl.concat(frame.drop(BEHIND, strict=False) for frame in frames)
 
-    def _in_turn(self) -> list[tuple[n.AnySource, Feed]]:
+    def _in_turn(self) -> list[tuple[n.Node, Feed]]:
         """The partitions to read from, those whose time is furthest behind first."""
         waiting = [
-            (self._time_of(source, feed), self._read_in.get(id(feed), 0), source, feed)
-            for source, intake in self.intakes.items()
-            if not self._waits(source)
-            for feed in intake.feeds
+            (self._time_of(inlet, feed), self._read_in.get(id(feed), 0), inlet, feed)
+            for inlet in self._inlets
+            if not self._waits(inlet)
+            for feed in self._feeds_of(inlet)
             if not feed.done
         ]
         # Among those that are equally far, as all are without a time column, the one that waited longest.
         waiting.sort(key=lambda item: item[:2])
-        return [(source, feed) for _, _, source, feed in waiting]
+        return [(inlet, feed) for _, _, inlet, feed in waiting]
 
     def _standings(self, company: Company) -> list[Standing]:
         return [
             Standing(
-                self._time_of(source, feed),
-                not (feed.done or self.intakes[source].times[feed.partition].idle or self._waits(source)),
+                self._time_of(inlet, feed),
+                not (feed.done or self._is_idle(inlet, feed) or self._waits(inlet)),
             )
-            for source in company.sources
-            for feed in self.intakes[source].feeds
+            for inlet in company.inlets
+            for feed in self._feeds_of(inlet)
         ]
 
     def _ahead(self) -> set[int]:
@@ -240,19 +282,27 @@ class Engine:
                 standings = self._standings(company)
                 waiting |= {
                     id(feed)
-                    for source in company.sources
-                    for feed in self.intakes[source].feeds
-                    if company.is_ahead(self._time_of(source, feed), standings, self._budget.ahead)
+                    for inlet in company.inlets
+                    for feed in self._feeds_of(inlet)
+                    if company.is_ahead(self._time_of(inlet, feed), standings, self._budget.ahead)
                 }
         return waiting
 
-    def _time_of(self, source: n.AnySource, feed: Feed) -> int:
+    def _time_of(self, inlet: n.Node, feed: Feed) -> int:
         """How far a partition's time has come: its own, or what its rows get later."""
-        later = self.flow.watermark_of(source, feed.partition)
-        return self.intakes[source].times[feed.partition].watermark if later is None else later
+        if isinstance(inlet, Exchange):
+            return self.entrances[inlet].feed.mark.watermark
+        later = self.flow.watermark_of(inlet, feed.partition)
+        return self.intakes[inlet].times[feed.partition].watermark if later is None else later
 
-    def _nothing_came(self, intake: Intake, feed: Feed) -> None:
-        if self._follows and not feed.ended:
+    def _is_idle(self, inlet: n.Node, feed: Feed) -> bool:
+        if isinstance(inlet, Exchange):
+            return self.entrances[inlet].feed.mark.idle
+        return self.intakes[inlet].times[feed.partition].idle
+
+    def _nothing_came(self, inlet: n.Node, feed: Feed) -> None:
+        if self._follows and not feed.ended and not isinstance(inlet, Exchange):
+            intake = self.intakes[inlet]
             intake.times[feed.partition].was_silent(self._clock.monotonic(), intake.settings.patience)
 
     def seconds_to_idleness(self) -> float | None:

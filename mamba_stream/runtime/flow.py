@@ -1,4 +1,4 @@
-"""A plan at work: its steps wired together, so that a frame pushed in at a source runs through all that follow.
+"""A stage of a plan at work: its steps wired together; a frame pushed in at an inlet runs through all behind it.
 
 Neighbouring row verbs are fused into one query. The flow reads and writes nothing and asks no clock: whoever
 drives it pushes rows in, tells it how far time has come, and takes what arrives at the sinks.
@@ -6,9 +6,10 @@ drives it pushes rows in, tells it how far time has come, and takes what arrives
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from types import MappingProxyType
+from typing import Final, TypeVar
 
 import polars as pl
 
@@ -36,6 +37,7 @@ from mamba_stream.plan import nodes as n
 from mamba_stream.plan.analysis import Analysis
 from mamba_stream.plan.process import SideRows
 from mamba_stream.plan.refusing import first_line
+from mamba_stream.plan.stages import Exchange, Stage, whole
 from mamba_stream.plan.verbs import row_verb
 from mamba_stream.runtime.faults import Fault, Faults, shown
 from mamba_stream.runtime.places import line_of
@@ -45,6 +47,7 @@ from mamba_stream.runtime.watermarks import Mark, PartitionTime, combined, mark_
 
 T = TypeVar("T")
 Sink = Callable[[pl.DataFrame], None]
+NONE: Final[Mapping[n.Node, Mark]] = MappingProxyType({})
 
 
 @dataclass(slots=True)
@@ -75,28 +78,34 @@ class Flow:
     """The steps of a plan, wired."""
 
     def __init__(
-        self, analysis: Analysis, sinks: Mapping[n.Node, Sink], faults: Faults | None = None
+        self,
+        analysis: Analysis,
+        sinks: Mapping[n.Node, Sink],
+        faults: Faults | None = None,
+        stage: Stage | None = None,
     ) -> None:
-        """Wires a plan.
+        """Wires a stage.
 
         Args:
             analysis: The plan.
-            sinks: What takes the rows of each of the plan's last nodes.
+            sinks: What takes the rows of each of the last nodes, and those that leave by an exchange.
             faults: What becomes of rows over which a step raises; left out, that is the end.
+            stage: The part of the plan; left out, it is the whole plan.
         """
         self._analysis = analysis
+        self._stage = stage = stage or whole(analysis)
         self._faults = faults or Faults("fail")
         self._tracer = Tracer(analysis)
         self._pushed: tuple[n.Node, Callable[[], pl.DataFrame]] | None = None
-        self._next: dict[n.Node, list[Sink]] = {node: [] for node in analysis.nodes}
+        self._next: dict[n.Node, list[Sink]] = {node: [] for node in (*stage.exchanges, *stage.nodes)}
         self.steps: dict[n.Stateful, StatefulStep] = {}
         self.late: dict[n.Stateful, LateCounts] = {}
         self.reading = ""
         """What is being worked on, for messages: topic, partition and offsets."""
         self._in_chunks: set[n.Node] = set()
         """Nodes whose rows may go on in chunks: nothing is computed of them any more, or who takes them can do so."""
-        for node, sink in sinks.items():
-            self._next[node].append(sink)
+        for outlet, sink in sinks.items():
+            self._next[outlet.node if isinstance(outlet, Exchange) else outlet].append(sink)
         self._wire()
         self._retimed_from: dict[n.Node, list[Retimed]] = {}
         for node, step in self.steps.items():
@@ -110,46 +119,52 @@ class Flow:
         self._ticking = {node: step for node, step in self.steps.items() if isinstance(step, Ticking)}
 
     def push(
-        self, source: n.Node, frame: pl.DataFrame, read: Callable[[], pl.DataFrame] | None = None
+        self, inlet: n.Node, frame: pl.DataFrame, read: Callable[[], pl.DataFrame] | None = None
     ) -> None:
-        """Rows of a source enter, in any chunks.
+        """Rows of a source, or of another stage, enter, in any chunks.
 
         Args:
-            source: The source.
+            inlet: The source, or the exchange.
             frame: The rows.
-            read: Gives them with their origin, where it has to be known.
+            read: Gives them with their origin, where it has to be known; those of an exchange have it if they need it.
         """
-        self._pushed = None if read is None else (source, read)
-        self._pass(source, frame if source in self._in_chunks else written_out(frame))
+        self._pushed = None if read is None or isinstance(inlet, Exchange) else (inlet, read)
+        self._pass(inlet, frame if inlet in self._in_chunks else written_out(frame))
         self._pushed = None
 
     def reject(self, source: n.Node, frame: pl.DataFrame) -> None:
         """Rows that were set aside, of a source or where they get their time, enter their own stream."""
-        for node in self._analysis.nodes:
+        for node in self._stage.nodes:
             if isinstance(node, n.RejectedRows) and node.parent is source:
                 self._pass(node, frame)
 
-    def advance(self, sources: Mapping[n.Node, Mapping[int, PartitionTime]]) -> None:
-        """Lets time advance through the plan: each step gives out what it can before those behind it hear of it.
+    def advance(
+        self, sources: Mapping[n.Node, Mapping[int, PartitionTime]], entered: Mapping[n.Node, Mark] = NONE
+    ) -> dict[n.Node, Mark]:
+        """Lets time advance through the stage: each step gives out what it can before those behind it hear of it.
 
         Args:
             sources: How far time has come in each partition of each source.
+            entered: How far it has come in the rows of other stages.
+
+        Returns:
+            How far it has come behind each step.
         """
-        marks: dict[n.Node, Mark] = {}
+        marks: dict[n.Node, Mark] = {**entered}
         self.reading = "letting time advance"
-        for node in self._analysis.nodes:
+        for node in self._stage.nodes:
             if isinstance(node, n.Source):
                 marks[node] = mark_of(sources[node].values())
             elif isinstance(node, n.WithTime):
                 marks[node] = self._retimed(node, sources)
             elif isinstance(node, n.LateRows):
-                marks[node] = marks[node.origin]
+                marks[node] = marks[dict(self._stage.inputs(node.parent))[node.port]]
             elif isinstance(node, n.Handover) and marks[node.history].watermark < FOREVER:
                 marks[node] = marks[node.history]
             elif isinstance(node, n.Handover):
                 marks[node] = marks[node.live]
             else:
-                mark = combined(marks[parent] for parent in node.parents)
+                mark = combined(marks[inlet] for _, inlet in self._stage.inputs(node))
                 if isinstance(node, n.Stateful):
                     if mark.watermark == FOREVER and NEVER < mark.greatest < FOREVER:
                         # However time came to its end, to where the last row is it came before.
@@ -158,6 +173,7 @@ class Flow:
                     horizon = min(mark.watermark, self.steps[node].horizon)
                     mark = Mark(horizon, mark.idle, mark.greatest)
                 marks[node] = mark
+        return marks
 
     def _retimed(self, node: n.WithTime, sources: Mapping[n.Node, Mapping[int, PartitionTime]]) -> Mark:
         """How far the time has come that rows have from here on; whether they still come, the sources know."""
@@ -224,9 +240,9 @@ class Flow:
     def _pass(self, node: n.Node, frame: pl.DataFrame) -> None:
         if frame.height:
             # Once for all that follow.
-            whole = frame if node in self._in_chunks else frame.rechunk()
+            together = frame if node in self._in_chunks else frame.rechunk()
             for take in self._next[node]:
-                take(whole)
+                take(together)
 
     def _give(self, node: n.Stateful, made: Made, port: int = 0) -> None:
         """Passes on what a step made; late rows, which are those of one port, to whoever wants these."""
@@ -235,43 +251,45 @@ class Flow:
         for failed in made.failed:
             self._faults.note(Fault(_words(node), failed.error, failed.frame, failed.what))
         for name, frame in made.sides.items():
-            for side in self._analysis.nodes:
+            for side in self._stage.nodes:
                 if isinstance(side, SideRows) and side.parent is node and side.side == name:
                     self._pass(side, frame)
         if made.late is not None:
             self.late[node].count(made.late)
-            for late in self._analysis.nodes:
+            for late in self._stage.nodes:
                 if isinstance(late, n.LateRows) and late.parent is node and late.port == port:
                     self._pass(late, made.late.frame)
         if isinstance(node, n.WithTime) and COUNTED in made.sides:
             self.reject(node, made.sides[COUNTED])
 
     def _wire(self) -> None:
-        consumers: dict[n.Node, list[n.Node]] = {node: [] for node in self._analysis.nodes}
-        for node in self._analysis.nodes:
-            for parent in node.parents:
-                consumers[parent].append(node)
-        for node in reversed(self._analysis.nodes):
+        inputs = {node: self._stage.inputs(node) for node in self._stage.nodes}
+        consumers: dict[n.Node, list[n.Node]] = {inlet: [] for inlet in self._next}
+        for node, before in inputs.items():
+            for _, inlet in before:
+                consumers[inlet].append(node)
+        for node in reversed(self._next):
             if all(self._takes_chunks(consumer) for consumer in consumers[node]):
                 self._in_chunks.add(node)
+        # Rows that go elsewhere from the middle of a chain are the end of it.
+        last = {node for node, sinks in self._next.items() if sinks}
         fused: set[n.Node] = set()
-        for node in self._analysis.nodes:
+        for node, before in inputs.items():
             if node in fused or isinstance(node, n.Source | n.Beside):
                 continue
             if isinstance(node, n.RowStep):
-                chain = _chain(node, consumers)
+                chain = _chain(node, consumers, last)
                 fused.update(chain)
-                self._next[node.parent].append(self._rows(chain))
+                takes = [self._rows(chain)]
             elif isinstance(node, n.Stateful):
                 self.steps[node], self.late[node] = step_of(node, self._analysis), LateCounts()
-                for port, parent in enumerate(node.parents):
-                    self._next[parent].append(self._stateful(node, port))
+                takes = [self._stateful(node, port) for port, _ in before]
             elif isinstance(node, n.Concat):
-                for number, parent in enumerate(node.parents):
-                    self._next[parent].append(self._union(node, number))
+                takes = [self._union(node, port) for port, _ in before]
             else:
-                (parent,) = node.parents
-                self._next[parent].append(self._plain(node))
+                takes = [self._plain(node)]
+            for (_, inlet), take in zip(before, takes, strict=True):
+                self._next[inlet].append(take)
 
     def _takes_chunks(self, node: n.Node) -> bool:
         """Whether a node takes rows that lie in chunks without putting them together."""
@@ -431,9 +449,14 @@ def _words(node: n.Node) -> str:
     return f"{node.verb}{f' {node.name!r}' if isinstance(node, n.Stateful) else ''} at {node.place}"
 
 
-def _chain(first: n.RowStep, consumers: Mapping[n.Node, Sequence[n.Node]]) -> list[n.RowStep]:
+def _chain(
+    first: n.RowStep, consumers: Mapping[n.Node, Sequence[n.Node]], last: Collection[n.Node]
+) -> list[n.RowStep]:
     """Row verbs that follow each other with no other branch in between."""
     chain = [first]
-    while len(consumers[chain[-1]]) == 1 and isinstance(following := consumers[chain[-1]][0], n.RowStep):
+    while chain[-1] not in last and len(consumers[chain[-1]]) == 1:
+        [following] = consumers[chain[-1]]
+        if not isinstance(following, n.RowStep):
+            break
         chain.append(following)
     return chain

@@ -9,9 +9,9 @@ from mamba_stream.log import Topic
 from mamba_stream.plan import nodes as n
 
 
-def sources_before(nodes: Sequence[n.Node]) -> dict[n.AnySource, list[n.AnySource]]:
+def sources_before(nodes: Sequence[n.Node]) -> dict[n.Node, list[n.AnySource]]:
     """For each source that waits for others, those others."""
-    found: dict[n.AnySource, list[n.AnySource]] = {}
+    found: dict[n.Node, list[n.AnySource]] = {}
     for node in nodes:
         if isinstance(node, n.Handover):
             for source in _sources(node.live):

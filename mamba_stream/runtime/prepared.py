@@ -46,7 +46,7 @@ class Prepared:
         self.names = source_names(self.analysis.sources)
         _check_distinct(self.analysis.sources, self.names)
         check_handovers(self.analysis.nodes, self.topics)
-        self.contents = {node: self._content(node) for node in self.analysis.sources}
+        self.contents: dict[n.Node, str] = {node: self._content(node) for node in self.analysis.sources}
         self.layouts = {step.name: layout_of(step, self.analysis) for step in self.analysis.steps}
 
     def upgrade(self, progress: Progress) -> Upgrade:

@@ -1,0 +1,285 @@
+"""A plan cut into stages: what one task does to its share of the rows, and where rows go to other tasks by their key.
+
+A stage is a part of the plan that runs as one loop over the partitions of its inputs; a task is a stage on one of these
+partitions. Stages are cut where rows with equal keys have to meet that may lie anywhere before: there rows go through
+an *exchange*, an internal topic whose partitions are those of the stage behind it. The nodes are those of the plan
+itself: a stage is a selection of them, so that what was found out about the plan holds for every stage of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import polars as pl
+
+from mamba_stream.plan import nodes as n
+from mamba_stream.plan.analysis import Analysis
+from mamba_stream.plan.meeting import Meeting, key_behind, meeting_at, orders_anew, takes_whole_windows
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Exchange(n.Node):
+    """Where rows leave a stage, and enter another.
+
+    Attributes:
+        number: Tells it from the others of the plan.
+        node: Whose rows they are.
+        key: The columns that say to which task a row goes; none where all go to one.
+        partitions: How many tasks there are to go to.
+    """
+
+    number: int
+    node: n.Node
+    key: tuple[str, ...]
+    partitions: int
+
+
+Inlet = n.AnySource | Exchange
+"""Where rows come into a stage."""
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """A part of a plan that runs as one loop.
+
+    Attributes:
+        number: Tells it from the others; those that its rows come from have lower ones.
+        nodes: The steps that are done here, parents first, sources included.
+        enters: The exchanges that rows come from, by the step that takes them and its input.
+        leaves: The exchanges that rows go to.
+        tasks: On how many partitions it runs.
+    """
+
+    number: int
+    nodes: Sequence[n.Node]
+    enters: Mapping[tuple[n.Node, int], Exchange]
+    leaves: Sequence[Exchange]
+    tasks: int
+
+    @property
+    def sources(self) -> list[n.AnySource]:
+        """The sources that are read here."""
+        return [node for node in self.nodes if isinstance(node, n.AnySource)]
+
+    @property
+    def exchanges(self) -> list[Exchange]:
+        """The exchanges that are read here, each once."""
+        return list(dict.fromkeys(self.enters.values()))
+
+    def inputs(self, node: n.Node) -> Sequence[tuple[int, n.Node]]:
+        """Where a step's rows come from in this stage, by input; other stages may have its other inputs."""
+        return self._inputs[node]
+
+    @cached_property
+    def _inputs(self) -> Mapping[n.Node, Sequence[tuple[int, n.Node]]]:
+        here = set(self.nodes)
+        found: dict[n.Node, list[tuple[int, n.Node]]] = {node: [] for node in self.nodes}
+        for node, inputs in found.items():
+            for port, parent in enumerate(node.parents):
+                inlet = self.enters.get((node, port))
+                if inlet is not None or parent in here:
+                    inputs.append((port, inlet or parent))
+        return found
+
+
+def whole(analysis: Analysis) -> Stage:
+    """A plan as a single stage."""
+    return Stage(0, analysis.nodes, {}, (), 1)
+
+
+def stages(analysis: Analysis, partitions: int, spread: Mapping[n.Node, int]) -> list[Stage]:
+    """Cuts a plan; one stage where it cannot be cut.
+
+    Args:
+        analysis: The plan.
+        partitions: How many tasks a stage behind an exchange by key has.
+        spread: How many partitions a source has, by source; of those that are not there, one task reads all.
+    """
+    if any(isinstance(node, n.Handover) for node in analysis.nodes):
+        # What comes second is read when the first is over, which one loop alone can tell.
+        return [whole(analysis)]
+    together = _of_whole_windows(analysis)
+    while True:
+        cut = _Cut(analysis, partitions, spread, together)
+        disordered = cut.disordered()
+        if not disordered:
+            return cut.stages()
+        together |= disordered
+
+
+@dataclass(eq=False)
+class _Open:
+    """A stage in the making. ``before`` are the stages that its rows come from, directly or not."""
+
+    tasks: int
+    nodes: list[n.Node] = field(default_factory=list)
+    enters: dict[tuple[n.Node, int], Exchange] = field(default_factory=dict)
+    before: set[_Open] = field(default_factory=set)
+
+
+class _Cut:
+    """One way of cutting a plan."""
+
+    def __init__(
+        self, analysis: Analysis, partitions: int, spread: Mapping[n.Node, int], together: set[n.Node]
+    ) -> None:
+        """Cuts it.
+
+        Args:
+            analysis: The plan.
+            partitions: Tasks of a stage behind an exchange by key.
+            spread: Tasks of a stage that reads a source.
+            together: Steps whose rows all have to be in one task, whatever their keys.
+        """
+        self._analysis = analysis
+        self._shapes = analysis.shapes
+        self._partitions = partitions
+        self._spread = spread
+        self._together = together
+        self._at: dict[n.Node, list[_Open]] = {}
+        self._key: dict[n.Node, Meeting] = {}
+        self._exchanges: dict[tuple[n.Node, tuple[str, ...]], Exchange] = {}
+        for node in analysis.nodes:
+            self._place(node)
+
+    def stages(self) -> list[Stage]:
+        """The stages, those before others first."""
+        opened = list(dict.fromkeys(stage for node in self._analysis.nodes for stage in self._at[node]))
+        opened.sort(key=lambda stage: len(stage.before))
+        leaves: dict[_Open, list[Exchange]] = {stage: [] for stage in opened}
+        for exchange in self._exchanges.values():
+            for stage in self._at[exchange.node]:
+                leaves[stage].append(exchange)
+        return [
+            Stage(number, tuple(stage.nodes), stage.enters, tuple(leaves[stage]), stage.tasks)
+            for number, stage in enumerate(opened)
+        ]
+
+    def disordered(self) -> set[n.Node]:
+        """Steps over several tasks whose rows come to others that depend on the order among all of them."""
+        found: set[n.Node] = set()
+        for exchange in self._exchanges.values():
+            if exchange.node in self._analysis.ordered:
+                found |= {node for node in _ordering(exchange.node) if self._key[node] != ()}
+        return found - self._together
+
+    def _place(self, node: n.Node) -> None:
+        if isinstance(node, n.Source):
+            tasks = self._spread.get(node, 1)
+            self._at[node], self._key[node] = [_Open(tasks, [node])], () if tasks == 1 else None
+            return
+        wanted = [self._meeting(node, port) for port in range(len(node.parents))]
+        if not all(want is None or self._met(node, wanted) for want in wanted):
+            self._behind_exchanges(node, wanted)
+            return
+        there = list(dict.fromkeys(stage for parent in node.parents for stage in self._at[parent]))
+        if isinstance(node, n.Stateful) and len(there) > 1:
+            there = [self._merged(there)]
+        for stage in there:
+            stage.nodes.append(node)
+        self._at[node] = there
+        if len(there) == 1 and there[0].tasks == 1:
+            self._key[node] = ()
+            return
+        keys = {self._key[parent] for parent in node.parents}
+        key = keys.pop() if len(keys) == 1 else None
+        self._key[node] = key_behind(node, key, self._shapes) if key else None
+
+    def _meeting(self, node: n.Node, port: int) -> Meeting:
+        """Which rows have to meet at an input; of keys that cannot be hashed, all."""
+        want = () if node in self._together else meeting_at(node, port, self._shapes)
+        schema = self._shapes[node.parents[port]].schema
+        if want and any(schema[name].is_nested() or schema[name] == pl.Object for name in want):
+            return ()
+        return want
+
+    def _met(self, node: n.Node, wanted: Sequence[Meeting]) -> bool:
+        """Whether rows that have to meet do so already."""
+        homes = list(dict.fromkeys(stage for parent in node.parents for stage in self._at[parent]))
+        if len(homes) > 1 and any(one in other.before for one in homes for other in homes):
+            return False
+        if all(stage.tasks == 1 for stage in homes):
+            # To read one partition is no reason to do by one task what several could.
+            return len(homes) == 1 and (not any(wanted) or not _reads_source(homes[0]))
+        if len({stage.tasks for stage in homes}) > 1:
+            return False
+        places = []
+        for parent, want in zip(node.parents, wanted, strict=True):
+            key = self._key[parent]
+            if not key or want is None or not set(key) <= set(want):
+                return False
+            places.append(tuple(want.index(name) for name in key))
+        return len(set(places)) == 1
+
+    def _behind_exchanges(self, node: n.Node, wanted: Sequence[Meeting]) -> None:
+        """A step begins, or joins, a stage that all its rows come to through exchanges."""
+        enters = {}
+        for port, (parent, want) in enumerate(zip(node.parents, wanted, strict=True)):
+            key = want or ()
+            if (parent, key) not in self._exchanges:
+                self._exchanges[parent, key] = Exchange(
+                    place=node.place,
+                    number=len(self._exchanges),
+                    node=parent,
+                    key=key,
+                    partitions=self._partitions if key else 1,
+                )
+            enters[node, port] = self._exchanges[parent, key]
+        inlets = set(enters.values())
+        for stage in {stage for stages in self._at.values() for stage in stages}:
+            if set(stage.enters.values()) == inlets:
+                break
+        else:
+            before = {stage for parent in node.parents for stage in self._at[parent]}
+            stage = _Open(max(inlet.partitions for inlet in inlets))
+            stage.before = before.union(*(one.before for one in before))
+        stage.nodes.append(node)
+        stage.enters.update(enters)
+        self._at[node] = [stage]
+        self._key[node] = () if stage.tasks == 1 else key_behind(node, wanted[0] or (), self._shapes)
+
+    def _merged(self, stages: Sequence[_Open]) -> _Open:
+        """Stages as one, since a step takes rows of all of them."""
+        first, *others = stages
+        for other in others:
+            first.nodes += [node for node in other.nodes if node not in first.nodes]
+            first.enters.update(other.enters)
+            first.before |= other.before
+            for node, there in self._at.items():
+                if other in there:
+                    self._at[node] = list(dict.fromkeys(first if one is other else one for one in there))
+        order = {node: place for place, node in enumerate(self._analysis.nodes)}
+        first.nodes.sort(key=order.__getitem__)
+        every = {stage for there in self._at.values() for stage in there}
+        for stage in every:
+            if stage.before & set(others):
+                stage.before = (stage.before - set(others)) | {first}
+        return first
+
+
+def _reads_source(stage: _Open) -> bool:
+    return any(isinstance(node, n.Source) for node in stage.nodes)
+
+
+def _of_whole_windows(analysis: Analysis) -> set[n.Node]:
+    """Windows all of whose rows some later step wants together."""
+    found: set[n.Node] = set()
+    for node in analysis.nodes:
+        if takes_whole_windows(node, analysis.shapes):
+            found |= {before for before in n.walk(node.parents) if _makes_windows(before, node, analysis)}
+    return found
+
+
+def _makes_windows(before: n.Node, node: n.Node, analysis: Analysis) -> bool:
+    return isinstance(before, n.Stateful) and analysis.shapes[before].start is not None
+
+
+def _ordering(node: n.Node) -> set[n.Node]:
+    """The steps that have given a node's rows their order."""
+    if orders_anew(node):
+        return {node}
+    if isinstance(node, n.LateRows):
+        return _ordering(node.origin)
+    return set().union(*(_ordering(parent) for parent in node.parents))
