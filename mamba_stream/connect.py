@@ -11,6 +11,7 @@ that the engine looks for::
     powers:   Projecting (Source)     reads only the columns that are needed
               Ending (Source)         can say what there is now, and end there
               Acknowledging (Reader)  tells upstream what is done
+              Waking (Reader)         says when it has something, and is not asked before
               Rolling (writers)       wants to commit, though no rows came
               Emptying (writers)      can remove what it wrote, for a job that starts over
 
@@ -155,6 +156,27 @@ class Acknowledging(Protocol):
 
     def acknowledge(self, position: Position) -> None:
         """Everything before this position is in a durable checkpoint: it will not be asked for again."""
+        ...
+
+
+class Wake(Protocol):
+    """What a reader calls when there may be something to read: from any thread, at any time, as often as it likes."""
+
+    def __call__(self, after: float = 0.0) -> None:
+        """Has the reader asked again, ``after`` so many seconds by the run's clock; the soonest call counts."""
+        ...
+
+
+@runtime_checkable
+class Waking(Protocol):
+    """A reader that says when it has something, so that it need not be asked again and again.
+
+    Once it had nothing, it is asked again when it called, and not before. So it calls for whatever came (rows, an error
+    that :meth:`Reader.read` should raise, the end) since its last ``read`` began.
+    """
+
+    def wake_by(self, wake: Wake) -> None:
+        """Hands over what to call. Called once, before anything is read."""
         ...
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -160,9 +160,20 @@ class Log:
         """Waits for a commit in flight, and makes visible the last one of a process that was killed in it."""
         self._store.settle()
 
-    def wait(self, lsn: int, timeout: float) -> int:
-        """Waits until the log is past ``lsn``, at most ``timeout`` seconds; returns the lsn it is at."""
-        return self._store.wait(lsn, timeout)
+    def wait(self, lsn: int, timeout: float, called: Callable[[], bool] | None = None) -> int:
+        """Waits until the log is past ``lsn``, at most ``timeout`` seconds; returns the lsn it is at.
+
+        Args:
+            lsn: A number of :meth:`heard` or :meth:`lsn`.
+            timeout: Seconds.
+            called: Says whether something else has come that is worth to stop waiting for. It is asked before each
+                wait; whoever changes its answer calls :meth:`rouse` behind that.
+        """
+        return self._store.wait(lsn, timeout, called)
+
+    def rouse(self) -> None:
+        """Has all who wait in this process ask whether they were ``called``."""
+        self._store.rouse()
 
     def groups(self) -> list[str]:
         """The names of the groups that have committed offsets."""

@@ -269,8 +269,15 @@ class Storage(Protocol):
         """Waits for a commit in flight, and makes visible the last one of a process that was killed in it."""
         ...
 
-    def wait(self, lsn: int, timeout: float) -> int:
-        """Returns once the log is past ``lsn``, or after ``timeout`` seconds; the lsn it is at."""
+    def wait(self, lsn: int, timeout: float, called: Callable[[], bool] | None = None) -> int:
+        """Returns once the log is past ``lsn``, or after ``timeout`` seconds; the lsn it is at.
+
+        Also where ``called`` says yes: it is asked before each wait, and :meth:`rouse` ends one.
+        """
+        ...
+
+    def rouse(self) -> None:
+        """Ends the waits in this process of those for whom something else has come; others wait on."""
         ...
 
     def lock(self, space: str, name: str, holder: str | None = None) -> Lock | None:

@@ -224,8 +224,11 @@ class Store:
     def topics(self) -> list[TopicRow]:
         return [rows.unpack(TopicRow, value) for _, value in self.items(rows.TOPIC)]
 
-    def wait(self, lsn: int, timeout: float) -> int:
-        """Returns once the log is past ``lsn``, or after ``timeout`` seconds; the lsn it is at."""
+    def wait(self, lsn: int, timeout: float, called: Callable[[], bool] | None = None) -> int:
+        """Returns once the log is past ``lsn``, or after ``timeout`` seconds; the lsn it is at.
+
+        Also where ``called`` says yes: it is asked before each wait, and :meth:`rouse` ends one.
+        """
         now = self.lsn()
         if now > lsn:
             return now
@@ -236,9 +239,15 @@ class Store:
             heard = ear.heard
             now = self.lsn()
             left = deadline - self.clock.monotonic()
-            if now > lsn or left <= 0:
+            if now > lsn or left <= 0 or (called is not None and called()):
                 return now
             ear.wait(heard, min(left, _SLOW_POLL))
+
+    def rouse(self) -> None:
+        """Ends the waits in this process of those for whom something else has come; others wait on."""
+        # Who makes the first ear has yet to ask whether it was called.
+        if (ear := self._ear) is not None:
+            ear.rouse()
 
     def _shelf_while(self, opened: Callable[[], object]) -> Callable[[], Shelf]:
         """The shelf, to be asked for before each use, as long as the handle is open that it was asked for with."""

@@ -66,6 +66,7 @@ class Ear:
     """
 
     def __init__(self, directory: Path) -> None:
+        self._directory = directory
         self._lock = threading.Lock()
         self._heard = 0
         self._listener: int | None = None
@@ -117,6 +118,16 @@ class Ear:
                     self._shut()
                 # Otherwise one of them listens on.
                 self._call(len(self._others) if woken else 1)
+
+    def rouse(self) -> None:
+        """Ends all waits, as if something had been heard."""
+        with self._lock:
+            self._heard += 1
+            self._call(len(self._others))
+            if self._listener is not None and self._socket is not None and self._fd is not None:
+                # Full it is only if it is about to wake.
+                with contextlib.suppress(OSError):
+                    self._socket.sendto(b"\0", _address(self._directory, self._fd, self._name))
 
     def close(self) -> None:
         """Ends all waits, once the next commit is announced."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import polars as pl
 
@@ -23,7 +23,6 @@ from mamba_stream.runtime.topics import facts_of, first_offsets, topics_of
 
 _FIRST_LOOK = 4_096
 _BREATH = 0.01
-_moment = threading.Event()
 
 
 def collect(
@@ -51,9 +50,10 @@ def collect(
     most = None if table is not None else limit
     kept = columns if table is None else [*columns, OP]
     clock = clock or SystemClock()
+    woken = threading.Event()
     # Some rows can be had of what has no end; all of them cannot.
     feeds = {
-        source: _feeds(analysis, source, topics, whole=limit is None, clock=clock)
+        source: _feeds(analysis, source, topics, whole=limit is None, clock=clock, ring=woken.set)
         for source in analysis.sources
     }
     engine = Engine(
@@ -67,8 +67,9 @@ def collect(
     )
     rows = _FIRST_LOOK if most is not None else engine.rows
     while not engine.done and (most is None or sum(frame.height for frame in gathered) < most):
+        woken.clear()
         if not engine.step(rows) and not engine.done:
-            _moment.wait(_BREATH)  # a source of a connector may have nothing now, and more soon
+            woken.wait(_BREATH)  # a source of a connector may have nothing now, and more soon
         rows = min(4 * rows, engine.rows)
     if most is None or sum(frame.height for frame in gathered) < most:
         engine.advance()
@@ -79,14 +80,21 @@ def collect(
 
 
 def _feeds(
-    analysis: Analysis, node: n.AnySource, topics: dict[str, Topic], *, whole: bool, clock: Clock
+    analysis: Analysis,
+    node: n.AnySource,
+    topics: dict[str, Topic],
+    *,
+    whole: bool,
+    clock: Clock,
+    ring: Callable[[], None],
 ) -> Sequence[Feed]:
     columns = analysis.read_from(node)
     if isinstance(node, n.FrameSource):
         return [FrameFeed(node.frame.select(columns), 0)]
     if isinstance(node, n.ConnectorSource):
         now = whole or isinstance(node.source, Ending)
-        return ConnectorFeeds(node, columns, None, Extent(bounded=True), as_of_now=now, clock=clock).feeds
+        extent = Extent(bounded=True)
+        return ConnectorFeeds(node, columns, None, extent, as_of_now=now, clock=clock, ring=ring).feeds
     assert isinstance(node, n.TopicSource)
     topic = topics[node.topic]
     # Where a job begins that wants only what is new, there is nothing to look at yet.

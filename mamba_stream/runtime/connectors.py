@@ -6,7 +6,8 @@ the rows behind it were taken. The latter is 0 but where a run stopped at a mome
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from typing import Any, Final
@@ -14,7 +15,7 @@ from typing import Any, Final
 import polars as pl
 import pyarrow as pa
 
-from mamba_stream.connect import Acknowledging, Ending, Projecting, Reader, Source
+from mamba_stream.connect import Acknowledging, Ending, Projecting, Reader, Source, Waking
 from mamba_stream.core.batches import frame_from_batch
 from mamba_stream.core.clock import Clock
 from mamba_stream.core.durations import to_time
@@ -23,6 +24,7 @@ from mamba_stream.errors import ConnectorFailed, PipelineRefused
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.refusing import refusing
 from mamba_stream.plan.shapes import Shape, need_time
+from mamba_stream.runtime.bell import Alarm
 from mamba_stream.runtime.blaming import Blaming
 from mamba_stream.runtime.extents import Until, first_at
 from mamba_stream.runtime.feeds import Portion
@@ -74,6 +76,7 @@ class ConnectorFeed:
         columns: Sequence[str],
         extent: Extent,
         known: PartitionProgress | None,
+        alarm: Alarm,
     ) -> None:
         """A feed from where the job has come to.
 
@@ -85,6 +88,7 @@ class ConnectorFeed:
             columns: The columns to give.
             extent: How far to read.
             known: Where the job has come to; ``None`` begins.
+            alarm: What a reader is given that can say when it has something.
         """
         self.partition = partition
         self.name = name
@@ -93,6 +97,8 @@ class ConnectorFeed:
         self._columns = list(columns)
         self._extent = extent
         self._reader: Reader | None = None
+        self._alarm = alarm
+        self._wakes = False
         self._rows = known.position if known is not None else 0
         self._base: Any = None
         self._taken = 0
@@ -124,17 +130,31 @@ class ConnectorFeed:
         with self._blaming():
             if self._reader is None:
                 self._reader = self._source.open(self.name, self._base)
+                if isinstance(self._reader, Waking):
+                    self._wakes = True
+                    self._reader.wake_by(self._alarm)
+            if self._wakes:
+                if not self._alarm.due:
+                    return None
+                self._alarm.begin()
             while (rows := self._reader.read(max_rows)) is not None:
                 frame = self._take(self._frame_of(rows.batch), rows.position)
                 self._notice_end(self._reader)
                 if frame.height:
                     first = self._rows
                     self._rows += frame.height
+                    self._alarm.end(more=True)
                     return Portion(frame, first, self._rows)
                 if self.done:
                     return None
+            self._alarm.end(more=not self._wakes)
             self._notice_end(self._reader)
         return None
+
+    @property
+    def seconds_to_reading(self) -> float:
+        """How long it makes no sense to read; 0 where the reader cannot say."""
+        return self._alarm.seconds
 
     def acknowledge(self, place: Any) -> None:
         """Tells upstream, where it wants to know, that all before a ``place`` of this is in a durable checkpoint."""
@@ -195,6 +215,7 @@ class ConnectorFeeds:
         *,
         as_of_now: bool,
         clock: Clock,
+        ring: Callable[[], None],
     ) -> None:
         """Looks which there are.
 
@@ -205,6 +226,7 @@ class ConnectorFeeds:
             extent: How far to read.
             as_of_now: Read what there is now, and no more.
             clock: Tells when to look again.
+            ring: Called from any thread when there is something to read.
 
         Raises:
             PipelineRefused: The source cannot say what there is now.
@@ -220,6 +242,7 @@ class ConnectorFeeds:
         self._columns = columns
         self._extent = extent
         self._clock = clock
+        self._ring = ring
         self._numbers: dict[str, int] = {}
         self.feeds: list[ConnectorFeed] = []
         for number, progress in sorted({} if known is None else known.partitions.items()):
@@ -240,6 +263,12 @@ class ConnectorFeeds:
         self._looked = now
         return self._look()
 
+    @property
+    def seconds_to_reading(self) -> float:
+        """How long there is nothing to read, nor to look for; 0 where some reader cannot say."""
+        look = _LOOK + self._looked - self._clock.monotonic() if self.growing else math.inf
+        return min([look, *(feed.seconds_to_reading for feed in self.feeds if not feed.done)])
+
     def _look(self) -> list[ConnectorFeed]:
         with Blaming(f"source {self._source.name!r}", self._node):
             there = sorted(self._source.partitions())
@@ -247,7 +276,10 @@ class ConnectorFeeds:
 
     def _add(self, number: int, name: str, known: PartitionProgress | None) -> ConnectorFeed:
         self._numbers[name] = number
-        feed = ConnectorFeed(self._node, self._source, number, name, self._columns, self._extent, known)
+        alarm = Alarm(self._clock, self._ring)
+        feed = ConnectorFeed(
+            self._node, self._source, number, name, self._columns, self._extent, known, alarm
+        )
         self.feeds.append(feed)
         return feed
 

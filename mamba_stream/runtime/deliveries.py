@@ -91,6 +91,11 @@ class Deliveries:
         return self.waiting and self.follow
 
     @property
+    def rolling(self) -> bool:
+        """Whether a sink may want a checkpoint by itself, and is to be asked."""
+        return any(isinstance(delivery.writer, Rolling) for delivery in self._deliveries.values())
+
+    @property
     def due(self) -> bool:
         """Whether a sink wants a checkpoint."""
         writers = [delivery.writer for delivery in self._deliveries.values()]

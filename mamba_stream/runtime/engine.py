@@ -133,6 +133,15 @@ class Engine:
         return [self.entrances[inlet].feed] if isinstance(inlet, Exchange) else self.intakes[inlet].feeds
 
     @property
+    def unasked(self) -> bool:
+        """Whether there are partitions that were not looked at in the last step, though this run goes on there."""
+        return any(
+            not feed.done and self._read_in.get(id(feed)) != self._steps
+            for inlet in self._inlets
+            for feed in self._feeds_of(inlet)
+        )
+
+    @property
     def waiting(self) -> dict[str, tuple[int, ...]]:
         """By source, the partitions that are not read at present, though they may have rows."""
         found = {}

@@ -14,6 +14,7 @@ from mamba_stream.errors import AlreadyExists, JobFailed, MambaStreamError
 from mamba_stream.log import Log
 from mamba_stream.operators.lateness import FOREVER, NEVER
 from mamba_stream.plan.pipeline import Pipeline
+from mamba_stream.runtime.bell import Bell
 from mamba_stream.runtime.facts import JobStatus, RunSummary, State
 from mamba_stream.runtime.lock import lock_job
 from mamba_stream.runtime.options import RunOptions
@@ -21,9 +22,6 @@ from mamba_stream.runtime.run import Run
 from mamba_stream.runtime.savepoints import check_savepoint
 from mamba_stream.runtime.viewing import view_state
 from mamba_stream.runtime.watermarks import mark_of
-
-_SOON = 0.1
-"""How long a job may wait for rows before it looks whether it should stop."""
 
 
 class _Asked:
@@ -52,9 +50,10 @@ class Job:
         self._clock = clock or SystemClock()
         self._log = log
         self._options = options
+        self._bell = Bell(log)
         self._lock = lock_job(log, pipeline.name)
         try:
-            self._run = Run(pipeline, log, options, self._clock)
+            self._run = Run(pipeline, log, options, self._clock, self._bell.ring)
         except BaseException:
             self._lock.release()
             raise
@@ -130,11 +129,13 @@ class Job:
     def stop(self, timeout: float | None = None) -> RunSummary:
         """Lets the job finish what it has in hand, commit, and end; windows stay open for the next run."""
         self._leave.set()
+        self._bell.ring()
         return self.wait(timeout)
 
     def cancel(self) -> None:
         """Ends the job at once, without a commit: the next run does again what was not committed."""
         self._drop.set()
+        self._bell.ring()
         self._thread.join()
 
     def checkpoint(self, timeout: float | None = None) -> int:
@@ -186,6 +187,7 @@ class Job:
             if self._over:
                 raise JobFailed(f"job {self.name!r} is over ({self._state}): there is nothing to commit")
             self._asked.append(done)
+        self._bell.ring()
         if not done.heard.wait(timeout):
             raise TimeoutError(f"job {self.name!r} did not commit within {timeout} s")
         if done.refused is not None:
@@ -215,6 +217,7 @@ class Job:
         run = self._run
         while not self._drop.is_set():
             lsn = self._log.heard()
+            self._bell.still()
             rows = run.step()
             if self._leave.is_set() or (rows == 0 and run.over):
                 self._state = "finished" if run.ended else "stopped"
@@ -231,7 +234,7 @@ class Job:
                 run.end_commit()
             if rows == 0:
                 run.rest()
-                self._log.wait(lsn, min(_SOON, run.seconds_to_next()))
+                self._log.wait(lsn, run.seconds_to_next(), self._bell.rung)
         self._state = "cancelled"
         self._summary = replace(run.summary("cancelled"))
 

@@ -36,13 +36,32 @@ from mamba_stream.runtime.progress import PartitionProgress, Progress, SourcePro
 _PENDING_BYTES = 64 << 20
 _LOOK = 0.02
 """Seconds between two looks whether a commit has come through; those who wait for the log hear of it as a rule."""
+_SOON = 0.1
+"""Seconds until the next turn where a partition was not asked in the last, since it had to wait for others; and until
+a sink is asked that may want a commit by itself."""
+_LONG = 60.0
+"""Seconds until the next turn where whatever may come wakes whoever waits."""
 
 
 class Run:
     """A pipeline over a log, from its last commit on."""
 
-    def __init__(self, pipeline: Pipeline, log: Log, options: RunOptions, clock: Clock) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        log: Log,
+        options: RunOptions,
+        clock: Clock,
+        ring: Callable[[], None] = lambda: None,
+    ) -> None:
         """Checks everything that can be checked, takes the job over, and puts its state back.
+
+        Args:
+            pipeline: What to run.
+            log: The log.
+            options: How.
+            clock: The clock.
+            ring: Called from any thread when there is something to do for whoever waits.
 
         Raises:
             PipelineRefused: The pipeline cannot be right, or not go on from the state there is.
@@ -51,6 +70,7 @@ class Run:
         self.pipeline = pipeline
         self._options = options
         self._clock = clock
+        self._ring = ring
         self._prepared = prepared = Prepared(pipeline, log)
         self.analysis, self._topics, self._names = prepared.analysis, prepared.topics, prepared.names
         for group in self._groups():
@@ -208,10 +228,13 @@ class Run:
         due = self._seconds_to_commit() if self._dirty else None
         if self._committing.busy:
             due = _LOOK
-        # Nothing tells when a connector has rows: it is asked.
-        most = self._pace.ask if self._outside else 60.0
+        outside = min((found.seconds_to_reading for found in self._outside.values()), default=_LONG)
+        # A connector that cannot tell when it has rows is asked.
+        outside = max(outside, self._pace.ask)
+        most = _SOON if self.engine.unasked or self._deliveries.rolling else _LONG
         timer = self.engine.seconds_to_timer()
-        return max(0.0, min(seconds for seconds in (idle, due, timer, most) if seconds is not None))
+        waits = (idle, due, timer, outside, most)
+        return max(0.0, min(seconds for seconds in waits if seconds is not None))
 
     def commit(self, status: str) -> None:
         """Makes durable what was done since the last commit, and then tells those outside.
@@ -302,6 +325,7 @@ class Run:
                 extent_of(node, self.analysis.shapes[node], until),
                 as_of_now=until not in {None, "stopped"},
                 clock=self._clock,
+                ring=self._ring,
             )
             return self._outside[node].feeds
         topic = self._topics[node.topic]

@@ -16,6 +16,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Event
 from typing import Any, Final, get_args
 
 import msgpack
@@ -23,7 +25,7 @@ import polars as pl
 import pyarrow as pa
 from polars.testing import assert_frame_equal
 
-from mamba_stream.connect import Delivery, Ending, Position, Projecting, Reader, Rows, Source
+from mamba_stream.connect import Delivery, Ending, Position, Projecting, Reader, Rows, Source, Waking
 from mamba_stream.core.batches import frame_from_batch
 from mamba_stream.core.schemas import canonical_schema
 
@@ -68,6 +70,25 @@ def read_to_end(
         reader.close()
 
 
+def _read_when_woken(reader: Any, schema: pa.Schema, patience: float) -> pl.DataFrame:
+    """All rows, of a reader that had nothing only asked when it called."""
+    called: SimpleQueue[float] = SimpleQueue()
+    reader.wake_by(lambda after=0.0: called.put(after))
+    found = []
+    while not reader.ended:
+        while not called.empty():
+            called.get()
+        if (rows := reader.read(1_000)) is not None:
+            found.append(rows.batch)
+        elif not reader.ended:
+            try:
+                after = called.get(timeout=patience)
+            except Empty:
+                raise AssertionError(f"it had nothing, and did not call within {patience} s") from None
+            Event().wait(max(0.0, after))
+    return joined(found, schema)
+
+
 def stored(position: Position) -> Any:
     """A position as it comes back from a checkpoint."""
     return msgpack.unpackb(msgpack.packb(position, strict_types=True), strict_map_key=False)
@@ -80,11 +101,13 @@ class SourceContract:
         cuts: How many rows to ask for at a time.
         places: At how many places, at most, reading is interrupted.
         largest_position: What a position may take, where there is a reason for more.
+        patience: How many seconds a reader may have nothing that says when it has something.
     """
 
     cuts: tuple[int, ...] = (1, 3, 1_000)
     places: int = 25
     largest_position: int = LARGEST_POSITION
+    patience: float = 60.0
 
     def source(self, place: Path) -> Source:
         """A bounded source of the same rows whenever it is made in this place, an empty directory at first."""
@@ -203,6 +226,15 @@ class SourceContract:
                     rest = read_to_end(narrow, partition, stored(rows.position))
                     assert_frame_equal(rest, whole.slice(rows.batch.num_rows))
                 reader.close()
+
+    def test_asked_only_when_it_says_so_it_gives_all_its_rows(self, tmp_path: Path) -> None:
+        source = self.source(tmp_path)
+        for partition in source.partitions():
+            reader = source.open(partition, None)
+            if isinstance(reader, Waking):
+                whole = read_to_end(source, partition)
+                assert_frame_equal(_read_when_woken(reader, source.schema, self.patience), whole)
+            reader.close()
 
     def test_as_of_now_it_ends(self, tmp_path: Path) -> None:
         source = self.source(tmp_path)

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import polars as pl
@@ -80,6 +81,68 @@ def test_a_positioned_function_is_called_with_the_position_and_reads_nothing_twi
     source = python.positioned(read, schema=NUMBERS.schema, bounded=True)
     assert read_to_end(source, "all", [20, 0])["number"].to_list() == list(range(20, 30))
     assert calls == [20]
+
+
+class TestWakingGenerator(SourceContract):
+    def source(self, place: Path) -> python.IterableSource:
+        def frames(wake):
+            yield NUMBERS.slice(0, 17)
+            wake(0.001)
+            yield None
+            yield NUMBERS.slice(17, 0)
+            yield from NUMBERS.slice(17, 5).to_dicts()
+            threading.Timer(0.001, wake).start()
+            yield None
+            yield NUMBERS.slice(22).to_arrow()
+
+        return python.source(frames, schema=NUMBERS.schema, wakes=True)
+
+    def expected(self, place: Path) -> pl.DataFrame:
+        return NUMBERS
+
+
+class TestWakingPositioned(SourceContract):
+    def source(self, place: Path) -> python.PositionedSource:
+        def read(position, wake):
+            for at in range(position or 0, 50, 8):
+                wake()
+                yield None
+                yield NUMBERS.slice(at, 8), at + 8
+
+        return python.positioned(read, schema=NUMBERS.schema, bounded=True, wakes=True)
+
+    def expected(self, place: Path) -> pl.DataFrame:
+        return NUMBERS
+
+
+def test_only_a_function_can_be_given_what_to_call():
+    with pytest.raises(InvalidInput, match="wakes=True is for a function"):
+        python.source(NUMBERS.to_dicts(), wakes=True)
+
+
+def test_lines_that_come_wake_their_reader_and_so_does_their_end():
+    reading, writing = os.pipe()
+    woken = threading.Event()
+    reader = python.stdin("ndjson", schema={"n": pl.Int64}, stream=reading).open("all", None)
+    reader.wake_by(lambda after=0.0: woken.set())
+    assert reader.read(10) is None
+    for data, rows in ((b'{"n": 1}\n', 1), (b'{"n": 2', None), (b"}\n\n", 1), (b"\n", None)):
+        os.write(writing, data)
+        assert woken.wait(60)
+        woken.clear()
+        found = reader.read(10)
+        assert (None if found is None else found.batch.num_rows) == rows
+        if found is not None:
+            assert reader.read(10) is None
+    os.close(writing)
+    assert woken.wait(60)
+    assert reader.read(10) is None and reader.ended
+    reader.close()
+    reader = python.stdin("lines", stream=reading).open("all", None)
+    reader.wake_by(lambda after=0.0: None)
+    reader.close()
+    assert "mamba-stream input" not in {thread.name for thread in threading.enumerate()}
+    os.close(reading)
 
 
 def test_an_iterator_that_has_begun_says_that_its_rows_come_at_most_once():

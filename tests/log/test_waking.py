@@ -182,6 +182,36 @@ def test_a_wait_returns_with_a_commit_of_another_process(log: Log, plain: Topic,
         other.do({"do": "close"})
 
 
+def test_a_wait_ends_for_whoever_is_called_and_for_nobody_else(log: Log, plain: Topic) -> None:
+    lsn, called, asked = log.lsn(), threading.Event(), threading.Event()
+    ended: list[str] = []
+
+    def wait(name: str, answer: threading.Event) -> None:
+        log.wait(lsn, FOREVER, lambda: asked.set() or answer.is_set())
+        ended.append(name)
+
+    other = in_background(lambda: wait("other", threading.Event()))
+    for round_ in range(20):
+        asked.clear()
+        thread = in_background(lambda: wait("called", called))
+        if round_ % 2:
+            assert asked.wait(SOON)
+        called.set()
+        log.rouse()
+        thread.join(SOON)
+        assert not thread.is_alive(), "nobody was roused"
+        called.clear()
+    assert ended == ["called"] * 20
+    plain.append([{"n": 1}])
+    other.join(SOON)
+    assert ended[-1] == "other"
+
+
+def test_nobody_has_to_wait_to_be_roused(log: Log) -> None:
+    log.rouse()
+    assert log.wait(log.lsn(), FOREVER, lambda: True) == log.lsn()
+
+
 def test_a_wait_for_what_has_happened_returns_at_once(log: Log, plain: Topic) -> None:
     assert log.wait(0, FOREVER) == log.lsn()
 

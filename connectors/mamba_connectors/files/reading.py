@@ -14,6 +14,7 @@ from mamba_connectors.files.formats import FileReader, Format
 from mamba_connectors.files.hive import HiveColumns
 from mamba_connectors.files.listing import Found, Listing, found_at
 from mamba_connectors.files.text import Dialect, TextReader, csv_schema, json_schema
+from mamba_connectors.waking import Sleeper
 from mamba_stream.connect import Delivery, Position, Reader, Rows
 from mamba_stream.core.clock import Clock
 from mamba_stream.errors import ConnectorFailed
@@ -124,7 +125,7 @@ class OpenFile:
             )
 
 
-class TurnReader:
+class TurnReader(Sleeper):
     """All files in the order of their names, and those that come later as they come."""
 
     def __init__(
@@ -166,6 +167,8 @@ class TurnReader:
             if batch is not None:
                 return Rows(batch, self._position())
         self._over = not self._watch
+        if self._looked is not None:
+            self._woken(self._looked + self._every - self._clock.monotonic())
         return None
 
     def close(self) -> None:

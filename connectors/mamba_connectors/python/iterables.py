@@ -9,6 +9,7 @@ from typing import Any, Final
 import polars as pl
 import pyarrow as pa
 
+from mamba_connectors.waking import Sleeper
 from mamba_stream.connect import Delivery, Position, Reader, Rows
 from mamba_stream.core.batches import to_batches
 from mamba_stream.core.clock import Clock, SystemClock
@@ -25,6 +26,7 @@ def source(
     *,
     schema: Any = None,
     bounded: bool = True,
+    wakes: bool = False,
     name: str | None = None,
     clock: Clock | None = None,
 ) -> IterableSource:
@@ -38,13 +40,19 @@ def source(
             frames, tables and batches; and ``None`` to say that there is nothing now. While it waits, the run does.
         schema: The columns and their types; may be left out for a list of dicts or of frames.
         bounded: Whether it comes to an end, so that a run goes to it.
+        wakes: The function is called with a function ``wake``, and what it returned is not asked again after ``None``
+            until that is called: ``wake()`` when there is something, from any thread, or ``wake(2.0)`` in two seconds.
         name: What progress and messages call it.
         clock: Tells how long rows were gathered.
 
     Raises:
         InvalidInput: It cannot be iterated over, or nothing says what the columns are.
     """
-    again: Callable[[], Iterable[Any]]
+    again: Callable[..., Iterable[Any]]
+    if wakes and not callable(rows):
+        raise InvalidInput(
+            f"python.source: wakes=True is for a function, which is given what to call; not for {type(rows).__name__}"
+        )
     if callable(rows):
         again, called, repeatable = rows, getattr(rows, "__name__", "function"), True
     elif isinstance(rows, Iterable) and not isinstance(rows, str | bytes | Mapping):
@@ -60,15 +68,17 @@ def source(
         bounded=bounded,
         delivery="exactly-once" if repeatable else "at-most-once",
         rows=again,
+        wakes=wakes,
         clock=clock or SystemClock(),
     )
 
 
 def positioned(
-    read: Callable[[Any], Iterable[tuple[Any, Any]]],
+    read: Callable[..., Iterable[tuple[Any, Any] | None]],
     *,
     schema: Any,
     bounded: bool = False,
+    wakes: bool = False,
     name: str | None = None,
 ) -> PositionedSource:
     """A function that goes on where it is told, as a source: exactly once, without reading anything twice.
@@ -79,12 +89,13 @@ def positioned(
             for nothing now.
         schema: The columns and their types.
         bounded: Whether it comes to an end, so that a run goes to it.
+        wakes: It is called with a position and a function ``wake``, as for :func:`source`.
         name: What progress and messages call it.
     """
     if not callable(read):
         raise InvalidInput(f"python.positioned takes a function of a position, not {read!r:.80}")
     called = name or f"python {getattr(read, '__name__', 'function')}"
-    return PositionedSource(called, canonical_schema(schema), bounded, read)
+    return PositionedSource(called, canonical_schema(schema), bounded, wakes, read)
 
 
 def _schema_in(rows: Any) -> pa.Schema:
@@ -104,7 +115,8 @@ class IterableSource:
     schema: pa.Schema
     bounded: bool
     delivery: Delivery
-    rows: Callable[[], Iterable[Any]] = field(repr=False)
+    rows: Callable[..., Iterable[Any]] = field(repr=False)
+    wakes: bool
     clock: Clock = field(repr=False)
 
     def partitions(self) -> Sequence[str]:
@@ -115,13 +127,13 @@ class IterableSource:
         """A reader; a position is how many rows came before it."""
         if position and self.delivery != "exactly-once":
             position = 0  # what it gave is gone, and what it gives next comes next
-        return _IterableReader(self, position or 0)
+        return (_WakingIterableReader if self.wakes else _IterableReader)(self, position or 0)
 
 
 class _IterableReader:
     def __init__(self, source: IterableSource, passed: int) -> None:
         self._source = source
-        self._rows = iter(source.rows())
+        self._rows = self._begun(source)
         self._left: list[pa.RecordBatch] = []
         self._behind = passed
         self._count = passed
@@ -134,13 +146,17 @@ class _IterableReader:
                 "is made of must be the same after a restart; run with state='new' to begin anew"
             )
 
+    def _begun(self, source: IterableSource) -> Iterator[Any]:
+        return iter(source.rows())
+
     @property
     def ended(self) -> bool:
         return self._over and not self._left
 
     def read(self, max_rows: int) -> Rows | None:
-        if not self._left and not self._over:
-            self._fetch(max_rows)
+        while not self._left and not self._over:
+            if not self._fetch(max_rows):
+                break
         if not self._left:
             return None
         first = self._left[0]
@@ -157,8 +173,8 @@ class _IterableReader:
         if callable(close) and self._source.delivery == "exactly-once":
             close()
 
-    def _fetch(self, most: int) -> None:
-        """Gathers rows until there are enough, or a frame, or nothing for now."""
+    def _fetch(self, most: int) -> bool:
+        """Gathers rows until there are enough, or a frame, or nothing for now; whether there may be more now."""
         single: list[Any] = []
         begun = self._source.clock.monotonic()
         while len(single) < most:
@@ -173,11 +189,12 @@ class _IterableReader:
                     continue
                 break
             self._keep(single)
-            single = []
-            if item is not None:
-                self._keep(item)
-            break
+            if item is None:
+                return False
+            self._keep(item)
+            return True
         self._keep(single)
+        return True
 
     def _keep(self, data: Any) -> None:
         if isinstance(data, list) and not data:
@@ -189,6 +206,11 @@ class _IterableReader:
                 self._left.append(batch.slice(skipped))
 
 
+class _WakingIterableReader(Sleeper, _IterableReader):
+    def _begun(self, source: IterableSource) -> Iterator[Any]:
+        return iter(source.rows(self._woken))
+
+
 @dataclass(frozen=True, eq=False)
 class PositionedSource:
     """What :func:`positioned` makes."""
@@ -196,7 +218,8 @@ class PositionedSource:
     name: str
     schema: pa.Schema
     bounded: bool
-    read: Callable[[Any], Iterable[tuple[Any, Any]]] = field(repr=False)
+    wakes: bool
+    read: Callable[..., Iterable[tuple[Any, Any] | None]] = field(repr=False)
     delivery: Delivery = "exactly-once"
 
     def partitions(self) -> Sequence[str]:
@@ -206,19 +229,22 @@ class PositionedSource:
     def open(self, partition: str, position: Position) -> Reader:
         """A reader; a position is the function's own, and how many rows were taken of those behind it."""
         given, taken = position or (None, 0)
-        return _PositionedReader(self, given, taken)
+        return (_WakingPositionedReader if self.wakes else _PositionedReader)(self, given, taken)
 
 
 class _PositionedReader:
     def __init__(self, source: PositionedSource, position: Any, taken: int) -> None:
         self._source = source
-        self._rows = iter(source.read(position))
+        self._rows = self._begun(source, position)
         self._position = position
         self._taken = 0
         self._behind = taken
         self._left: list[pa.RecordBatch] = []
         self._next = position
         self._over = False
+
+    def _begun(self, source: PositionedSource, position: Any) -> Iterator[tuple[Any, Any] | None]:
+        return iter(source.read(position))
 
     @property
     def ended(self) -> bool:
@@ -264,3 +290,8 @@ class _PositionedReader:
         if not self._left:
             self._position, self._taken = self._next, 0
         return True
+
+
+class _WakingPositionedReader(Sleeper, _PositionedReader):
+    def _begun(self, source: PositionedSource, position: Any) -> Iterator[tuple[Any, Any] | None]:
+        return iter(source.read(position, self._woken))

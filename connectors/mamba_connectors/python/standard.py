@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from mamba_connectors.files.final import csv_text, json_text
 from mamba_connectors.files.text import Dialect, check_text_types, csv_rows, json_rows
-from mamba_stream.connect import Delivery, Position, Reader, Rows
+from mamba_connectors.python.watching import Watch
+from mamba_stream.connect import Delivery, Position, Reader, Rows, Wake
 from mamba_stream.core.schemas import canonical_schema
 from mamba_stream.errors import ConnectorFailed, InvalidInput, SchemaMismatch
 
@@ -106,26 +107,40 @@ class _InputReader:
         self._data = b""
         self._position = position
         self._over = False
+        self._watch: Watch | None = None
+
+    def wake_by(self, wake: Wake) -> None:
+        """Takes what to call, from a thread that waits for what comes."""
+        self._watch = Watch(self._number, wake)
 
     @property
     def ended(self) -> bool:
         return self._over and not self._data
 
     def read(self, max_rows: int) -> Rows | None:
+        while taken := self._lines(max_rows):
+            batch = self._rows(taken)
+            self._position += len(taken)
+            if batch.num_rows:
+                return Rows(batch, self._position)
+        if self._watch is not None and not self._over:
+            self._watch.begin()
+        return None
+
+    def close(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
+
+    def _lines(self, most: int) -> bytes:
+        """Whole lines that are there."""
         self._fill()
         end, lines = 0, 0
-        while lines < max_rows and (at := self._data.find(b"\n", end)) >= 0:
+        while lines < most and (at := self._data.find(b"\n", end)) >= 0:
             end, lines = at + 1, lines + 1
-        if lines < max_rows and self._over:
+        if lines < most and self._over:
             end = len(self._data)  # the last line may lack its line feed
-        if not end:
-            return None
         taken, self._data = self._data[:end], self._data[end:]
-        batch = self._rows(taken)
-        self._position += end
-        return Rows(batch, self._position) if batch.num_rows else None
-
-    def close(self) -> None: ...
+        return taken
 
     def _fill(self) -> None:
         while not self._over and b"\n" not in self._data and select.select([self._number], [], [], 0)[0]:

@@ -10,6 +10,7 @@ from typing import Final
 
 import pyarrow as pa
 
+from mamba_connectors.waking import Sleeper
 from mamba_stream.connect import Delivery, Position, Reader, Rows
 from mamba_stream.core.clock import Clock, SystemClock
 from mamba_stream.core.durations import duration_us
@@ -81,7 +82,7 @@ class MachineSource:
         return _MachineReader(self, position or 0)
 
 
-class _MachineReader:
+class _MachineReader(Sleeper):
     def __init__(self, source: MachineSource, count: int) -> None:
         self._source = source
         self._count = count
@@ -96,6 +97,7 @@ class _MachineReader:
     def read(self, max_rows: int) -> Rows | None:
         now = self._source.clock.monotonic()
         if self.ended or now < self._next:
+            self._woken(self._next - now)
             return None
         self._next = max(self._next + self._source.every, now)  # moments that were missed are gone
         self._count += 1

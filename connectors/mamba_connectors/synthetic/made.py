@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from mamba_connectors.synthetic.pace import Pace
+from mamba_connectors.waking import Sleeper
 from mamba_stream.connect import Delivery, Position, Reader, Rows
 from mamba_stream.core.clock import Clock, SystemClock
 from mamba_stream.core.durations import duration_us
@@ -199,7 +200,7 @@ def _mixed(words: _Words) -> _Words:
     return words ^ (words >> np.uint64(31))
 
 
-class _MadeReader:
+class _MadeReader(Sleeper):
     def __init__(self, source: MadeSource, partition: int, number: int) -> None:
         self._source = source
         self._partition = partition
@@ -215,9 +216,10 @@ class _MadeReader:
         if self._source.rows is not None:
             rows = min(rows, self._source.rows - self._number)
         if rows > 0 and self._pace is not None:
-            rows = self._pace.due(
-                self._source.due_at(np.arange(self._number, self._number + rows, dtype=np.int64))
-            )
+            times = self._source.due_at(np.arange(self._number, self._number + rows, dtype=np.int64))
+            rows = self._pace.due(times)
+            if not rows:
+                self._woken(self._pace.seconds_to(int(times[0])))
         if rows <= 0:
             return None
         batch = self._source.made(self._partition, self._number, rows)

@@ -32,6 +32,12 @@ class Pace:
             return 0
         if self._begun is None:
             self._begun = self._clock.monotonic(), int(times[0])
-        began, first = self._begun
-        reached = first + int((self._clock.monotonic() - began) * self._speed * 1_000_000)
-        return int(np.searchsorted(times, reached, side="right"))
+        return int(np.searchsorted(times, self._reached(self._begun), side="right"))
+
+    def seconds_to(self, time: int) -> float:
+        """How long until a row of this time is due; asked about rows before."""
+        return 0.0 if self._begun is None else (time - self._reached(self._begun)) / self._speed / 1_000_000
+
+    def _reached(self, begun: tuple[float, int]) -> int:
+        began, first = begun
+        return first + int((self._clock.monotonic() - began) * self._speed * 1_000_000)

@@ -12,6 +12,7 @@ import polars as pl
 import pyarrow as pa
 
 from mamba_connectors.synthetic.pace import Pace
+from mamba_connectors.waking import Sleeper
 from mamba_stream.connect import Delivery, Position, Reader, Rows
 from mamba_stream.core.batches import batch_from_frame
 from mamba_stream.core.clock import Clock, SystemClock
@@ -96,7 +97,7 @@ class ReplaySource:
         return replace(self, schema=pa.schema(fields), frame=self.frame.select(columns))
 
 
-class _ReplayReader:
+class _ReplayReader(Sleeper):
     def __init__(self, source: ReplaySource, number: int) -> None:
         self._source = source
         self._number = number
@@ -109,7 +110,10 @@ class _ReplayReader:
     def read(self, max_rows: int) -> Rows | None:
         rows = min(max_rows, self._source.frame.height - self._number)
         if rows > 0 and self._pace is not None and self._source.moments is not None:
-            rows = self._pace.due(self._source.moments[self._number : self._number + rows])
+            times = self._source.moments[self._number : self._number + rows]
+            rows = self._pace.due(times)
+            if not rows:
+                self._woken(self._pace.seconds_to(int(times[0])))
         if rows <= 0:
             return None
         frame = self._source.frame.slice(self._number, rows)

@@ -171,8 +171,11 @@ class RemoteStorage:
     def settle(self) -> None:
         self._connection.ask("settle", Nothing(), None)  # type: ignore[arg-type]
 
-    def wait(self, lsn: int, timeout: float) -> int:
-        return self._watcher.wait(lsn, timeout)
+    def wait(self, lsn: int, timeout: float, called: Callable[[], bool] | None = None) -> int:
+        return self._watcher.wait(lsn, timeout, called)
+
+    def rouse(self) -> None:
+        self._watcher.rouse()
 
     def lock(self, space: str, name: str, holder: str | None = None) -> RemoteLock | None:
         return locking.take(self._connection, space, name, holder or this_process())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Callable
 from typing import Final
 
 import pyarrow as pa
@@ -37,8 +38,8 @@ class Watcher:
         """The last commit that was heard of; ``None`` before anybody waited."""
         return self._lsn if self._lsn >= 0 else None
 
-    def wait(self, lsn: int, timeout: float) -> int:
-        """Returns once the log is past ``lsn``, or after ``timeout`` seconds; the lsn it is at.
+    def wait(self, lsn: int, timeout: float, called: Callable[[], bool] | None = None) -> int:
+        """Returns once the log is past ``lsn``, or ``called`` says yes, or after ``timeout`` seconds; the lsn it is at.
 
         Raises:
             ServerUnavailable: The server went away, and did not come back.
@@ -51,7 +52,7 @@ class Watcher:
                 self._watch()
                 now = self._lsn
                 left = deadline - self._connection.local.monotonic()
-                if now > lsn or (left <= 0 and now >= 0):
+                if now > lsn or (left <= 0 and now >= 0) or (called is not None and called()):
                     return now
                 self._check_failing()
                 self._waiting.add(event)
@@ -61,6 +62,11 @@ class Watcher:
                 with self._lock:
                     self._waiting.discard(event)
                 event.clear()
+
+    def rouse(self) -> None:
+        """Has everybody who waits look whether there is still need to."""
+        with self._lock:
+            self._wake()
 
     def close(self) -> None:
         """Ends the stream, and the waits."""
