@@ -52,8 +52,10 @@ class Watcher:
                 self._watch()
                 now = self._lsn
                 left = deadline - self._connection.local.monotonic()
-                if now > lsn or (left <= 0 and now >= 0) or (called is not None and called()):
+                if now > lsn or (left <= 0 and now >= 0):
                     return now
+                if called is not None and called():
+                    return now if now >= 0 else lsn
                 self._check_failing()
                 self._waiting.add(event)
             try:
