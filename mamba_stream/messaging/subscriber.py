@@ -301,6 +301,8 @@ class Subscriber:
                 raise slots.error
             self._courier.check()
             self._freed.clear()
+            # Before it is asked whether all is done: what ends from here on is waited for no longer than a moment.
+            inhand = bool(self._courier.inhand)
             lsn = log.heard()
             try:
                 took, started = self._hand_out(slots)
@@ -316,7 +318,7 @@ class Subscriber:
             if self._clock.monotonic() >= told:
                 told = float("inf")
                 self._tell()
-            self._wait(slots, lsn, until_empty)
+            self._wait(slots, lsn, until_empty and inhand)
 
     def _hand_out(self, slots: Slots) -> tuple[bool, bool]:
         """Whether messages were taken, and whether some began to be handled."""
@@ -334,13 +336,13 @@ class Subscriber:
         courier.settle()
         return self._sharing.idle()
 
-    def _wait(self, slots: Slots, lsn: int, until_empty: bool) -> None:
+    def _wait(self, slots: Slots, lsn: int, ending: bool) -> None:
         """Waits for what may bring something to do: a message that is finished, a commit, a time."""
         if not slots.free:
             # Whatever falls due has to wait for that.
             self._freed.wait(LOOK)
-        elif self._courier.inhand and (until_empty or not self._courier.empty):
-            # For whichever of both is first.
+        elif ending or not self._courier.empty:
+            # For whichever of both is first. What waits here waits for one that is in hand, or was a moment ago.
             self._freed.wait(_MOMENT)
         else:
             self._open.wait(lsn, self._sharing.pause())

@@ -184,7 +184,8 @@ def test_a_transaction_waits_for_room_too(log: Log, producer: Producer):
 
     thread = threading.Thread(target=transact)
     thread.start()
-    assert not done.wait(0.2)
+    until(lambda: producer._outbox._waiting, log)
+    assert not done.is_set() and held(log) == 2
     commit(log, "g", "t", p0=1)
     assert done.wait(30)
     thread.join()

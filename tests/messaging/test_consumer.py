@@ -31,7 +31,9 @@ from mamba_stream.errors import (
 from mamba_stream.messaging import membership
 from mamba_stream.messaging.members import CLIENTS, alive
 from mamba_stream.messaging.schema import MESSAGES
+from tests.messaging.desk import HandClock
 from tests.messaging.receiving import messages
+from tests.messaging.waits import Passing
 
 
 @pytest.fixture
@@ -334,16 +336,18 @@ def test_a_nack_in_the_loop_gives_the_same_message_next(log, letters):
 
 
 def test_a_nack_with_a_delay_holds_its_partition_back_and_no_other(log, letters):
-    with Consumer(log) as consumer:
+    clock = HandClock()
+    with Consumer(Passing(log, clock), clock=clock) as consumer:
         consumer.subscribe("letters")
-        received = []
-        started = time.monotonic()
+        received, times = [], []
         for message in consumer.consume(timeout="30s", max_messages=11):
             received.append(message.value)
+            times.append(clock.now())
             if message.value == "a" and message.attempt == 1:
                 message.nack("300ms")
     assert received in (["a", *"vwxyz", *"abcde"], [*"vwxyz", "a", *"abcde"])
-    assert time.monotonic() - started >= 0.3
+    # Nothing else was waited for, and it no longer than until then.
+    assert [at - times[0] for at in times] == [0] * 6 + [300_000] * 5
 
 
 def test_a_seek_does_not_wait_for_a_delay_of_before(log, letters):
@@ -726,11 +730,14 @@ def test_one_that_stalls_and_whom_nobody_replaced_goes_on_as_if_nothing_had_been
 
 
 def test_a_slow_handler_is_not_taken_for_stuck_while_it_goes_on(log):
-    log.create_topic("t", MESSAGES).append(messages(range(40)))
-    with Consumer(log, group="g", session_timeout="40ms", max_poll_interval="400ms") as consumer:
+    log.create_topic("t", MESSAGES).append(messages(range(10)))
+    clock = HandClock()
+    with Consumer(log, group="g", session_timeout="40ms", max_poll_interval="400ms", clock=clock) as consumer:
         consumer.subscribe("t")
         for _ in consumer.consume(until="empty"):
-            threading.Event().wait(0.02)
+            clock.advance(0.3)
+            # Whoever looks after its lease has seen how late it is.
+            eventually(lambda: consumer._feed._member.client.until > clock.now() or not log.records(CLIENTS))
             assert len(log.records(CLIENTS)) == 1
         assert consumer.statistics().taken == 0
 
@@ -954,11 +961,12 @@ def test_its_record_tells_who_it_is_and_what_it_did(log, letters):
         consumer._feed._report()
 
         def told():
-            clients = list(alive(log.records(CLIENTS), time.time_ns() // 1000).values())
-            return clients and clients[0].counters.get("acknowledged") == 10
+            found[:] = alive(log.records(CLIENTS), time.time_ns() // 1000).values()
+            return found and found[0].counters.get("acknowledged") == 10
 
+        found = []
         eventually(told)
-        (client,) = alive(log.records(CLIENTS), time.time_ns() // 1000).values()
+        (client,) = found
         assert (client.kind, client.name, client.group, client.reads) == (
             "consumer",
             "mailer",

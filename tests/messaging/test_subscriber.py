@@ -6,7 +6,6 @@ import asyncio
 import logging
 import re
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,11 +17,14 @@ import pytest
 import mamba_stream as mamba
 from mamba_stream.errors import DiskFull
 from mamba_stream.log import Log, open_log
+from mamba_stream.messaging import sharing, subscriber as subscribers
 from mamba_stream.messaging.accounts import pending_namespace
+from mamba_stream.messaging.courier import Courier
 from mamba_stream.messaging.sharing import Sharing
 from mamba_stream.messaging.slots import Inline, Threads
-from tests.messaging.desk import Sent, message_topic, rows
+from tests.messaging.desk import SECOND, HandClock, Sent, message_topic, rows
 from tests.messaging.flaky import FlakyLog
+from tests.messaging.waits import Passing, Watched
 
 
 @pytest.fixture
@@ -252,11 +254,11 @@ def test_a_handler_that_hangs_loses_its_message_to_another(log: Log) -> None:
 
     def hang(message: mamba.Message) -> None:
         taken.append(("hanging", message.value))
-        release.wait(20)
+        release.wait(60)
 
     stuck = mamba.Subscriber("work", log, group="g", visibility="200ms", start="earliest")
     stuck.subscribe(hang)
-    other = mamba.Subscriber("work", log, group="g", visibility="200ms", start="earliest")
+    other = mamba.Subscriber("work", log, group="g", start="earliest")
     other.subscribe(lambda message: taken.append(("other", message.value)))
     with Running(stuck):
         wait_for(lambda: bool(taken))
@@ -267,17 +269,27 @@ def test_a_handler_that_hangs_loses_its_message_to_another(log: Log) -> None:
     assert sorted(taken[1:]) == [("other", "quick"), ("other", "slow")]
 
 
-def test_a_handler_may_take_longer_where_it_says_so(log: Log) -> None:
+def test_a_handler_may_take_longer_where_it_says_so(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     send(log, "long")
     taken: list[int] = []
-    release = threading.Event()
+    clock, looked = HandClock(), [0]
+    give_up = Courier._give_up_waiting
+
+    def noted(self: Courier) -> None:
+        now = clock.time
+        give_up(self)
+        looked.append(now)
+
+    monkeypatch.setattr(Courier, "_give_up_waiting", noted)
 
     def handle(message: mamba.Message) -> None:
         taken.append(message.attempt)
         message.extend("1m")
-        release.wait(0.6)
+        clock.advance(59)
+        # Whoever gives back what takes too long has looked at it.
+        wait_for(lambda: looked[-1] == clock.time)
 
-    subscriber = mamba.Subscriber("work", log, group="g", visibility="150ms", start="earliest")
+    subscriber = mamba.Subscriber("work", log, group="g", visibility="150ms", start="earliest", clock=clock)
     subscriber.subscribe(handle)
     subscriber.run(until="empty")
     subscriber.close()
@@ -306,13 +318,12 @@ def test_outputs_and_acknowledgement_are_one_transaction(log: Log) -> None:
 
 
 def test_delayed_messages_come_when_their_time_has_come(log: Log) -> None:
-    from time import time_ns
-
-    due = time_ns() // 1000 + 300_000
+    clock = HandClock()
+    due = clock.now() + 300_000
     send(log, Sent("later", deliver_at=due), "now")
     came: list[tuple[str, bool]] = []
-    subscriber = mamba.Subscriber("work", log, group="g", start="earliest")
-    subscriber.subscribe(lambda message: came.append((message.value, time_ns() // 1000 >= due)))
+    subscriber = mamba.Subscriber("work", Passing(log, clock), group="g", start="earliest", clock=clock)
+    subscriber.subscribe(lambda message: came.append((message.value, clock.now() >= due)))
     subscriber.run(until="empty")
     subscriber.close()
     assert came == [("now", False), ("later", True)]
@@ -411,30 +422,32 @@ def test_what_a_run_did_is_known_after_it(log: Log) -> None:
     assert (facts.delivered, facts.acknowledged, facts.dead, facts.inhand) == (5, 4, 1, 0)
 
 
-def test_messages_of_a_key_follow_each_other_without_a_pause(log: Log) -> None:
+def test_messages_of_a_key_follow_each_other_without_a_pause(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait = mamba.Subscriber._wait
+
+    def late(self: mamba.Subscriber, *arguments: Any) -> None:
+        # The message before is done just before it is decided what to wait for.
+        wait_for(lambda: not self._courier.inhand)
+        wait(self, *arguments)
+
+    monkeypatch.setattr(mamba.Subscriber, "_wait", late)
+    # Whoever does not hear of it waits for ever.
+    monkeypatch.setattr(subscribers, "_MOMENT", 1e6)
     send(log, *(Sent(n, key="k") for n in range(30)))
-    begun = time.monotonic()
-    pause = threading.Event()
-    subscriber = mamba.Subscriber("work", log, concurrency=4, start="earliest")
-    subscriber.subscribe(lambda message: pause.wait(0.003))
+    done: list[int] = []
+    watched = Watched(log)
+    subscriber = mamba.Subscriber("work", watched, concurrency=4, start="earliest")
+    subscriber.subscribe(lambda message: done.append(message.value))
     subscriber.run(until="empty")
     subscriber.close()
-    # A look around every 200 ms for each would take six seconds.
-    assert time.monotonic() - begun < 3
+    assert done == list(range(30))
+    # Nor is a commit waited for, or the next look around, which would be a fifth of a second for each; but at the
+    # end, where the thread that keeps the leases is just writing the last.
+    assert len(watched.pauses) < 5
 
 
-def spent(subscriber: mamba.Subscriber, seconds: float) -> float:
-    """What share of a processor it takes."""
-    timer = threading.Timer(seconds, subscriber.stop)
-    timer.start()
-    before = time.process_time()
-    subscriber.run()
-    timer.join()
-    subscriber.close()
-    return (time.process_time() - before) / seconds
-
-
-@pytest.mark.embedded
 def test_who_waits_costs_next_to_nothing(log: Log) -> None:
     release = threading.Event()
 
@@ -448,9 +461,16 @@ def test_who_waits_costs_next_to_nothing(log: Log) -> None:
     with Running(holder):
         wait_for(lambda: holder.statistics().inhand == 1)
         # What is left of the topic is held up by the key that another has.
-        waiting = mamba.Subscriber("work", log, group="g")
+        watched = Watched(log)
+        waiting = mamba.Subscriber("work", watched, group="g")
         waiting.subscribe(lambda message: None)
-        assert spent(waiting, 1.0) < 0.15
+        with Running(waiting):
+            wait_for(lambda: len(watched.pauses) > 2)
+            before, asked = len(watched.pauses), len(watched.calls)
+            wait_for(lambda: len(watched.pauses) > before + 10)
+            # It sleeps from one look around to the next, and asks for something only where there was a commit.
+            assert set(watched.pauses[before:]) == {sharing.LOOK}
+            assert len(watched.calls) < asked + 50
         release.set()
 
 
@@ -672,13 +692,24 @@ def test_a_message_that_was_handed_out_when_run_was_interrupted_comes_again_at_o
     assert sorted(again) == [("a", 1), ("b", 1)]
 
 
-def test_a_handler_that_ends_the_program_while_it_is_stopped_ends_it(log: Log) -> None:
+def test_a_handler_that_ends_the_program_while_it_is_stopped_ends_it(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
     send(log, "a")
+    ending = threading.Event()
+    close = Threads.close
+
+    def closing(self: Threads) -> None:
+        ending.set()
+        close(self)
+
+    monkeypatch.setattr(Threads, "close", closing)
     subscriber = mamba.Subscriber("work", log, group="g", start="earliest", concurrency=2)
 
     def leave(message: mamba.Message) -> None:
         subscriber.stop()
-        threading.Event().wait(0.3)
+        # It has seen that it is to stop, and waits for what is in hand.
+        assert ending.wait(60)
         raise SystemExit(3)
 
     subscriber.subscribe(leave)
@@ -697,19 +728,33 @@ def test_who_has_no_hands_free_does_not_count_the_moments(log: Log, monkeypatch:
         look(self)
 
     monkeypatch.setattr(Sharing, "look", counted)
-    release = threading.Event()
-    subscriber = mamba.Subscriber(["work", "other"], log, group="g", start="earliest", concurrency=2)
-    subscriber.subscribe(lambda message: release.wait(20))
+    pauses: list[float | None] = []
+
+    class Freed(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            pauses.append(timeout)
+            return super().wait(timeout)
+
+    release, clock, watched = threading.Event(), HandClock(), Watched(log)
+    subscriber = mamba.Subscriber(
+        ["work", "other"], watched, group="g", start="earliest", concurrency=2, clock=clock
+    )
+    subscriber._freed = Freed()
+    subscriber.subscribe(lambda message: release.wait(60))
     # Something falls due in one topic while there is more than enough of the other.
-    send(log, Sent("later", deliver_at=time.time_ns() // 1000 + 300_000))
+    send(log, Sent("later", deliver_at=clock.now() + SECOND))
     with Running(subscriber):
         wait_for(lambda: bool(log.records(pending_namespace("g", log["work"]))))
         send(log, *range(20), topic="other")
         wait_for(lambda: subscriber.statistics().inhand == 2)
-        threading.Event().wait(0.5)
-        looks.clear()
-        threading.Event().wait(0.6)
-        assert len(looks) < 30
+        clock.advance(2)
+        wait_for(lambda: pauses[-1:] == [sharing.LOOK])
+        before, looked, waited = len(pauses), len(looks), len(watched.pauses)
+        wait_for(lambda: len(pauses) > before + 5)
+        # A look, and a pause until the next: not one for each moment that the message is overdue.
+        assert set(pauses[before:]) == {sharing.LOOK}
+        assert len(watched.pauses) == waited
+        assert len(looks) <= looked + (len(pauses) - before) + 1
         release.set()
 
 

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-from mamba_stream.log import Log, open_log
+from mamba_stream.core.clock import Clock
+from mamba_stream.log import Log
 from mamba_stream.log.remote.connection import Connection
 from mamba_stream.log.remote.failing import Lost
+from mamba_stream.log.store import acquire
 from mamba_stream.server.service import FlightService
 from tests.server.load import client_of
 
@@ -18,8 +20,8 @@ Plan = list[tuple[str, BaseException | Callable[[], None]] | None]
 class Restarted:
     """A served directory. Each life of the server is a service of its own: it remembers nothing of the one before."""
 
-    def __init__(self, directory: Path) -> None:
-        self.log = open_log(directory)
+    def __init__(self, directory: Path, clock: Clock | None = None) -> None:
+        self.log = Log(acquire(directory, clock))
         self.service = FlightService(self.log._shared)
         self.port = self.service.port
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 import mamba_stream as mamba
+from mamba_stream.core.clock import SystemClock
 from mamba_stream.errors import CommitUnknown, ServerUnavailable
 from mamba_stream.log import open_log
 from mamba_stream.log.remote import committing, connection, reader, watching
@@ -167,10 +168,13 @@ def test_an_idle_lock_is_kept_however_often_the_client_asks_for_signs_of_life(se
     pings = [("grpc.keepalive_time_ms", 1_000), ("grpc.http2.max_pings_without_data", 0)]
     kept = [option for option in connection._OPTIONS if option[0] != "grpc.keepalive_time_ms"]
     monkeypatch.setattr(connection, "_OPTIONS", [*kept, *pings])
+    heard = _answers(monkeypatch)
     log, _ = client(server)
     lock = log.lock("jobs", "nightly")
     assert lock is not None
-    assert not lock.gone.wait(7.0)
+    # Seven pings, and more.
+    _until(log, lambda: len(heard) > 14 or lock.gone.is_set())
+    assert not lock.gone.is_set()
     assert server.log.lock("jobs", "nightly") is None
     lock.release()
     again = server.log.lock("jobs", "nightly")
@@ -195,15 +199,25 @@ def test_a_lock_ends_with_the_line_and_with_the_server(server):
         lock.release()
 
 
-def test_a_lock_of_a_client_that_cannot_be_heard_any_more_is_let_go(server, monkeypatch):
-    monkeypatch.setattr(exchanges, "_SIGN", 0.2)
-    monkeypatch.setattr(exchanges, "_SILENCE", 2.0)
-    with Proxy(server.port) as proxy, client_of(f"localhost:{proxy.port}") as log:
+def test_a_lock_of_a_client_that_cannot_be_heard_any_more_is_let_go(tmp_path, monkeypatch):
+    monkeypatch.setattr(exchanges, "_SIGN", 0.05)
+    heard, clock = _answers(monkeypatch), Moved()
+    with (
+        Restarted(tmp_path / "log", clock) as server,
+        Proxy(server.port) as proxy,
+        client_of(f"localhost:{proxy.port}") as log,
+    ):
         lock = log.lock("jobs", "nightly")
         assert lock is not None
-        assert not lock.gone.wait(4.0), "it answers, and keeps its lock"
+        for _ in range(5):
+            # Of two answers the second was given by this time.
+            until = len(heard) + 2
+            _until(log, lambda until=until: len(heard) >= until or lock.gone.is_set())
+            assert not lock.gone.is_set(), "it answers, and keeps its lock"
+            clock.ahead += 29
         proxy.swallow("server")
         while (other := server.log.lock("jobs", "nightly")) is None:
+            clock.ahead += 31
             lock.gone.wait(0.05)
         other.release()
         proxy.break_all()
@@ -257,6 +271,28 @@ def test_a_job_that_lost_its_lock_with_the_server_is_fenced_by_its_record(tmp_pa
             assert "another runner has taken over" in str(fenced)
             found = [n for batch in log["doubled"].read() for n in batch.data["twice"].to_pylist()]
     assert found == [2 * n for n in range(40)]
+
+
+class Moved(SystemClock):
+    """The machine's clock, but for seconds that passed at once."""
+
+    ahead = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.ahead
+
+
+def _answers(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """Gets longer with every answer to a sign of life that the server hears."""
+    heard: list[None] = []
+    hear = exchanges._Holding.hear
+
+    def noted(self: exchanges._Holding) -> None:
+        hear(self)
+        heard.append(None)
+
+    monkeypatch.setattr(exchanges._Holding, "hear", noted)
+    return heard
 
 
 def _end_of(job: mamba.Job) -> BaseException | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from datetime import datetime
 
 import polars as pl
@@ -56,14 +55,14 @@ def test_silence_lets_time_go_on_without_a_partition():
     ]
     # Partition 0 has said 10:00:59 only: nothing closes before it counts as idle.
     assert testing.play(totals(), script, time="ts")["out"].is_empty()
-    before = time.perf_counter()
-    silent = testing.play(
-        totals(),
-        [*script, Silence("29s"), Rows("clicks", script[1].data, partition=1), Silence("29s")],
-        time="ts",
-    )
+    silence = [*script, Silence("29s"), Rows("clicks", script[1].data, partition=1), Silence("29s")]
+    silent = testing.play(totals(), silence, time="ts")
     assert silent["out"].get_column("user").to_list() == ["ann", "bob"]
-    assert time.perf_counter() - before < 10, "nothing sleeps"
+
+
+def test_nothing_sleeps():
+    script = [Rows("clicks", CLICKS), Silence("300d"), End("clicks")]
+    assert testing.play(totals(), script, time="ts")["out"].height == 2
 
 
 def test_late_rows_of_a_stream_are_a_topic_too():
