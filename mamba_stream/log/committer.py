@@ -378,6 +378,9 @@ class Committer:
         for pending in accepted:
             counts[3] += sum(batch.rows for batch in pending.batches)
             counts[4] += pending.bytes
+            # What was written before.
+            counts[3] += sum(append.rows for append in pending.change.appends)
+            counts[4] += sum(append.length for append in pending.change.appends)
         self._seconds += seconds
         self._pace = seconds
         # With those who came too late for this group, or else they would be too late for every other one, too.

@@ -302,3 +302,27 @@ class Storage(Protocol):
     def release(self) -> None:
         """Gives back one handle; the last one closes the storage."""
         ...
+
+
+class Stage(Protocol):
+    """Rows of one commit that come in pieces. It belongs to one thread."""
+
+    def write(self, batches: Sequence[Any]) -> None:
+        """Makes batches of :meth:`Storage.intake` durable; nobody sees them yet."""
+        ...
+
+    def commit(self, change: ChangeSet) -> Applied:
+        """Commits the change set with all that was written appended; raises if it did not happen."""
+        ...
+
+    def close(self) -> None:
+        """Ends it. What was not committed is gone."""
+        ...
+
+
+class OwnStorage(Storage, Protocol):
+    """A storage of this machine, which takes the rows of a commit one piece after the other."""
+
+    def stage(self) -> Stage:
+        """Begins such a commit."""
+        ...

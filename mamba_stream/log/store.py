@@ -29,6 +29,7 @@ from mamba_stream.log.registrar import IndexRegistrar, Registrar
 from mamba_stream.log.rows import Head, Meta, TopicRow
 from mamba_stream.log.seeking import first_reaching, offset_at
 from mamba_stream.log.shelf import Shelf
+from mamba_stream.log.staging import StagedRows
 from mamba_stream.log.statistics import statistics
 from mamba_stream.log.storage import LogStatistics, PartitionHead
 from mamba_stream.log.waking import Ear, Waker
@@ -84,6 +85,9 @@ class Store:
     def commit(self, change: ChangeSet, batches: Sequence[Batch] = ()) -> Applied:
         """Commits durably, and wakes whoever waits."""
         return self.committer.commit(change, batches)
+
+    def stage(self) -> StagedRows:
+        return StagedRows(self.registrar, self._clock, self.committer.commit)
 
     def schema(self, number: int) -> pa.Schema:
         return self.shelf.layout(number).schema

@@ -97,6 +97,7 @@ def _hello(desk: Desk, caller: Caller, request: protocol.Hello) -> protocol.Welc
         now=desk.storage.clock.now(),
         lsn=desk.storage.lsn(),
         most_bytes=desk.limits.most_bytes,
+        pieces=True,
     )
 
 

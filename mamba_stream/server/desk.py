@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -12,7 +12,7 @@ import pyarrow as pa
 from mamba_stream.core.changes import Applied, ChangeSet
 from mamba_stream.errors import CommitUnknown, ServerUnavailable
 from mamba_stream.log.remote.protocol import Commit, Goodbye, Rows
-from mamba_stream.log.storage import Storage
+from mamba_stream.log.storage import OwnStorage, Stage
 from mamba_stream.server.answers import Answers
 from mamba_stream.server.belongings import Belongings
 from mamba_stream.server.catalog import Catalog
@@ -29,7 +29,7 @@ from mamba_stream.server.vetting import vetted
 class Desk:
     """The log behind the server, and the rules in front of it."""
 
-    def __init__(self, storage: Storage, gate: Gate, limits: Limits, identity: str) -> None:
+    def __init__(self, storage: OwnStorage, gate: Gate, limits: Limits, identity: str) -> None:
         self.storage = storage
         self.gate = gate
         self.limits = limits
@@ -67,8 +67,21 @@ class Desk:
     def commit(self, caller: Caller, request: Commit) -> Applied:
         """Commits, once however often it is sent; what is sent again is counted again."""
         self.gate.spend(caller, received=sum(len(rows.data) for rows in request.rows))
+
+        def commit(change: ChangeSet) -> Applied:
+            return self.storage.commit(
+                change, [batch for rows in request.rows for batch in self.batches(rows)]
+            )
+
+        return self._once(caller, request, commit)
+
+    def commit_staged(self, caller: Caller, request: Commit, stage: Stage) -> Applied:
+        """The same, where the rows came before."""
+        return self._once(caller, request, stage.commit)
+
+    def _once(self, caller: Caller, request: Commit, commit: Callable[[ChangeSet], Applied]) -> Applied:
         if not request.client:
-            return self._commit(caller, request)
+            return self._commit(caller, request.change, commit)
         # Sent again, and what came of it the first time cannot be told by looking at the log.
         again = request.boot != "" and not _lands_once(request.change)
         if again and request.boot != self.boot:
@@ -78,7 +91,7 @@ class Desk:
         return self._answers.once(
             f"{caller.name}/{request.client}",
             request.number,
-            lambda: self._commit(caller, request),
+            lambda: self._commit(caller, request.change, commit),
             again=again,
         )
 
@@ -92,15 +105,12 @@ class Desk:
         for change in self._forgetting.rest():
             self.storage.commit(change)
 
-    def _commit(self, caller: Caller, request: Commit) -> Applied:
-        change = vetted(request.change, self.catalog, self.limits, self.storage.clock.now())
+    def _commit(self, caller: Caller, change: ChangeSet, commit: Callable[[ChangeSet], Applied]) -> Applied:
+        change = vetted(change, self.catalog, self.limits, self.storage.clock.now())
         if caller.credential:
             change = with_creators(change, caller.name, self._lookup.topic_name)
-        batches: list[Any] = []
-        for rows in request.rows:
-            batches.extend(self._batches(rows))
         with self._forgetting.along(change) as change:
-            answer = self.storage.commit(change, batches)
+            answer = commit(change)
             if answer.repeated:
                 # Nothing was changed now, what was to be forgotten included.
                 self._forgetting.add(change.forgets)
@@ -108,7 +118,7 @@ class Desk:
             self.catalog.forget(number)
         return answer
 
-    def _batches(self, rows: Rows) -> list[Any]:
+    def batches(self, rows: Rows) -> list[Any]:
         """The rows, decoded, checked, and encoded anew: what lies in files is only ever what we wrote."""
         known = self.catalog.known(rows.topic)
         schema, batches = read_plain(rows.data, self.limits, f"topic {known.row.name!r}")

@@ -1,4 +1,4 @@
-"""Streams in both directions: whoever watches for commits, and whoever holds a lock."""
+"""Streams in both directions: whoever watches for commits, holds a lock, or commits in pieces."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from mamba_stream.log.storage import Lock
 from mamba_stream.server.belongings import need_of_lock
 from mamba_stream.server.desk import Desk
 from mamba_stream.server.gate import Caller
+from mamba_stream.server.pieces import commit_in_pieces
 
 _LONGEST_HOLDER: Final = 200
 _SILENCE: Final = 30.0
@@ -37,12 +38,14 @@ def exchange(
     if descriptor.descriptor_type != flight.DescriptorType.CMD:
         raise InvalidInput("an exchange's descriptor is a command: an Exchange message")
     request = decode(descriptor.command, Exchange)
-    if (request.watch is None) == (request.lock is None):
-        raise InvalidInput("an exchange is either watch or lock")
+    if sum(each is not None for each in (request.watch, request.lock, request.pieces)) != 1:
+        raise InvalidInput("an exchange is one of watch, lock, and pieces")
     if request.watch is not None:
         _watch(desk, caller, context, request.watch, answers)
     elif request.lock is not None:
         _lock(desk, caller, request.lock, stream, answers)
+    else:
+        commit_in_pieces(desk, caller, stream, answers)
 
 
 def _watch(desk: Desk, caller: Caller, context: flight.ServerCallContext, watch: Watch, answers: Any) -> None:

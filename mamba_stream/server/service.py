@@ -13,7 +13,7 @@ from typing import Any
 from pyarrow import flight
 
 from mamba_stream.errors import MambaStreamError, QuotaExceeded
-from mamba_stream.log.storage import Storage
+from mamba_stream.log.storage import OwnStorage
 from mamba_stream.server.actions import ACTIONS, perform
 from mamba_stream.server.desk import Desk
 from mamba_stream.server.exchanges import exchange
@@ -47,7 +47,7 @@ class FlightService(flight.FlightServerBase):  # type: ignore[misc]
 
     def __init__(
         self,
-        storage: Storage,
+        storage: OwnStorage,
         location: str = "grpc://localhost:0",
         *,
         gate: Gate | None = None,

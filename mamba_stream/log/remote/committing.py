@@ -28,6 +28,7 @@ from mamba_stream.errors import (
 from mamba_stream.log.remote.connection import DEADLINE, Connection
 from mamba_stream.log.remote.failing import Lost
 from mamba_stream.log.remote.intake import RowsOut
+from mamba_stream.log.remote.pieces import FROM_BYTES, Upload
 from mamba_stream.log.remote.protocol import Commit, Goodbye, Rows, encode
 
 _LARGEST_BODY: Final = (1 << 31) - (1 << 20)
@@ -90,28 +91,26 @@ class RemoteCommitter:
 
     def _send(self, change: ChangeSet, batches: Several[RowsOut]) -> Applied:
         boot = self._connection.boot()
-        commit = Commit(
-            change,
-            [Rows(b.topic, memoryview(b.data), b.partition, b.expect) for b in batches],
-            self._client,
-            next(self._numbers),
-        )
-        body = encode(commit)
-        if len(body) > _LARGEST_BODY:
-            raise NotCommitted(
-                f"the rows of one commit have {len(body):,} bytes, more than travel in one: append them in several"
-            )
+        upload: Upload | None = None
+        rows: list[Rows] = []
+        if self._connection.welcome.pieces and sum(b.data.size for b in batches) > FROM_BYTES:
+            upload = Upload(self._connection, batches)
+        else:
+            rows = [Rows(b.topic, memoryview(b.data), b.partition, b.expect) for b in batches]
+        commit = Commit(change, rows, self._client, next(self._numbers))
+        body = b"" if upload else _body(commit)
 
         def once() -> Applied:
             nonlocal body
             self._connection.check()
             try:
-                return self._call(body, DEADLINE)
+                return upload.send(commit) if upload else self._call(body, DEADLINE)
             except (Lost, LogClosed) as error:
-                if (isinstance(error, LogClosed) or error.sent) and not commit.boot:
+                heard = isinstance(error, LogClosed) or error.sent
+                if heard and (upload is None or upload.asked) and not commit.boot:
                     # From now on it may have happened: in another life of the server nobody could tell.
                     commit.boot = boot
-                    body = encode(commit)
+                    body = b"" if upload else _body(commit)
                 raise
 
         try:
@@ -126,3 +125,12 @@ class RemoteCommitter:
 
     def _call(self, body: bytes, timeout: float) -> Applied:
         return self._connection.once("commit", body, Applied, timeout)
+
+
+def _body(commit: Commit) -> bytes:
+    body = encode(commit)
+    if len(body) > _LARGEST_BODY:
+        raise NotCommitted(
+            f"the rows of one commit have {len(body):,} bytes, more than travel in one: append them in several"
+        )
+    return body

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -48,8 +48,13 @@ class RemoteIntake:
         batches = to_batches(data, self._schema, max_rows=MOST_ROWS, to=self._to)
         if not batches and not expected:
             return []
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, self._schema, options=_PLAIN) as writer:
-            for batch in batches:
-                writer.write_batch(batch)
-        return [RowsOut(self._topic.id, partition, expected, sink.getvalue())]
+        return [RowsOut(self._topic.id, partition, expected, encoded(batches, self._schema))]
+
+
+def encoded(batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> pa.Buffer:
+    """Batches as an uncompressed Arrow IPC stream."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, schema, options=_PLAIN) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    return sink.getvalue()

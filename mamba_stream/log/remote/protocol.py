@@ -48,7 +48,9 @@ class Welcome(msgspec.Struct):
     now: int
     lsn: int
     most_bytes: int
-    """Of one commit's rows, as they come over the wire."""
+    """Of one commit's rows, or of one piece of them, as they come over the wire."""
+    pieces: bool = False
+    """Whether a commit may come in pieces."""
 
 
 class ListTopics(msgspec.Struct):
@@ -209,6 +211,17 @@ class Commit(msgspec.Struct):
     boot: str = ""
 
 
+class Part(msgspec.Struct):
+    """One message of a commit that comes in pieces: rows, and in the end the change set, without any of its own.
+
+    With ``continues`` the rows are more of those before, with whose first conditions on where partitions end came.
+    """
+
+    rows: Rows | None = None
+    continues: bool = False
+    commit: Commit | None = None
+
+
 class Goodbye(msgspec.Struct):
     """The last call of a client: the names of producers that it gave itself, which nobody will use again."""
 
@@ -301,11 +314,16 @@ class Watch(msgspec.Struct):
     lsn: int
 
 
+class Pieces(msgspec.Struct):
+    """The command of a DoExchange that takes a commit in pieces, each a :class:`Part`."""
+
+
 class Exchange(msgspec.Struct):
     """The command of a DoExchange: one of these."""
 
     watch: Watch | None = None
     lock: TakeLock | None = None
+    pieces: Pieces | None = None
 
 
 def encode(message: object) -> bytes:

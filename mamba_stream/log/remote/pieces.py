@@ -1,0 +1,95 @@
+"""A commit of many rows on its way to a server: in pieces, and the change set behind them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import pyarrow as pa
+
+from mamba_stream.core.changes import Applied
+from mamba_stream.log.remote.connection import Connection
+from mamba_stream.log.remote.failing import Lost
+from mamba_stream.log.remote.intake import RowsOut, encoded
+from mamba_stream.log.remote.protocol import Commit, Exchange, Part, Pieces, Rows, decode, encode
+
+FROM_BYTES: Final = 32 << 20
+"""A commit of more rows than that comes in pieces: neither side holds it once more to send or receive it."""
+PIECE_BYTES: Final = 8 << 20
+"""About as much in one."""
+
+
+class Upload:
+    """Sends one commit, as often as it takes.
+
+    Attributes:
+        asked: Whether the server may have been asked to commit: before, it has only taken rows that nobody sees.
+    """
+
+    def __init__(self, connection: Connection, batches: Sequence[RowsOut]) -> None:
+        self._connection = connection
+        self._batches = batches
+        self.asked = False
+
+    def send(self, commit: Commit) -> Applied:
+        """Sends all of it, once.
+
+        Raises:
+            Lost: The connection failed.
+        """
+        writer, stream = self._connection.exchange(encode(Exchange(pieces=Pieces())))
+        try:
+            # Why the server takes no more it says where its answers are read.
+            with contextlib.suppress(pa.ArrowException):
+                for part in _parts(self._batches):
+                    writer.write_metadata(pa.py_buffer(encode(part)))
+                self.asked = True
+                writer.write_metadata(pa.py_buffer(encode(Part(commit=commit))))
+                writer.done_writing()
+            while True:
+                answer = decode(stream.read_chunk().app_metadata, Applied | None)  # type: ignore[arg-type]
+                if answer is not None:
+                    return answer
+        except StopIteration:
+            raise Lost("the server gave no answer") from None
+        except pa.ArrowException as error:
+            raise self._connection.failed(error) from error
+        finally:
+            stream.cancel()
+            with contextlib.suppress(pa.ArrowException):
+                writer.close()
+
+
+def _parts(batches: Sequence[RowsOut]) -> Iterator[Part]:
+    for rows in batches:
+        continues = False
+        for data in _pieces(rows.data):
+            expect = {} if continues else rows.expect
+            yield Part(Rows(rows.topic, memoryview(data), rows.partition, expect), continues)
+            continues = True
+
+
+def _pieces(data: pa.Buffer) -> Iterator[pa.Buffer]:
+    """The rows of a stream as smaller streams; at least one, which may have no rows."""
+    with pa.ipc.open_stream(data) as stream:
+        together: list[pa.RecordBatch] = []
+        size = 0
+        for batch in stream:
+            for part in _cut(batch):
+                if together and size + part.nbytes > PIECE_BYTES:
+                    yield encoded(together, stream.schema)
+                    together, size = [], 0
+                together.append(part)
+                size += part.nbytes
+        yield encoded(together, stream.schema)
+
+
+def _cut(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """The batch in parts that fit into a piece, as far as rows can be parted."""
+    if batch.num_rows <= 1 or batch.nbytes <= PIECE_BYTES:
+        yield batch
+        return
+    half = batch.num_rows // 2
+    yield from _cut(batch.slice(0, half))
+    yield from _cut(batch.slice(half))
