@@ -82,20 +82,31 @@ class CommitFile:
     def full(self) -> bool:
         return self.end >= self._room
 
-    def write(self, parts: Sequence[bytes | memoryview], length: int) -> None:
-        """Appends the parts and syncs them. Nothing of them exists before the index says so."""
+    def write(self, parts: Sequence[bytes | memoryview], length: int, *, synced: bool = True) -> None:
+        """Appends the parts and syncs them. Nothing of them exists before the index says so.
+
+        Those that are written without are synced with the next, or by :meth:`sync`.
+        """
         position = self.end
         zeros = self._ahead(position + length) if length <= _SMALL else 0
         try:
             if not zeros or not self._fits([*parts, bytes(zeros)], position):
                 zeros = 0
                 write_all(self._fd, parts, position)
-            os.fdatasync(self._fd)
+            if synced:
+                os.fdatasync(self._fd)
         except OSError as error:
             self._take_back(position)
             raise _failure(error, self.path.parent) from error
         self.end = position + length
         self._filled = max(self._filled, self.end + zeros)
+
+    def sync(self) -> None:
+        """Makes durable what was written."""
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            raise _failure(error, self.path.parent) from error
 
     def rewind(self, position: int) -> None:
         """Forgets what was written behind ``position``: its commit did not happen."""

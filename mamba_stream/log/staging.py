@@ -22,6 +22,8 @@ from mamba_stream.log.registrar import Registrar
 
 MOST_APPENDS: Final = 1 << 18
 """Of one commit: the index takes them in one transaction, which holds them in memory."""
+_SYNCED_BYTES: Final = 32 << 20
+"""After so many they are synced, so that the last sync is no longer than any other."""
 
 
 class StagedRows:
@@ -35,11 +37,12 @@ class StagedRows:
         self._files: list[tuple[CommitFile, int]] = []
         """Each with where it ended when it was opened."""
         self._open: dict[bool, CommitFile] = {}
+        self._unsynced: dict[bool, int] = {}
         self._unnamed = True
         """Whether certainly no entry names anything of it."""
 
     def write(self, batches: Sequence[Batch]) -> None:
-        """Makes batches durable; nobody sees them yet.
+        """Writes batches; nobody sees them yet.
 
         Raises:
             InvalidInput: They are more than one commit takes.
@@ -57,6 +60,8 @@ class StagedRows:
 
     def commit(self, change: ChangeSet) -> Applied:
         """Commits the change set with all that was written appended, in that order; raises if it did not happen."""
+        for internal in list(self._unsynced):
+            self._sync(internal)
         now = self._clock.now()
         appends = tuple([msgspec.structs.replace(append, append_time=now) for append in self._appends])
         self._unnamed = False
@@ -90,7 +95,11 @@ class StagedRows:
         file.write(
             [part for message in messages for part in message.parts()],
             sum(message.length for message in messages),
+            synced=False,
         )
+        self._unsynced[internal] = self._unsynced.get(internal, 0) + file.end - position
+        if file.full or self._unsynced[internal] >= _SYNCED_BYTES:
+            self._sync(internal)
         for batch, message in zip(batches, messages, strict=True):
             self._appends.append(
                 Append(
@@ -110,6 +119,10 @@ class StagedRows:
                 )
             )
             position += message.length
+
+    def _sync(self, internal: bool) -> None:
+        self._open[internal].sync()
+        del self._unsynced[internal]
 
     def _file(self, internal: bool) -> CommitFile:
         file = self._open.get(internal)

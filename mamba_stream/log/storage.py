@@ -308,7 +308,7 @@ class Stage(Protocol):
     """Rows of one commit that come in pieces. It belongs to one thread."""
 
     def write(self, batches: Sequence[Any]) -> None:
-        """Makes batches of :meth:`Storage.intake` durable; nobody sees them yet."""
+        """Writes batches of :meth:`Storage.intake`; nobody sees them yet."""
         ...
 
     def commit(self, change: ChangeSet) -> Applied:

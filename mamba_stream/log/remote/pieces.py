@@ -16,8 +16,8 @@ from mamba_stream.log.remote.protocol import Commit, Exchange, Part, Pieces, Row
 
 FROM_BYTES: Final = 32 << 20
 """A commit of more rows than that comes in pieces: neither side holds it once more to send or receive it."""
-PIECE_BYTES: Final = 8 << 20
-"""About as much in one."""
+PIECE_BYTES: Final = 1 << 21
+"""About as much in one. What gRPC holds of those that wait to be read follows from it."""
 
 
 class Upload:
