@@ -25,6 +25,12 @@ it gives waits for that."""
 _ENVIRONMENT: Final = {
     # A heap for every thread would be reserved many times over, and count as memory.
     "MALLOC_ARENA_MAX": "4",
+    # Nor are batches taken from another heap, which reserves a gigabyte before it holds anything: gRPC, which has no
+    # answer to memory that is refused, then finds nothing left of what the listener may take.
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
+    # What a batch lay in is for the next one: to give the pages back and take them anew costs as much as receiving it.
+    "MALLOC_TRIM_THRESHOLD_": str(32 << 20),
+    "MALLOC_MMAP_THRESHOLD_": str(8 << 20),
     "PYTHONUNBUFFERED": "1",
     # What gRPC says of connections that broke is nothing that a server's owner has to know.
     "GRPC_VERBOSITY": "NONE",

@@ -9,8 +9,10 @@ import socket
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -20,6 +22,7 @@ from pyarrow import flight
 import mamba_stream as mamba
 from mamba_stream.errors import ServerUnavailable
 from mamba_stream.log.remote import protocol
+from mamba_stream.server.listener import memory_of
 from tests.server.running import Serving, alive, children, opened, until
 
 ROWS = pl.DataFrame({"n": [1, 2, 3]})
@@ -194,6 +197,46 @@ except pa.ArrowException:
     with mamba.open(serving.address) as log:
         log["numbers"].append([{"n": 1.0}])
     assert numbers(serving.address) == [1.0]
+
+
+def test_what_a_listener_may_take_is_there_for_what_it_holds(start):
+    serving = start()
+    batch = pa.record_batch({"n": np.arange(1 << 20)})
+    with mamba.open(serving.address) as log:
+        log.create_topic("numbers", batch.schema)
+    with flight.connect(f"grpc://{serving.address}") as client:
+        writer, _ = client.do_put(flight.FlightDescriptor.for_path("numbers"), batch.schema)
+        for _ in range(8):
+            writer.write_batch(batch)
+        writer.close()
+    # No allocator has reserved for itself what another one finds missing, and for which gRPC has no answer.
+    reserved, used = memory_of(serving.listener())
+    assert reserved - used < 512 << 20
+
+
+def test_a_burst_of_clients_that_send_faster_than_the_log_takes_is_taken_in(start):
+    serving = start()
+    batch = pa.record_batch({"n": np.arange(1 << 17)})
+    with mamba.open(serving.address) as log:
+        log.create_topic("numbers", batch.schema)
+
+    def send() -> int:
+        acknowledged = 0
+        with flight.connect(f"grpc://{serving.address}") as client:
+            writer, answers = client.do_put(flight.FlightDescriptor.for_path("numbers"), batch.schema)
+            for _ in range(64):
+                writer.write_batch(batch)
+            writer.done_writing()
+            while (answer := answers.read()) is not None:
+                acknowledged += len(protocol.decode(answer, protocol.Ack).offsets)
+            writer.close()
+        return acknowledged
+
+    with ThreadPoolExecutor(3) as clients:
+        assert [each.result() for each in [clients.submit(send) for _ in range(3)]] == [64] * 3
+    assert serving.named("listener ended") == []
+    with mamba.open(serving.address) as log:
+        assert log["numbers"].offsets() == {0: (0, 3 * 64 * batch.num_rows)}
 
 
 def test_health_by_grpc_follows_readiness(start):
