@@ -47,6 +47,10 @@ class Calendar:
     per_day: int
 
     @property
+    def pane(self) -> int:
+        return 1
+
+    @property
     def overlaps(self) -> bool:
         return False
 

@@ -29,6 +29,7 @@ from mamba_stream.operators.columns import (
     UPDATE_BEFORE,
     ticks,
 )
+from mamba_stream.operators.folding import Folds
 from mamba_stream.operators.grouping import grouped, ordered
 from mamba_stream.operators.keyed import KeyedTable
 from mamba_stream.operators.keyedrows import KeyedRows
@@ -116,9 +117,11 @@ class ChangingStep(Remembering):
         """Adds rows to their windows; gives the windows that changed."""
         split, keys = self._set.aggregation, [*self._set.keys]
         panes = [SLOT, AFTER] if self._windows.overlaps else [SLOT]
-        partials = self._grouped(frame, [*keys, *panes], split.partial_exprs)
+        partials = self._grouped(frame, [*keys, *panes], split.partial_exprs, split.partial_folds)
         if self._windows.overlaps:
-            partials = self._grouped(self._spread(partials), [*keys, SLOT], split.merge_exprs)
+            partials = self._grouped(
+                self._spread(partials), [*keys, SLOT], split.merge_exprs, split.merge_folds
+            )
         self.adds_whole = False
         slots = self._open.slots(partials.select(*self._keys), insert=True)
         known = self._open.present(slots)
@@ -127,7 +130,7 @@ class ChangingStep(Remembering):
                 [self._open.keys(slots[known]), self._open.get(slots[known])], how="horizontal"
             )
             both = pl.concat([partials, before.select(partials.columns)])
-            partials = self._grouped(both, [*keys, SLOT], split.merge_exprs)
+            partials = self._grouped(both, [*keys, SLOT], split.merge_exprs, split.merge_folds)
             slots = self._open.slots(partials.select(*self._keys))
         ends = partials.select(self._windows.bounds(pl.col(SLOT))[1]).to_series().to_numpy()
         self._open.put(slots, partials.select(*split.partial_schema), ends)
@@ -136,8 +139,11 @@ class ChangingStep(Remembering):
             self._kept.add(rows.select(*self._keys), rows.select(*self._kept_columns, *ORDER))
         return slots
 
-    def _grouped(self, frame: pl.DataFrame, keys: Sequence[str], exprs: Sequence[pl.Expr]) -> pl.DataFrame:
-        return grouped(frame, keys, exprs, nested=self._set.nested)
+    def _grouped(
+        self, frame: pl.DataFrame, keys: Sequence[str], exprs: Sequence[pl.Expr], folds: Folds | None
+    ) -> pl.DataFrame:
+        steps = {SLOT: self._windows.pane}
+        return grouped(frame, keys, exprs, nested=self._set.nested, folds=folds, steps=steps)
 
     def _spread(self, frame: pl.DataFrame) -> pl.DataFrame:
         """A copy for each of a row's windows, whose ends are in ``SLOT``."""

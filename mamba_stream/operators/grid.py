@@ -18,6 +18,11 @@ class Windows(Protocol):
     """Which windows a time falls into, whatever their kind; all in ticks."""
 
     @property
+    def pane(self) -> int:
+        """What all panes start a multiple of behind each other."""
+        ...
+
+    @property
     def overlaps(self) -> bool:
         """Whether a row may be in more than one window."""
         ...
@@ -134,6 +139,10 @@ class Cumulative:
     size: int
     every: int
     origin: int = 0
+
+    @property
+    def pane(self) -> int:
+        return self.every
 
     @property
     def overlaps(self) -> bool:

@@ -2,20 +2,23 @@
 
 Polars groups by one integer column about twice as fast as by two, which it first encodes row by row. Integers, dates,
 times and booleans of a batch lie within ranges; if the product of those fits into 63 bits, one number stands for all
-keys of a row, and the keys are read off it again afterwards.
+keys of a row, and the keys are read off it again afterwards. If it is small, it is the place of the group in an array
+(:mod:`mamba_stream.operators.folding`), and no hash table is needed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from mamba_stream.core.single import twice
+from mamba_stream.operators.folding import Folds
 
 _CODE: Final = "__mamba_code"
 _TWIN: Final = "__mamba_twin"
@@ -24,44 +27,75 @@ _LEAST: Final = -(1 << 63)
 """There is no number before it that could stand for a null."""
 _WORTH_IT: Final = 2_048
 """Rows from which looking for the ranges costs less than it gains."""
+_WORTH_ADDING: Final = 8_192
+"""The same for a single key, by which Polars groups few rows sooner."""
 _MANY: Final = 65_536
 """Rows from which the streaming engine, which starts slowly and keeps no order, is faster."""
+_CELLS_A_ROW: Final = 2
+"""Up to so many possible groups for each row, to look at all of them costs less than a hash table."""
 _COMPANY: Final = 0.25
 """Up to this share of rows that are not the only ones of their group, these alone are grouped."""
+
+_NO_STEPS: Final[Mapping[str, int]] = {}
+
+Codes = npt.NDArray[np.int64]
 
 _Engine = Literal["streaming", "in-memory"]
 
 
 @dataclass(frozen=True, slots=True)
 class _Digit:
-    """One key as a digit of a number in mixed radix; a null is the digit 0."""
+    """One key as a digit of a number in mixed radix; a null is the digit 0.
+
+    Attributes:
+        name: The key.
+        dtype: Its type.
+        least: Its least value, as a whole number.
+        most: Its greatest.
+        nulls: Whether it may be null.
+        step: All values are multiples of this apart from the least one.
+    """
 
     name: str
     dtype: pl.DataType
     least: int
+    most: int
     nulls: bool
-    radix: int
+    step: int = 1
 
-    def encoded(self) -> pl.Expr:
-        number = _physical(self.name) - self.least
-        return (number + 1).fill_null(0) if self.nulls else number
+    @property
+    def radix(self) -> int:
+        return (self.most - self.least) // self.step + 1 + self.nulls
 
-    def decoded(self, code: pl.Expr) -> pl.Expr:
-        digit = code % self.radix
-        number = digit + (self.least - 1 if self.nulls else self.least)
+    def encoded(self, frame: pl.DataFrame) -> Codes:
+        column = frame.get_column(self.name).to_physical().cast(pl.Int64)
+        numbers = (column.fill_null(self.least) if self.nulls else column).to_numpy() - self.least
+        if self.step > 1:
+            numbers //= self.step
         if self.nulls:
-            number = pl.when(digit > 0).then(number)
+            numbers += 1
+            numbers[column.is_null().to_numpy()] = 0
+        return numbers
+
+    def decoded(self, digits: Codes) -> pl.Series:
+        numbers = digits * self.step
+        numbers += self.least - (self.step if self.nulls else 0)
+        column = pl.Series(self.name, numbers)
+        if self.nulls:
+            column = column.set(pl.Series(digits == 0), None)
         if isinstance(self.dtype, pl.Boolean):
-            return (number == 1).alias(self.name)
-        return (number.cast(pl.Int32) if self.dtype == pl.Date else number).cast(self.dtype).alias(self.name)
-
-
-def _physical(name: str) -> pl.Expr:
-    return pl.col(name).to_physical().cast(pl.Int64)
+            return column == 1
+        return (column.cast(pl.Int32) if self.dtype == pl.Date else column).cast(self.dtype)
 
 
 def grouped(
-    frame: pl.DataFrame, keys: Sequence[str], exprs: Sequence[pl.Expr], *, nested: bool = False
+    frame: pl.DataFrame,
+    keys: Sequence[str],
+    exprs: Sequence[pl.Expr],
+    *,
+    nested: bool = False,
+    folds: Folds | None = None,
+    steps: Mapping[str, int] = _NO_STEPS,
 ) -> pl.DataFrame:
     """``frame.group_by(keys).agg(exprs)``, with the groups in any order.
 
@@ -70,29 +104,49 @@ def grouped(
         keys: The columns to group by.
         exprs: Aggregates whose value does not depend on the order of rows.
         nested: Whether some give structs or lists, with which the streaming engine is several times slower.
+        folds: The same as ``exprs``, where there is such.
+        steps: By key, what all its values are multiples of apart.
     """
     if frame.height == 1:
         pair = twice(frame).with_columns(pl.int_range(pl.len()).ge(1).alias(_TWIN))
         # Eagerly: a lazy query would move the filter before the grouping.
         return pair.group_by([*keys, _TWIN]).agg(exprs).filter(~pl.col(_TWIN)).drop(_TWIN)
-    digits = _digits(frame, keys) if len(keys) > 1 else None
-    if digits is None:
+    adds_up = folds is not None and frame.height >= _WORTH_ADDING
+    digits = _digits(frame, keys, steps) if len(keys) > 1 or adds_up else None
+    if digits is not None and (found := _folded(frame, digits, folds)) is not None:
+        return found
+    if digits is None or len(keys) == 1:
         return frame.lazy().group_by(keys).agg(exprs).collect(engine=_engine(frame, nested=nested))
     return _grouped_by_code(frame, digits, exprs, sort=False, engine=_engine(frame, nested=nested))
 
 
 def run_of(
-    frame: pl.DataFrame, keys: Sequence[str], exprs: Sequence[pl.Expr], *, nested: bool = False
+    frame: pl.DataFrame,
+    keys: Sequence[str],
+    exprs: Sequence[pl.Expr],
+    *,
+    nested: bool = False,
+    folds: Folds | None = None,
+    steps: Mapping[str, int] = _NO_STEPS,
 ) -> pl.DataFrame:
     """As :func:`grouped`, with the groups sorted by the first key; and by all of them, where that costs no more."""
-    digits = _digits(frame, keys)
+    digits = _digits(frame, keys, steps)
     if digits is None:
         return grouped(frame, keys, exprs, nested=nested).sort(keys[0])
+    found = _folded(frame, digits, folds)
+    if found is not None:
+        return found
     return _grouped_by_code(frame, digits, exprs, sort=True, engine=_engine(frame, nested=nested))
 
 
 def combined(
-    frame: pl.DataFrame, keys: Sequence[str], exprs: Sequence[pl.Expr], *, nested: bool = False
+    frame: pl.DataFrame,
+    keys: Sequence[str],
+    exprs: Sequence[pl.Expr],
+    *,
+    nested: bool = False,
+    folds: Folds | None = None,
+    steps: Mapping[str, int] = _NO_STEPS,
 ) -> pl.DataFrame | None:
     """As :func:`grouped`, with the groups sorted by all keys, of rows of which most are the only ones of their group.
 
@@ -103,14 +157,18 @@ def combined(
         keys: The columns to group by.
         exprs: Aggregates that have the names of columns, and leave a row as it is that is the only one of its group.
         nested: As for :func:`grouped`.
+        folds: As for :func:`grouped`.
+        steps: As for :func:`grouped`.
 
     Returns:
         ``None`` where the keys are no whole numbers, or the rows so few that it would cost more.
     """
-    digits = _digits(frame, keys)
+    digits = _digits(frame, keys, steps)
     if digits is None:
         return None
-    codes = frame.select(_packed(digits)).to_series().to_numpy()
+    if (found := _folded(frame, digits, folds)) is not None:
+        return found
+    codes = _packed(frame, digits)
     order = np.argsort(codes, kind="stable")
     in_order = codes[order]
     begins = np.ones(len(order) + 1, np.bool_)
@@ -133,19 +191,23 @@ def _engine(frame: pl.DataFrame, *, nested: bool) -> _Engine:
     return "streaming" if frame.height >= _MANY and not nested else "in-memory"
 
 
+def _folded(frame: pl.DataFrame, digits: Sequence[_Digit], folds: Folds | None) -> pl.DataFrame | None:
+    """The groups, sorted by all keys, if it is worth while to have a cell for each there could be."""
+    cells = math.prod(digit.radix for digit in digits)
+    if folds is None or cells > _CELLS_A_ROW * frame.height:
+        return None
+    there, made = folds.over(frame, _packed(frame, digits), cells)
+    return pl.DataFrame([*_unpacked(there, digits), *made])
+
+
 def _grouped_by_code(
     frame: pl.DataFrame, digits: Sequence[_Digit], exprs: Sequence[pl.Expr], *, sort: bool, engine: _Engine
 ) -> pl.DataFrame:
-    packed = frame.lazy().group_by(_packed(digits)).agg(exprs)
-    if sort:
-        packed = packed.sort(_CODE)
-    # Exponents grow from the last key to the first.
-    code, decoded = pl.col(_CODE), []
-    for digit in reversed(digits):
-        decoded.append(digit.decoded(code))
-        code = code // digit.radix
-    made = [pl.col(expr.meta.output_name()) for expr in exprs]
-    return packed.select(*reversed(decoded), *made).collect(engine=engine)
+    coded = frame.with_columns(pl.Series(_CODE, _packed(frame, digits)))
+    query = coded.lazy().group_by(_CODE).agg(exprs)
+    found = (query.sort(_CODE) if sort else query).collect(engine=engine)
+    code, *made = found.get_columns()
+    return pl.DataFrame([*_unpacked(code.to_numpy(), digits), *made])
 
 
 def grouped_in_order(
@@ -171,48 +233,57 @@ def grouped_in_order(
 def ordered(frame: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
     """``frame.sort(keys)``: nulls first."""
     digits = _digits(frame, keys) if len(keys) > 1 else None
-    return frame.sort(keys if digits is None else _packed(digits))
+    return frame.sort(keys if digits is None else pl.lit(pl.Series(_packed(frame, digits))))
 
 
-def codes_of(frame: pl.DataFrame, keys: Sequence[str]) -> npt.NDArray[np.int64]:
+def codes_of(frame: pl.DataFrame, keys: Sequence[str]) -> Codes:
     """A number from 0 on for each row, equal where the keys are; there is at least one row."""
     digits = _digits(frame, keys, always=True)
     if digits is not None:
-        return frame.select(_packed(digits)).to_series().to_numpy()
+        return _packed(frame, digits)
     numbered = frame.select(keys).with_row_index(_CODE)
     return numbered.select(pl.col(_CODE).first().over(keys).cast(pl.Int64)).to_series().to_numpy()
 
 
-def _packed(digits: Sequence[_Digit]) -> pl.Expr:
+def _packed(frame: pl.DataFrame, digits: Sequence[_Digit]) -> Codes:
+    """The number that stands for the keys of each row."""
     first, *others = digits
-    code = first.encoded()
+    codes = first.encoded(frame)
     for digit in others:
-        code = code * digit.radix + digit.encoded()
-    return code.alias(_CODE)
+        codes *= digit.radix
+        codes += digit.encoded(frame)
+    return codes
 
 
-def _digits(frame: pl.DataFrame, keys: Sequence[str], *, always: bool = False) -> list[_Digit] | None:
+def _unpacked(codes: Codes, digits: Sequence[_Digit]) -> list[pl.Series]:
+    """The keys that numbers stand for."""
+    first, *others = digits
+    columns = []
+    # Exponents grow from the last key to the first.
+    for digit in reversed(others):
+        rest = codes // digit.radix
+        columns.append(digit.decoded(codes - rest * digit.radix))
+        codes = rest
+    return [first.decoded(codes), *reversed(columns)]
+
+
+def _digits(
+    frame: pl.DataFrame, keys: Sequence[str], steps: Mapping[str, int] = _NO_STEPS, *, always: bool = False
+) -> list[_Digit] | None:
     """The keys as digits; ``None`` where they are no whole numbers, or too far apart, or so few that it costs more."""
     dtypes = [frame.schema[name] for name in keys]
     if (frame.height < _WORTH_IT and not always) or not all(_is_whole(dtype) for dtype in dtypes):
         return None
-    ranges = frame.lazy().select(
-        expr
-        for place, name in enumerate(keys)
-        for expr in (
-            pl.col(name).to_physical().min().alias(f"{place}min"),
-            pl.col(name).to_physical().max().alias(f"{place}max"),
-            pl.col(name).null_count().alias(f"{place}nulls"),
-        )
-    )
-    found = ranges.collect(engine="in-memory").row(0)
     digits, room = [], 1
-    for place, (name, dtype) in enumerate(zip(keys, dtypes, strict=True)):
-        least, most, nulls = found[3 * place : 3 * place + 3]
+    for name, dtype in zip(keys, dtypes, strict=True):
+        column = frame.get_column(name)
+        nulls, numbers = column.null_count(), column.to_physical()
+        least: Any = numbers.min()
+        most: Any = numbers.max()
         least, most = (0, 0) if least is None else (int(least), int(most))
         if most >= _ROOM or (nulls and least == _LEAST):
             return None
-        digit = _Digit(name, dtype, least, bool(nulls), most - least + 1 + bool(nulls))
+        digit = _Digit(name, dtype, least, most, bool(nulls), steps.get(name, 1))
         room *= digit.radix
         digits.append(digit)
         if room > _ROOM:

@@ -22,6 +22,7 @@ from mamba_stream.operators.columns import (
     visible,
 )
 from mamba_stream.operators.failures import FAILURES, RowsFailed, worked
+from mamba_stream.operators.folding import Folds
 from mamba_stream.operators.grouping import grouped_in_order, ordered
 from mamba_stream.operators.rowstore import Mask
 from mamba_stream.operators.runs import SLOT
@@ -40,6 +41,10 @@ class Aggregation(Protocol):
     def partial_exprs(self) -> Sequence[pl.Expr]: ...
     @property
     def merge_exprs(self) -> Sequence[pl.Expr]: ...
+    @property
+    def partial_folds(self) -> Folds | None: ...
+    @property
+    def merge_folds(self) -> Folds | None: ...
     @property
     def final_exprs(self) -> Mapping[str, pl.Expr]: ...
     @property

@@ -24,6 +24,7 @@ from mamba_stream.operators.columns import DELETE, OP, PREFIX, TIME, tick_values
 from mamba_stream.operators.distinct import DistinctValues, Groups
 from mamba_stream.operators.evaluated import GROUP, Evaluated, Read, over_key
 from mamba_stream.operators.failures import FAILURES, RowsFailed, worked
+from mamba_stream.operators.folding import Fold
 from mamba_stream.operators.grouping import grouped
 from mamba_stream.operators.keyed import TOUCHED, KeyedTable
 from mamba_stream.operators.keyindex import Slots
@@ -213,22 +214,23 @@ class RunningTotals(Remembering):
 
     def _batch(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Partial results of the rows, by key."""
-        exprs = list(self._set.aggregation.partial_exprs)
-        if self._set.ttl is not None:
-            exprs.append(pl.col(TIME).max())
         if not self._set.table:
-            return self._grouped(frame, exprs)
+            return self._reduced(frame)
         minus = frame.filter(takes_back())
         if not minus.height:
-            return self._grouped(frame, exprs)
-        taken = self._grouped(minus, exprs).with_columns(_negated(self._set.aggregation.partial_schema))
+            return self._reduced(frame)
+        taken = self._reduced(minus).with_columns(_negated(self._set.aggregation.partial_schema))
         if minus.height == frame.height:
             return taken
-        both = pl.concat([self._grouped(frame.filter(~takes_back()), exprs), taken])
+        both = pl.concat([self._reduced(frame.filter(~takes_back())), taken])
         return grouped(both, self._keys, self._merge_exprs(), nested=self._nested)
 
-    def _grouped(self, frame: pl.DataFrame, exprs: Sequence[pl.Expr]) -> pl.DataFrame:
-        return grouped(frame, self._keys, exprs, nested=self._nested)
+    def _reduced(self, frame: pl.DataFrame) -> pl.DataFrame:
+        exprs, folds = list(self._set.aggregation.partial_exprs), self._set.aggregation.partial_folds
+        if self._set.ttl is not None:
+            exprs.append(pl.col(TIME).max())
+            folds = folds and folds.beside(TIME, pl.Int64(), Fold("greatest", pl.col(TIME)))
+        return grouped(frame, self._keys, exprs, nested=self._nested, folds=folds)
 
     def _merge_exprs(self) -> list[pl.Expr]:
         ttl = [pl.col(TIME).max()] if self._set.ttl is not None else []
@@ -251,13 +253,13 @@ class RunningTotals(Remembering):
             return partials
         place = pl.int_range(pl.len()).alias(PLACE)
         before = where(picked(old, self._partial).with_columns(place), known)
-        exprs = self._set.aggregation.merge_exprs
+        exprs, folds = self._set.aggregation.merge_exprs, self._set.aggregation.merge_folds
         if known.all():
             both = pl.concat([before, partials.with_columns(place)])
-            return grouped(both, [PLACE], exprs, nested=True).sort(PLACE).drop(PLACE)
+            return grouped(both, [PLACE], exprs, nested=True, folds=folds).sort(PLACE).drop(PLACE)
         touched = partials.with_columns(place)
         both = pl.concat([before, touched.filter(known)])
-        merged = grouped(both, [PLACE], exprs, nested=True)
+        merged = grouped(both, [PLACE], exprs, nested=True, folds=folds)
         return pl.concat([merged.select(touched.columns), touched.filter(~known)]).sort(PLACE).drop(PLACE)
 
     def _distinct_of(self, pairs: Sequence[pl.DataFrame], groups: Groups, old: pl.DataFrame) -> pl.DataFrame:

@@ -44,6 +44,7 @@ class WindowStep:
         self._grid = settings.windows
         self._slots = [SLOT, AFTER] if self._grid.overlaps else [SLOT]
         self._groups = [*self._slots, *settings.keys]
+        self._steps = {SLOT: self._grid.pane}
         self._partials = Runs(self._merge, self._groups)
         self._rows = Runs(lambda frame: frame.sort(SLOT, maintain_order=True))
         self._closed = self._over = NEVER
@@ -121,7 +122,9 @@ class WindowStep:
 
     def _take(self, frame: pl.DataFrame) -> None:
         split = self._set.aggregation
-        self._partials.add(run_of(frame, self._groups, split.partial_exprs, nested=self._nested))
+        exprs, folds = split.partial_exprs, split.partial_folds
+        run = run_of(frame, self._groups, exprs, nested=self._nested, folds=folds, steps=self._steps)
+        self._partials.add(run)
         if split.kept:
             self._rows.add(frame.select(*self._slots, *self._kept).sort(SLOT, maintain_order=True))
 
@@ -212,8 +215,8 @@ class WindowStep:
         self._rows.drop(before)
 
     def _merge(self, frame: pl.DataFrame) -> pl.DataFrame:
-        exprs = self._set.aggregation.merge_exprs
-        merged = combined(frame, self._groups, exprs, nested=self._nested)
+        exprs, folds = self._set.aggregation.merge_exprs, self._set.aggregation.merge_folds
+        merged = combined(frame, self._groups, exprs, nested=self._nested, folds=folds, steps=self._steps)
         return merged if merged is not None else run_of(frame, self._groups, exprs, nested=self._nested)
 
     def _finished(self, partials: pl.DataFrame, rows: pl.DataFrame | None) -> Made:
@@ -224,7 +227,8 @@ class WindowStep:
             rows: All rows that were kept.
         """
         keys, exprs = [SLOT, *self._set.keys], self._set.aggregation.merge_exprs
-        merged = combined(partials, keys, exprs, nested=self._nested)
+        folds = self._set.aggregation.merge_folds
+        merged = combined(partials, keys, exprs, nested=self._nested, folds=folds, steps=self._steps)
         if merged is None:
             merged = ordered(grouped(partials, keys, exprs, nested=self._nested), keys)
         start, end = self._grid.bounds(pl.col(SLOT))

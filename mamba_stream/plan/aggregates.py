@@ -9,7 +9,7 @@ their group.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import polars as pl
@@ -18,7 +18,8 @@ from mamba_stream.core.names import did_you_mean
 from mamba_stream.core.trees import Node, NotUnderstood, columns, has_selector, inputs, nodes, short
 from mamba_stream.errors import ColumnNotFound, ExpressionRefused
 from mamba_stream.operators.columns import PREFIX
-from mamba_stream.plan.partials import Distinct, Partials, State
+from mamba_stream.operators.folding import Folds
+from mamba_stream.plan.partials import Distinct, Partial, Partials, State
 from mamba_stream.plan.rebuild import rebuild
 from mamba_stream.plan.refusing import first_line
 from mamba_stream.plan.rowwise import check_aggregate, check_row_wise
@@ -40,6 +41,8 @@ class AggregatePlan:
     Attributes:
         partial_exprs: Aggregates over rows, named after the private columns that they make.
         merge_exprs: Aggregates over those columns, with the same names and types.
+        partial_folds: The same as ``partial_exprs``; ``None`` where not all of them can be folded.
+        merge_folds: The same as ``merge_exprs``.
         final_exprs: For each aggregation that splits, a row-wise expression over merged columns.
         kept: The aggregations that need the rows.
         kept_columns: The columns that those read.
@@ -54,6 +57,8 @@ class AggregatePlan:
 
     partial_exprs: list[pl.Expr]
     merge_exprs: list[pl.Expr]
+    partial_folds: Folds | None
+    merge_folds: Folds | None
     final_exprs: dict[str, pl.Expr]
     kept: dict[str, pl.Expr]
     kept_columns: tuple[str, ...]
@@ -144,6 +149,8 @@ def _split(
     return AggregatePlan(
         partial_exprs=[partial.over_rows for partial in held],
         merge_exprs=[partial.merged for partial in held],
+        partial_folds=_folds(held, schema),
+        merge_folds=_folds([replace(one, fold=one.fold and one.fold.over(one.name)) for one in held], schema),
         final_exprs=finals,
         kept=kept,
         kept_columns=kept_columns,
@@ -160,6 +167,16 @@ def _split(
         },
         kinds=kinds,
     )
+
+
+def _folds(partials: Sequence[Partial], schema: pl.Schema) -> Folds | None:
+    """The folds of partial results, if all have one that gives their types."""
+    folds = [
+        (one.name, schema[one.name], one.fold)
+        for one in partials
+        if one.fold is not None and one.fold.fits(schema[one.name])
+    ]
+    return Folds(folds) if len(folds) == len(partials) else None
 
 
 def _checked(name: str, expr: pl.Expr, schema: pl.Schema) -> pl.DataType:

@@ -15,6 +15,7 @@ import polars as pl
 
 from mamba_stream.core.trees import fingerprint
 from mamba_stream.operators.columns import PREFIX
+from mamba_stream.operators.folding import Fold
 
 #: The number of rows of the group, which every partial carries. It stands beside keys of any name of a user's.
 ROWS = f"{PREFIX}rows"
@@ -50,6 +51,7 @@ class Partial:
         over_rows: The aggregate over a group's rows in one batch.
         merged: The aggregate over a group's partial results, of the same type.
         holds_values: Whether it grows with the number of rows or distinct values.
+        fold: The same as ``over_rows``, where it can be made by adding row after row to the cell of its group.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Partial:
     over_rows: pl.Expr
     merged: pl.Expr
     holds_values: bool = False
+    fold: Fold | None = None
 
 
 @dataclass(slots=True)
@@ -104,11 +107,13 @@ class Partials:
         *,
         holds_values: bool = False,
         name: str | None = None,
+        fold: Fold | None = None,
     ) -> pl.Expr:
         """The merged column of a partial result, which is added if it is not there."""
         name = name or private_name(kind, over_rows)
         merged = merge(pl.col(name)).alias(name)
-        self._columns.setdefault(name, Partial(name, kind, over_rows.alias(name), merged, holds_values))
+        partial = Partial(name, kind, over_rows.alias(name), merged, holds_values, fold)
+        self._columns.setdefault(name, partial)
         return pl.col(name)
 
     def add_end(self, value: pl.Expr, *, first: bool, keep: tuple[pl.Expr, ...]) -> pl.Expr:

@@ -35,6 +35,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from mamba_stream.core.trees import Node
+from mamba_stream.operators.folding import Fold
 from mamba_stream.plan.partials import ROWS, Partials
 
 _COUNT = pl.get_index_type()
@@ -91,13 +92,15 @@ def split_aggregate(one: Aggregate, partials: Partials) -> pl.Expr:
 
 def count_rows(partials: Partials) -> pl.Expr:
     """The number of rows in the group, with the type of ``pl.len()``."""
-    return partials.add("rows", pl.len().cast(pl.Int64), pl.Expr.sum, name=ROWS).cast(_COUNT)
+    rows = partials.add("rows", pl.len().cast(pl.Int64), pl.Expr.sum, name=ROWS, fold=Fold("count"))
+    return rows.cast(_COUNT)
 
 
 def _count(one: Aggregate, partials: Partials) -> pl.Expr:
     if one.node.params["include_nulls"] and not one.keep:
         return count_rows(partials)
-    return partials.add("count", one.expr.cast(pl.Int64), pl.Expr.sum).cast(_COUNT)
+    fold = Fold("count", None if one.node.params["include_nulls"] else one.value, one.keep)
+    return partials.add("count", one.expr.cast(pl.Int64), pl.Expr.sum, fold=fold).cast(_COUNT)
 
 
 def _null_count(one: Aggregate, partials: Partials) -> pl.Expr:
@@ -105,12 +108,14 @@ def _null_count(one: Aggregate, partials: Partials) -> pl.Expr:
 
 
 def _values_counted(one: Aggregate, partials: Partials) -> pl.Expr:
-    return partials.add("count", one.below.count().cast(pl.Int64), pl.Expr.sum)
+    fold = Fold("count", one.value, one.keep)
+    return partials.add("count", one.below.count().cast(pl.Int64), pl.Expr.sum, fold=fold)
 
 
 def _exact_sum(one: Aggregate, partials: Partials) -> pl.Expr:
     total = one.below.sum()
-    return partials.add("sum", total.cast(pl.Int64) if one.dtype == pl.Boolean else total, pl.Expr.sum)
+    total = total.cast(pl.Int64) if one.dtype == pl.Boolean else total
+    return partials.add("sum", total, pl.Expr.sum, fold=Fold("sum", one.value, one.keep))
 
 
 def _float_sum(one: Aggregate, partials: Partials) -> pl.Expr:
@@ -121,7 +126,7 @@ def _float_sum(one: Aggregate, partials: Partials) -> pl.Expr:
         # Exact as an integer, and shared with a sum that the user asks for.
         return _exact_sum(one, partials).cast(pl.Float64)
     values = one.below if one.dtype == pl.Float64 else one.below.cast(pl.Float64)
-    return partials.add("sum", values.sum(), pl.Expr.sum)
+    return partials.add("sum", values.sum(), pl.Expr.sum, fold=Fold("sum", one.value, one.keep))
 
 
 def _subtractable_sum(one: Aggregate, partials: Partials) -> pl.Expr:
@@ -199,7 +204,9 @@ def _least(one: Aggregate, partials: Partials) -> pl.Expr:
     one.require(*_PLAIN)
     name = "min" if one.node.kind == "Agg.Min" else "max"
     method = f"nan_{name}" if one.node.params["propagate_nans"] else name
-    return partials.add(name, one.expr, lambda column: getattr(column, method)())
+    nans = bool(one.node.params["propagate_nans"])
+    fold = Fold("least" if name == "min" else "greatest", one.value, one.keep, nans)
+    return partials.add(name, one.expr, lambda column: getattr(column, method)(), fold=fold)
 
 
 def _truth(one: Aggregate, partials: Partials) -> pl.Expr:

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from polars.testing import assert_frame_equal
 
 from mamba_stream.operators import grouping
+from mamba_stream.operators.folding import Fold, Folds
 from mamba_stream.operators.grouping import combined, grouped, ordered, run_of
 
 VALUES = {
@@ -43,6 +44,7 @@ def frames(draw: st.DrawFn) -> tuple[pl.DataFrame, list[str]]:
 @pytest.fixture(autouse=True)
 def every_frame_is_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grouping, "_WORTH_IT", 0)
+    monkeypatch.setattr(grouping, "_WORTH_ADDING", 0)
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -103,3 +105,94 @@ def test_many_rows_are_grouped_alike():
     assert_frame_equal(
         grouped(frame, ["a", "b"], exprs), frame.group_by("a", "b").agg(exprs), check_row_order=False
     )
+
+
+HOWS = {
+    "sum": pl.Expr.sum,
+    "least": pl.Expr.min,
+    "greatest": pl.Expr.max,
+    "count": lambda expr: expr.count().cast(pl.Int64),
+}
+
+
+@st.composite
+def folds_over_values(draw: st.DrawFn) -> tuple[pl.DataFrame, list[str], list[pl.Expr], Folds]:
+    """Rows with keys close together, and aggregates that fold, as expressions too."""
+    frame, keys = draw(frames())
+    height, exprs, folds = frame.height, [pl.len().cast(pl.Int64).alias("rows")], []
+    folds.append(("rows", pl.Int64(), Fold("count")))
+    numbers = {dtype: values for dtype, values in VALUES.items() if dtype not in (pl.String(), pl.Boolean())}
+    for number in range(draw(st.integers(1, 3))):
+        name, dtype = f"x{number}", draw(st.sampled_from(list(numbers)))
+        values = draw(st.lists(st.none() | numbers[dtype], min_size=height, max_size=height))
+        frame = frame.with_columns(pl.Series(name, values, dtype=dtype))
+        how = draw(st.sampled_from(list(HOWS)))
+        keep = draw(st.sampled_from([(), (pl.col("v") % 3 > 0,), (pl.col("v") > 2, pl.col("v") % 2 == 0)]))
+        seen = pl.col(name).filter(*keep) if keep else pl.col(name)
+        expr, fold = HOWS[how](seen).alias(f"made {number}"), Fold(how, pl.col(name), keep)
+        made = frame.lazy().group_by(keys).agg(expr).collect_schema()[f"made {number}"]
+        if fold.fits(made):
+            exprs.append(expr)
+            folds.append((f"made {number}", made, fold))
+    return frame, keys, exprs, Folds(folds)
+
+
+MERGED = {"count": pl.Expr.sum, "sum": pl.Expr.sum, "least": pl.Expr.min, "greatest": pl.Expr.max}
+
+
+@settings(deadline=None, max_examples=300, suppress_health_check=list(HealthCheck))
+@given(folds_over_values(), st.integers(0, 30))
+def test_folds_give_what_expressions_give(made, cut):
+    frame, keys, exprs, folds = made
+    merging = [MERGED[fold.how](pl.col(name)) for name, _, fold in folds.folds]
+    merged = Folds([(name, dtype, fold.over(name)) for name, dtype, fold in folds.folds])
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(grouping, "_CELLS_A_ROW", 100)
+        expected = frame.group_by(keys).agg(exprs)
+        assert_frame_equal(grouped(frame, keys, exprs, folds=folds), expected, check_row_order=False)
+        run = run_of(frame, keys, exprs, folds=folds)
+        assert_frame_equal(run, expected, check_row_order=False)
+        assert_frame_equal(run.select(keys[0]), run.select(keys[0]).sort(keys[0]))
+        both = pl.concat([part.group_by(keys).agg(exprs) for part in (frame[:cut], frame[cut:])])
+        found = combined(both, keys, merging, folds=merged)
+        if found is not None:
+            assert_frame_equal(found, both.group_by(keys).agg(merging).sort(keys))
+
+
+@pytest.mark.parametrize("nulls", [False, True])
+def test_keys_that_lie_close_together_are_not_looked_up(nulls):
+    """Without the expressions: it is the folds that give the groups."""
+    key = pl.when(pl.col("v") % 7 != 0 if nulls else True).then(pl.col("v") % 5 - 2)
+    slots = pl.when(pl.col("v") % 11 != 0 if nulls else True).then(pl.col("v") // 40 * 60_000_000 - 7)
+    frame = pl.DataFrame({"v": range(100)}).with_columns(k=key, slot=slots)
+    folds = Folds([("n", pl.Int64(), Fold("count")), ("s", pl.Int64(), Fold("sum", pl.col("v")))])
+    expected = (
+        frame.group_by("slot", "k").agg(n=pl.len().cast(pl.Int64), s=pl.col("v").sum()).sort("slot", "k")
+    )
+    assert_frame_equal(run_of(frame, ["slot", "k"], [], folds=folds, steps={"slot": 60_000_000}), expected)
+    far_apart = run_of(
+        frame, ["slot", "k"], [pl.len().alias("n").cast(pl.Int64), pl.col("v").sum().alias("s")], folds=folds
+    )
+    assert_frame_equal(far_apart, expected)
+
+
+@pytest.mark.parametrize("dtype", [pl.Float32(), pl.Float64()])
+@pytest.mark.parametrize("how", ["least", "greatest"])
+def test_nan_is_the_last_resort_unless_it_is_asked_for(how, dtype):
+    nan, inf = float("nan"), float("inf")
+    values = [
+        [1.0, nan],
+        [nan, nan],
+        [inf, nan],
+        [-inf, nan],
+        [None, nan],
+        [None, None],
+        [-0.0, 2.5],
+        [inf, -inf],
+    ]
+    frame = pl.DataFrame({"k": range(len(values)), "x": pl.Series(values, dtype=pl.List(dtype))}).explode("x")
+    for nans in (False, True):
+        name = ("nan_" if nans else "") + ("min" if how == "least" else "max")
+        expr = getattr(pl.col("x"), name)()
+        found = run_of(frame, ["k"], [], folds=Folds([("x", dtype, Fold(how, pl.col("x"), nans=nans))]))
+        assert_frame_equal(found, frame.group_by("k").agg(expr).sort("k"))

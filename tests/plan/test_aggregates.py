@@ -19,7 +19,9 @@ from polars.testing import assert_series_equal
 from mamba_stream.core.batches import batch_from_frame, frame_from_batch
 from mamba_stream.core.trees import columns
 from mamba_stream.errors import ColumnNotFound, ExpressionRefused
+from mamba_stream.operators import grouping
 from mamba_stream.operators.columns import PREFIX
+from mamba_stream.operators.grouping import run_of
 from mamba_stream.plan.aggregates import AggregatePlan, split
 from mamba_stream.plan.partials import ROWS
 
@@ -320,6 +322,58 @@ def test_any_cut_and_any_merge_gives_what_polars_gives_over_all_rows(data, exprs
             assume(False)
         plan = split(named, rows.schema, ORDER)
         assert_same(evaluated(plan, cut(rows, at), merges), want)
+
+
+@given(data=st.data(), exprs=st.lists(aggregations, min_size=1, max_size=2))
+@settings(
+    max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+def test_folds_give_the_partial_results_that_expressions_give(data, exprs):
+    named = {f"out{n}": expr for n, expr in enumerate(exprs)}
+    rows = data.draw(rows_of(set().union(*(columns(expr) for expr in exprs))))
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patched:
+        warnings.simplefilter("ignore", DeprecationWarning)
+        patched.setattr(grouping, "_WORTH_IT", 0)
+        patched.setattr(grouping, "_CELLS_A_ROW", 100)
+        try:
+            expected(named, rows)
+        except pl.exceptions.PolarsError:
+            assume(False)
+        plan = split(named, rows.schema, ORDER)
+        assume(plan.partial_folds is not None)
+        # A single row is computed as two.
+        rows = pl.concat([rows, rows])
+        have = run_of(rows, ["key"], [], folds=plan.partial_folds)
+        assert_same(have, grouped(rows, *plan.partial_exprs).sort("key"))
+        several = pl.concat([have, have])
+        merged = run_of(several, ["key"], [], folds=plan.merge_folds)
+        assert_same(merged, grouped(several, *plan.merge_exprs).sort("key"))
+
+
+@pytest.mark.parametrize(
+    "expr",
+    [
+        c("f64").sum(),
+        c("i64").mean(),
+        c("f32").filter(c("flag")).max(),
+        c("u64").min(),
+        c("i8").sum() + c("plain").drop_nans().max(),
+        c("text").count(),
+        pl.len(),
+        c("flag").filter(c("i64") > 3).len(),
+    ],
+)
+def test_counts_sums_and_extremes_fold(expr):
+    plan = split({"out": expr}, SCHEMA, ORDER)
+    assert plan.partial_folds is not None
+    assert plan.merge_folds is not None
+
+
+@pytest.mark.parametrize(
+    "expr", [c("f64").var(), c("i64").quantile(0.5), c("text").max(), c("dec").sum(), c("i64").first()]
+)
+def test_other_partials_do_not_fold(expr):
+    assert split({"out": expr}, SCHEMA, ORDER).partial_folds is None
 
 
 # --- what splits, and what it shares ----------------------------------------------------------------------------
