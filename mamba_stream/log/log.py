@@ -15,6 +15,7 @@ from mamba_stream.errors import AlreadyExists, InvalidInput, LogClosed, SchemaMi
 from mamba_stream.log.asked import text_of
 from mamba_stream.log.creating import checked_topic
 from mamba_stream.log.index import CLOSED
+from mamba_stream.log.looking import Look
 from mamba_stream.log.rows import TopicRow
 from mamba_stream.log.storage import Lock, LogStatistics, PartitionHead, Storage
 from mamba_stream.log.topic import Topic
@@ -200,6 +201,10 @@ class Log:
         """
         before = None if before is None else text_of(before)
         return self._store.records(text_of(namespace), before, limit)
+
+    def look(self) -> Look:
+        """Begins a look at several things at once, which over a network is one trip."""
+        return Look(self._store)
 
     def namespaces(self, prefix: str = "") -> list[str]:
         """The namespaces that hold records and begin so, sorted; costs what there are, however full they are."""

@@ -17,6 +17,7 @@ import pyarrow as pa
 from mamba_stream.core.changes import Applied, ChangeSet
 from mamba_stream.core.clock import Clock
 from mamba_stream.log.batch import LogBatch
+from mamba_stream.log.looking import Question
 from mamba_stream.log.rows import TopicRow
 
 if TYPE_CHECKING:
@@ -251,6 +252,14 @@ class Storage(Protocol):
 
     def records(self, namespace: str, before: str | None, limit: int | None) -> dict[str, bytes]:
         """Small values of a namespace by key, in the order of keys, of one moment."""
+        ...
+
+    def together(self, questions: Sequence[Question]) -> Sequence[Any] | None:
+        """What each of these questions comes to, asked together, or ``None`` where that would save nothing.
+
+        That is its answer, as the call of its own gives it; the error that this call raises; or ``ALONE`` where it is
+        to be asked by itself. Answers are not of one moment: each is from when the one before it was found, or later.
+        """
         ...
 
     def namespaces(self, prefix: str) -> list[str]:

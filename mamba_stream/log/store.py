@@ -23,6 +23,7 @@ from mamba_stream.log.files import Maps
 from mamba_stream.log.index import FORKED, MAP_SIZE, Index
 from mamba_stream.log.intake import Intake
 from mamba_stream.log.locks import FileLock
+from mamba_stream.log.looking import Question
 from mamba_stream.log.reader import ShelfReader
 from mamba_stream.log.registering import SocketRegistrar
 from mamba_stream.log.registrar import IndexRegistrar, Registrar
@@ -162,6 +163,9 @@ class Store:
         stop = None if before is None else rows.record_key(namespace, before)
         found = self.items(prefix, stop=stop, limit=limit)
         return {key[len(prefix) :].decode(): value for key, value in found}
+
+    def together(self, questions: Sequence[Question]) -> None:
+        return None
 
     def namespaces(self, prefix: str) -> list[str]:
         start = prefix.encode()

@@ -7,15 +7,14 @@ from collections.abc import Mapping
 
 import msgspec
 
-from mamba_stream.log import Log, Topic
+from mamba_stream.log import Topic
+from mamba_stream.log.looking import Look, RecordsAnswer
 from mamba_stream.messaging.books import Book, Change, Place
 from mamba_stream.messaging.bounds import groups_namespace
-from mamba_stream.messaging.pending import Offsets, Pending, bits_of, due_of, key_of, pack, unpack
-from mamba_stream.messaging.priorities import Priorities, priorities_of
+from mamba_stream.messaging.pending import Offsets, Pending, bits_of, due_of, key_of, pack
 
 _numbers = itertools.count()
 """A session may share a topic again, when it runs again: all that a process does is numbered through."""
-_cursor = msgspec.msgpack.Decoder(tuple[int, int])
 
 
 class Accounts:
@@ -23,15 +22,13 @@ class Accounts:
 
     Args:
         book: Where they are.
-        log: Where senders note priorities.
         topic: The topic.
         group: The group.
         session: Who we are.
     """
 
-    def __init__(self, book: Book, log: Log, topic: Topic, group: str, session: int) -> None:
+    def __init__(self, book: Book, topic: Topic, group: str, session: int) -> None:
         self.book = book
-        self._log = log
         self._topic = topic
         self._group = group
         self._session = session
@@ -51,6 +48,10 @@ class Accounts:
             change.records[groups_namespace(self._topic), self._group] = b""
         return change
 
+    def look(self, look: Look) -> tuple[RecordsAnswer, RecordsAnswer]:
+        """The records of all cursors, and those of all runs, to be looked at together with what else it is about."""
+        return self.book.look(look, self._cursors), self.book.look(look, self._runs)
+
     # Runs.
 
     def run_place(self, key: str) -> Place:
@@ -61,14 +62,6 @@ class Accounts:
         """The record of a run."""
         return self.book.get((self._runs, key))
 
-    def runs(self) -> dict[str, Pending]:
-        """All runs, by their keys: those that fall due first come first."""
-        return {key: unpack(value) for key, value in self.book.records(self._runs).items()}
-
-    def due(self, now: int, limit: int | None) -> dict[str, bytes]:
-        """The records of runs that are due."""
-        return self.book.records(self._runs, before=key_of(now + 1, 0), limit=limit)
-
     def next_due(self) -> int | None:
         """When the next run falls due, or fell; ``None`` where there is none."""
         return next((due_of(key) for key in self.book.records(self._runs, limit=1)), None)
@@ -77,15 +70,18 @@ class Accounts:
         """When the first run falls due that is not due by now; ``None`` where there is none."""
         return next((due for key in self.book.records(self._runs) if (due := due_of(key)) > now), None)
 
-    def count(self, most: int) -> int:
-        """How many runs there are; ``most``, where there are more."""
-        return len(self.book.records(self._runs, limit=most))
-
     def put(self, change: Change, when: int, run: Pending) -> str:
         """Adds a run that falls due then; the key of its record."""
         key = key_of(when, self._session << 32 | next(_numbers) & 0xFFFF_FFFF)
         change.records[self._runs, key] = pack(run)
         return key
+
+    def dues(self, change: Change, now: int) -> list[int]:
+        """When the runs fall due that a change adds, but for those that are due by now."""
+        added = [
+            key for (namespace, key), value in change.records.items() if namespace == self._runs and value
+        ]
+        return [due for key in added if (due := due_of(key)) > now]
 
     def lease(
         self, change: Change, until: int, partition: int, offsets: Offsets, attempt: int, keys: bytes
@@ -106,26 +102,6 @@ class Accounts:
         """Where the record of a cursor is."""
         return self._cursors, f"{partition}.{priority}"
 
-    def cursor(
-        self, partition: int, priority: int, begin: int, priorities: Priorities
-    ) -> tuple[int, int, bytes | None]:
-        """A cursor, where the group began, and the cursor's record.
-
-        Args:
-            partition: The partition.
-            priority: The priority.
-            begin: Where the partition begins.
-            priorities: Those of the topic.
-        """
-        stored = self.book.get(self.cursor_place(partition, priority))
-        if stored is not None:
-            return (*_cursor.decode(stored), stored)
-        if priority == 0:
-            return begin, begin, None
-        first = self.book.get(self.cursor_place(partition, 0))
-        start = begin if first is None else _cursor.decode(first)[1]
-        return max(start, priorities[priority].get(partition, 0)), start, None
-
     def move(
         self, change: Change, partition: int, priority: int, stored: bytes | None, cursor: int, start: int
     ) -> None:
@@ -133,10 +109,6 @@ class Accounts:
         place = self.cursor_place(partition, priority)
         change.requires[place] = stored
         change.records[place] = msgspec.msgpack.encode((cursor, start))
-
-    def priorities(self) -> Priorities:
-        """The priorities of the topic, 0 always among them."""
-        return priorities_of(self._log, self._topic.number)
 
 
 def pending_namespace(group: str, topic: Topic) -> str:

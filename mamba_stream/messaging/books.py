@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from mamba_stream.errors import PreconditionFailed
 from mamba_stream.log import Log, Transaction
+from mamba_stream.log.looking import Look, RecordsAnswer
 
 Place = tuple[str, str]
 """Namespace and key of a record."""
@@ -61,6 +62,10 @@ class Book(Protocol):
         """Records of a namespace in the order of their keys, as ``Log.records`` gives them."""
         ...
 
+    def look(self, look: Look, namespace: str) -> RecordsAnswer:
+        """Records of a namespace, to be looked at together with what else ``look`` is about."""
+        ...
+
     def commit(self, change: Change, transaction: Transaction | None = None) -> None:
         """Makes the change, together with what the transaction holds, which is then committed.
 
@@ -83,6 +88,9 @@ class LogBook:
         self, namespace: str, *, before: str | None = None, limit: int | None = None
     ) -> dict[str, bytes]:
         return self._log.records(namespace, before=before, limit=limit)
+
+    def look(self, look: Look, namespace: str) -> RecordsAnswer:
+        return look.records(namespace)
 
     def commit(self, change: Change, transaction: Transaction | None = None) -> None:
         transaction = self._log.transaction() if transaction is None else transaction
@@ -111,6 +119,9 @@ class PrivateBook:
             keys = [key for key in found if before is None or key < before]
             first = sorted(keys) if limit is None else heapq.nsmallest(limit, keys)
             return {key: found[key] for key in first}
+
+    def look(self, look: Look, namespace: str) -> RecordsAnswer:
+        return RecordsAnswer(lambda: self.records(namespace), lambda: self.records(namespace, limit=1))
 
     def commit(self, change: Change, transaction: Transaction | None = None) -> None:
         with self._lock:

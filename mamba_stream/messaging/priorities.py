@@ -27,7 +27,11 @@ _decoder = msgspec.msgpack.Decoder(dict[int, dict[int, int]])
 
 def priorities_of(log: Log, number: int) -> Priorities:
     """The priorities of the topic with this number, 0 always among them."""
-    stored = log.record(PRIORITIES, str(number))
+    return decoded(log.record(PRIORITIES, str(number)))
+
+
+def decoded(stored: bytes | None) -> Priorities:
+    """The priorities that a topic's record notes, 0 always among them."""
     return WITHOUT_PRIORITIES if stored is None else {0: {}, **_decoder.decode(stored)}
 
 

@@ -83,7 +83,7 @@ class SharedGroup:
         self._quiet: _Quiet | None = None
         self._writes = 0
         self._book = book
-        self._accounts = Accounts(book, log, topic, name, session)
+        self._accounts = Accounts(book, topic, name, session)
         graveyard = Graveyard(log, topic, name, terms.dead_letter)
         self._taking = Taking(self._accounts, Source(topic, ordered=terms.ordered), terms, graveyard)
         self._settling = Settling(self._accounts, graveyard)
@@ -110,12 +110,20 @@ class SharedGroup:
         Raises:
             DataCorrupted: What is to be delivered next is damaged, and there is nothing else.
         """
-        if self._is_quiet():
-            return []
+        quiet = self._quiet_still()
         lsn, writes = self.log.heard(), self._writes
+        if quiet is not None and quiet.lsn == lsn:
+            return []
         for _ in range(_SWAPS):
             try:
-                step = self._taking.step(self.clock.now(), limit, space)
+                sight, now = self._taking.look(limit, space), self.clock.now()
+                if quiet is not None and quiet.ends == sight.offsets:
+                    due = sight.next_due()
+                    if due is None or due > now:
+                        self._quiet = replace(quiet, lsn=lsn, until=due)
+                        return []
+                quiet = None
+                step = self._taking.step(sight, now, limit, space)
             except OffsetTrimmed:
                 # Between the look at where it begins and the look at its rows.
                 continue
@@ -127,7 +135,7 @@ class SharedGroup:
                 if step.damage is not None:
                     raise step.damage
                 if not self.full:
-                    self._quiet = _Quiet(lsn, writes, step.ends, self._next_change(step.now), step.now)
+                    self._quiet = _Quiet(lsn, writes, sight.offsets, sight.next_change(now), now)
                 return []
             try:
                 self._book.commit(step.change)
@@ -140,6 +148,11 @@ class SharedGroup:
                 for name, value in step.counts.items():
                     setattr(self.counts, name, getattr(self.counts, name) + value)
                 self.counts.delivered += sum(len(lease.left) for lease in leases)
+            if step.through and not step.more and step.damage is None:
+                # All that there was is taken; what comes of that is looked at when it falls due.
+                dues = [sight.next_change(now), *self._accounts.dues(step.change, now)]
+                until = min((due for due in dues if due is not None), default=None)
+                self._quiet = _Quiet(lsn, writes + 1, sight.offsets, until, now)
             if leases or not step.more:
                 return leases
         return []
@@ -160,9 +173,7 @@ class SharedGroup:
         """
         if (quiet := self._quiet) is not None and quiet.writes == self._writes:
             return quiet.until
-        return self._next_change(self.clock.now())
-
-    def _next_change(self, now: int) -> int | None:
+        now = self.clock.now()
         due = self._accounts.next_due()
         return due if due is None or due > now else self._accounts.next_after(now)
 
@@ -174,27 +185,15 @@ class SharedGroup:
             self.gone = True
         return self.gone
 
-    def _is_quiet(self) -> bool:
-        """Whether there was nothing to take when it was looked last, and nothing since that could have changed this.
+    def _quiet_still(self) -> _Quiet | None:
+        """What was seen when there was nothing to take, where only others' commits could have changed that since.
 
         Thousands of topics are looked at whenever somebody writes into one of them.
         """
         quiet, now = self._quiet, self.clock.now()
         if quiet is None or quiet.writes != self._writes or not 0 <= now - quiet.looked < _QUIET:
-            return False
-        if quiet.until is not None and now >= quiet.until:
-            return False
-        lsn = self.log.heard()
-        if lsn == quiet.lsn:
-            return True
-        try:
-            ends, due = self.topic.offsets(), self._accounts.next_due()
-        except TopicNotFound:
-            return False
-        if ends != quiet.ends or (due is not None and due <= now):
-            return False
-        self._quiet = replace(quiet, lsn=lsn, until=due)
-        return True
+            return None
+        return None if quiet.until is not None and now >= quiet.until else quiet
 
     def idle(self) -> bool:
         """Whether everything is done: nothing is new, leased, or waits; or the topic is gone."""

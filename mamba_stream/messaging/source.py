@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from mamba_stream.core.keys import hash_keys, key_groups
 from mamba_stream.errors import OffsetTrimmed
 from mamba_stream.log import Topic
+from mamba_stream.log.batch import LogBatch
 from mamba_stream.messaging.parts import Groups, Part
 from mamba_stream.messaging.pending import Offsets, Pending
 from mamba_stream.messaging.schema import is_message_schema
@@ -31,8 +32,13 @@ class Source:
         self.messages = is_message_schema(topic.schema)
         self.ordered = ordered and (self.messages or bool(topic.key))
 
-    def read(self, partition: int, position: int, end: int) -> Iterator[Part]:
-        """The rows of a partition between two offsets, batch by batch."""
+    def read(self, partition: int, position: int, end: int, first: Sequence[LogBatch] = ()) -> Iterator[Part]:
+        """The rows of a partition between two offsets, batch by batch; the ``first`` of them are here already."""
+        for batch in first:
+            yield Part(batch.data, batch.offsets, batch.append_time)
+            position = batch.next_offset
+        if position >= end:
+            return
         reader = self.topic.reader(start={partition: position}, partitions=[partition], end={partition: end})
         while batches := reader.poll(max_rows=1):
             for batch in batches:

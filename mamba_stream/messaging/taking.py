@@ -5,7 +5,7 @@ Reads the group's records and the topic's rows, and commits nothing; time is an 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -20,7 +20,7 @@ from mamba_stream.messaging.books import Change
 from mamba_stream.messaging.deadletters import Graveyard
 from mamba_stream.messaging.parts import Order, Part, held_up, joined, keys_of, split
 from mamba_stream.messaging.pending import Offsets, Pending, bits_of, unpack
-from mamba_stream.messaging.priorities import WITHOUT_PRIORITIES, Priorities
+from mamba_stream.messaging.sight import Sight
 from mamba_stream.messaging.source import Source
 from mamba_stream.messaging.terms import MOST_RUNS, Terms
 
@@ -39,6 +39,7 @@ class Step:
     """What one attempt to take comes to.
 
     Attributes:
+        sight: What there was to take.
         now: When that is, in microseconds since the epoch.
         room: So many messages may still be taken.
         space: About so many bytes of them.
@@ -48,9 +49,11 @@ class Step:
         more: Whether there may be more to take.
         damage: What kept it from reading on.
         full: Whether the group has too much open to take anything new.
-        ends: Begin and end of each partition, as they were.
+        through: Whether all partitions were looked at.
+        orders: What holds up what, by partition, once that was asked.
     """
 
+    sight: Sight
     now: int
     room: int
     space: int
@@ -60,7 +63,8 @@ class Step:
     more: bool = False
     damage: DataCorrupted | None = None
     full: bool = False
-    ends: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    through: bool = False
+    orders: dict[int, Order] | None = None
 
     @property
     def over(self) -> bool:
@@ -90,11 +94,32 @@ class Taking:
         self._ordered = source.ordered
         self._graveyard = graveyard
         self._turn = 0
+        self._reached: dict[int, int] = {}
+        """From where on new rows are read next, by partition, where that is one place."""
 
-    def step(self, now: int, limit: int, space: int) -> Step:
+    def look(self, limit: int = 0, space: int = 0) -> Sight:
+        """A look at what there is to take.
+
+        Args:
+            limit: So many messages at most.
+            space: About so many bytes of them at most.
+        """
+        self._turn = (self._turn + 1) % self._topic.partitions
+        start = {p: self._reached[p] for p in self._turns() if p in self._reached} if limit else {}
+        return Sight(
+            self._accounts,
+            self._topic,
+            messages=self._source.messages,
+            start=start,
+            room=limit,
+            space=space,
+        )
+
+    def step(self, sight: Sight, now: int, limit: int, space: int) -> Step:
         """What is due again, then what is new, higher priorities first.
 
         Args:
+            sight: What there is to take.
             now: Microseconds since the epoch.
             limit: So many messages at most.
             space: About so many bytes of them at most, but one message.
@@ -103,7 +128,7 @@ class Taking:
             OffsetTrimmed: Rows went between the look at where the topic begins and the look at them: look again.
             TopicNotFound: The topic was deleted.
         """
-        step = Step(now, limit, space)
+        step = Step(sight, now, limit, space)
         self._again(step)
         self._bound(step)
         self._fresh(step)
@@ -111,18 +136,18 @@ class Taking:
 
     def at_end(self) -> bool:
         """Whether nothing is new."""
-        priorities = self._priorities()
+        sight = self.look()
         return all(
-            self._accounts.cursor(partition, priority, begin, priorities)[0] >= end
-            for partition, (begin, end) in self._topic.offsets().items()
-            for priority in priorities
+            sight.cursor(partition, priority, begin)[0] >= end
+            for partition, (begin, end) in sight.offsets.items()
+            for priority in sight.priorities
         )
 
     # What is due: leases that ended, retries, messages whose time has come or whose key is free.
 
     def _again(self, step: Step) -> None:
-        due = self._accounts.due(step.now, None if self._ordered else _DUE_AT_ONCE)
-        orders = self._orders() if due and self._ordered else {}
+        due = step.sight.due(step.now)
+        orders = self._orders(step) if due and self._ordered else {}
         read = 0
         for key, value in due.items():
             if step.over:
@@ -130,15 +155,14 @@ class Taking:
                 return
             run = unpack(value)
             floors = None
-            # One that is not in it was put there after the look at the others: it is left for the next step.
-            if self._ordered and (run.partition not in orders or orders[run.partition].holds_up(key)):
+            if self._ordered and orders[run.partition].holds_up(key):
                 continue
+            if read >= _DUE_AT_ONCE and (step.leases or not self._ordered):
+                # Enough was read for what it gave; the rest is for the next step.
+                step.more = True
+                return
+            read += 1
             if self._ordered:
-                if read >= _DUE_AT_ONCE and step.leases:
-                    # Enough was read for what it gave; the rest is for the next step.
-                    step.more = True
-                    return
-                read += 1
                 floors = orders[run.partition].floors(key)
             try:
                 self._again_run(step, key, value, run, floors)
@@ -219,24 +243,20 @@ class Taking:
     # What is new: rows behind the cursors.
 
     def _fresh(self, step: Step) -> None:
-        ends = step.ends = self._topic.offsets()
-        priorities = self._priorities()
-        # After the cursors' own records a new run cannot come without one of them changing.
-        places = {
-            (partition, priority): self._accounts.cursor(partition, priority, begin, priorities)
-            for priority in priorities
-            for partition, (begin, _) in ends.items()
-        }
-        orders = self._orders() if self._ordered else {}
-        self._turn = (self._turn + 1) % len(ends)
-        turns = [*range(self._turn, len(ends)), *range(self._turn)]
+        sight, ends = step.sight, step.sight.offsets
+        priorities = sight.priorities
+        orders = self._orders(step) if self._ordered else {}
+        if len(priorities) > 1:
+            self._reached.clear()
         for priority in sorted(priorities, reverse=True):
             only = priority if len(priorities) > 1 else None
-            for partition in turns:
+            for partition in self._turns():
                 if step.over:
                     return
                 begin, end = ends[partition]
-                position, start, stored = places[partition, priority]
+                position, start, stored = sight.cursor(partition, priority, begin)
+                if only is None:
+                    self._reached[partition] = position
                 if position >= end:
                     continue
                 floors = None
@@ -247,8 +267,11 @@ class Taking:
                 if cursor == position:
                     # Damaged.
                     continue
+                if only is None:
+                    self._reached[partition] = cursor
                 self._accounts.move(step.change, partition, priority, stored, cursor, start)
                 step.more |= cursor < end
+        step.through = True
 
     def _scan(
         self, step: Step, partition: int, position: int, end: int, only: int | None, floors: Offsets | None
@@ -274,7 +297,7 @@ class Taking:
         else:
             if step.damage is None:
                 # Also where the last offsets have no rows any more.
-                cursor = end
+                cursor = max(cursor, end)
         self._lease(step, partition, sorts.free, 1)
         for offsets, parts in split(sorts.waits):
             self._accounts.wait(step.change, self._earliest(parts), partition, offsets, b"")
@@ -285,7 +308,7 @@ class Taking:
     def _intact(self, step: Step, partition: int, position: int, end: int) -> Iterator[Part]:
         """Rows as far as they are not damaged."""
         try:
-            yield from self._source.read(partition, position, end)
+            yield from self._source.read(partition, position, end, step.sight.rows(partition, position))
         except DataCorrupted as error:
             step.damage = error
 
@@ -329,19 +352,23 @@ class Taking:
 
     def _bound(self, step: Step) -> None:
         """Leaves room for no more new messages than there may be runs: each may yet become one, by a retry."""
-        room = MOST_RUNS - self._accounts.count(MOST_RUNS)
+        room = MOST_RUNS - len(step.sight.records)
         step.full = room <= 0
         step.room = min(step.room, room)
 
-    def _orders(self) -> dict[int, Order]:
+    def _orders(self, step: Step) -> dict[int, Order]:
         """What holds up what, by partition."""
-        runs: dict[int, dict[str, Pending]] = {}
-        for key, run in self._accounts.runs().items():
-            runs.setdefault(run.partition, {})[key] = run
-        return {partition: Order(within) for partition, within in runs.items()}
+        if step.orders is None:
+            runs: dict[int, dict[str, Pending]] = {}
+            for key, run in step.sight.runs.items():
+                runs.setdefault(run.partition, {})[key] = run
+            step.orders = {partition: Order(within) for partition, within in runs.items()}
+        return step.orders
 
-    def _priorities(self) -> Priorities:
-        return self._accounts.priorities() if self._source.messages else WITHOUT_PRIORITIES
+    def _turns(self) -> list[int]:
+        """The partitions, in the order in which it is their turn."""
+        count = self._topic.partitions
+        return [*range(self._turn, count), *range(self._turn)]
 
 
 @dataclass(slots=True)

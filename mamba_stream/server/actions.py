@@ -28,9 +28,12 @@ from mamba_stream.server.belongings import (
     visible_records,
 )
 from mamba_stream.server.desk import Desk
+from mamba_stream.server.failures import failure_of
 from mamba_stream.server.gate import Caller, Need
+from mamba_stream.server.reading import rows
 
 _VERSION: Final = version("mamba-stream")
+_MOST_TOGETHER: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,7 @@ class Action:
         needs: What the caller must be allowed, by the request.
         answer: What is done, and what the one result's body holds.
         words: What it is for.
+        together: Whether it may be one of several that are asked for together: those that only look, and do not wait.
     """
 
     name: str
@@ -50,6 +54,7 @@ class Action:
     needs: Callable[[Desk, Any], Iterable[Need]]
     answer: Callable[[Desk, Caller, Any], Any]
     words: str
+    together: bool = False
 
 
 def _free(desk: Desk, request: Any) -> Iterable[Need]:
@@ -68,6 +73,11 @@ def _describes(desk: Desk, request: Any) -> Iterable[Need]:
 
 def _named(desk: Desk, request: protocol.Named) -> Iterable[Need]:
     return (need_of_topic("describe", request.name),)
+
+
+def _reads_rows(desk: Desk, request: protocol.Read) -> Iterable[Need]:
+    name = request.name if request.topic is None else desk.catalog.numbered(request.topic).name
+    return (need_of_topic("read", name or ""),)
 
 
 def _reads_record(desk: Desk, request: protocol.AskRecord) -> Iterable[Need]:
@@ -183,6 +193,24 @@ def _lock_holder(desk: Desk, caller: Caller, request: protocol.LockName) -> str 
     return desk.storage.lock_holder(request.space, request.name)
 
 
+def _together(desk: Desk, caller: Caller, request: protocol.Together) -> list[protocol.Told]:
+    if len(request.asks) > _MOST_TOGETHER:
+        raise InvalidInput(f"{len(request.asks)} actions together: ask for at most {_MOST_TOGETHER}")
+    return [_told(desk, caller, asked) for asked in request.asks]
+
+
+def _told(desk: Desk, caller: Caller, asked: protocol.Asked) -> protocol.Told:
+    """What came of one of several: the others do not suffer by what is wrong with it."""
+    try:
+        action = ACTIONS.get(asked.action)
+        if action is not None and not action.together:
+            names = ", ".join(sorted(action.name for action in ACTIONS.values() if action.together))
+            raise InvalidInput(f"action {asked.action!r} is asked for alone; together may be {names}")
+        return protocol.Told(msgspec.Raw(perform(desk, caller, asked.action, memoryview(asked.request))))
+    except Exception as error:  # noqa: BLE001 - told to the client, whatever it is
+        return protocol.Told(failure=failure_of(error))
+
+
 def _head(head: PartitionHead) -> HeadInfo:
     return HeadInfo(head.topic, head.begin, head.end, head.rows, head.bytes, head.append_time, head.ended)
 
@@ -205,7 +233,9 @@ ACTIONS = {
             ),
             "whether a topic of this number is there",
         ),
-        Action("heads", protocol.AskHeads, _describes, _heads, "the state of a topic's partitions"),
+        Action(
+            "heads", protocol.AskHeads, _describes, _heads, "the state of a topic's partitions", together=True
+        ),
         Action("all_heads", protocol.ListTopics, _free, _all_heads, "the state of all topics' partitions"),
         Action("offsets_at", protocol.AskOffsetsAt, _describes, _offsets_at, "where a time is reached"),
         Action(
@@ -233,6 +263,7 @@ ACTIONS = {
                 text_of(request.namespace), text_of(request.key)
             ),
             "a small value, nil where there is none",
+            together=True,
         ),
         Action(
             "records",
@@ -240,6 +271,7 @@ ACTIONS = {
             _reads_records,
             _records,
             "small values, in the order of their keys",
+            together=True,
         ),
         Action("namespaces", protocol.Prefix, _free, _namespaces, "the namespaces that hold records"),
         Action(
@@ -257,6 +289,17 @@ ACTIONS = {
                 request.lsn, min(request.timeout, protocol.LONGEST_WAIT)
             ),
             "the last commit's number, once it is another",
+        ),
+        Action(
+            "rows",
+            protocol.Read,
+            _reads_rows,
+            rows,
+            "rows that are not many, for which a stream would be too much",
+            together=True,
+        ),
+        Action(
+            "together", protocol.Together, _free, _together, "several that only look, one after the other"
         ),
         Action(
             "settle",

@@ -14,12 +14,11 @@ from mamba_stream.core.schemas import polars_schema
 from mamba_stream.errors import InvalidInput, SchemaMismatch
 from mamba_stream.log.asked import check_bounds, offsets_of
 from mamba_stream.log.batch import LogBatch
-from mamba_stream.log.remote.protocol import Piece, Read, Run, decode, encode
+from mamba_stream.log.remote.protocol import Piece, Read, RowsRead, Run, decode, encode
 from mamba_stream.log.rows import TopicRow
-from mamba_stream.log.storage import Reader
 from mamba_stream.server.belongings import need_of_topic
 from mamba_stream.server.desk import Desk
-from mamba_stream.server.gate import Caller, Need
+from mamba_stream.server.gate import Caller
 from mamba_stream.server.sifting import Sieve
 
 _POLLED: Final = 65_536
@@ -28,29 +27,114 @@ _POLLED_BYTES: Final = 8 << 20
 _SMALL: Final = 64 << 10
 """Batches below this size are sent together with their neighbours: a message costs more than copying them."""
 _TOGETHER: Final = 512 << 10
+_MOST_ALONG: Final = 1 << 20
+_MOST_ALONG_ROWS: Final = 65_536
+"""Bytes and rows that come as an answer."""
 
 
 def read(desk: Desk, caller: Caller, ticket: bytes) -> tuple[pa.Schema, Iterator[Any]]:
     """The schema of what is read, and what a ``GeneratorStream`` sends."""
     request = _request(ticket)
-    name = request.name if request.topic is None else desk.catalog.numbered(request.topic).name
-    need = need_of_topic("read", name or "")
-    # First of all: whether a topic of that name is there is not for everybody to know.
-    desk.gate.check(caller, (need,))
-    row = desk.catalog.named(name or "") if request.topic is None else desk.catalog.numbered(request.topic)
-    schema = desk.storage.schema(row.schema)
-    wanted = _wanted(row, schema, request.columns)
-    projected = schema if wanted is None else pa.schema([schema.field(number) for number in wanted])
-    sieve = None
-    if request.predicate is not None:
-        sieve = Sieve(check(decode_predicate(request.predicate), polars_schema(schema)), projected)
-        # What is asked for decides, whether or not it is wanted.
-        wanted = sieve.reads(schema, wanted)
-    check_bounds("read", most_rows=request.most_rows, most_bytes=request.most_bytes)
-    start, ends = _bounds(desk, row, request)
-    between = (request.low, request.high)
-    reader = desk.storage.reader(row, start, wanted, ends, _open, between)
-    return projected, _stream(desk, caller, need, reader, request, projected, sieve)
+    reading = _Reading(desk, caller, request)
+    start, ends = reading.bounds()
+    pieces = reading.pieces(start, ends, request.most_rows, request.most_bytes)
+    return reading.schema, ((data, encode(piece)) for data, piece in pieces)
+
+
+def rows(desk: Desk, caller: Caller, request: Read) -> RowsRead:
+    """Rows as an answer: one partition after the other, as they are named, until there are enough.
+
+    Batches that are large come by a stream only.
+    """
+    _check(request)
+    reading = _Reading(desk, caller, request)
+    start, ends = reading.bounds()
+    left = request.most_rows if request.most_rows is not None else _MOST_ALONG_ROWS
+    space = min(request.most_bytes if request.most_bytes is not None else _MOST_ALONG, _MOST_ALONG)
+    found: list[Piece] = []
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, reading.schema) as writer:
+        for partition in request.start or start:
+            if left <= 0 or space <= 0:
+                break
+            if start[partition] >= ends[partition]:
+                continue
+            for data, piece in reading.pieces({partition: start[partition]}, ends, left, space):
+                if data.nbytes > _MOST_ALONG:
+                    break
+                writer.write_batch(data)
+                found.append(piece)
+                left -= data.num_rows
+                space -= data.nbytes
+    return RowsRead(found, memoryview(sink.getvalue()))
+
+
+class _Reading:
+    """One read: what it is of, and what of that is wanted."""
+
+    def __init__(self, desk: Desk, caller: Caller, request: Read) -> None:
+        name = request.name if request.topic is None else desk.catalog.numbered(request.topic).name
+        self._need = need_of_topic("read", name or "")
+        # First of all: whether a topic of that name is there is not for everybody to know.
+        desk.gate.check(caller, (self._need,))
+        row = (
+            desk.catalog.named(name or "") if request.topic is None else desk.catalog.numbered(request.topic)
+        )
+        schema = desk.storage.schema(row.schema)
+        wanted = _wanted(row, schema, request.columns)
+        self.schema = schema if wanted is None else pa.schema([schema.field(number) for number in wanted])
+        self._sieve: Sieve | None = None
+        if request.predicate is not None:
+            predicate = check(decode_predicate(request.predicate), polars_schema(schema))
+            self._sieve = Sieve(predicate, self.schema)
+            # What is asked for decides, whether or not it is wanted.
+            wanted = self._sieve.reads(schema, wanted)
+        check_bounds("read", most_rows=request.most_rows, most_bytes=request.most_bytes)
+        self._desk, self._caller, self._request = desk, caller, request
+        self._row, self._columns = row, wanted
+
+    def bounds(self) -> tuple[dict[int, int], dict[int, int]]:
+        """Where to begin, and before which offsets to end: at the latest where the topic ends now."""
+        given = offsets_of(self._row, "start", self._request.start)
+        heads = self._desk.storage.heads(self._row, sorted(given) or None)
+        start = {partition: given.get(partition, head.begin) for partition, head in heads.items()}
+        ends = offsets_of(self._row, "ends", self._request.ends)
+        return start, {p: min(head.end, ends.get(p, head.end)) for p, head in heads.items()}
+
+    def pieces(
+        self, start: dict[int, int], ends: dict[int, int], most_rows: int | None, most_bytes: int | None
+    ) -> Iterator[tuple[pa.RecordBatch, Piece]]:
+        """Batches between these offsets, and what lies beside each, until there are about so many rows or bytes."""
+        desk, between = self._desk, (self._request.low, self._request.high)
+        rows = most_rows if most_rows is not None else 1 << 62
+        size = most_bytes if most_bytes is not None else 1 << 62
+        ends = {partition: ends[partition] for partition in start}
+        reader = desk.storage.reader(self._row, start, self._columns, ends, _open, between)
+        try:
+            while rows > 0 and size > 0:
+                batches = reader.poll(max_rows=min(rows, _POLLED), max_bytes=min(size, _POLLED_BYTES))
+                if not batches:
+                    break
+                if self._sieve is not None:
+                    batches = self._sieve.sifted(batches)
+                for together in _gathered(batches):
+                    data = (
+                        together[0].data
+                        if len(together) == 1
+                        else pa.concat_batches([b.data for b in together])
+                    )
+                    rows -= data.num_rows
+                    size -= data.nbytes
+                    desk.gate.spend(self._caller, sent=data.nbytes)
+                    yield data, Piece(together[0].partition, [_run(batch) for batch in together])
+                # Who lost the right, or whose token ended, gets no more.
+                desk.gate.check(self._caller, (self._need,))
+            if self._request.progress:
+                nothing = pa.RecordBatch.from_pylist([], self.schema)
+                for partition, position in reader.positions.items():
+                    yield nothing, Piece(partition, [Run(position, position, 0, 0)])
+        finally:
+            reader.close()
 
 
 def _open() -> None:
@@ -65,9 +149,13 @@ def _request(ticket: bytes) -> Read:
         except UnicodeDecodeError as error:
             raise InvalidInput("a ticket is a topic's name, or a Read message") from error
     request = decode(ticket, Read)
+    _check(request)
+    return request
+
+
+def _check(request: Read) -> None:
     if (request.topic is None) == (request.name is None):
         raise InvalidInput("a ticket names a topic by topic= (its number) or by name=, one of them")
-    return request
 
 
 def _wanted(row: TopicRow, schema: pa.Schema, columns: list[str] | None) -> tuple[int, ...] | None:
@@ -82,51 +170,6 @@ def _wanted(row: TopicRow, schema: pa.Schema, columns: list[str] | None) -> tupl
     if len(set(columns)) != len(columns):
         raise SchemaMismatch(f"topic {row.name!r}: columns={columns} names a column twice")
     return tuple(schema.get_field_index(column) for column in columns)
-
-
-def _bounds(desk: Desk, row: TopicRow, request: Read) -> tuple[dict[int, int], dict[int, int]]:
-    """Where to begin, and before which offsets to end: at the latest where the topic ends now."""
-    given = offsets_of(row, "start", request.start)
-    heads = desk.storage.heads(row, sorted(given) or None)
-    start = {partition: given.get(partition, head.begin) for partition, head in heads.items()}
-    ends = offsets_of(row, "ends", request.ends)
-    return start, {p: min(head.end, ends.get(p, head.end)) for p, head in heads.items()}
-
-
-def _stream(
-    desk: Desk,
-    caller: Caller,
-    need: Need,
-    reader: Reader,
-    request: Read,
-    schema: pa.Schema,
-    sieve: Sieve | None,
-) -> Iterator[Any]:
-    rows = request.most_rows if request.most_rows is not None else 1 << 62
-    size = request.most_bytes if request.most_bytes is not None else 1 << 62
-    try:
-        while rows > 0 and size > 0:
-            batches = reader.poll(max_rows=min(rows, _POLLED), max_bytes=min(size, _POLLED_BYTES))
-            if not batches:
-                break
-            if sieve is not None:
-                batches = sieve.sifted(batches)
-            for together in _gathered(batches):
-                data = (
-                    together[0].data if len(together) == 1 else pa.concat_batches([b.data for b in together])
-                )
-                rows -= data.num_rows
-                size -= data.nbytes
-                desk.gate.spend(caller, sent=data.nbytes)
-                yield data, encode(Piece(together[0].partition, [_run(batch) for batch in together]))
-            # Who lost the right, or whose token ended, gets no more.
-            desk.gate.check(caller, (need,))
-        if request.progress:
-            nothing = pa.RecordBatch.from_pylist([], schema)
-            for partition, position in reader.positions.items():
-                yield nothing, encode(Piece(partition, [Run(position, position, 0, 0)]))
-    finally:
-        reader.close()
 
 
 def _gathered(batches: list[LogBatch]) -> Iterator[list[LogBatch]]:

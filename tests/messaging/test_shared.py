@@ -498,10 +498,10 @@ def test_a_topic_may_be_trimmed_while_it_is_taken(
     group.begin({0: 0})
     read, trims = Source.read, [3]
 
-    def read_late(self: Source, partition: int, position: int, end: int) -> Iterator[Part]:
+    def read_late(self: Source, partition: int, position: int, end: int, *first: object) -> Iterator[Part]:
         if trims:
             log["work"].trim({0: trims.pop()})
-        return read(self, partition, position, end)
+        return read(self, partition, position, end, *first)
 
     monkeypatch.setattr(Source, "read", read_late)
     assert values(group.take(10)) == ["d"]
@@ -518,8 +518,8 @@ def test_what_lies_before_damage_and_beside_it_is_delivered_and_then_it_is_repor
                 send(log, f"{partition}.{number}", partition=partition)
         read = Source.read
 
-        def damaged(self: Source, partition: int, position: int, end: int) -> Iterator[Part]:
-            for part in read(self, partition, position, end):
+        def damaged(self: Source, partition: int, position: int, end: int, *first: object) -> Iterator[Part]:
+            for part in read(self, partition, position, end, *first):
                 if partition == 0 and part.offsets[-1] >= 2:
                     raise DataCorrupted("topic 'work', partition 0, offset 2")
                 yield part

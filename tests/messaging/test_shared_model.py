@@ -286,11 +286,11 @@ class Sharing(RuleBasedStateMachine):
     def _look(self) -> None:
         """Takes in what is settled now: it is in no run, and behind its cursor."""
         anyone = next(iter(self.members.values()))
-        runs = anyone._accounts.runs().values()
+        sight = anyone._taking.look()
+        runs = sight.runs.values()
         pending = {(run.partition, offset) for run in runs for offset in run.offsets.tolist()}
-        priorities = anyone._accounts.priorities()
         for (partition, offset), known in self.known.items():
-            cursor = anyone._accounts.cursor(partition, known.sent.priority, 0, priorities)[0]
+            cursor = sight.cursor(partition, known.sent.priority, 0)[0]
             settled = offset < cursor and (partition, offset) not in pending
             assert settled or not known.settled, f"{partition}/{offset} was settled, and is open again"
             known.settled = settled

@@ -112,6 +112,10 @@ def requests(log):
         "namespaces": protocol.Prefix(),
         "lsn": protocol.Nothing(),
         "wait": protocol.AskWait(0, 0.0),
+        "rows": protocol.Read(topic=number),
+        "together": protocol.Together(
+            [protocol.Asked("heads", msgspec.Raw(msgspec.msgpack.encode(protocol.AskHeads(number))))]
+        ),
         "settle": protocol.Nothing(),
         "seal": protocol.Nothing(),
         "statistics": protocol.Nothing(),
@@ -131,6 +135,7 @@ FREE = {
     "namespaces",
     "lsn",
     "wait",
+    "together",
     "settle",
 }
 """For everybody who is known: what they list is what the caller may see, and the rest says nothing of what is stored."""

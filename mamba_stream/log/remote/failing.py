@@ -52,7 +52,7 @@ def error_of(failure: pa.ArrowException, place: str) -> MambaStreamError | Lost:
     """Our error for what a Flight call raised; :class:`Lost` where it says nothing about the call itself."""
     told = _told(failure)
     if told is not None:
-        return _error(told)
+        return error_told(told)
     if isinstance(failure, flight.FlightUnauthenticatedError):
         return NotAuthenticated(f"{place} refuses: {_first_line(failure)}")
     if isinstance(failure, flight.FlightUnauthorizedError):
@@ -71,7 +71,8 @@ def _told(failure: pa.ArrowException) -> Failure | None:
         return None
 
 
-def _error(told: Failure) -> MambaStreamError:
+def error_told(told: Failure) -> MambaStreamError:
+    """Our error, as the server told it."""
     kind = CODES.get(told.code, MambaStreamError)
     if kind is QuotaExceeded:
         return QuotaExceeded(told.message, retry_after=(told.retry_after_ms or 1000) / 1000)

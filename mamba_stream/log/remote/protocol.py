@@ -269,6 +269,13 @@ class Piece(msgspec.Struct):
     runs: list[Run]
 
 
+class RowsRead(msgspec.Struct):
+    """The answer to ``rows``: batches as an Arrow IPC stream, and the pieces that lie beside them."""
+
+    pieces: list[Piece]
+    data: memoryview
+
+
 class Write(msgspec.Struct):
     """The command of a DoPut: every batch is an append of its own, in order, acknowledged by an :class:`Ack`."""
 
@@ -295,6 +302,26 @@ class Failure(msgspec.Struct):
     topic: str | None = None
     partition: int | None = None
     offset: int | None = None
+
+
+class Asked(msgspec.Struct, array_like=True):
+    """One of several actions that are asked for together: its name, and what its body would hold."""
+
+    action: str
+    request: msgspec.Raw
+
+
+class Together(msgspec.Struct):
+    """Several actions, done one after the other."""
+
+    asks: list[Asked]
+
+
+class Told(msgspec.Struct, array_like=True):
+    """What one of several actions came to: its result, or what was wrong."""
+
+    answer: msgspec.Raw = msgspec.Raw(b"\xc0")
+    failure: Failure | None = None
 
 
 class Ack(msgspec.Struct, omit_defaults=True):

@@ -146,6 +146,9 @@ class RemoteReader(Positioned):
         """Takes the next piece in; where a stream ends a new one is asked for, unless the last one ``gave`` some."""
         while True:
             began = self._pieces.open
+            if not began and all(at >= self._ends.get(p, 1 << 63) for p, at in self._ahead.items()):
+                # Nothing can come: that needs no call.
+                return
             try:
                 piece = self._connection.again(self._piece)
             except MambaStreamError:
@@ -161,7 +164,7 @@ class RemoteReader(Positioned):
     def _piece(self) -> list[LogBatch] | None:
         with naming(self._topic):
             found = self._pieces.next(self._request)
-        return None if found is None else list(_cut(self._topic.name, *found))
+        return None if found is None else list(cut(self._topic.name, *found))
 
     def _request(self) -> Read:
         return Read(
@@ -182,7 +185,7 @@ class RemoteReader(Positioned):
         return self._heads_of(self._topic, sorted(self._positions))
 
 
-def _cut(topic: str, piece: Piece, data: pa.RecordBatch) -> Iterator[LogBatch]:
+def cut(topic: str, piece: Piece, data: pa.RecordBatch) -> Iterator[LogBatch]:
     """The rows as they were appended."""
     at = 0
     for run in piece.runs:

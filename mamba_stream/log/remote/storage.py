@@ -9,7 +9,7 @@ import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pyarrow as pa
@@ -20,6 +20,7 @@ from mamba_stream.core.names import LONGEST_NAME
 from mamba_stream.core.schemas import schema_from_bytes
 from mamba_stream.errors import ForkedProcess, MambaStreamError
 from mamba_stream.log.locks import this_process
+from mamba_stream.log.looking import Question
 from mamba_stream.log.remote import locking, protocol
 from mamba_stream.log.remote.address import Address, Credentials
 from mamba_stream.log.remote.committing import RemoteCommitter
@@ -31,6 +32,7 @@ from mamba_stream.log.remote.locking import RemoteLock
 from mamba_stream.log.remote.protocol import HeadInfo, Nothing
 from mamba_stream.log.remote.reader import RemoteReader
 from mamba_stream.log.remote.scanning import scan
+from mamba_stream.log.remote.together import answers_of, head_of, request_of
 from mamba_stream.log.remote.watching import Watcher
 from mamba_stream.log.rows import TopicRow
 from mamba_stream.log.storage import LogStatistics, PartitionHead
@@ -103,11 +105,11 @@ class RemoteStorage:
         wanted = protocol.AskHeads(topic.id, None if partitions is None else list(partitions))
         with naming(topic):
             found = self._connection.ask("heads", wanted, dict[int, HeadInfo])
-        return {partition: _head(head) for partition, head in found.items()}
+        return {partition: head_of(head) for partition, head in found.items()}
 
     def all_heads(self, *, internal: bool) -> dict[tuple[str, int], PartitionHead]:
         found = self._connection.ask("all_heads", protocol.ListTopics(internal), list[protocol.NamedHead])
-        return {(one.name, one.partition): _head(one.head) for one in found}
+        return {(one.name, one.partition): head_of(one.head) for one in found}
 
     def offsets_at(self, topic: TopicRow, ticks: int, by: str) -> dict[int, int]:
         wanted = protocol.AskOffsetsAt(topic.id, ticks, by)
@@ -157,6 +159,10 @@ class RemoteStorage:
     def records(self, namespace: str, before: str | None, limit: int | None) -> dict[str, bytes]:
         wanted = protocol.AskRecords(namespace, before, limit)
         return self._connection.ask("records", wanted, dict[str, bytes])
+
+    def together(self, questions: Sequence[Question]) -> list[Any]:
+        told = self._connection.ask("together", request_of(questions), list[protocol.Told])
+        return answers_of(questions, told)
 
     def namespaces(self, prefix: str) -> list[str]:
         return self._connection.ask("namespaces", protocol.Prefix(prefix), list[str])
@@ -239,7 +245,3 @@ def _forked() -> None:
 
 
 os.register_at_fork(after_in_child=_forked)
-
-
-def _head(head: HeadInfo) -> PartitionHead:
-    return PartitionHead(head.topic, head.begin, head.end, head.rows, head.size, head.append_time, head.ended)
