@@ -15,6 +15,7 @@ From above to below, each on what stands under it::
     outbox  |  courier  slots  |  feed  sharedfeed         the live halves: threads, time, other members
     sending  bounds  |  sharing  shared  taking  settling  lease  sweeping  |  membership  lanes
                                                            a step at a time in the log's records; time is an argument
+    sight                                                  what there is to take, in one look
     accounts  source  deadletters  members  survey         records and rows of one kind, read and written
     outgoing  parcel  outputs  |  rules  conditions  fitting  routing  |  assignment  interest  parts  latency
                                                            what goes out, which messages, who reads what: values

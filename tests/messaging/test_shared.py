@@ -17,6 +17,7 @@ from mamba_stream.errors import (
     StaleLease,
 )
 from mamba_stream.log import Log, open_log
+from mamba_stream.log.looking import Look, RecordsAnswer
 from mamba_stream.messaging import taking
 from mamba_stream.messaging.accounts import pending_namespace
 from mamba_stream.messaging.books import Change, LogBook, PrivateBook
@@ -488,6 +489,33 @@ def test_what_is_held_up_is_looked_at_when_something_may_have_changed(log: Log, 
     due = two.next_due()
     assert due is not None and due <= clock.now()
     assert two.next_change() == held[0].deadline
+
+
+@pytest.mark.parametrize("looked_at", ["cursor", "pending"])
+def test_a_key_stays_in_order_where_another_takes_in_the_midst_of_a_look(
+    log: Log, clock: HandClock, looked_at: str
+) -> None:
+    class Slow(LogBook):
+        def look(self, look: Look, namespace: str) -> RecordsAnswer:
+            answer = super().look(look, namespace)
+
+            def ask() -> dict[str, bytes]:
+                if namespace.startswith(looked_at) and not taken:
+                    taken.extend(two.take(1))
+                return answer.get()
+
+            return RecordsAnswer(ask, lambda: dict.fromkeys(filter(None, [answer.first()]), b""))
+
+    taken: list[Lease] = []
+    one, two = member(log, 1, clock, book=Slow(log)), member(log, 2, clock)
+    one.begin({0: 0})
+    send(log, *(Sent(n, key="k") for n in range(3)))
+    assert one.take(3) == []
+    assert values(taken) == [0]
+    for message in messages(taken):
+        message.ack()
+    two.settle(taken)
+    assert values(one.take(3)) == [1, 2]
 
 
 def test_a_topic_may_be_trimmed_while_it_is_taken(

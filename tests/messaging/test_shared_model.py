@@ -19,6 +19,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, preco
 
 from mamba_stream.errors import StaleLease
 from mamba_stream.log import Log, Transaction, open_log
+from mamba_stream.log.looking import Look, RecordsAnswer
 from mamba_stream.messaging.books import Change, LogBook
 from mamba_stream.messaging.lease import Lease
 from mamba_stream.messaging.message import Message
@@ -57,12 +58,28 @@ class Interrupted(LogBook):
     def __init__(self, log: Log) -> None:
         super().__init__(log)
         self.meanwhile: Callable[[], None] | None = None
+        self.between = ""
+        """Of which records' look, if it is not before the commit."""
+
+    def look(self, look: Look, namespace: str) -> RecordsAnswer:
+        answer = super().look(look, namespace)
+        if not self.between or not namespace.startswith(self.between):
+            return answer
+
+        def late() -> dict[str, bytes]:
+            self._interrupt()
+            return answer.get()
+
+        return RecordsAnswer(late, lambda: dict.fromkeys(filter(None, [answer.first()]), b""))
 
     def commit(self, change: Change, transaction: Transaction | None = None) -> None:
+        self._interrupt()
+        super().commit(change, transaction)
+
+    def _interrupt(self) -> None:
         meanwhile, self.meanwhile = self.meanwhile, None
         if meanwhile is not None:
             meanwhile()
-        super().commit(change, transaction)
 
 
 class Sharing(RuleBasedStateMachine):
@@ -156,16 +173,18 @@ class Sharing(RuleBasedStateMachine):
         other=st.integers(0, 3),
         does=st.sampled_from(["take", "write"]),
         limit=st.sampled_from([1, 3, 20]),
+        between=st.sampled_from(["", "cursor", "pending"]),
     )
-    def take_while_another_acts(self, who: int, other: int, does: str, limit: int) -> Any:
+    def take_while_another_acts(self, who: int, other: int, does: str, limit: int, between: str) -> Any:
         one, two = self._member(who), self._member(other)
         if one is None or two is None or one == two:
             return []
         book = self.members[one]._book
         assert isinstance(book, Interrupted)
         book.meanwhile = lambda: self._take(two, limit) if does == "take" else self._write(two)
+        book.between = between
         taken = self._take(one, limit)
-        book.meanwhile = None
+        book.meanwhile, book.between = None, ""
         return taken
 
     @rule(some=held, which=st.integers(0, 5), how=st.sampled_from(["ack", "ack", "ack", "nack", "reject"]))
