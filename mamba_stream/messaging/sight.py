@@ -63,7 +63,7 @@ class Sight:
         return WITHOUT_PRIORITIES if self._priorities is None else decoded(self._priorities.get())
 
     def rows(self, partition: int, position: int) -> list[LogBatch]:
-        """Rows of a partition from there on, as far as they came along; the last may lie behind its end as it was seen."""
+        """Rows of a partition from there on, as far as they came along: also behind its end as it was seen."""
         found = [] if self._rows is None else self._rows.get().get(partition, [])
         return found if found and found[0].offset == position else []
 
