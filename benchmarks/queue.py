@@ -21,7 +21,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,12 +38,13 @@ ROUNDS = 5
 
 
 def figures(where: Path, options: argparse.Namespace) -> Iterator[Figure]:
-    yield from sending(where / "send", options.scale)
+    sent = list(sending(where / "send", options.scale))
+    yield from sent
     yield from latency(where / "latency", options.seconds)
     yield from _acks(where, options.scale)
     yield from _backlog(where, options.backlog)
     yield from _many(where, options.topics, options.groups)
-    yield from kafka(where, options.scale)
+    yield from kafka(where, options.scale, sent)
 
 
 # --- sending and consuming
@@ -451,8 +452,8 @@ def part_groups(place: str, count: str) -> dict[str, Any]:
 # --- Kafka
 
 
-def kafka(where: Path, scale: float) -> Iterator[Figure]:
-    """What Apache Kafka does on the same machine, where there is one."""
+def kafka(where: Path, scale: float, ours: Sequence[Figure]) -> Iterator[Figure]:
+    """What Apache Kafka does on the same machine, where there is one, beside what :func:`sending` found of ours."""
     home = os.environ.get("KAFKA_HOME")
     if not home or not list(Path(home).glob("libs/kafka_*.jar")) or shutil.which("java") is None:
         print(
@@ -466,13 +467,20 @@ def kafka(where: Path, scale: float) -> Iterator[Figure]:
     number = int(1_000_000 * scale)
     with _broker(Path(home), where / "kafka") as address:
         found = _child("kafka", where, address, number)
-    for key in ("send", "consume"):
+    send, _, consume = ours
+    for key, name, beside in (
+        ("send", "send of 100-byte messages, one call each", send),
+        ("poll", "consume, one call each", consume),
+        ("consume", "consume, 10,000 at a time", consume),
+    ):
+        rate = middle(found[key])
         yield Figure(
-            f"Kafka, by confluent-kafka: {key}, one call each",
-            "acks=all; its broker leaves syncing to the system, where ours has synced every message",
-            "for comparison",
-            round(found[key]),
-            0,
+            f"Kafka, by confluent-kafka: {name}",
+            f"{min(found[key]):,.0f} to {max(found[key]):,.0f}/s; acks=all, and its broker leaves syncing to the "
+            "system, where ours has synced every message",
+            f"{beside.name}: {beside.value / rate:.1f} times as many",
+            round(rate),
+            None,
             unit=" messages/s",
         )
 
@@ -518,40 +526,53 @@ def part_kafka(place: str, address: str, count: str) -> dict[str, Any]:
     # Until it listens, each attempt would be told of.
     admin = AdminClient({"bootstrap.servers": address, "log_level": 0})
     admin.list_topics(timeout=60)
-    for future in admin.create_topics([NewTopic("send", 1, 1)]).values():
+    topics = [f"send-{turn}" for turn in range(ROUNDS)]
+    for future in admin.create_topics([NewTopic(topic, 1, 1) for topic in topics]).values():
         future.result()
     settings = {"bootstrap.servers": address, "linger.ms": 5, "acks": "all"}
     producer = confluent_kafka.Producer({**settings, "queue.buffering.max.messages": 1_000_000})
 
-    def send() -> None:
+    def send(topic: str) -> None:
         for at in range(number):
             while True:
                 try:
-                    producer.produce("send", VALUES[at % len(VALUES)])
+                    producer.produce(topic, VALUES[at % len(VALUES)])
                     break
                 except BufferError:
                     producer.poll(0.01)
         producer.flush()
 
-    sent = number / seconds(send)
-    consumer = confluent_kafka.Consumer(
-        {"bootstrap.servers": address, "group.id": "g", "auto.offset.reset": "earliest"}
-    )
-    consumer.subscribe(["send"])
-    while (first := consumer.poll(1.0)) is None or first.error():
-        pass
+    def poll(consumer: Any, most: int) -> int:
+        message = consumer.poll(1.0)
+        return 0 if message is None or message.error() or message.value() is None else 1
 
-    def consume() -> None:
-        left = number - 1
-        while left:
-            message = consumer.poll(1.0)
-            if message is not None and not message.error():
-                message.value()
-                left -= 1
+    def consume(consumer: Any, most: int) -> int:
+        # For no more than there are: it would wait for them.
+        return sum(message.value() is not None for message in consumer.consume(most, 1.0))
 
-    consumed = number / seconds(consume)
-    consumer.close()
-    return {"send": sent, "consume": consumed}
+    def receive(topic: str, group: str, some: Callable[[Any, int], int]) -> float:
+        """The rate from the first message on: joining the group is not what is measured."""
+        consumer = confluent_kafka.Consumer(
+            {"bootstrap.servers": address, "group.id": group, "auto.offset.reset": "earliest"}
+        )
+        consumer.subscribe([topic])
+        while (first := consumer.poll(1.0)) is None or first.error():
+            pass
+
+        def rest() -> None:
+            left = number - 1
+            while left > 0:
+                left -= some(consumer, min(left, len(VALUES)))
+
+        rate = number / seconds(rest)
+        consumer.close()
+        return rate
+
+    return {
+        "send": [number / seconds(lambda topic=topic: send(topic)) for topic in topics],
+        "poll": [receive(topic, f"{topic}-poll", poll) for topic in topics],
+        "consume": [receive(topic, f"{topic}-consume", consume) for topic in topics],
+    }
 
 
 # --- processes

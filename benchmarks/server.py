@@ -2,7 +2,8 @@
 
 Rates of batches stand beside those of a bare Arrow Flight server that discards and generates the same batches, in turns
 in the same run. The log of that part lies in memory (``/dev/shm``), so that the disk is not what is measured; all
-other parts are on disk, and what they count is durable.
+other parts are on disk, and what they count is durable. Where there is Kafka (``KAFKA_HOME``) and the
+``confluent-kafka`` client, its rates of sending and consuming stand beside ours.
 """
 
 from __future__ import annotations
@@ -49,10 +50,11 @@ MEMORY = Path("/dev/shm")
 def figures(where: Path, options: argparse.Namespace) -> Iterator[Figure]:
     yield from _batches(int(256 * options.scale) << 20)
     with served(where / "log") as address:
-        yield from queue.sending(address, options.scale, (150_000, 500_000, 300_000))
+        sent = list(queue.sending(address, options.scale, (150_000, 500_000, 300_000)))
+        yield from sent
         yield from queue.latency(address, options.seconds, (3.0, 15.0))
     yield from _idle(where / "idle", options.seconds)
-    yield from queue.kafka(where, options.scale)
+    yield from queue.kafka(where, options.scale, sent)
 
 
 # --- batches

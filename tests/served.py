@@ -51,12 +51,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What looks into a directory's storage is about that, and has nothing to say of a server's."""
-    if config.getoption("--served") is None:
+    kind = config.getoption("--served")
+    if kind is None:
         return
-    away = [item for item in items if item.get_closest_marker("embedded")]
+    marks = ("embedded", "inside") if kind == "process" else ("embedded",)
+    away = [item for item in items if any(item.get_closest_marker(mark) for mark in marks)]
     if away:
         config.hook.pytest_deselected(items=away)
-        items[:] = [item for item in items if item.get_closest_marker("embedded") is None]
+        items[:] = [item for item in items if item not in away]
 
 
 @contextmanager

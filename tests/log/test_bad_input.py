@@ -173,6 +173,7 @@ def test_a_reader_that_breaks_in_the_middle_leaves_nothing(log: Log) -> None:
         log["trades"].append(pa.RecordBatchReader.from_batches(schema, batches()))
 
 
+@pytest.mark.inside
 @pytest.mark.usefixtures("filled", "unchanged")
 def test_a_value_that_is_too_large_for_a_batch_is_refused_with_what_to_do(
     log: Log, monkeypatch: pytest.MonkeyPatch

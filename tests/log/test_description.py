@@ -108,16 +108,16 @@ def test_the_skew_of_a_key_of_several_columns_names_all_of_them(log: Log) -> Non
     assert topic.describe().key_skew == (2 / 3, ("x", 2))
 
 
-def test_only_recent_rows_are_looked_at(trades: Topic, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(description, "_SAMPLED_ROWS", 40)
-    for n in range(30):
-        trades.append([{"ts": START + timedelta(hours=n), "symbol": "old" if n < 20 else "new"}], partition=0)
+def test_only_recent_rows_are_looked_at(trades: Topic) -> None:
+    # Of each of the four partitions a quarter.
+    recent = description._SAMPLED_ROWS // 4
+    for n, (symbol, rows) in enumerate((("old", 1_000), ("old", 1_000), ("new", recent))):
+        frame = pl.select(ts=pl.repeat(START + timedelta(hours=n), rows), symbol=pl.lit(symbol))
+        trades.append(frame.with_columns(price=pl.lit(None, float), size=pl.lit(None, int)), partition=0)
     found = trades.describe()
-    assert (found.rows, found.sampled) == (30, 10)
+    assert (found.rows, found.sampled) == (2_000 + recent, recent)
     assert found.key_skew == (1.0, "new")
-    assert (found.first_time, found.last_time) == (START, START + timedelta(hours=29)), (
-        "times are of all rows"
-    )
+    assert (found.first_time, found.last_time) == (START, START + timedelta(hours=2)), "times are of all rows"
 
 
 def test_an_ended_topic_is_described_as_such(plain: Topic) -> None:

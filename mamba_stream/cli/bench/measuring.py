@@ -19,7 +19,7 @@ class Figure:
         ours: Our figure, in words with its unit.
         limit: What it is held against, in words with its unit.
         value: The number that the target is about: a ratio, unless ``unit`` says otherwise.
-        target: What it has to be.
+        target: What it has to be; ``None`` for what is only there to compare with.
         at_least: Whether the target is a floor; else it is a ceiling.
         unit: The unit of ``value`` and ``target``; empty for ratios.
         spread: Least and greatest value over the rounds.
@@ -29,14 +29,16 @@ class Figure:
     ours: str
     limit: str
     value: float
-    target: float
+    target: float | None
     at_least: bool = True
     unit: str = ""
     spread: tuple[float, float] | None = None
 
     @property
     def held(self) -> bool:
-        """Whether the target is met."""
+        """Whether the target is met, if there is one."""
+        if self.target is None:
+            return True
         return self.value >= self.target if self.at_least else self.value <= self.target
 
 
@@ -106,12 +108,14 @@ def show(title: str, figures: Iterator[Figure]) -> bool:
     console.print(f"[bold]{title}[/]")
     missed = 0
     for figure in figures:
-        sign = "≥" if figure.at_least else "≤"
-        mark = "[green]✓[/]" if figure.held else "[red]✗[/]"
+        mark, wanted = "-", ""
+        if figure.target is not None:
+            mark = "[green]✓[/]" if figure.held else "[red]✗[/]"
+            wanted = f", target {'≥' if figure.at_least else '≤'} {figure.target:g}{figure.unit}"
         spread = "" if figure.spread is None else f" ({figure.spread[0]:.2f} to {figure.spread[1]:.2f})"
         console.print(
-            f" {mark} {figure.name}: [bold]{figure.value:.3g}{figure.unit}[/]{spread}, "
-            f"target {sign} {figure.target:g}{figure.unit}\n      {figure.ours}; {figure.limit}",
+            f" {mark} {figure.name}: [bold]{figure.value:.3g}{figure.unit}[/]{spread}{wanted}"
+            f"\n      {figure.ours}; {figure.limit}",
             soft_wrap=True,
         )
         missed += not figure.held
