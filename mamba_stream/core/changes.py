@@ -54,8 +54,21 @@ class Sequence(msgspec.Struct, frozen=True, array_like=True):
     number: int
 
 
+class Once(msgspec.Struct, frozen=True, array_like=True):
+    """A name for change sets that come one after the other, and the number of this one: it is applied once.
+
+    What came of a name's last number is kept, and answered when that comes again; the next one is one more.
+    """
+
+    name: str
+    number: int
+
+
 class Forget(msgspec.Struct, frozen=True, array_like=True):
-    """A producer's numbers for one topic are no longer known: it will append nothing there any more."""
+    """A producer's numbers for one topic are no longer known: it will append nothing there any more.
+
+    With 0 as the topic, which none has, it is a name of :class:`Once`.
+    """
 
     topic: int
     producer: str
@@ -104,13 +117,15 @@ class ChangeSet(msgspec.Struct, frozen=True, array_like=True):
     records: tuple[Record, ...] = ()
     requires: tuple[Record, ...] = ()
     forgets: tuple[Forget, ...] = ()
+    once: Once | None = None
 
 
 class Applied(msgspec.Struct, frozen=True, array_like=True):
     """The answer to a change set that was committed.
 
     ``ranges`` gives, append by append, (topic, partition, first offset, next offset); for a repeated
-    sequence those of the first time, with ``repeated`` set. ``topics`` are the numbers of created topics.
+    sequence, or what was to be applied once, those of the first time, with ``repeated`` set. ``topics`` are the
+    numbers of created topics.
     """
 
     lsn: int

@@ -7,32 +7,28 @@ trace and does not disturb its neighbours.
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from mamba_stream.core.changes import MAX_RECORD_BYTES, Append, Applied, ChangeSet, CreateTopic, Sequence
+from mamba_stream.core.changes import MAX_RECORD_BYTES, Append, Applied, ChangeSet, CreateTopic
 from mamba_stream.errors import (
     AlreadyExists,
     InvalidInput,
     NotCommitted,
     PartitionNotFound,
     PreconditionFailed,
-    SequenceGap,
     TopicEnded,
     TopicNotFound,
 )
-from mamba_stream.log import rows
+from mamba_stream.log import repeating, rows
 from mamba_stream.log.rows import Entry, FileRow, Head, Ticks, TopicRow
 
 if TYPE_CHECKING:
     from mamba_stream.log.views import Draft
 
-REMEMBERED_SEQUENCES = 128
-"""So many of a producer's last appends can be repeated and are answered with their offsets."""
-
 _MASK = (1 << 64) - 1
-_ranges = msgspec.msgpack.Decoder(tuple[tuple[int, int, int, int], ...])
 
 
 class Ledger:
@@ -40,7 +36,7 @@ class Ledger:
 
     def __init__(self, draft: Draft, now: int) -> None:
         self._draft = draft
-        self._now = now
+        self.now = now
         self._heads: dict[tuple[int, int], Head] = {}
         self._files: dict[int, FileRow] = {}
         self._published: dict[int, tuple[int, int]] = {}
@@ -91,7 +87,7 @@ class Ledger:
 
     def set_file(self, number: int, row: FileRow) -> None:
         if row.live == 0 and row.state == "closed":
-            row = msgspec.structs.replace(row, state="trash", since=self._now)
+            row = msgspec.structs.replace(row, state="trash", since=self.now)
         self._files[number] = row
         self._changed_files.add(number)
 
@@ -118,6 +114,10 @@ class Ledger:
         """All keys that begin so."""
         return [key for key, _ in self._draft.items(prefix)]
 
+    def first_keys(self, prefix: bytes, count: int) -> list[bytes]:
+        """The first keys that begin so."""
+        return [key for key, _ in itertools.islice(self._draft.items(prefix), count)]
+
     def flush(self) -> None:
         """Writes what was kept and changed. Call it once, before the transaction commits."""
         for number, (end, entries) in self._published.items():
@@ -142,21 +142,19 @@ class Ledger:
 
 def apply(ledger: Ledger, change: ChangeSet) -> Applied:
     """Applies the change set, or raises ``NotCommitted`` (or what was wrong with it) and changes nothing."""
-    repeated = _check_sequences(ledger, change)
-    if repeated is not None:
-        return repeated
+    before = repeating.repeated(ledger, change)
+    if before is not None:
+        return before
     _check(ledger, change)
     lsn = ledger.tick(lsn=1).lsn
     topics = tuple(_create(ledger, create) for create in change.creates)
     for topic in change.drops:
         _drop(ledger, topic)
     ranges = tuple([_append(ledger, append) for append in change.appends])
-    for sequence in change.sequences:
-        _remember(ledger, sequence, tuple(r for r in ranges if r[0] == sequence.topic))
+    answer = Applied(lsn, ranges, topics=topics)
+    repeating.remember(ledger, change, answer)
     for forget in change.forgets:
-        # Where the topic was deleted, all of it went with it.
-        ledger.delete(rows.producer_key(forget.topic, forget.producer))
-        ledger.delete_prefix(rows.sequences_prefix(forget.topic, forget.producer))
+        repeating.forget(ledger, forget)
     for topic in change.ends:
         row = ledger.topic(topic)
         for partition in range(row.partitions if row else 0):
@@ -177,32 +175,7 @@ def apply(ledger: Ledger, change: ChangeSet) -> Applied:
             ledger.delete(key)
         else:
             ledger.put(key, record.value)
-    return Applied(lsn, ranges, topics=topics)
-
-
-def _check_sequences(ledger: Ledger, change: ChangeSet) -> Applied | None:
-    """The first answer where all of this was committed before; ``None`` where it is new."""
-    known: list[tuple[tuple[int, int, int, int], ...]] = []
-    for sequence in change.sequences:
-        value = ledger.get(rows.producer_key(sequence.topic, sequence.producer))
-        last = None if value is None else int.from_bytes(value, "big")
-        if last is None or sequence.number == last + 1:
-            continue
-        where = f"producer {sequence.producer!r}: sequence {sequence.number}"
-        if sequence.number > last:
-            raise SequenceGap(f"{where} does not follow {last}; the next one is {last + 1}")
-        answer = ledger.get(rows.sequence_key(sequence.topic, sequence.producer, sequence.number))
-        if answer is None:
-            raise SequenceGap(
-                f"{where} was left behind by {last}: it was committed more than {REMEMBERED_SEQUENCES} "
-                "appends ago or never, and its offsets are no longer known"
-            )
-        known.append(_ranges.decode(answer))
-    if not known:
-        return None
-    if len(known) < len(change.sequences):
-        raise SequenceGap("some of the sequences of this transaction were committed before, others not")
-    return Applied(ledger.ticks().lsn, tuple(r for answer in known for r in answer), repeated=True)
+    return answer
 
 
 def _check(ledger: Ledger, change: ChangeSet) -> None:
@@ -315,8 +288,7 @@ def _drop(ledger: Ledger, topic: int) -> None:
         if head is not None:
             _trim(ledger, topic, partition, head.end)
         ledger.forget(topic, partition)
-    for prefix in (rows.PRODUCER, rows.SEQUENCE):
-        ledger.delete_prefix(rows.number_key(prefix, topic))
+    repeating.forget_topic(ledger, topic)
     for key in ledger.keys(rows.OFFSET):
         if rows.offset_place(key)[1] == topic:
             ledger.delete(key)
@@ -364,14 +336,6 @@ def _append(ledger: Ledger, append: Append) -> tuple[int, int, int, int]:
     )
     ledger.publish(append.file, append.position + append.length)
     return append.topic, append.partition, head.end, following
-
-
-def _remember(ledger: Ledger, sequence: Sequence, ranges: tuple[tuple[int, int, int, int], ...]) -> None:
-    topic, producer, number = sequence.topic, sequence.producer, sequence.number
-    ledger.put(rows.producer_key(topic, producer), number.to_bytes(8, "big"))
-    ledger.put(rows.sequence_key(topic, producer, number), msgspec.msgpack.encode(ranges))
-    if number >= REMEMBERED_SEQUENCES:
-        ledger.delete(rows.sequence_key(topic, producer, number - REMEMBERED_SEQUENCES))
 
 
 def _trim(ledger: Ledger, topic: int, partition: int, begin: int) -> None:

@@ -27,6 +27,8 @@ RECORD = b"\x08"
 PRODUCER = b"\x09"
 SEQUENCE = b"\x0a"
 SCHEMA = b"\x0b"
+ONCE = b"\x0c"
+USED = b"\x0d"
 ENTRY = b"\x10"
 
 NO_TIME = -(1 << 63)
@@ -34,6 +36,8 @@ NO_TIME = -(1 << 63)
 
 _CRC = struct.Struct(">I")
 _KEY_NUMBER = struct.Struct(">I")
+_KEY_DAY = struct.Struct(">BI")
+_PRODUCER = struct.Struct(">QQ")
 _KEY_PARTITION = struct.Struct(">BIH")
 _KEY_ENTRY = struct.Struct(">BIHQ")
 _TICKS = struct.Struct(">QII")
@@ -143,6 +147,16 @@ class Entry(msgspec.Struct, frozen=True):
         return bool(self.flags & COMPRESSED)
 
 
+class OnceRow(msgspec.Struct, frozen=True, array_like=True):
+    """What came of the last change set of a name, and when that was, in microseconds since the epoch."""
+
+    number: int
+    used: int
+    lsn: int
+    ranges: tuple[tuple[int, int, int, int], ...]
+    topics: tuple[int, ...]
+
+
 class FileRow(msgspec.Struct, frozen=True):
     """A file of the log. ``end`` is how far it is published, ``live`` how many entries lie in it."""
 
@@ -250,6 +264,30 @@ def producer_key(topic: int, producer: str) -> bytes:
     return PRODUCER + topic.to_bytes(4, "big") + producer.encode()
 
 
+def pack_producer(number: int, used: int) -> bytes:
+    """A producer's last sequence, and when it came, in microseconds since the epoch."""
+    return _PRODUCER.pack(number, used)
+
+
+def unpack_producer(value: bytes) -> tuple[int, int | None]:
+    """The same; logs of before this was noted do not say when."""
+    return (int.from_bytes(value, "big"), None) if len(value) == 8 else _PRODUCER.unpack(value)
+
+
+def once_key(name: str) -> bytes:
+    return ONCE + name.encode()
+
+
+def used_key(day: int, key: bytes) -> bytes:
+    """Lists the row of this key, a producer's or one of :class:`OnceRow`, under the day of its last use."""
+    return _KEY_DAY.pack(USED[0], day) + key
+
+
+def used_place(key: bytes) -> tuple[int, bytes]:
+    """(day, key) of what is listed so."""
+    return _KEY_DAY.unpack_from(key)[1], key[_KEY_DAY.size :]
+
+
 def sequences_prefix(topic: int, producer: str) -> bytes:
     return SEQUENCE + topic.to_bytes(4, "big") + producer.encode() + b"\0"
 
@@ -271,10 +309,10 @@ def unpack_entry(value: bytes | memoryview) -> Entry:
     return Entry(*_ENTRY.unpack_from(value))
 
 
-_decoders = {kind: msgspec.msgpack.Decoder(kind) for kind in (FileRow, TopicRow, Meta)}
+_decoders = {kind: msgspec.msgpack.Decoder(kind) for kind in (FileRow, TopicRow, Meta, OnceRow)}
 
 
-def pack(value: FileRow | TopicRow | Meta) -> bytes:
+def pack(value: FileRow | TopicRow | Meta | OnceRow) -> bytes:
     return msgspec.msgpack.encode(value)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import polars as pl
 import pyarrow as pa
 
-from mamba_stream.core.changes import Applied, ChangeSet
+from mamba_stream.core.changes import Applied, ChangeSet, Once
 from mamba_stream.core.clock import Clock
 from mamba_stream.log.batch import LogBatch
 from mamba_stream.log.looking import Question
@@ -330,7 +330,11 @@ class Stage(Protocol):
 
 
 class OwnStorage(Storage, Protocol):
-    """A storage of this machine, which takes the rows of a commit one piece after the other."""
+    """A storage of this machine: takes a commit one piece after the other, and knows what came of others."""
+
+    def answered(self, once: Once) -> Applied | None:
+        """What came of the change set of this name and number, if that was the name's last."""
+        ...
 
     def stage(self) -> Stage:
         """Begins such a commit."""

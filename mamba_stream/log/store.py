@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 import pyarrow as pa
 
-from mamba_stream.core.changes import Applied, ChangeSet
+from mamba_stream.core.changes import Applied, ChangeSet, Once
 from mamba_stream.core.clock import Clock, SystemClock
 from mamba_stream.core.names import LONGEST_NAME
 from mamba_stream.errors import DataCorrupted, ForkedProcess, NewerFormat, NotALog
@@ -27,6 +27,7 @@ from mamba_stream.log.looking import Question
 from mamba_stream.log.reader import ShelfReader
 from mamba_stream.log.registering import SocketRegistrar
 from mamba_stream.log.registrar import IndexRegistrar, Registrar
+from mamba_stream.log.repeating import answered
 from mamba_stream.log.rows import Head, Meta, TopicRow
 from mamba_stream.log.seeking import first_reaching, offset_at
 from mamba_stream.log.shelf import Shelf
@@ -86,6 +87,9 @@ class Store:
     def commit(self, change: ChangeSet, batches: Sequence[Batch] = ()) -> Applied:
         """Commits durably, and wakes whoever waits."""
         return self.committer.commit(change, batches)
+
+    def answered(self, once: Once) -> Applied | None:
+        return answered(self.get(rows.once_key(once.name)), once)
 
     def stage(self) -> StagedRows:
         return StagedRows(self.registrar, self._clock, self.committer.commit)

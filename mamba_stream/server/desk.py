@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from mamba_stream.core.changes import Applied, ChangeSet
-from mamba_stream.errors import CommitUnknown, ServerUnavailable
+from mamba_stream.errors import CommitUnknown, InvalidInput, ServerUnavailable
 from mamba_stream.log.remote.protocol import Commit, Goodbye, Rows
 from mamba_stream.log.storage import OwnStorage, Stage
 from mamba_stream.server.answers import Answers
@@ -23,7 +23,7 @@ from mamba_stream.server.limits import Limits
 from mamba_stream.server.lookup import StorageLookup
 from mamba_stream.server.pulse import Pulse
 from mamba_stream.server.streams import read_plain
-from mamba_stream.server.vetting import vetted
+from mamba_stream.server.vetting import of_caller, vetted
 
 
 class Desk:
@@ -64,9 +64,20 @@ class Desk:
         for number in sorted({rows.topic for rows in request.rows}):
             yield self.belongings.numbered(number, "write")
 
+    def answered(self, caller: Caller, request: Commit) -> Applied | None:
+        """What came of a commit that happened before, as the log remembers it."""
+        once = of_caller(request.change, caller.name).once
+        return None if once is None else self.storage.answered(once)
+
     def commit(self, caller: Caller, request: Commit) -> Applied:
         """Commits, once however often it is sent; what is sent again is counted again."""
         self.gate.spend(caller, received=sum(len(rows.data) for rows in request.rows))
+
+        if not request.rows and request.change == ChangeSet(once=request.change.once) != ChangeSet():
+            # A name would be remembered for somebody who may do nothing else.
+            raise InvalidInput(
+                "there is nothing to be done once: the change set changes nothing, and has no rows"
+            )
 
         def commit(change: ChangeSet) -> Applied:
             return self.storage.commit(
@@ -98,7 +109,8 @@ class Desk:
     def part(self, caller: Caller, request: Goodbye) -> None:
         """A client is gone: nobody asks for its answers any more, and its producers append nothing."""
         self._answers.forget(f"{caller.name}/{request.client}")
-        self._forgetting.add(vetted(ChangeSet(forgets=request.forgets), self.catalog, self.limits, 0).forgets)
+        change = vetted(ChangeSet(forgets=request.forgets), self.catalog, self.limits, 0)
+        self._forgetting.add(of_caller(change, caller.name).forgets)
 
     def settle_up(self) -> None:
         """Commits what waited for a commit to go with."""
@@ -107,6 +119,7 @@ class Desk:
 
     def _commit(self, caller: Caller, change: ChangeSet, commit: Callable[[ChangeSet], Applied]) -> Applied:
         change = vetted(change, self.catalog, self.limits, self.storage.clock.now())
+        change = of_caller(change, caller.name)
         if caller.credential:
             change = with_creators(change, caller.name, self._lookup.topic_name)
         with self._forgetting.along(change) as change:
@@ -128,6 +141,6 @@ class Desk:
 
 def _lands_once(change: ChangeSet) -> bool:
     """Whether nothing comes of applying it again after it was applied, whatever others did in between."""
-    return bool(change.sequences) or not (
+    return bool(change.once or change.sequences) or not (
         change.requires or change.creates or change.drops or change.offsets or change.records
     )

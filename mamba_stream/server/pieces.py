@@ -104,6 +104,8 @@ class _Taking:
     def _commit(self, commit: Commit) -> Applied:
         if commit.rows:
             raise InvalidInput("the change set behind the pieces of a commit has no rows of its own")
+        if not self._topics:
+            raise InvalidInput("a commit in pieces has some: one without rows is sent by the action commit")
         self._check_met()
         # Once more for the rows: who lost the right meanwhile commits nothing.
         written = [self._desk.belongings.numbered(number, "write") for number in dict.fromkeys(self._topics)]

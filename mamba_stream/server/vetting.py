@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
+from typing import Final
+
 import msgspec
 import pyarrow as pa
 
@@ -13,6 +16,9 @@ from mamba_stream.log.asked import text_of
 from mamba_stream.log.creating import checked_topic
 from mamba_stream.server.catalog import Catalog
 from mamba_stream.server.limits import Limits
+
+_LONGEST_CALLER: Final = 80
+"""Bytes of a caller's name that stands in a key of the index."""
 
 
 def vetted(change: ChangeSet, catalog: Catalog, limits: Limits, now: int) -> ChangeSet:
@@ -28,6 +34,9 @@ def vetted(change: ChangeSet, catalog: Catalog, limits: Limits, now: int) -> Cha
         catalog.numbered(sequence.topic)
         text_of(sequence.producer)
         _check_whole(sequence.number, "a sequence")
+    if change.once is not None:
+        text_of(change.once.name)
+        _check_whole(change.once.number, "the number of what is done once")
     for forget in change.forgets:
         # What was deleted has been forgotten already.
         _check_number(forget.topic, "a topic's number")
@@ -43,6 +52,33 @@ def vetted(change: ChangeSet, catalog: Catalog, limits: Limits, now: int) -> Cha
     return msgspec.structs.replace(
         change, creates=tuple(_created(create, limits, now) for create in change.creates)
     )
+
+
+def of_caller(change: ChangeSet, caller: str) -> ChangeSet:
+    """The change set with the caller's name before its own names of what is done once: nobody meets those of others.
+
+    Raises:
+        InvalidInput: One is too long for that.
+    """
+    # What a certificate calls somebody may have any length.
+    owner = caller if len(caller.encode()) <= _LONGEST_CALLER else sha256(caller.encode()).hexdigest()
+
+    def named(name: str) -> str:
+        return text_of(f"{owner}/{name}")
+
+    if change.once is not None:
+        change = msgspec.structs.replace(
+            change, once=msgspec.structs.replace(change.once, name=named(change.once.name))
+        )
+    if any(forget.topic == 0 for forget in change.forgets):
+        change = msgspec.structs.replace(
+            change,
+            forgets=tuple(
+                forget if forget.topic else msgspec.structs.replace(forget, producer=named(forget.producer))
+                for forget in change.forgets
+            ),
+        )
+    return change
 
 
 def _created(create: CreateTopic, limits: Limits, now: int) -> CreateTopic:

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pytest
 import xxhash
 
+from mamba_stream.core.changes import ChangeSet, Once, Record
 from mamba_stream.log import open_log
 from tests.log.pictures import picture
 
@@ -365,7 +366,10 @@ def test_everything_else_lies_where_the_page_says(path: Path, page: PageReader) 
         ("readers", ids["plain"], 0, 43), ("readers", ids["keyed"], 0, 0)
     ]  # fmt: skip
     assert page.rows["record"] == [({"namespace": "jobs", "key": "hourly"}, b"\x01\x02")]
-    assert page.rows["producer"] == [({"topic": ids["nulls"], "producer": "feed"}, {"sequence": 7})]
+    [(producer, last)] = page.rows["producer"]
+    assert (producer, last["sequence"]) == ({"topic": ids["nulls"], "producer": "feed"}, 7)
+    name = bytes([9, *ids["nulls"].to_bytes(4, "big"), *b"feed"]).decode()
+    assert page.rows["used"] == [({"day": last["used"] // 86_400_000_000, "key": name}, b"")]
     [(key, answer)] = page.rows["sequence"]
     assert key == {"topic": ids["nulls"], "producer": "feed", "sequence": 7}
     assert answer == [[ids["nulls"], 0, 2, 3]]
@@ -376,6 +380,16 @@ def test_everything_else_lies_where_the_page_says(path: Path, page: PageReader) 
     for _, entry in page.rows["entry"]:
         live[entry["file"]] += 1
     assert live == {number: file["live"] for number, file in page.files.items()}
+
+
+def test_what_is_done_once_lies_where_the_page_says(tmp_path: Path) -> None:
+    with open_log(tmp_path / "log") as log:
+        log._shared.commit(ChangeSet(records=(Record("space", "key", b"1"),), once=Once("ann/feed", 4)))
+        lsn = log.lsn()
+    page = PageReader(tmp_path / "log")
+    [(key, (number, used, committed, ranges, topics))] = page.rows["once"]
+    assert (key, number, committed, ranges, topics) == ({"name": "ann/feed"}, 4, lsn, [], [])
+    assert page.rows["used"] == [({"day": used // 86_400_000_000, "key": "\x0cann/feed"}, b"")]
 
 
 def test_segments_are_streams_and_are_understood_without_the_index(path: Path, page: PageReader) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 
@@ -16,7 +17,9 @@ from mamba_stream.core.changes import (
     Applied,
     ChangeSet,
     CreateTopic,
+    Forget,
     GroupOffset,
+    Once,
     Record,
     Sequence,
     Trim,
@@ -34,7 +37,8 @@ from mamba_stream.errors import (
 )
 from mamba_stream.log import ledger, rows
 from mamba_stream.log.index import Index
-from mamba_stream.log.ledger import REMEMBERED_SEQUENCES, Ledger
+from mamba_stream.log.ledger import Ledger
+from mamba_stream.log.repeating import REMEMBERED_SEQUENCES
 from mamba_stream.log.rows import FileRow, Head
 
 FILE = 1
@@ -58,6 +62,7 @@ class Book:
 
     def __init__(self, path: Path) -> None:
         self.index = Index(path, 1 << 24)
+        self.now = 100
         self._with(lambda book: book.set_file(FILE, FileRow("commit", "open", 0, 0)))
 
     def apply(self, *changes: ChangeSet) -> list[Applied | MambaStreamError]:
@@ -92,7 +97,7 @@ class Book:
 
     def _with(self, work: Callable[[Ledger], Any]) -> Any:
         def change(draft: Any) -> Any:
-            book = Ledger(draft, now=100)
+            book = Ledger(draft, now=self.now)
             result = work(book)
             book.flush()
             return result
@@ -253,6 +258,99 @@ def test_records_are_put_replaced_deleted_and_required(book: Book) -> None:
     assert stored() is None
     with pytest.raises(PreconditionFailed, match=r"jobs/a does not exist"):
         book.one(ChangeSet(requires=(Record("jobs", "a", b"1"),)))
+
+
+def test_what_is_done_once_is_answered_as_the_first_time(book: Book, topic: int) -> None:
+    change = ChangeSet(
+        creates=create("other").creates,
+        appends=(append(topic, expect=0),),
+        requires=(Record("n", "k", None),),
+        records=(Record("n", "k", b"1"),),
+        once=Once("name", 4),
+    )
+    first = book.one(change)
+    assert not first.repeated
+    assert book.one(change) == msgspec.structs.replace(first, repeated=True)
+    with pytest.raises(SequenceGap, match="'name': number 6 does not follow 4; the next one is 5"):
+        book.one(ChangeSet(once=Once("name", 6)))
+    with pytest.raises(SequenceGap, match="does not follow"):
+        book.one(ChangeSet(once=Once("name", 3)))
+    # What is refused does not count.
+    with pytest.raises(PreconditionFailed):
+        book.one(msgspec.structs.replace(change, creates=(), once=Once("name", 5)))
+    assert not book.one(ChangeSet(records=(Record("n", "k", None),), once=Once("name", 5))).repeated
+    book.one(ChangeSet(forgets=(Forget(0, "name"),)))
+    assert not book.one(ChangeSet(once=Once("name", 5))).repeated
+
+
+DAY = 86_400_000_000
+
+
+def _names(book: Book) -> int:
+    return sum(key[:1] in (rows.PRODUCER, rows.ONCE) for key in book.everything())
+
+
+def test_names_that_nobody_used_for_a_week_go_as_others_come(book: Book, topic: int) -> None:
+    def used(name: str, number: int, day: float) -> None:
+        book.now = int((1_000 + day) * DAY)
+        book.one(
+            ChangeSet(appends=(append(topic, count=1),), sequences=(Sequence(topic, name, number),))
+            if name[0] == "p"
+            else ChangeSet(once=Once(name, number))
+        )
+
+    book.now = 1_000 * DAY
+    book.apply(*(ChangeSet(once=Once(f"o{n}", 0)) for n in range(50)))
+    book.apply(*(ChangeSet(sequences=(Sequence(topic, f"p{n}", 0),)) for n in range(50)))
+    # Used again later, and so known for longer.
+    used("p7", 1, 6)
+    used("o7", 1, 6)
+    assert _names(book) == 100
+    # Up to the end of the eighth day all are known.
+    used("p100", 0, 7.9)
+    assert _names(book) == 101
+    for n in range(49):
+        used(f"{'po'[n % 2]}{200 + n}", 0, 8)
+    assert _names(book) == 2 + 1 + 49
+    book.now += DAY
+    used("p7", 2, 9)
+    used("o7", 2, 9)
+    used("p0", 5, 9)
+    with pytest.raises(SequenceGap):
+        used("p7", 4, 9)
+    # All rows that belonged to them are gone with them, and each name is listed once.
+    kept = book.everything()
+    assert sum(key[:1] == rows.SEQUENCE for key in kept) == 1 + 3 + 1 + 25
+    assert sum(key[:1] == rows.USED for key in kept) == _names(book)
+    assert sum(key[:1] == rows.PRODUCER for key in kept) == 1 + 1 + 1 + 25
+
+
+def test_however_many_clients_are_killed_what_is_kept_of_them_is_that_of_a_week(
+    book: Book, topic: int
+) -> None:
+    most = 0
+    for day in range(100):
+        book.now = (1_000 + day) * DAY
+        clients = [f"client-{(20 * day + n) * 7919 % 2_000}" for n in range(20)]
+        book.apply(*(ChangeSet(sequences=(Sequence(topic, client, 0),)) for client in clients))
+        most = max(most, _names(book))
+    assert most == 8 * 20
+
+
+def test_a_producer_of_an_earlier_version_is_known_and_listed_when_it_comes_again(
+    book: Book, topic: int
+) -> None:
+    def earlier(draft: Any) -> None:
+        draft.put(rows.producer_key(topic, "p"), (6).to_bytes(8, "big"))
+        draft.put(rows.sequence_key(topic, "p", 6), msgspec.msgpack.encode(((topic, 0, 3, 4),)))
+
+    book.index.update(earlier)
+    assert book.one(ChangeSet(sequences=(Sequence(topic, "p", 6),))).ranges == ((topic, 0, 3, 4),)
+    with pytest.raises(SequenceGap):
+        book.one(ChangeSet(sequences=(Sequence(topic, "p", 8),)))
+    book.one(ChangeSet(sequences=(Sequence(topic, "p", 7),)))
+    book.one(ChangeSet(forgets=(Forget(topic, "p"),)))
+    assert not any(key[:1] in (rows.PRODUCER, rows.SEQUENCE, rows.USED) for key in book.everything())
 
 
 def test_a_dropped_topic_leaves_nothing_behind(book: Book) -> None:

@@ -271,6 +271,8 @@ def test_every_field_of_a_change_set_is_looked_at():
             "records",
             "requires",
             "forgets",
+            # Under a name that is the caller's own.
+            "once",
         )
     }
 

@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pyarrow as pa
 import pytest
+from pyarrow import flight
 
-from mamba_stream.core.changes import Applied
+from mamba_stream.core.changes import Applied, ChangeSet, Forget, Once, Record
 from mamba_stream.errors import (
     CommitUnknown,
     InvalidInput,
@@ -24,9 +26,13 @@ from mamba_stream.errors import (
 )
 from mamba_stream.log import Log, rows
 from mamba_stream.log.remote.failing import Lost
+from mamba_stream.log.remote.protocol import Commit, Goodbye, encode
 from mamba_stream.server import answers
 from mamba_stream.server.answers import Answers
+from mamba_stream.server.gate import Caller, OpenGate
 from tests.server.inprocess import Line, Restarted, client
+from tests.server.lives import Lives
+from tests.server.load import client_of
 
 SCHEMA = pa.schema({"n": pa.int64()})
 LOST = Lost("the line went dead")
@@ -54,7 +60,9 @@ def numbers(server: Restarted, topic: str = "a") -> list[int]:
 
 def producers(server: Restarted) -> list[tuple[bytes, bytes]]:
     store: Any = server.log._shared
-    return [pair for kind in (rows.PRODUCER, rows.SEQUENCE) for pair in store.items(kind)]
+    return [
+        pair for kind in (rows.PRODUCER, rows.SEQUENCE, rows.ONCE, rows.USED) for pair in store.items(kind)
+    ]
 
 
 # --- the answer was lost --------------------------------------------------------------------------------------------
@@ -89,24 +97,62 @@ def test_a_transaction_whose_answer_was_lost_lands_once_and_tells_the_offsets_of
     assert server.log.record("space", "key") == b"new"
 
 
-def test_what_has_conditions_and_no_rows_is_known_in_one_life_and_unknown_in_the_next(server, line):
+def _swap(log: Log, before: bytes | None, after: bytes) -> None:
+    with log.transaction() as transaction:
+        transaction.require_record("space", "key", before)
+        transaction.put_record("space", "key", after)
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_what_has_conditions_and_no_rows_is_known_in_every_life(server, line, restarted):
     log, at = line
+    at.plan = [("after", server.restart if restarted else LOST)]
+    _swap(log, None, b"1")
+    at.plan = [("after", server.restart if restarted else LOST)] * 3
+    _swap(log, b"1", b"2")
+    with pytest.raises(PreconditionFailed):
+        _swap(log, b"1", b"3")
+    assert (server.log.record("space", "key"), at.plan) == (b"2", [])
 
-    def swap(before: bytes | None, after: bytes) -> None:
+
+def test_the_answer_is_known_where_the_servers_process_was_killed_after_the_commit(tmp_path):
+    with Lives(tmp_path / "log") as lives:
+        log = client_of(lives.address)
+        at = Line(log)
+
+        def killed() -> None:
+            lives.kill()
+            lives.begin()
+
+        at.plan = [
+            ("after", killed),
+            None,
+            ("after", killed),
+            None,
+            ("before", killed),
+            None,
+            ("after", killed),
+        ]
+        _swap(log, None, b"1")
+        _swap(log, b"1", b"2")
+        _swap(log, b"2", b"3")
         with log.transaction() as transaction:
-            transaction.require_record("space", "key", before)
-            transaction.put_record("space", "key", after)
-
-    at.plan = [("after", LOST)]
-    swap(None, b"1")
-    at.plan = [("after", server.restart)]
-    with pytest.raises(CommitUnknown, match="started anew"):
-        swap(b"1", b"2")
-    assert server.log.record("space", "key") == b"2"
+            transaction.require_record("space", "key", b"3")
+            transaction.delete_record("space", "key")
+        assert (log.record("space", "key"), lives.kills) == (None, 4)
+        # The number of a topic that was created, too.
+        at.plan = [("after", killed)]
+        topic = log.create_topic("c", SCHEMA)
+        assert topic.append([{"n": 1}]) == {0: (0, 1)}
+        assert topic.number == log["c"].number
+        at.plan = [("after", killed)]
+        log.delete_topic("c")
+        assert "c" not in log
+        log.close()
 
 
 @pytest.mark.parametrize("heard", [True, False])
-def test_a_topic_whose_creation_may_have_been_heard_by_an_earlier_life_is_unknown(server, line, heard):
+def test_a_topic_whose_creation_did_not_reach_an_earlier_life_is_created(server, line, heard):
     log, at = line
 
     def gone() -> None:
@@ -114,13 +160,8 @@ def test_a_topic_whose_creation_may_have_been_heard_by_an_earlier_life_is_unknow
         raise LOST if heard else UNHEARD
 
     at.plan = [("before", gone)]
-    if heard:
-        with pytest.raises(CommitUnknown):
-            log.create_topic("c", SCHEMA)
-        assert "c" not in server.log
-    else:
-        log.create_topic("c", SCHEMA)
-        assert "c" in server.log
+    log.create_topic("c", SCHEMA)
+    assert "c" in server.log
 
 
 def test_a_blind_write_is_not_repeated_over_what_others_wrote_since(server, line):
@@ -133,10 +174,37 @@ def test_a_blind_write_is_not_repeated_over_what_others_wrote_since(server, line
             transaction.put_record("space", "key", b"theirs")
 
     at.plan = [("after", overtaken)]
-    with pytest.raises(CommitUnknown), log.transaction() as transaction:
+    with log.transaction() as transaction:
         transaction.put_record("space", "key", b"ours")
     assert server.log.record("space", "key") == b"theirs"
     other.close()
+
+
+def test_one_that_is_sent_without_a_number_that_the_log_keeps_is_unknown_in_the_next_life(server):
+    change = ChangeSet(records=(Record("space", "key", b"1"),))
+    request = Commit(change, client="c", number=1)
+    with client_of(server.address) as log:
+        call = log._shared._connection.once
+        request.boot = log._shared._connection.welcome.boot
+        call("commit", encode(request), Applied)
+        server.restart()
+        with pytest.raises(CommitUnknown, match="started anew"):
+            call("commit", encode(request), Applied)
+
+
+def test_a_topic_that_was_deleted_meanwhile_does_not_make_a_commit_undone(server, line):
+    log, at = line
+
+    def deleted() -> None:
+        server.restart()
+        server.log.delete_topic("b")
+
+    at.plan = [("after", deleted)]
+    with log.transaction() as transaction:
+        transaction.append("a", [{"n": 1}])
+        transaction.append("b", [{"n": 1}], partition=0)
+    assert transaction.offsets == {("a", 0): (0, 1), ("b", 0): (0, 1)}
+    assert numbers(server) == [1]
 
 
 def test_the_first_commits_after_a_restart_are_not_taken_for_repeated_ones(server, line):
@@ -182,20 +250,6 @@ def test_after_an_unknown_commit_its_number_is_used_for_nothing_else(server, lin
     assert numbers(server) == [0, 1, 2]
 
 
-def test_a_topic_that_was_deleted_meanwhile_does_not_make_a_commit_undone(server, line):
-    log, at = line
-
-    def deleted() -> None:
-        server.restart()
-        server.log.delete_topic("b")
-
-    at.plan = [("after", deleted)]
-    with pytest.raises(CommitUnknown), log.transaction() as transaction:
-        transaction.append("a", [{"n": 1}])
-        transaction.append("b", [{"n": 1}])
-    assert numbers(server) == [1]
-
-
 # --- what a client leaves behind ------------------------------------------------------------------------------------
 
 
@@ -209,8 +263,11 @@ def test_what_a_client_needed_to_send_again_is_forgotten_when_it_is_closed(serve
     other, _ = client(server)
     with other.transaction() as transaction:
         transaction.put_record("space", "key", b"")
-    assert producers(server) == []
+    # What is left is that of the other itself.
+    assert [key[:1] for key, _ in producers(server)] == [rows.ONCE, rows.USED]
     other.close()
+    server.service.desk.settle_up()
+    assert producers(server) == []
 
 
 def test_a_number_that_may_still_be_on_its_way_is_not_forgotten(server):
@@ -221,8 +278,38 @@ def test_a_number_that_may_still_be_on_its_way_is_not_forgotten(server):
     log["b"].append([{"n": 1}])
     log.close()
     server.service.desk.settle_up()
-    topics = {rows.TOPIC: server.log["a"].number}
-    assert {int.from_bytes(key[1:5], "big") for key, _ in producers(server)} == set(topics.values())
+    # The lane of the unknown one; that of the other was said goodbye to.
+    assert [key[:1] for key, _ in producers(server)] == [rows.ONCE, rows.USED]
+
+
+def test_names_of_what_is_done_once_are_of_those_who_gave_them(server):
+    """One who knows the name of another can neither use nor forget it."""
+
+    class Names(OpenGate):
+        def admit(self, headers: Any, peer: str, certificate: str) -> Caller:
+            return Caller(headers["authorization"][0], peer)
+
+    server.service.desk.gate = Names()
+    change = ChangeSet(records=(Record("space", "key", b"1"),), once=Once("name", 0))
+    answers = []
+    for user in ("ann", "bob", "ann", "x" * 500, "x" * 500):
+        with flight.connect(f"grpc://localhost:{server.port}") as ours:
+            options = flight.FlightCallOptions(headers=[(b"authorization", user.encode())])
+
+            def call(action: str, request: Any, ours: Any = ours, options: Any = options) -> Any:
+                (result,) = ours.do_action(flight.Action(action, encode(request)), options)
+                return msgpack.unpackb(result.body.to_pybytes())
+
+            answers.append(call("commit", Commit(change))[2])
+            if user == "bob":
+                call("goodbye", Goodbye("bob", (Forget(0, "name"),)))
+    assert answers == [False, False, True, False, True]
+
+
+def test_nothing_is_remembered_for_who_changes_nothing(server):
+    with client_of(server.address) as log, pytest.raises(InvalidInput, match="nothing to be done once"):
+        log._shared._connection.once("commit", encode(Commit(ChangeSet(once=Once("name", 0)))), Applied)
+    assert producers(server) == []
 
 
 # --- the first try is still under way ---------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """Commits at a server, which land once however often they have to be sent.
 
-A commit whose answer was lost is sent again under its number: the server remembers the answers of its life. One that
-appends carries a producer's sequence besides, given by us where the caller gave none, so that it lands once
-also if the server was killed in between.
+A commit whose answer was lost is sent again under its number: the server remembers the answers of its life. Besides it
+carries a number that the log itself remembers, a producer's or one given by us, so that it lands once, and its answer
+is known, also if the server was killed in between.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from mamba_stream.core.changes import Applied, ChangeSet, Forget, Sequence
+from mamba_stream.core.changes import Applied, ChangeSet, Forget, Once
 from mamba_stream.errors import (
     AccessDenied,
     CommitUnknown,
@@ -31,17 +31,18 @@ from mamba_stream.log.remote.intake import RowsOut
 from mamba_stream.log.remote.pieces import FROM_BYTES, Upload
 from mamba_stream.log.remote.protocol import Commit, Goodbye, Rows, encode
 
+_NOTHING: Final = ChangeSet()
 _LARGEST_BODY: Final = (1 << 31) - (1 << 20)
 _SAYS_NOTHING: Final = (LogUnavailable, AccessDenied, QuotaExceeded, NotFound)
 """What may be answered before anybody looks whether the commit had come before."""
 
 
 class _Lane:
-    """A producer's name for commits one after the other, and the number that each topic's next one has."""
+    """A name for commits one after the other, and the number that the next one has."""
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.next: dict[int, int] = {}
+        self.next = 0
 
 
 class RemoteCommitter:
@@ -57,20 +58,17 @@ class RemoteCommitter:
 
     def commit(self, change: ChangeSet, batches: Several[RowsOut]) -> Applied:
         """Commits; raises if it did not happen, or :class:`CommitUnknown` where that cannot be found out."""
-        if not batches or change.sequences:
+        if change.sequences or (not batches and change == _NOTHING):
             return self._send(change, batches)
         lane = self._lane()
-        # Of every topic: what is answered for a number that came before are the offsets in its topic.
-        topics = dict.fromkeys(rows.topic for rows in batches)
-        sequences = tuple(Sequence(topic, lane.name, lane.next.get(topic, 0)) for topic in topics)
         try:
-            answer = self._send(msgspec.structs.replace(change, sequences=sequences), batches)
+            answer = self._send(msgspec.structs.replace(change, once=Once(lane.name, lane.next)), batches)
         except MambaStreamError as error:
             # Where it may have happened nobody knows which number is the next: the lane is not used again.
             if not isinstance(error, CommitUnknown):
                 self._give_back(lane)
             raise
-        lane.next.update({sequence.topic: sequence.number + 1 for sequence in sequences})
+        lane.next += 1
         self._give_back(lane)
         return answer
 
@@ -78,7 +76,7 @@ class RemoteCommitter:
         """Tells the server that nobody will ask for this process's commits again."""
         with self._lock:
             lanes, self._free = self._free, []
-        forgets = tuple(Forget(topic, lane.name) for lane in lanes for topic in lane.next)
+        forgets = tuple(Forget(0, lane.name) for lane in lanes if lane.next)
         self._connection.once("goodbye", encode(Goodbye(self._client, forgets)), None, 2.0)  # type: ignore[arg-type]
 
     def _lane(self) -> _Lane:
