@@ -14,6 +14,8 @@ import io
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
 
 import numpy as np
 import polars as pl
@@ -22,10 +24,11 @@ import pyarrow as pa
 from mamba_stream.core.clock import Clock
 from mamba_stream.core.names import check_name
 from mamba_stream.errors import AlreadyExists, JobFailed, PipelineRefused, PreconditionFailed
-from mamba_stream.log import Log, Transaction
+from mamba_stream.log import Log, Topic, Transaction
 from mamba_stream.operators.step import StatefulStep
 from mamba_stream.runtime.progress import (
     JobRecord,
+    MarkRecord,
     Progress,
     Savepoint,
     decode_progress,
@@ -42,6 +45,9 @@ OWNED = "jobs.outputs"
 SAVEPOINTS = "jobs.savepoints"
 """The namespace of the records of savepoints: ``job/name``."""
 
+TASKS = "jobs.tasks"
+"""How the namespace begins of the records of a job's tasks, where it has several; in it, ``stage/task``."""
+
 RESETS = "jobs.resets"
 """The namespace of the last records of jobs that start over, until their sinks have removed what they wrote."""
 
@@ -57,7 +63,8 @@ even if the step has replaced it meanwhile."""
 _PIECE = "@"
 """How the part's name begins of a piece, as in ``@120 partials``: what came after it lies from offset 120 on."""
 _SLACK = 1 << 20
-
+_NOTHING_READ: Final[Mapping[str, int]] = MappingProxyType({})
+_NO_MARKS: Final[Mapping[int, MarkRecord]] = MappingProxyType({})
 
 _Held = tuple[str, str, pl.DataFrame]
 """Rows that a step remembers: its name, the part, and they."""
@@ -66,6 +73,48 @@ _Held = tuple[str, str, pl.DataFrame]
 def state_topic(job: str) -> str:
     """The topic that holds a job's state."""
     return f"_state.{job}"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a job, or a task of one, keeps its record and its state.
+
+    Attributes:
+        job: The job.
+        namespace: Of the record.
+        key: Of the record.
+        topic: Holds the state.
+        partition: Which partition of it.
+        words: Whose place it is, for messages.
+    """
+
+    job: str
+    namespace: str
+    key: str
+    topic: str
+    partition: int
+    words: str
+
+
+def place_of_job(job: str) -> Place:
+    """The place of a job that is one task."""
+    return Place(job, JOBS, job, state_topic(job), 0, f"job {job!r}")
+
+
+def place_of_task(job: str, stage: int, task: int) -> Place:
+    """The place of one of a job's tasks."""
+    words = f"task {task} of stage {stage} of job {job!r}"
+    return Place(job, tasks_of(job), task_key(stage, task), f"_tasks.{job}.{stage}", task, words)
+
+
+def tasks_of(job: str) -> str:
+    """The namespace of the records of a job's tasks."""
+    return f"{TASKS}/{job}"
+
+
+def task_key(stage: int, task: int) -> str:
+    """What the record of a task is called."""
+    return f"{stage}/{task}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,30 +148,28 @@ class _Whole:
 
 
 class Checkpoints:
-    """The commits of one job by one runner."""
+    """The commits of one job, or one task, by one runner."""
 
-    def __init__(self, log: Log, job: str, clock: Clock) -> None:
-        """Looks up what the job's last commit left, and makes the topic of its state.
+    def __init__(self, log: Log, place: Place, clock: Clock, run: int = 0) -> None:
+        """Looks up what the last commit left.
 
-        Raises:
-            PipelineRefused: Another job has almost this name.
+        Args:
+            log: The log, which has the topic of state.
+            place: Where the record and the state are.
+            clock: The clock.
+            run: Of a task, the run of its job.
         """
         self._log = log
-        self._job = job
+        self._place = place
         self._clock = clock
-        self._topic = state_topic(job)
-        if other := next((name for name in log.records(JOBS) if _twins(name, job)), None):
-            raise PipelineRefused(
-                f"this log has a job {other!r}, whose name differs from {job!r} only in case: choose another name"
-            )
-        log.create_topic(self._topic, _SCHEMA, exist_ok=True, internal=True)
+        self._run = run
         # The runner before may have been killed in its last commit: it counts from here on, not later.
         log.settle()
-        self._bytes = log.record(JOBS, job)
+        self._bytes = log.record(place.namespace, place.key)
         self._record = None if self._bytes is None else decode_record(self._bytes)
-        reset = log.record(RESETS, job)
+        reset = log.record(RESETS, place.key) if place.namespace == JOBS else None
         self._reset = None if reset is None else decode_record(reset)
-        self._end = log[self._topic].offsets()[0][1]
+        self._end = log[place.topic].offsets()[place.partition][1]
         self._written = 0
         self._whole: _Whole | None = None
         self.lsn: int | None = None
@@ -147,7 +194,7 @@ class Checkpoints:
         """What the last commit left; ``None`` if the job never ran."""
         if self._record is None:
             return None
-        saved = read_state(self._log, self._job, self._record.base)
+        saved = _read(self._log[self._place.topic], self._place.partition, self._record.base, None)
         self._written = sum(int(frame.estimated_size()) for _, _, frame in saved.state)
         return saved
 
@@ -176,25 +223,26 @@ class Checkpoints:
         for name in empty:
             tx.trim(name, {p: end for p, (_, end) in self._log[name].offsets().items()})
         for name in owned:
-            tx.put_record(OWNED, f"{self._job}/{name}", b"")
+            tx.put_record(OWNED, f"{self._place.job}/{name}", b"")
         if replaced is not None:
             base = self._end
         written = 0
         for rows in _batches(encode(progress), _held((replaced or {}).items(), whole=True)):
-            tx.append(self._topic, rows)
+            tx.append(self._place.topic, rows, partition=self._place.partition)
             written += rows.nbytes
         if before is None or replaced is not None:
             self._trim(tx, base)
             self._written = written
         if anew and self._record is not None:
-            tx.put_record(RESETS, self._job, encode(self._record))
+            tx.put_record(RESETS, self._place.key, encode(self._record))
             self._reset = self._record
         # What a sink holds from before a reset must not have the numbers of what comes.
         epoch = 1 + max(
             (known.epoch for known in (self._record, self._reset) if known is not None), default=0
         )
         started = now if before is None else before.started
-        self._finish(tx, JobRecord(epoch, base, "running", before.commits if before else 0, started, now))
+        commits, marks = (before.commits, before.marks) if before is not None else (0, {})
+        self._finish(tx, JobRecord(epoch, base, "running", commits, started, now, self._run, marks))
 
     def take(
         self,
@@ -204,6 +252,8 @@ class Checkpoints:
         progress: Progress,
         steps: Mapping[str, StatefulStep],
         status: str,
+        read: Mapping[str, int] = _NOTHING_READ,
+        marks: Mapping[int, MarkRecord] = _NO_MARKS,
     ) -> Callable[[], None]:
         """Takes what happened since the last commit, to be committed.
 
@@ -213,6 +263,8 @@ class Checkpoints:
             progress: How far the job has come.
             steps: The steps with state, by name.
             status: ``running``, or how the run ends.
+            read: Of exchanges, by topic, up to where the task's partition was read: what is before can go.
+            marks: How far time has come in the rows that went to exchanges, by their numbers.
 
         Returns:
             What commits it, in any thread, before anything is taken again. It raises ``JobFailed`` where another
@@ -238,19 +290,22 @@ class Checkpoints:
         def commit() -> None:
             tx = self._begin()
             if self._reset is not None:
-                tx.delete_record(RESETS, self._job)
+                tx.delete_record(RESETS, self._place.key)
             for name, frame in outputs:
                 tx.append(name, frame)
             for group, positions in offsets.items():
                 tx.commit_offsets(group, positions)
+            for topic, position in read.items():
+                tx.trim(topic, {self._place.partition: position})
             if base != before.base:
                 self._trim(tx, base)
             for rows in _batches(come, held):
-                tx.append(self._topic, rows)
+                tx.append(self._place.topic, rows, partition=self._place.partition)
                 self._written += rows.nbytes
+            commits, now = before.commits + 1, self._clock.now()
             self._finish(
                 tx,
-                JobRecord(before.epoch, base, status, before.commits + 1, before.started, self._clock.now()),
+                JobRecord(before.epoch, base, status, commits, before.started, now, self._run, {**marks}),
             )
             self._reset = None
             if pieces is not None:
@@ -267,32 +322,50 @@ class Checkpoints:
         assert self._record is not None
         tx = self._begin()
         add_savepoint(
-            tx, self._log, self._job, name, Savepoint(self._record.base, self._end, self._clock.now())
+            tx, self._log, self._place.job, name, Savepoint(self._record.base, self._end, self._clock.now())
         )
         tx.commit()
 
     def _trim(self, tx: Transaction, base: int) -> None:
         """Lets go of state before an offset, but not of what savepoints hold."""
-        held = [savepoint.base for savepoint in savepoints(self._log, self._job).values()]
-        tx.trim(self._topic, {0: min([base, *held])})
+        held = [savepoint.base for savepoint in savepoints(self._log, self._place.job).values()]
+        tx.trim(self._place.topic, {self._place.partition: min([base, *held])})
 
     def _begin(self) -> Transaction:
         tx = self._log.transaction()
-        tx.require_record(JOBS, self._job, self._bytes)
+        tx.require_record(self._place.namespace, self._place.key, self._bytes)
         return tx
 
     def _finish(self, tx: Transaction, record: JobRecord) -> None:
         data = encode(record)
-        tx.put_record(JOBS, self._job, data)
+        tx.put_record(self._place.namespace, self._place.key, data)
         try:
             tx.commit()
         except PreconditionFailed as error:
             raise JobFailed(
-                f"another runner has taken over job {self._job!r}: this one stops; what it had committed stays"
+                f"another runner has taken over {self._place.words}: this one stops; what it had committed stays"
             ) from error
         self._record, self._bytes = record, data
-        self._end = tx.offsets[self._topic, 0][1]
+        self._end = tx.offsets[self._place.topic, self._place.partition][1]
         self.lsn = tx.lsn
+
+
+def make_state(log: Log, job: str) -> None:
+    """Makes the topic of a job's state.
+
+    Raises:
+        PipelineRefused: Another job has almost this name.
+    """
+    if other := next((name for name in log.records(JOBS) if _twins(name, job)), None):
+        raise PipelineRefused(
+            f"this log has a job {other!r}, whose name differs from {job!r} only in case: choose another name"
+        )
+    make_state_topic(log, state_topic(job))
+
+
+def make_state_topic(log: Log, name: str, partitions: int = 1) -> None:
+    """Makes a topic for the state of tasks, one partition for each."""
+    log.create_topic(name, _SCHEMA, partitions=partitions, exist_ok=True, internal=True)
 
 
 def read_state(log: Log, job: str, base: int, end: int | None = None) -> Saved:
@@ -304,10 +377,14 @@ def read_state(log: Log, job: str, base: int, end: int | None = None) -> Saved:
         base: Where its state begins.
         end: Where it ends; the topic's end if left out.
     """
+    return _read(log[state_topic(job)], 0, base, end)
+
+
+def _read(topic: Topic, partition: int, base: int, end: int | None) -> Saved:
     progress = Progress()
     whole, came = [], []
-    topic = log[state_topic(job)]
-    for batch in topic.read(start={0: base}, end=None if end is None else {0: end}):
+    to = None if end is None else {partition: end}
+    for batch in topic.read(start={partition: base}, partitions=[partition], end=to):
         for step, part, payload in pl.DataFrame(batch.data).iter_rows():
             if step == "":
                 progress = decode_progress(payload)

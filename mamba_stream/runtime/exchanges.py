@@ -17,6 +17,7 @@ from mamba_stream.core.schemas import canonical_schema
 from mamba_stream.log import Log, Topic
 from mamba_stream.operators.columns import BEHIND, OP, OP_TYPE, ORIGIN_TYPES
 from mamba_stream.operators.lateness import FOREVER, NEVER
+from mamba_stream.operators.rowstore import picked
 from mamba_stream.plan.analysis import Analysis
 from mamba_stream.plan.stages import Exchange
 from mamba_stream.runtime.feeds import Portion, TopicFeed
@@ -55,6 +56,13 @@ def exchange_schema(exchange: Exchange, analysis: Analysis) -> pl.Schema:
     if shape.changelog is not None:
         columns[OP] = OP_TYPE
     return pl.Schema(columns)
+
+
+def as_exchanged(frame: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
+    """Rows as they lie in an exchange: with a column for what none of them has, and no others."""
+    if BEHIND in schema and BEHIND not in frame.columns:
+        frame = frame.with_columns(pl.lit(None, schema[BEHIND]).alias(BEHIND))
+    return picked(frame, schema.names())
 
 
 def make_exchange(log: Log, job: str, exchange: Exchange, analysis: Analysis) -> Topic:

@@ -18,19 +18,19 @@ class Outputs:
     """Rows on their way to topics, between two commits."""
 
     def __init__(self) -> None:
-        self._pending: dict[n.Output, list[pl.DataFrame]] = {}
+        self._pending: dict[str, list[pl.DataFrame]] = {}
         self.bytes = 0
         self.rows: dict[str, int] = {}
 
-    def put(self, output: n.Output, frame: pl.DataFrame) -> None:
+    def put(self, topic: str, frame: pl.DataFrame) -> None:
         """Takes rows for a topic."""
-        self._pending.setdefault(output, []).append(frame)
+        self._pending.setdefault(topic, []).append(frame)
         self.bytes += int(frame.estimated_size())
-        self.rows[output.topic] = self.rows.get(output.topic, 0) + frame.height
+        self.rows[topic] = self.rows.get(topic, 0) + frame.height
 
     def drain(self) -> list[tuple[str, pl.DataFrame]]:
         """What has come since the last time, by topic."""
-        drained = [(output.topic, pl.concat(frames)) for output, frames in self._pending.items()]
+        drained = [(topic, pl.concat(frames)) for topic, frames in self._pending.items()]
         self._pending, self.bytes = {}, 0
         return drained
 

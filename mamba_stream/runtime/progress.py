@@ -46,18 +46,34 @@ class SinkProgress(msgspec.Struct, frozen=True, array_like=True):
     rows: int
 
 
+class EntranceProgress(msgspec.Struct, frozen=True, array_like=True):
+    """The partition of an exchange that a task reads: the next offset, and how many rows have come."""
+
+    position: int
+    rows: int
+
+
 class Progress(msgspec.Struct, frozen=True):
-    """A job as of one commit."""
+    """A job, or one of its tasks, as of one commit."""
 
     sources: dict[str, SourceProgress] = {}
     steps: dict[str, StepProgress] = {}
     rows_out: dict[str, int] = {}
     sinks: dict[str, SinkProgress] = {}
     failed: dict[str, int] = {}
+    entered: dict[int, EntranceProgress] = {}
+
+
+class MarkRecord(msgspec.Struct, frozen=True, array_like=True):
+    """How far time has come in the rows that a task wrote to an exchange."""
+
+    watermark: int
+    idle: bool
+    greatest: int
 
 
 class JobRecord(msgspec.Struct, frozen=True):
-    """The record of a job: what a second runner would have to see unchanged to commit.
+    """The record of a job, or of a task: what a second runner would have to see unchanged to commit.
 
     Attributes:
         epoch: Counts the runs that took the job over.
@@ -66,6 +82,8 @@ class JobRecord(msgspec.Struct, frozen=True):
         commits: How many there were.
         started: When the job first ran, in microseconds since the epoch.
         updated: When it committed last.
+        run: Of a task, the run of the job that it belongs to: its epoch.
+        marks: Of a task, how far time has come in the rows that it wrote, by the number of the exchange.
     """
 
     epoch: int
@@ -74,6 +92,8 @@ class JobRecord(msgspec.Struct, frozen=True):
     commits: int
     started: int
     updated: int
+    run: int = 0
+    marks: dict[int, MarkRecord] = {}
 
 
 class Savepoint(msgspec.Struct, frozen=True):

@@ -1,0 +1,523 @@
+"""A stage's share of a job's rows at work: it begins where its last commit was, and commits what it does."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import polars as pl
+
+from mamba_stream.core.clock import Clock
+from mamba_stream.core.durations import ticks_per_day
+from mamba_stream.log import Log
+from mamba_stream.operators.retimed import Retimed
+from mamba_stream.operators.tally import Tally
+from mamba_stream.plan import nodes as n
+from mamba_stream.plan.pipeline import Pipeline
+from mamba_stream.plan.stages import Exchange, Stage
+from mamba_stream.runtime.beside import Beside
+from mamba_stream.runtime.budget import Budget
+from mamba_stream.runtime.checkpoint import Checkpoints, Saved
+from mamba_stream.runtime.connectors import ConnectorFeed, ConnectorFeeds, extent_of
+from mamba_stream.runtime.deliveries import Deliveries
+from mamba_stream.runtime.engine import Engine
+from mamba_stream.runtime.exchanges import (
+    Entrance,
+    ExchangeFeed,
+    Word,
+    as_exchanged,
+    exchange_schema,
+    exchange_topic,
+)
+from mamba_stream.runtime.extents import begin_of, ends_of, frame_end_of
+from mamba_stream.runtime.facts import RunSummary, State
+from mamba_stream.runtime.faults import DeadLetters, Faults
+from mamba_stream.runtime.feeds import Feed, FrameFeed, TopicFeed
+from mamba_stream.runtime.options import RunOptions
+from mamba_stream.runtime.outputs import Outputs
+from mamba_stream.runtime.pace import Pace
+from mamba_stream.runtime.prepared import Prepared
+from mamba_stream.runtime.progress import (
+    EntranceProgress,
+    MarkRecord,
+    PartitionProgress,
+    Progress,
+    SourceProgress,
+    StepProgress,
+)
+
+_PENDING_BYTES = 64 << 20
+_LOOK = 0.02
+"""Seconds between two looks whether a commit has come through; those who wait for the log hear of it as a rule."""
+_SOON = 0.1
+"""Seconds until the next turn where a partition was not asked in the last, since it had to wait for others; and until
+a sink is asked that may want a commit by itself."""
+_LONG = 60.0
+"""Seconds until the next turn where whatever may come wakes whoever waits."""
+
+
+@dataclass(frozen=True, eq=False)
+class Share:
+    """What one task works on.
+
+    Attributes:
+        stage: The stage.
+        number: Which of the stage's tasks it is: it reads this partition of what the stage reads, or, where it is the
+            only one, all.
+        words: For each exchange that is read, what gives how far those that write to it have come.
+    """
+
+    stage: Stage
+    number: int = 0
+    words: Mapping[Exchange, Callable[[], Word]] = field(default_factory=dict)
+
+
+class Task:
+    """A share of a job's rows at work."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        prepared: Prepared,
+        share: Share,
+        log: Log,
+        checkpoints: Checkpoints,
+        saved: Saved | None,
+        kept: Sequence[str],
+        options: RunOptions,
+        clock: Clock,
+    ) -> None:
+        """Opens what is read and written, and puts the state back.
+
+        Args:
+            pipeline: The pipeline.
+            prepared: The same, over the log.
+            share: What the task does of it.
+            log: The log.
+            checkpoints: Where it commits.
+            saved: What its last commit left, if there was one.
+            kept: The steps whose state is taken over.
+            options: How the job is run.
+            clock: The clock.
+
+        Raises:
+            OffsetTrimmed: Rows that were to be read next are gone.
+        """
+        self.pipeline = pipeline
+        self.analysis, self._topics, self._names = prepared.analysis, prepared.topics, prepared.names
+        self._prepared = prepared
+        self._share, stage = share, share.stage
+        self._log = log
+        self._options = options
+        self._clock = clock
+        self._checkpoints = checkpoints
+        self._saved = saved.progress if saved is not None else Progress()
+        self._outputs, self._leaving = Outputs(), Outputs()
+        here = set(stage.nodes)
+        topics = [output for output in pipeline.topics if output in here]
+        sinks = [output for output in pipeline.sinks if output in here]
+        self._deliveries = Deliveries(pipeline.name, sinks, self.analysis.shapes, self._saved.sinks)
+        self._outside: dict[n.AnySource, ConnectorFeeds] = {}
+        self.faults = Faults(pipeline.on_error)
+        self._letters = DeadLetters(pipeline.name, log, self.analysis, self._topics, clock)
+        feeds = {node: self._feeds(node) for node in stage.sources}
+        bounded = all(self._bounded(node) for node in self.analysis.sources)
+        self.engine = Engine(
+            self.analysis,
+            {
+                **{output: partial(self._outputs.put, output.topic) for output in topics},
+                **{output: partial(self._deliveries.put, output) for output in sinks},
+                **{exchange: self._leaves_by(exchange) for exchange in stage.leaves},
+            },
+            feeds,
+            self._names,
+            clock=clock,
+            budget=Budget.within(options.memory, options.rows),
+            follows=options.until == "stopped" or (options.until is None and not bounded),
+            growing=[node for node, partitions in self._outside.items() if partitions.growing],
+            faults=self.faults,
+            stage=stage,
+            entrances={exchange: self._entrance(exchange) for exchange in stage.exchanges},
+        )
+        self._restore(saved, kept)
+        self._begun = clock.monotonic()
+        self._committed = self._begun
+        self._dirty = False
+        self._pace = Pace(options.latency, self.engine.rows)
+        self._unseen_since: float | None = None
+        self._told: dict[int, MarkRecord] = {}
+        self._committing = Beside(f"mamba-stream {pipeline.name}: commit")
+        self._taken: list[tuple[ConnectorFeed, Any]] = []
+        self._shown: dict[str, dict[tuple[str, int], int]] = {}
+        self._at_begin = (self.rows_in, self.rows_out, self.late, self.rejected, self.faults.rows)
+
+    # -- what it did -----------------------------------------------------------------------------------------------
+
+    @property
+    def rows_in(self) -> int:
+        return sum(intake.rows for intake in self.engine.intakes.values())
+
+    @property
+    def rows_out(self) -> int:
+        return sum(self._outputs.rows.values()) + self._deliveries.rows
+
+    @property
+    def late(self) -> int:
+        return sum(late.by_watermark + late.by_idleness for late in self.engine.flow.late.values())
+
+    @property
+    def rejected(self) -> int:
+        at_sources = sum(sum(intake.rejected.values()) for intake in self.engine.intakes.values())
+        retimed = [step for step in self.engine.flow.steps.values() if isinstance(step, Retimed)]
+        return at_sources + sum(step.rejected for step in retimed)
+
+    @property
+    def commits(self) -> int:
+        record = self._checkpoints.record
+        return 0 if record is None else record.commits
+
+    @property
+    def lsn(self) -> int | None:
+        return self._checkpoints.lsn
+
+    def summary(self, state: State) -> RunSummary:
+        """What this run did."""
+        counts = (self.rows_in, self.rows_out, self.late, self.rejected, self.faults.rows)
+        judging = [step for step in self.analysis.steps if step.by_time]
+        rows_in, rows_out, late, rejected, failed = (
+            now - then for now, then in zip(counts, self._at_begin, strict=True)
+        )
+        return RunSummary(
+            name=self.pipeline.name,
+            state=state,
+            rows_in=rows_in,
+            rows_out=rows_out,
+            late=late,
+            rejected=rejected,
+            failed=failed,
+            seconds=self._clock.monotonic() - self._begun,
+            lateness_for_999={step.name: self._enough_lateness(step) for step in judging},
+            lateness={step.name: self._lateness(step) for step in judging},
+        )
+
+    def _lateness(self, step: n.Stateful) -> timedelta:
+        before = n.walk([step])
+        given = [node.lateness for node in before if isinstance(node, n.WithTime)]
+        given = given or [node.lateness for node in self.analysis.sources_of(step)]
+        return timedelta(microseconds=max(given))
+
+    def _enough_lateness(self, step: n.Stateful) -> timedelta:
+        counts = self.engine.flow.late[step]
+        more = counts.short.covering(counts.rows / 1000)
+        per_day = ticks_per_day(self.analysis.shapes[step.parents[0]].time_type)
+        return self._lateness(step) + timedelta(microseconds=-(-more * 86_400_000_000 // per_day))
+
+    # -- the loop --------------------------------------------------------------------------------------------------
+
+    @property
+    def over(self) -> bool:
+        """Whether everything is read as far as this run goes."""
+        return self.engine.done
+
+    @property
+    def ended(self) -> bool:
+        """Whether every source is over for good, and so all windows are closed."""
+        return self.engine.ended
+
+    def step(self, most: int | None = None) -> int:
+        """Reads and works a little, on so many rows at most; the number of rows read."""
+        for node, partitions in self._outside.items():
+            for feed in partitions.look():
+                self.engine.intakes[node].add(feed)
+        begun = self._clock.monotonic()
+        rows = self.engine.step(most or self._pace.rows)
+        now = self._clock.monotonic()
+        self._pace.took(rows, now - begun)
+        waiting = self._outputs.waiting or self._leaving.waiting or self._deliveries.waiting
+        self._dirty = self._dirty or rows > 0 or self.engine.acted or waiting or self._marks() != self._told
+        if self._unseen_since is None and (
+            self._outputs.waiting or self._leaving.waiting or self._deliveries.unseen
+        ):
+            self._unseen_since = now
+        return rows
+
+    @property
+    def _pending(self) -> int:
+        """Bytes that wait for the next commit."""
+        return self._outputs.bytes + self._leaving.bytes
+
+    def rest(self) -> None:
+        """Nothing came: does what was put off, so that what comes next is done the sooner."""
+        self.engine.flow.rest()
+
+    @property
+    def commit_due(self) -> bool:
+        """Whether it is time to commit."""
+        if self._committing.busy:
+            # Rows are held up where there are too many of them.
+            return self._pending > _PENDING_BYTES
+        if not self._dirty and not self._deliveries.due:
+            return False
+        return self._seconds_to_commit() <= 0 or self._pending > _PENDING_BYTES
+
+    def _seconds_to_commit(self) -> float:
+        due, patience = self._committed + self._options.commit, self._pace.patience
+        if patience is not None and self._unseen_since is not None:
+            due = min(due, self._unseen_since + patience)
+        return due - self._clock.monotonic()
+
+    def seconds_to_next(self) -> float:
+        """How long there is nothing to do unless rows come."""
+        idle = self.engine.seconds_to_idleness()
+        due = self._seconds_to_commit() if self._dirty else None
+        if self._committing.busy:
+            due = _LOOK
+        outside = min((found.seconds_to_reading for found in self._outside.values()), default=_LONG)
+        # A connector that cannot tell when it has rows is asked.
+        outside = max(outside, self._pace.ask)
+        most = _SOON if self.engine.unasked or self._deliveries.rolling else _LONG
+        timer = self.engine.seconds_to_timer()
+        waits = (idle, due, timer, outside, most)
+        return max(0.0, min(seconds for seconds in waits if seconds is not None))
+
+    def commit(self, status: str) -> None:
+        """Makes durable what was done since the last commit, and then tells those outside.
+
+        Args:
+            status: ``running``, or how the run ends.
+        """
+        self.end_commit()
+        self._take(status)()
+        self._tell()
+
+    def begin_commit(self) -> None:
+        """Takes what was done since the last commit; it is made durable while the run goes on."""
+        if self._deliveries.follow:
+            self.commit("running")
+            return
+        self.end_commit()
+        self._committing.begin(self._take("running"))
+
+    @property
+    def commit_done(self) -> bool:
+        """Whether a commit that was begun has come through, or failed."""
+        return self._committing.busy and self._committing.done
+
+    def end_commit(self) -> None:
+        """Waits for the commit that was begun, if there is one, and tells those outside of it.
+
+        Raises:
+            MambaStreamError: It failed.
+        """
+        if self._committing.busy:
+            self._committing.finish()
+            self._tell()
+
+    def _take(self, status: str) -> Callable[[], None]:
+        """Takes what was done since the last commit; gives what commits it."""
+        marks = self._marks()
+        self._deliveries.prepare(self._checkpoints.next_epoch, last=status != "running")
+        commit = self._checkpoints.take(
+            outputs=[*self._outputs.drain(), *self._leaving.drain(), *self._letters.of(self.faults.take())],
+            offsets=self._moved(),
+            progress=self._progress(),
+            steps={node.name: step for node, step in self.engine.flow.steps.items()},
+            status=status,
+            read={
+                exchange_topic(self.pipeline.name, exchange): entrance.feed.position
+                for exchange, entrance in self.engine.entrances.items()
+            },
+            marks=marks,
+        )
+        self._told = marks
+        self._taken = [
+            (feed, feed.place) for partitions in self._outside.values() for feed in partitions.feeds
+        ]
+        self._committed = self._clock.monotonic()
+        self._unseen_since = None
+        self._dirty = False
+        return commit
+
+    def _marks(self) -> dict[int, MarkRecord]:
+        """How far time has come in the rows that go to other tasks, by exchange."""
+        return {
+            exchange.number: MarkRecord(mark.watermark, mark.idle, mark.greatest)
+            for exchange in self._share.stage.leaves
+            if (mark := self.engine.marks.get(exchange.node)) is not None
+        }
+
+    def _tell(self) -> None:
+        """Tells those outside that what was taken is durable."""
+        self._deliveries.commit()
+        for feed, place in self._taken:
+            feed.acknowledge(place)
+        self._taken = []
+
+    def claim(self) -> None:
+        """Takes the task over: from here on nobody else can commit it."""
+        self._checkpoints.claim(self._progress(), anew=self._checkpoints.record is None, owned=(), empty=())
+        self._deliveries.recover(anew=self._checkpoints.starts_over)
+
+    def keep(self, name: str) -> None:
+        """Keeps what the last commit left under a name."""
+        self._checkpoints.keep(name)
+
+    def close(self) -> None:
+        """Lets go of what is open outside; what was not committed is done again by the next run."""
+        with contextlib.suppress(Exception):
+            # The run is over without it, for a reason of its own.
+            self._committing.finish()
+        for partitions in self._outside.values():
+            for feed in partitions.feeds:
+                feed.close()
+        self._deliveries.close()
+
+    # -- what it reads and remembers -------------------------------------------------------------------------------
+
+    def _feeds(self, node: n.AnySource) -> Sequence[Feed]:
+        known = self._saved.sources.get(self._names[node])
+        if isinstance(node, n.FrameSource):
+            position = known.partitions[0].position if known is not None else 0
+            stop = frame_end_of(node, self.analysis.shapes[node], self._options.until)
+            return [FrameFeed(node.frame.select(self.analysis.needed[node]), position, stop)]
+        if isinstance(node, n.ConnectorSource):
+            until = self._options.until
+            self._outside[node] = ConnectorFeeds(
+                node,
+                self.analysis.needed[node],
+                known,
+                extent_of(node, self.analysis.shapes[node], until),
+                as_of_now=until not in {None, "stopped"},
+                clock=self._clock,
+                ring=self._ring,
+            )
+            return self._outside[node].feeds
+        topic = self._topics[node.topic]
+        begins = begin_of(node, topic, known, skip_gaps=self._options.skip_gaps)
+        ends = ends_of(node, topic, self.analysis.shapes[node], self._options.until, begins, known)
+        columns = self.analysis.read_from(node)
+        alone = self._share.stage.tasks == 1
+        return [
+            TopicFeed(topic, p, offset, columns, stop=ends.get(p))
+            for p, offset in sorted(begins.items())
+            if alone or p == self._share.number
+        ]
+
+    def _bounded(self, node: n.AnySource) -> bool:
+        """Whether a source comes to an end by itself."""
+        if isinstance(node, n.ConnectorSource):
+            return bool(node.source.bounded)
+        return isinstance(node, n.FrameSource) or self._topics[node.topic].ended
+
+    def _entrance(self, exchange: Exchange) -> Entrance:
+        known = self._saved.entered.get(exchange.number, EntranceProgress(0, 0))
+        topic = self._log[exchange_topic(self.pipeline.name, exchange)]
+        schema = exchange_schema(exchange, self.analysis)
+        feed = ExchangeFeed(topic, self._share.number, known.position, schema, self._share.words[exchange])
+        return Entrance(str(exchange.number), feed, known.rows)
+
+    def _leaves_by(self, exchange: Exchange) -> Callable[[pl.DataFrame], None]:
+        topic = exchange_topic(self.pipeline.name, exchange)
+        schema = exchange_schema(exchange, self.analysis)
+        return lambda frame: self._leaving.put(topic, as_exchanged(frame, schema))
+
+    def _restore(self, saved: Saved | None, kept: Sequence[str]) -> None:
+        if saved is None:
+            return
+        steps = {node.name: step for node, step in self.engine.flow.steps.items()}
+        for name, part, frame in saved.state:
+            if name in kept:
+                steps[name].restore(part, frame)
+        for node, step in self.engine.flow.steps.items():
+            if node.name not in kept:
+                continue
+            known = saved.progress.steps[node.name]
+            step.restored(known.closed)
+            counts = self.engine.flow.late[node]
+            counts.rows, counts.by_watermark, counts.by_idleness = (
+                known.rows,
+                known.by_watermark,
+                known.by_idleness,
+            )
+            counts.short = Tally(known.short)
+        for intake in self.engine.intakes.values():
+            source = saved.progress.sources.get(intake.settings.name)
+            if source is None:
+                continue
+            intake.rows, intake.rejected = source.rows, dict(source.rejected)
+            for partition, was in source.partitions.items():
+                if partition in intake.times:
+                    # Whether it is idle is asked anew: rows may have come while nobody looked.
+                    intake.times[partition].greatest = was.greatest
+        self._outputs.rows = dict(saved.progress.rows_out)
+        self.faults.counts = dict(saved.progress.failed)
+
+    # -- progress --------------------------------------------------------------------------------------------------
+
+    def _progress(self) -> Progress:
+        sources = {}
+        for node, intake in self.engine.intakes.items():
+            partitions = {
+                feed.partition: PartitionProgress(
+                    feed.position,
+                    intake.times[feed.partition].greatest,
+                    intake.times[feed.partition].ended,
+                    feed.name,
+                    feed.place,
+                )
+                for feed in intake.feeds
+            }
+            sources[intake.settings.name] = SourceProgress(
+                partitions,
+                intake.rows,
+                intake.rejected,
+                self._prepared.contents[node],
+                self.analysis.shapes[node].time or "",
+            )
+        steps = {}
+        for stateful, step in self.engine.flow.steps.items():
+            late = self.engine.flow.late[stateful]
+            steps[stateful.name] = StepProgress(
+                step.closed,
+                late.rows,
+                late.by_watermark,
+                late.by_idleness,
+                late.short.counts,
+                self._prepared.layouts[stateful.name],
+            )
+        return Progress(
+            sources,
+            steps,
+            dict(self._outputs.rows),
+            self._deliveries.progress(),
+            dict(self.faults.counts),
+            {
+                exchange.number: EntranceProgress(entrance.feed.position, entrance.rows)
+                for exchange, entrance in self.engine.entrances.items()
+            },
+        )
+
+    def _moved(self) -> dict[str, dict[tuple[str, int], int]]:
+        """What a group of the job's name has read since the last commit, for whoever looks at lag."""
+        moved = {}
+        for group, node in groups_of(self.pipeline.name, self._share.stage.sources).items():
+            positions = {
+                (node.topic, feed.partition): feed.position for feed in self.engine.intakes[node].feeds
+            }
+            shown = self._shown.get(group, {})
+            moved[group] = {place: at for place, at in positions.items() if shown.get(place) != at}
+            self._shown[group] = positions
+        return moved
+
+
+def groups_of(job: str, sources: Sequence[n.AnySource]) -> dict[str, n.TopicSource]:
+    """Sources by the name of the group that shows how far they are read."""
+    return {
+        f"job.{job}{'.' * bool(node.name)}{node.name}": node
+        for node in sources
+        if isinstance(node, n.TopicSource)
+    }

@@ -1,0 +1,68 @@
+"""How a job is laid out over tasks: its stages, and the internal topics that they meet in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mamba_stream.log import Log
+from mamba_stream.plan import nodes as n
+from mamba_stream.plan.stages import Exchange, Stage, stages
+from mamba_stream.runtime.checkpoint import make_state_topic, place_of_task
+from mamba_stream.runtime.exchanges import make_exchange
+from mamba_stream.runtime.prepared import Prepared
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class TaskName:
+    """A task: a stage's number, and which of its tasks it is."""
+
+    stage: int
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.stage}/{self.number}"
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """A job over tasks.
+
+    Attributes:
+        stages: Its stages, those that others read from first.
+    """
+
+    stages: Sequence[Stage]
+
+    @property
+    def exchanges(self) -> list[Exchange]:
+        """All exchanges."""
+        return [exchange for stage in self.stages for exchange in stage.exchanges]
+
+    @property
+    def tasks(self) -> list[TaskName]:
+        """All tasks."""
+        return [TaskName(stage.number, task) for stage in self.stages for task in range(stage.tasks)]
+
+
+def layout_of_job(prepared: Prepared, partitions: int) -> Layout:
+    """Cuts a pipeline into stages.
+
+    Args:
+        prepared: The pipeline over its log.
+        partitions: How many tasks a stage behind a shuffle has.
+    """
+    spread: dict[n.Node, int] = {
+        source: prepared.topics[source.topic].partitions
+        for source in prepared.analysis.sources
+        if isinstance(source, n.TopicSource)
+    }
+    return Layout(stages(prepared.analysis, partitions, spread))
+
+
+def make_internal_topics(log: Log, job: str, layout: Layout, prepared: Prepared) -> None:
+    """Makes the topics of exchanges and of the state of tasks."""
+    for exchange in layout.exchanges:
+        make_exchange(log, job, exchange, prepared.analysis)
+    for stage in layout.stages:
+        make_state_topic(log, place_of_task(job, stage.number, 0).topic, stage.tasks)

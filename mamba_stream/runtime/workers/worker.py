@@ -1,0 +1,124 @@
+"""A worker: it runs the tasks that it was given, in turns, and knows nothing of other workers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mamba_stream.core.clock import Clock
+from mamba_stream.log import Log
+from mamba_stream.plan.pipeline import Pipeline
+from mamba_stream.plan.stages import Stage
+from mamba_stream.runtime.checkpoint import Checkpoints, place_of_task
+from mamba_stream.runtime.options import RunOptions
+from mamba_stream.runtime.prepared import Prepared
+from mamba_stream.runtime.task import Share, Task
+from mamba_stream.runtime.workers.board import Board
+from mamba_stream.runtime.workers.layout import TaskName
+
+
+class Worker:
+    """Tasks of one job, run in turns."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        prepared: Prepared,
+        stages: Sequence[Stage],
+        log: Log,
+        options: RunOptions,
+        clock: Clock,
+        run: int,
+    ) -> None:
+        """A worker without tasks.
+
+        Args:
+            pipeline: The pipeline.
+            prepared: The same, over the log.
+            stages: The stages that it is cut into.
+            log: The log.
+            options: How the job is run.
+            clock: The clock.
+            run: The number of the job's run.
+        """
+        self._pipeline = pipeline
+        self._prepared = prepared
+        self._stages = {stage.number: stage for stage in stages}
+        self._log = log
+        self._options = options
+        self._clock = clock
+        self._run = run
+        self._board = Board(log, pipeline.name, stages, run)
+        self.tasks: dict[TaskName, Task] = {}
+        self.over: set[TaskName] = set()
+        """Tasks that have come to their end in this run."""
+        self._leaving = False
+
+    def take(self, name: TaskName) -> None:
+        """Takes a task over from whoever ran it: from here on nobody else can commit it.
+
+        Raises:
+            OffsetTrimmed: Rows that it was to read next are gone.
+        """
+        stage = self._stages[name.stage]
+        place = place_of_task(self._pipeline.name, name.stage, name.number)
+        checkpoints = Checkpoints(self._log, place, self._clock, self._run)
+        saved = checkpoints.load()
+        share = Share(stage, name.number, {one: self._board.words(one) for one in stage.exchanges})
+        kept = [node.name for node in self._prepared.analysis.steps]
+        task = Task(
+            self._pipeline,
+            self._prepared,
+            share,
+            self._log,
+            checkpoints,
+            saved,
+            kept,
+            self._options,
+            self._clock,
+        )
+        task.claim()
+        self.tasks[name] = task
+
+    def release(self, name: TaskName) -> None:
+        """Commits what a task did, and lets go of it."""
+        task = self.tasks.pop(name)
+        task.commit("running")
+        task.close()
+
+    def leave(self) -> None:
+        """Lets tasks come to their end: sources are read no further, and what was read goes through."""
+        self._leaving = True
+
+    def turn(self) -> int:
+        """Lets every task work a little; the number of rows that were read."""
+        self._board.look()
+        rows = 0
+        for name in list(self.tasks):
+            rows += self._work(name, self.tasks[name])
+        return rows
+
+    def seconds_to_next(self) -> float:
+        """How long there is nothing to do unless somebody commits."""
+        return min((task.seconds_to_next() for task in self.tasks.values()), default=60.0)
+
+    def close(self) -> None:
+        """Lets go of all tasks; what they did not commit is done again."""
+        for task in self.tasks.values():
+            task.close()
+        self.tasks.clear()
+
+    def _work(self, name: TaskName, task: Task) -> int:
+        reads = bool(self._stages[name.stage].sources)
+        rows = 0 if reads and self._leaving else task.step()
+        if rows == 0 and (task.over or (reads and self._leaving)):
+            task.commit("finished" if task.ended else "stopped")
+            task.close()
+            del self.tasks[name]
+            self.over.add(name)
+        elif task.commit_due:
+            task.begin_commit()
+        elif task.commit_done:
+            task.end_commit()
+        if rows == 0:
+            task.rest()
+        return rows
