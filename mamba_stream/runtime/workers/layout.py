@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from mamba_stream.log import Log
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.stages import Exchange, Stage, stages
@@ -13,8 +15,7 @@ from mamba_stream.runtime.exchanges import make_exchange
 from mamba_stream.runtime.prepared import Prepared
 
 
-@dataclass(frozen=True, order=True, slots=True)
-class TaskName:
+class TaskName(msgspec.Struct, frozen=True, order=True, array_like=True):
     """A task: a stage's number, and which of its tasks it is."""
 
     stage: int

@@ -13,7 +13,9 @@ from mamba_stream.runtime.options import RunOptions
 from mamba_stream.runtime.prepared import Prepared
 from mamba_stream.runtime.task import Share, Task
 from mamba_stream.runtime.workers.board import Board
+from mamba_stream.runtime.workers.facts import Spent, facts_of
 from mamba_stream.runtime.workers.layout import TaskName
+from mamba_stream.runtime.workers.messages import TaskFacts
 
 
 class Worker:
@@ -49,8 +51,10 @@ class Worker:
         self._run = run
         self._board = Board(log, pipeline.name, stages, run)
         self.tasks: dict[TaskName, Task] = {}
-        self.over: set[TaskName] = set()
-        """Tasks that have come to their end in this run."""
+        self.working: TaskName | None = None
+        """The task that works now, or raised when it last worked."""
+        self._over: list[tuple[TaskName, bool]] = []
+        self._spent: dict[TaskName, Spent] = {}
         self._leaving = False
 
     def take(self, name: TaskName) -> None:
@@ -78,12 +82,19 @@ class Worker:
         )
         task.claim()
         self.tasks[name] = task
+        self._spent[name] = Spent()
 
     def release(self, name: TaskName) -> None:
         """Commits what a task did, and lets go of it."""
         task = self.tasks.pop(name)
         task.commit("running")
         task.close()
+
+    def commit(self) -> None:
+        """Commits all that was done."""
+        for name, task in self.tasks.items():
+            self.working = name
+            task.commit("running")
 
     def leave(self) -> None:
         """Lets tasks come to their end: sources are read no further, and what was read goes through."""
@@ -97,6 +108,15 @@ class Worker:
             rows += self._work(name, self.tasks[name])
         return rows
 
+    def ended(self) -> list[tuple[TaskName, bool]]:
+        """The tasks that ended since the last time, and whether all that they read is over for good."""
+        ended, self._over = self._over, []
+        return ended
+
+    def facts(self) -> list[tuple[TaskName, TaskFacts]]:
+        """What the tasks have done."""
+        return [(name, facts_of(task, self._spent[name])) for name, task in self.tasks.items()]
+
     def seconds_to_next(self) -> float:
         """How long there is nothing to do unless somebody commits."""
         return min((task.seconds_to_next() for task in self.tasks.values()), default=60.0)
@@ -108,13 +128,17 @@ class Worker:
         self.tasks.clear()
 
     def _work(self, name: TaskName, task: Task) -> int:
+        self.working = name
         reads = bool(self._stages[name.stage].sources)
+        begun = self._clock.monotonic()
         rows = 0 if reads and self._leaving else task.step()
+        self._spent[name].add(self._clock.monotonic() - begun, rows, held_back=bool(task.engine.waiting))
         if rows == 0 and (task.over or (reads and self._leaving)):
-            task.commit("finished" if task.ended else "stopped")
+            ended = task.ended
+            task.commit("finished" if ended else "stopped")
             task.close()
             del self.tasks[name]
-            self.over.add(name)
+            self._over.append((name, ended))
         elif task.commit_due:
             task.begin_commit()
         elif task.commit_done:

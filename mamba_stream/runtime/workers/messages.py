@@ -1,0 +1,135 @@
+"""What a pool and its workers tell each other: plain values, that travel as msgpack where they travel at all."""
+
+from __future__ import annotations
+
+import msgspec
+
+from mamba_stream.runtime.workers.layout import TaskName
+
+
+class Take(msgspec.Struct, frozen=True, tag="take"):
+    """To a worker: these tasks are yours."""
+
+    tasks: list[TaskName]
+
+
+class Release(msgspec.Struct, frozen=True, tag="release"):
+    """To a worker: commit these tasks, and let go of them."""
+
+    tasks: list[TaskName]
+
+
+class Commit(msgspec.Struct, frozen=True, tag="commit"):
+    """To a worker: commit all tasks now, and say so under this number."""
+
+    number: int
+
+
+class Leave(msgspec.Struct, frozen=True, tag="leave"):
+    """To a worker: read sources no further; the tasks end when what was read has gone through."""
+
+
+class Quit(msgspec.Struct, frozen=True, tag="quit"):
+    """To a worker: end at once, without a commit."""
+
+
+Order = Take | Release | Commit | Leave | Quit
+
+
+class Ready(msgspec.Struct, frozen=True, tag="ready"):
+    """From a worker: it can take tasks.
+
+    Attributes:
+        process: The number of its process; 0 where it has none of its own.
+    """
+
+    process: int
+
+
+class Taken(msgspec.Struct, frozen=True, tag="taken"):
+    """From a worker: it runs these tasks, and nobody else can commit them."""
+
+    tasks: list[TaskName]
+
+
+class Released(msgspec.Struct, frozen=True, tag="released"):
+    """From a worker: what it did of these tasks is committed, and they are free."""
+
+    tasks: list[TaskName]
+
+
+class Over(msgspec.Struct, frozen=True, tag="over"):
+    """From a worker: a task has come to its end in this run.
+
+    Attributes:
+        task: The task.
+        ended: Whether all that it reads is over for good.
+    """
+
+    task: TaskName
+    ended: bool
+
+
+class Committed(msgspec.Struct, frozen=True, tag="committed"):
+    """From a worker: what was asked to be committed is."""
+
+    number: int
+
+
+class TaskFacts(msgspec.Struct, frozen=True, array_like=True):
+    """What a task did since the job first began, and how it spent its time in this run.
+
+    Attributes:
+        rows_in: Rows read from sources.
+        rows_out: Rows given to topics and sinks.
+        late: Rows that came too late.
+        rejected: Rows without a time, or too far ahead.
+        failed: Rows that were left out since a step raised.
+        commits: How many there were.
+        state_bytes: By step.
+        busy: Seconds spent working.
+        held_back: Seconds in which there was something to read, but not to be read, since others are behind.
+    """
+
+    rows_in: int
+    rows_out: int
+    late: int
+    rejected: int
+    failed: int
+    commits: int
+    state_bytes: dict[str, int]
+    busy: float
+    held_back: float
+
+
+class Beat(msgspec.Struct, frozen=True, tag="beat"):
+    """From a worker, now and then: it lives, and this is what its tasks have done."""
+
+    tasks: list[tuple[TaskName, TaskFacts]]
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """From a worker: it cannot go on.
+
+    Attributes:
+        code: The error's class among ours.
+        message: What it says.
+        task: At which task; ``None`` where it was none.
+    """
+
+    code: str
+    message: str
+    task: TaskName | None
+
+
+class Gone(msgspec.Struct, frozen=True, tag="gone"):
+    """Of a worker, by whoever watches it: it is no more, and had not said that it would not be.
+
+    Attributes:
+        reason: How it ended, in words.
+    """
+
+    reason: str
+
+
+Report = Ready | Taken | Released | Over | Committed | Beat | Failed | Gone

@@ -1,0 +1,300 @@
+"""Who gives a job's tasks to workers, and to others when a worker is gone.
+
+A pool has no thread and no clock of its own: whoever owns it calls :meth:`Pool.turn` when something was heard, and when
+time has come. A task that two workers run for a moment is no danger: to take it is to have its record changed, and
+whoever had it before cannot commit it any more.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from mamba_stream import errors
+from mamba_stream.core.clock import Clock
+from mamba_stream.errors import JobFailed, MambaStreamError
+from mamba_stream.runtime.workers.assignment import moves, spread
+from mamba_stream.runtime.workers.executor import Executor, Hand
+from mamba_stream.runtime.workers.layout import Layout, TaskName
+from mamba_stream.runtime.workers.messages import (
+    Beat,
+    Commit,
+    Committed,
+    Failed,
+    Gone,
+    Leave,
+    Order,
+    Over,
+    Quit,
+    Ready,
+    Release,
+    Released,
+    Report,
+    Take,
+    Taken,
+    TaskFacts,
+)
+
+PAUSES: Final = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+"""Seconds between a death and the next start, the longer the more of them come one upon the other."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSettings:
+    """How a pool goes about it.
+
+    Attributes:
+        workers: How many workers.
+        lease: Seconds without a word after which a worker is taken for dead.
+        start: Seconds that it may take to begin.
+        restarts: How many deaths may come one upon the other, without a task having committed in between.
+    """
+
+    workers: int
+    lease: float = 5.0
+    start: float = 60.0
+    restarts: int = 8
+
+
+@dataclass(eq=False)
+class _Worker:
+    """A worker.
+
+    Attributes:
+        hand: How it is told something; ``None`` while it is dead.
+        heard: When it last said something.
+        ready: Whether it can take tasks.
+        tasks: Its tasks; what it was told to release is still among them.
+        deaths: How many came one upon the other.
+        due: When it is started again.
+        process: The number of its process.
+        life: Which of its lives this is: what an earlier one says does not count.
+        retires: Whether it is to end when it has no more tasks.
+    """
+
+    hand: Hand | None = None
+    heard: float = 0.0
+    ready: bool = False
+    tasks: set[TaskName] = field(default_factory=set)
+    releasing: set[TaskName] = field(default_factory=set)
+    deaths: int = 0
+    due: float = 0.0
+    process: int = 0
+    life: int = 0
+    retires: bool = False
+
+
+class Pool:
+    """The workers of one run of a job."""
+
+    def __init__(self, layout: Layout, executor: Executor, settings: PoolSettings, clock: Clock) -> None:
+        """Nothing is started yet.
+
+        Args:
+            layout: The job's tasks.
+            executor: Starts workers.
+            settings: How to go about it.
+            clock: The clock.
+        """
+        self._executor = executor
+        self._settings = settings
+        self._clock = clock
+        self._heard: deque[tuple[int, int, Report]] = deque()
+        self._workers: dict[int, _Worker] = {}
+        self._homeless: set[TaskName] = set()
+        self._left: set[TaskName] = set(layout.tasks)
+        self._ended: dict[TaskName, bool] = {}
+        self._waiting: dict[int, set[int]] = {}
+        self._commits = 0
+        self._leaving = False
+        self.facts: dict[TaskName, TaskFacts] = {}
+        """What every task has done, as it was last heard."""
+        self.error: MambaStreamError | None = None
+        """Why the job cannot go on."""
+        for number, tasks in spread(layout.tasks, settings.workers).items():
+            self._workers[number] = _Worker(tasks=set(tasks))
+
+    # -- what is so ------------------------------------------------------------------------------------------------
+
+    @property
+    def over(self) -> bool:
+        """Whether all tasks have come to their end."""
+        return not self._left
+
+    @property
+    def ended(self) -> bool:
+        """Whether all that they read is over for good."""
+        return self.over and all(self._ended.values())
+
+    @property
+    def workers(self) -> dict[int, int]:
+        """The workers that live, with the numbers of their processes."""
+        return {number: worker.process for number, worker in self._workers.items() if worker.hand is not None}
+
+    def tasks_of(self, worker: int) -> frozenset[TaskName]:
+        """The tasks of a worker."""
+        return frozenset(self._workers[worker].tasks)
+
+    def seconds_to_next(self) -> float:
+        """How long there is nothing to do unless something is heard."""
+        now = self._clock.monotonic()
+        dues = [
+            worker.due if worker.hand is None else worker.heard + self._patience(worker)
+            for worker in self._workers.values()
+        ]
+        return max(0.0, min(dues, default=now + 60.0) - now)
+
+    # -- what is wanted --------------------------------------------------------------------------------------------
+
+    def leave(self) -> None:
+        """Lets the tasks come to their end: sources are read no further, and what was read goes through."""
+        self._leaving = True
+        self._tell(Leave())
+
+    def commit(self) -> int:
+        """Has all tasks commit; :meth:`committed` says when they have, by the number that this gives."""
+        self._commits += 1
+        self._waiting[self._commits] = {number for number, worker in self._workers.items() if worker.tasks}
+        self._tell(Commit(self._commits))
+        return self._commits
+
+    def committed(self, number: int) -> bool:
+        """Whether all tasks have committed."""
+        return not self._waiting.get(number)
+
+    def rescale(self, workers: int) -> None:
+        """Has the tasks run by so many workers from now on; only what must move does."""
+        for number in range(workers):
+            worker = self._workers.setdefault(number, _Worker())
+            worker.retires = False
+        for number, worker in self._workers.items():
+            worker.retires = number >= workers
+        there = {number: worker.tasks & self._left for number, worker in self._workers.items()}
+        for number, tasks in moves(there, workers).items():
+            self._workers[number].releasing |= tasks
+            self._send(number, Release(sorted(tasks)))
+            if not self._workers[number].ready:
+                self._free(number, tasks)
+
+    def cancel(self) -> None:
+        """Ends all workers at once."""
+        self._tell(Quit())
+        for worker in self._workers.values():
+            if worker.hand is not None:
+                worker.hand.kill()
+                worker.hand = None
+        self._executor.close()
+
+    # -- the loop --------------------------------------------------------------------------------------------------
+
+    def turn(self) -> None:
+        """Does what there is to do: hears what was said, starts workers, gives up those that are silent."""
+        while self._heard:
+            number, life, report = self._heard.popleft()
+            worker = self._workers.get(number)
+            if worker is not None and worker.life == life and worker.hand is not None:
+                self._hear(number, worker, report)
+        now = self._clock.monotonic()
+        for number, worker in list(self._workers.items()):
+            if worker.hand is not None and now - worker.heard > self._patience(worker):
+                self._dead(number, worker, f"was silent for {now - worker.heard:.1f} s")
+            elif worker.hand is None and now >= worker.due and (worker.tasks or not worker.retires):
+                self._start(number, worker)
+        self._settle()
+
+    def _start(self, number: int, worker: _Worker) -> None:
+        worker.life += 1
+        worker.ready, worker.heard = False, self._clock.monotonic()
+        life = worker.life
+        worker.hand = self._executor.start(number, lambda report: self._heard.append((number, life, report)))
+
+    def _hear(self, number: int, worker: _Worker, report: Report) -> None:
+        worker.heard = self._clock.monotonic()
+        match report:
+            case Ready(process):
+                worker.ready, worker.process = True, process
+                if worker.tasks:
+                    self._send(number, Take(sorted(worker.tasks)))
+                if self._leaving:
+                    self._send(number, Leave())
+            case Taken():
+                pass
+            case Released(tasks):
+                self._free(number, tasks)
+            case Over(task, ended):
+                worker.tasks.discard(task)
+                worker.releasing.discard(task)
+                self._left.discard(task)
+                self._ended[task] = ended
+                worker.deaths = 0
+            case Committed(asked):
+                self._waiting.get(asked, set()).discard(number)
+            case Beat(tasks):
+                if any(self._commits_of(name) < facts.commits for name, facts in tasks):
+                    worker.deaths = 0
+                self.facts.update(tasks)
+            case Failed(code, message, task):
+                kind = getattr(errors, code, JobFailed)
+                self.error = kind(f"{message}" + (f" (task {task})" if task is not None else ""))
+            case Gone(reason):
+                self._dead(number, worker, reason)
+
+    def _commits_of(self, task: TaskName) -> int:
+        known = self.facts.get(task)
+        return 0 if known is None else known.commits
+
+    def _dead(self, number: int, worker: _Worker, reason: str) -> None:
+        """A worker is gone: another one follows it, and has its tasks."""
+        if worker.hand is not None:
+            worker.hand.kill()
+        worker.hand, worker.ready = None, False
+        # What it was to release it has not, and is free.
+        self._free(number, set(worker.releasing))
+        # What it had not committed never happened.
+        for waiting in self._waiting.values():
+            waiting.discard(number)
+        worker.deaths += 1
+        if worker.deaths > self._settings.restarts:
+            self.error = JobFailed(
+                f"worker {number} {reason}, for the {worker.deaths}th time without a commit in between: this job does "
+                "not come further; run it with workers=1 to see what happens in this process"
+            )
+        worker.due = self._clock.monotonic() + PAUSES[min(worker.deaths - 1, len(PAUSES) - 1)]
+
+    def _free(self, number: int, tasks: Iterable[TaskName]) -> None:
+        worker = self._workers[number]
+        for task in tasks:
+            if task in worker.tasks:
+                worker.tasks.discard(task)
+                worker.releasing.discard(task)
+                self._homeless.add(task)
+
+    def _settle(self) -> None:
+        """Gives tasks without a worker to those that have the fewest; lets workers go that are not needed."""
+        for task in sorted(self._homeless):
+            number = min(
+                (number for number, worker in self._workers.items() if not worker.retires),
+                key=lambda one: (len(self._workers[one].tasks), one),
+            )
+            self._workers[number].tasks.add(task)
+            if self._workers[number].ready:
+                self._send(number, Take([task]))
+        self._homeless.clear()
+        for worker in self._workers.values():
+            if worker.retires and not worker.tasks and worker.hand is not None:
+                worker.hand.send(Quit())
+                worker.hand = None
+
+    def _patience(self, worker: _Worker) -> float:
+        return self._settings.lease if worker.ready else self._settings.start
+
+    def _send(self, number: int, order: Order) -> None:
+        worker = self._workers[number]
+        if worker.hand is not None and worker.ready:
+            worker.hand.send(order)
+
+    def _tell(self, order: Order) -> None:
+        for number in self._workers:
+            self._send(number, order)

@@ -1,0 +1,105 @@
+"""A worker at work: it follows the pool's orders, lets its tasks work, and says what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mamba_stream.errors import MambaStreamError
+from mamba_stream.runtime.workers.layout import TaskName
+from mamba_stream.runtime.workers.messages import (
+    Beat,
+    Commit,
+    Committed,
+    Failed,
+    Leave,
+    Order,
+    Over,
+    Quit,
+    Release,
+    Released,
+    Report,
+    Take,
+    Taken,
+)
+from mamba_stream.runtime.workers.worker import Worker
+
+
+class Shift:
+    """Runs a worker. Whoever owns the thread calls :meth:`follow` for each order and :meth:`turn` for ever."""
+
+    def __init__(self, worker: Worker, say: Callable[[Report], None]) -> None:
+        """Begins.
+
+        Args:
+            worker: The worker.
+            say: Tells the pool something.
+        """
+        self._worker = worker
+        self._say = say
+        self.over = False
+        """Whether there is nothing more to do: it was told to quit, or cannot go on."""
+
+    def follow(self, order: Order) -> None:
+        """Does what the pool says."""
+        with _Saying(self):
+            match order:
+                case Take(tasks):
+                    for name in tasks:
+                        self._worker.take(name)
+                    self._say(Taken(tasks))
+                case Release(tasks):
+                    for name in tasks:
+                        self._worker.release(name)
+                    self._say(Released(tasks))
+                case Commit(number):
+                    self._worker.commit()
+                    self._say(Committed(number))
+                case Leave():
+                    self._worker.leave()
+                case Quit():
+                    self.over = True
+
+    def turn(self) -> int:
+        """Lets every task work a little; the number of rows that were read."""
+        with _Saying(self):
+            rows = self._worker.turn()
+            for name, ended in self._worker.ended():
+                self._say(Over(name, ended))
+            return rows
+        return 0
+
+    def beat(self) -> Beat:
+        """What the tasks have done."""
+        return Beat(self._worker.facts())
+
+    def seconds_to_next(self) -> float:
+        """How long there is nothing to do unless somebody commits, or tells something."""
+        return self._worker.seconds_to_next()
+
+    def close(self) -> None:
+        """Lets go of all tasks."""
+        self._worker.close()
+
+    def fail(self, error: BaseException) -> None:
+        """It cannot go on."""
+        self.over = True
+        task: TaskName | None = self._worker.working
+        code = type(error).__name__ if isinstance(error, MambaStreamError) else "JobFailed"
+        said = str(error) if isinstance(error, MambaStreamError) else f"{type(error).__name__}: {error}"
+        self._say(Failed(code, said, task))
+
+
+class _Saying:
+    """Has the pool told of what is raised within."""
+
+    def __init__(self, shift: Shift) -> None:
+        self._shift = shift
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if isinstance(error, Exception):
+            self._shift.fail(error)
+            return True
+        return False
