@@ -6,6 +6,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from queue import SimpleQueue
+from typing import Protocol
 
 
 class _Piece:
@@ -27,6 +28,52 @@ class _Piece:
         self.over.wait()
         if self._error is not None:
             raise self._error
+
+
+class Committing(Protocol):
+    """Does one piece of work at a time, while whoever gave it goes on."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is work that was not yet finished."""
+        ...
+
+    @property
+    def done(self) -> bool:
+        """Whether :meth:`finish` would not have to wait."""
+        ...
+
+    def begin(self, work: Callable[[], object]) -> None:
+        """Begins with a piece of work; the one before has to be finished."""
+        ...
+
+    def finish(self) -> None:
+        """Waits for the work, if there is any; raises what it raised."""
+        ...
+
+
+class AtOnce:
+    """Does the work while whoever gave it waits, for where all has to happen in one thread."""
+
+    def __init__(self) -> None:
+        self._piece: _Piece | None = None
+
+    @property
+    def busy(self) -> bool:
+        return self._piece is not None
+
+    @property
+    def done(self) -> bool:
+        return True
+
+    def begin(self, work: Callable[[], object]) -> None:
+        self._piece = _Piece(work)
+        self._piece.do()
+
+    def finish(self) -> None:
+        if self._piece is not None:
+            piece, self._piece = self._piece, None
+            piece.finish()
 
 
 class Beside:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
+import msgspec
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -150,7 +151,7 @@ class _Whole:
 class Checkpoints:
     """The commits of one job, or one task, by one runner."""
 
-    def __init__(self, log: Log, place: Place, clock: Clock, run: int = 0) -> None:
+    def __init__(self, log: Log, place: Place, clock: Clock, run: int = 0, lease: int = 0) -> None:
         """Looks up what the last commit left.
 
         Args:
@@ -158,11 +159,12 @@ class Checkpoints:
             place: Where the record and the state are.
             clock: The clock.
             run: Of a task, the run of its job.
+            lease: Of a task, the number under which it was given to this runner; later ones are greater.
         """
         self._log = log
         self._place = place
         self._clock = clock
-        self._run = run
+        self._run, self._lease = run, lease
         # The runner before may have been killed in its last commit: it counts from here on, not later.
         log.settle()
         self._bytes = log.record(place.namespace, place.key)
@@ -206,6 +208,7 @@ class Checkpoints:
         owned: Sequence[str],
         empty: Sequence[str],
         replaced: Mapping[str, StatefulStep] | None = None,
+        also: Callable[[Transaction], None] | None = None,
     ) -> None:
         """Takes the job over: from here on no other runner's commit goes through.
 
@@ -215,9 +218,16 @@ class Checkpoints:
             owned: Output topics that this job made.
             empty: Output topics to empty, together with the state.
             replaced: Steps whose state takes the place of what the last commit left.
+            also: What else belongs to it.
         """
+        if self._run and self._record and (self._record.run, self._record.lease) >= (self._run, self._lease):
+            raise JobFailed(
+                f"{self._place.words} was given to another worker since: this one leaves it alone"
+            )
         now = self._clock.now()
         tx = self._begin()
+        if also is not None:
+            also(tx)
         before = None if anew else self._record
         base = self._end if before is None else before.base
         for name in empty:
@@ -242,7 +252,9 @@ class Checkpoints:
         )
         started = now if before is None else before.started
         commits, marks = (before.commits, before.marks) if before is not None else (0, {})
-        self._finish(tx, JobRecord(epoch, base, "running", commits, started, now, self._run, marks))
+        self._finish(
+            tx, JobRecord(epoch, base, "running", commits, started, now, self._run, self._lease, marks)
+        )
 
     def take(
         self,
@@ -305,7 +317,9 @@ class Checkpoints:
             commits, now = before.commits + 1, self._clock.now()
             self._finish(
                 tx,
-                JobRecord(before.epoch, base, status, commits, before.started, now, self._run, {**marks}),
+                msgspec.structs.replace(
+                    before, base=base, status=status, commits=commits, updated=now, marks={**marks}
+                ),
             )
             self._reset = None
             if pieces is not None:

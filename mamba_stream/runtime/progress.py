@@ -53,6 +53,20 @@ class EntranceProgress(msgspec.Struct, frozen=True, array_like=True):
     rows: int
 
 
+class LayoutProgress(msgspec.Struct, frozen=True, array_like=True):
+    """How a job is laid out over tasks.
+
+    Attributes:
+        partitions: How many tasks a stage behind a shuffle has.
+        tasks: How many tasks each stage has.
+        form: What identifies the stages: which steps are done in each, and what goes from one to another.
+    """
+
+    partitions: int
+    tasks: list[int]
+    form: str
+
+
 class Progress(msgspec.Struct, frozen=True):
     """A job, or one of its tasks, as of one commit."""
 
@@ -62,6 +76,7 @@ class Progress(msgspec.Struct, frozen=True):
     sinks: dict[str, SinkProgress] = {}
     failed: dict[str, int] = {}
     entered: dict[int, EntranceProgress] = {}
+    layout: LayoutProgress | None = None
 
 
 class MarkRecord(msgspec.Struct, frozen=True, array_like=True):
@@ -83,6 +98,7 @@ class JobRecord(msgspec.Struct, frozen=True):
         started: When the job first ran, in microseconds since the epoch.
         updated: When it committed last.
         run: Of a task, the run of the job that it belongs to: its epoch.
+        lease: Of a task, which of the run's gifts of tasks to workers it was.
         marks: Of a task, how far time has come in the rows that it wrote, by the number of the exchange.
     """
 
@@ -93,6 +109,7 @@ class JobRecord(msgspec.Struct, frozen=True):
     started: int
     updated: int
     run: int = 0
+    lease: int = 0
     marks: dict[int, MarkRecord] = {}
 
 

@@ -19,7 +19,7 @@ from mamba_stream.operators.tally import Tally
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.pipeline import Pipeline
 from mamba_stream.plan.stages import Exchange, Stage
-from mamba_stream.runtime.beside import Beside
+from mamba_stream.runtime.beside import Beside, Committing
 from mamba_stream.runtime.budget import Budget
 from mamba_stream.runtime.checkpoint import Checkpoints, Saved
 from mamba_stream.runtime.connectors import ConnectorFeed, ConnectorFeeds, extent_of
@@ -90,6 +90,7 @@ class Task:
         kept: Sequence[str],
         options: RunOptions,
         clock: Clock,
+        committing: Committing | None = None,
     ) -> None:
         """Opens what is read and written, and puts the state back.
 
@@ -103,6 +104,7 @@ class Task:
             kept: The steps whose state is taken over.
             options: How the job is run.
             clock: The clock.
+            committing: Makes commits durable while the task goes on; a thread of the task's own, if left out.
 
         Raises:
             OffsetTrimmed: Rows that were to be read next are gone.
@@ -150,7 +152,7 @@ class Task:
         self._pace = Pace(options.latency, self.engine.rows)
         self._unseen_since: float | None = None
         self._told: dict[int, MarkRecord] = {}
-        self._committing = Beside(f"mamba-stream {pipeline.name}: commit")
+        self._committing = committing or Beside(f"mamba-stream {pipeline.name}: commit")
         self._taken: list[tuple[ConnectorFeed, Any]] = []
         self._shown: dict[str, dict[tuple[str, int], int]] = {}
         self._at_begin = (self.rows_in, self.rows_out, self.late, self.rejected, self.faults.rows)
@@ -414,8 +416,9 @@ class Task:
         return isinstance(node, n.FrameSource) or self._topics[node.topic].ended
 
     def _entrance(self, exchange: Exchange) -> Entrance:
-        known = self._saved.entered.get(exchange.number, EntranceProgress(0, 0))
         topic = self._log[exchange_topic(self.pipeline.name, exchange)]
+        begin = topic.offsets()[self._share.number][0]
+        known = self._saved.entered.get(exchange.number, EntranceProgress(begin, 0))
         schema = exchange_schema(exchange, self.analysis)
         feed = ExchangeFeed(topic, self._share.number, known.position, schema, self._share.words[exchange])
         return Entrance(str(exchange.number), feed, known.rows)

@@ -8,9 +8,15 @@ from mamba_stream.runtime.workers.layout import TaskName
 
 
 class Take(msgspec.Struct, frozen=True, tag="take"):
-    """To a worker: these tasks are yours."""
+    """To a worker: these tasks are yours.
+
+    Attributes:
+        tasks: The tasks.
+        lease: Under which number; whoever was given one of them later keeps it, even if it hears of that first.
+    """
 
     tasks: list[TaskName]
+    lease: int
 
 
 class Release(msgspec.Struct, frozen=True, tag="release"):

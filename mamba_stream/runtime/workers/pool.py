@@ -108,6 +108,7 @@ class Pool:
         self._ended: dict[TaskName, bool] = {}
         self._waiting: dict[int, set[int]] = {}
         self._commits = 0
+        self._leases = 0
         self._leaving = False
         self.facts: dict[TaskName, TaskFacts] = {}
         """What every task has done, as it was last heard."""
@@ -216,7 +217,7 @@ class Pool:
             case Ready(process):
                 worker.ready, worker.process = True, process
                 if worker.tasks:
-                    self._send(number, Take(sorted(worker.tasks)))
+                    self._give(number, worker.tasks)
                 if self._leaving:
                     self._send(number, Leave())
             case Taken():
@@ -280,12 +281,16 @@ class Pool:
             )
             self._workers[number].tasks.add(task)
             if self._workers[number].ready:
-                self._send(number, Take([task]))
+                self._give(number, [task])
         self._homeless.clear()
         for worker in self._workers.values():
             if worker.retires and not worker.tasks and worker.hand is not None:
                 worker.hand.send(Quit())
                 worker.hand = None
+
+    def _give(self, number: int, tasks: Iterable[TaskName]) -> None:
+        self._leases += 1
+        self._send(number, Take(sorted(tasks), self._leases))
 
     def _patience(self, worker: _Worker) -> float:
         return self._settings.lease if worker.ready else self._settings.start

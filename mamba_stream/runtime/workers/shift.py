@@ -43,9 +43,9 @@ class Shift:
         """Does what the pool says."""
         with _Saying(self):
             match order:
-                case Take(tasks):
+                case Take(tasks, lease):
                     for name in tasks:
-                        self._worker.take(name)
+                        self._worker.take(name, lease)
                     self._say(Taken(tasks))
                 case Release(tasks):
                     for name in tasks:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from mamba_stream.core.clock import Clock
 from mamba_stream.log import Log
 from mamba_stream.plan.pipeline import Pipeline
 from mamba_stream.plan.stages import Stage
+from mamba_stream.runtime.beside import Committing
 from mamba_stream.runtime.checkpoint import Checkpoints, place_of_task
 from mamba_stream.runtime.options import RunOptions
 from mamba_stream.runtime.prepared import Prepared
@@ -30,6 +31,7 @@ class Worker:
         options: RunOptions,
         clock: Clock,
         run: int,
+        committing: Callable[[], Committing] | None = None,
     ) -> None:
         """A worker without tasks.
 
@@ -41,6 +43,7 @@ class Worker:
             options: How the job is run.
             clock: The clock.
             run: The number of the job's run.
+            committing: Gives each task what makes its commits durable; left out, that is a thread for each.
         """
         self._pipeline = pipeline
         self._prepared = prepared
@@ -49,6 +52,7 @@ class Worker:
         self._options = options
         self._clock = clock
         self._run = run
+        self._make_committing = committing
         self._board = Board(log, pipeline.name, stages, run)
         self.tasks: dict[TaskName, Task] = {}
         self.working: TaskName | None = None
@@ -57,15 +61,20 @@ class Worker:
         self._spent: dict[TaskName, Spent] = {}
         self._leaving = False
 
-    def take(self, name: TaskName) -> None:
+    def take(self, name: TaskName, lease: int) -> None:
         """Takes a task over from whoever ran it: from here on nobody else can commit it.
 
+        Args:
+            name: The task.
+            lease: The number under which it was given to this worker.
+
         Raises:
+            JobFailed: It was given to another worker since.
             OffsetTrimmed: Rows that it was to read next are gone.
         """
         stage = self._stages[name.stage]
         place = place_of_task(self._pipeline.name, name.stage, name.number)
-        checkpoints = Checkpoints(self._log, place, self._clock, self._run)
+        checkpoints = Checkpoints(self._log, place, self._clock, self._run, lease)
         saved = checkpoints.load()
         share = Share(stage, name.number, {one: self._board.words(one) for one in stage.exchanges})
         kept = [node.name for node in self._prepared.analysis.steps]
@@ -79,6 +88,7 @@ class Worker:
             kept,
             self._options,
             self._clock,
+            None if self._make_committing is None else self._make_committing(),
         )
         task.claim()
         self.tasks[name] = task

@@ -59,14 +59,14 @@ def test_a_query_over_tasks_that_begin_anew_gives_what_duckdb_gives(query, table
             )
             worker = Worker(pipeline, prepared, layout.stages, log, options, SystemClock(), number)
             for task in layout.tasks:
-                worker.take(task)
+                worker.take(task, 0)
             while worker.tasks:
                 worker.turn()
                 if worker.tasks and chance.random() < 0.05:
                     # Taken over by another, while this one has done what it did not commit.
                     name = list(worker.tasks)[int(chance.integers(len(worker.tasks)))]
                     lost += 1
-                    worker.take(name)
+                    worker.take(name, lost)
             worker.close()
         assert lost > 0
         rows = log["out"].scan().collect()
