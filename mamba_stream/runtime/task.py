@@ -91,6 +91,7 @@ class Task:
         options: RunOptions,
         clock: Clock,
         committing: Committing | None = None,
+        ring: Callable[[], None] = lambda: None,
     ) -> None:
         """Opens what is read and written, and puts the state back.
 
@@ -105,6 +106,7 @@ class Task:
             options: How the job is run.
             clock: The clock.
             committing: Makes commits durable while the task goes on; a thread of the task's own, if left out.
+            ring: Called from any thread when there is something to do for whoever waits.
 
         Raises:
             OffsetTrimmed: Rows that were to be read next are gone.
@@ -116,6 +118,7 @@ class Task:
         self._log = log
         self._options = options
         self._clock = clock
+        self._ring = ring
         self._checkpoints = checkpoints
         self._saved = saved.progress if saved is not None else Progress()
         self._outputs, self._leaving = Outputs(), Outputs()

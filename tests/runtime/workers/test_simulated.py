@@ -64,7 +64,7 @@ class Simulated:
 
         simulation = Simulation(make, self.chance, misfortunes)
         pool = Pool(begun.layout, simulation, PoolSettings(workers, lease=0.3, restarts=10_000), self.clock)
-        for turn in range(200_000):
+        for turn in range(20_000):
             pool.turn()
             if pool.over or pool.error is not None:
                 break
