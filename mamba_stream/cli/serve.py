@@ -64,7 +64,10 @@ def _options(function: _Function) -> _Function:
 @click.command()
 @_options
 @click.option(
-    "--insecure", is_flag=True, default=None, help="Go on without users or TLS where others can connect."
+    "--insecure",
+    is_flag=True,
+    default=None,
+    help="Go on without TLS where others can connect; never without users.",
 )
 @log_option
 def serve(place: str | None, **flags: Any) -> int:

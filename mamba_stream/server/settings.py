@@ -26,7 +26,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
         tls_key: Its key.
         client_ca: Who signs the certificates that clients must have.
         users: Who may do what.
-        insecure: Whether to go on where others could read or do what they should not.
+        insecure: Whether to go on without TLS where others can connect. It never takes the place of users.
         memory: What the listener may take, in bytes.
         drain: How long calls in flight may take to finish when the server is stopped.
         disk_reserve: With less room than that, in bytes, the server is not ready.
@@ -65,16 +65,16 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
                     yield f"{key}: {path} cannot be read: {error.strerror}"
         if self.memory < LEAST_MEMORY:
             yield f"memory = {self.memory} is too little: a listener takes {Size(LEAST_MEMORY)} at least"
-        if not self.insecure and not is_loopback(self.listen.host):
+        if not is_loopback(self.listen.host):
             yield from self._exposed()
 
     def _exposed(self) -> Iterator[str]:
         if self.users is None and self.client_ca is None:
             yield (
                 f"listen = {self.listen} can be reached from other machines, and without users everybody there could "
-                "read and change everything: give users, or listen on localhost, or say insecure"
+                "read and change everything: give users, or listen on localhost"
             )
-        if self.tls_cert is None:
+        if self.tls_cert is None and not self.insecure:
             yield (
                 f"listen = {self.listen} can be reached from other machines, and without TLS anybody between could "
                 "read tokens and rows: give tls_cert and tls_key, or listen on localhost, or say insecure"

@@ -34,7 +34,9 @@ from tests.server.running import Serving, until
         "localhost.example.com",
     ],
 )
-def test_where_others_can_connect_it_takes_users_and_tls_or_to_say_insecure(host, tmp_path):
+def test_where_others_can_connect_it_takes_users_and_tls_or_to_say_insecure_and_never_goes_without_users(
+    host, tmp_path
+):
     file = tmp_path / "file"
     file.touch()
     here = host in ("localhost", "127.0.0.1", "127.1.2.3", "::1")
@@ -49,7 +51,7 @@ def test_where_others_can_connect_it_takes_users_and_tls_or_to_say_insecure(host
             client_ca=file if ca else None,
             insecure=insecure,
         )
-        refused = not (here or insecure or ((users or ca) and tls))
+        refused = not (here or ((users or ca) and (tls or insecure)))
         assert bool([*settings.problems()]) == refused, (users, tls, ca, insecure)
 
 

@@ -286,7 +286,12 @@ def test_a_port_that_another_process_has_is_said_so(tmp_path, spawn_command, whi
         (["--tls-cert", "none.pem"], 1, "tls_key is not"),
         (["--log", "localhost:9092"], 1, "needs the directory"),
         (["--listen", "no.such.host.invalid:1"], 1, "can be reached from other machines"),
-        (["--listen", "no.such.host.invalid:1", "--insecure"], 4, "choose another host"),
+        (["--listen", "no.such.host.invalid:1", "--insecure"], 1, "give users, or listen on localhost"),
+        (
+            ["--listen", "no.such.host.invalid:1", "--insecure", "--users", __file__],
+            4,
+            "choose another host",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
