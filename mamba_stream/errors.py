@@ -33,6 +33,7 @@ knows nothing of this package.
     │   ├── ForkedProcess                      the handle was opened before a fork
     │   ├── LogFailed                          an I/O error stopped this handle; reopen
     │   ├── LogClosed                          the handle was closed
+    │   ├── LogReplaced                        the server keeps another log than the one that was opened there
     │   └── ServerUnavailable                  nothing listens there, or it went away, or is being stopped
     ├── AccessDenied                       the server knows who asks, or does not, and refuses
     │   ├── NotAuthenticated                   no token or certificate, or one that is not (any longer) valid
@@ -168,6 +169,10 @@ class LogFailed(LogUnavailable):
 
 class LogClosed(LogUnavailable):
     """The handle was closed."""
+
+
+class LogReplaced(LogUnavailable):
+    """The server at this address keeps another log now than the one that was opened there."""
 
 
 class ServerUnavailable(LogUnavailable):

@@ -12,7 +12,8 @@ from typing import Any
 
 from pyarrow import flight
 
-from mamba_stream.errors import MambaStreamError, QuotaExceeded
+from mamba_stream.errors import LogReplaced, MambaStreamError, QuotaExceeded
+from mamba_stream.log.remote.protocol import LOG_HEADER
 from mamba_stream.log.storage import OwnStorage
 from mamba_stream.server.actions import ACTIONS, perform
 from mamba_stream.server.desk import Desk
@@ -196,9 +197,18 @@ class FlightService(flight.FlightServerBase):  # type: ignore[misc]
     def _caller(self, context: flight.ServerCallContext) -> Caller:
         headers = context.get_middleware("headers").headers
         certificate = context.peer_identity()
-        return self.desk.gate.admit(
+        caller = self.desk.gate.admit(
             headers, context.peer(), certificate.decode() if isinstance(certificate, bytes) else certificate
         )
+        self._check_log(headers.get(LOG_HEADER, ()))
+        return caller
+
+    def _check_log(self, meant: Sequence[str]) -> None:
+        if self.desk.identity and any(log != self.desk.identity for log in meant):
+            raise LogReplaced(
+                "this server keeps another log than the one that was opened at its address: offsets, leases and locks "
+                "of that one mean nothing here. Open the address again for this log, or bring the other one back"
+            )
 
     def _during(self, call: Any, batches: Iterator[Any]) -> Iterator[Any]:
         error: BaseException | None = None

@@ -13,12 +13,19 @@ import pyarrow as pa
 from pyarrow import flight
 
 from mamba_stream.core.clock import Clock, SystemClock
-from mamba_stream.errors import ForkedProcess, LogClosed, MambaStreamError, QuotaExceeded, ServerUnavailable
+from mamba_stream.errors import (
+    ForkedProcess,
+    LogClosed,
+    LogReplaced,
+    MambaStreamError,
+    QuotaExceeded,
+    ServerUnavailable,
+)
 from mamba_stream.log.index import CLOSED, FORKED
 from mamba_stream.log.remote.address import Address, Credentials, read_pem
 from mamba_stream.log.remote.clock import ServerClock
 from mamba_stream.log.remote.failing import Lost, error_of, unavailable
-from mamba_stream.log.remote.protocol import VERSION, Hello, Welcome, decode, encode
+from mamba_stream.log.remote.protocol import LOG_HEADER, VERSION, Hello, Welcome, decode, encode
 
 PATIENCE: Final = 30.0
 """Seconds for which a server that went away is waited for; one that never was there is not."""
@@ -68,11 +75,16 @@ class Connection:
             [] if credentials.token is None else [(b"authorization", f"Bearer {credentials.token}".encode())]
         )
         self._client = self._connected()
+        self.replaced = False
         try:
             self.welcome = self._greet(patience=0.0)
         except BaseException:
             self._client.close()
             raise
+        if self.welcome.log:
+            # What is known here of offsets and leases is about that log: each call says so, as a connection that broke
+            # may lead to another one, unseen.
+            self._headers = [*self._headers, (LOG_HEADER.encode(), self.welcome.log.encode())]
 
     def ask(
         self,
@@ -149,6 +161,8 @@ class Connection:
     def failed(self, error: pa.ArrowException) -> BaseException:
         """Our error for what a Flight call raised."""
         found = error_of(error, self.place)
+        if isinstance(found, LogReplaced):
+            self.replaced = True
         if isinstance(found, Lost):
             if self._closed.is_set():
                 return LogClosed(CLOSED)

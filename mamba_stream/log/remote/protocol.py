@@ -17,6 +17,9 @@ from mamba_stream.log.rows import TopicRow
 VERSION: Final = 1
 """Of this protocol; hello refuses a client whose version the server does not speak."""
 
+LOG_HEADER: Final = "mamba-log"
+"""The header of a call that is meant for one log, whose own identity it has; a server with another refuses it."""
+
 LONGEST_WAIT: Final = 60.0
 """Seconds that a server lets a caller wait in one call."""
 

@@ -64,6 +64,11 @@ class RemoteStorage:
         return self._connection.place
 
     @property
+    def replaced(self) -> bool:
+        """Whether another log was found at the address: this one is not there any more."""
+        return self._connection.replaced
+
+    @property
     def directory(self) -> Path | None:
         return None
 
@@ -231,7 +236,7 @@ def connect(address: Address, credentials: Credentials) -> RemoteStorage:
             )
         _connected = True
         found = _storages.get(place)
-        if found is None:
+        if found is None or found.replaced:
             found = _storages[place] = RemoteStorage(address, credentials)
         found.handles += 1
         return found

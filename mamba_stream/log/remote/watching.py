@@ -46,9 +46,12 @@ class Watcher:
         """
         deadline = self._connection.local.monotonic() + timeout
         event = threading.Event()
+        waited = False
         while True:
             with self._lock:
                 self._connection.check()
+                if waited and self._error is not None:
+                    raise self._error
                 self._watch()
                 now = self._lsn
                 left = deadline - self._connection.local.monotonic()
@@ -59,6 +62,7 @@ class Watcher:
                 self._check_failing()
                 self._waiting.add(event)
             try:
+                waited = True
                 event.wait(max(0.0, min(left, 1.0)) if now >= 0 else 1.0)
             finally:
                 with self._lock:
@@ -79,8 +83,6 @@ class Watcher:
             self._wake()
 
     def _check_failing(self) -> None:
-        if self._error is not None:
-            raise self._error
         if (
             self._failing_since is not None
             and self._connection.local.monotonic() - self._failing_since > PATIENCE
@@ -110,6 +112,7 @@ class Watcher:
                 # Who waits shall know; who waits later asks anew.
                 with self._lock:
                     self._error = error
+                    self._failing_since = None
                     self._thread = None
                     self._wake()
                 return
