@@ -187,6 +187,14 @@ def _group_offsets(desk: Desk, caller: Caller, request: protocol.AskGroup) -> li
     return [protocol.GroupPlace(topic, partition, offset) for (topic, partition), offset in found.items()]
 
 
+def _wait(desk: Desk, caller: Caller, request: protocol.AskWait) -> int:
+    def gone() -> bool:
+        desk.gate.check(caller, ())
+        return False
+
+    return desk.pulse.wait(request.lsn, min(request.timeout, protocol.LONGEST_WAIT), gone)
+
+
 def _lock_holder(desk: Desk, caller: Caller, request: protocol.LockName) -> str | None:
     for text in (request.space, request.name):
         check_name(text, "lock")
@@ -285,9 +293,7 @@ ACTIONS = {
             "wait",
             protocol.AskWait,
             _free,
-            lambda desk, caller, request: desk.pulse.wait(
-                request.lsn, min(request.timeout, protocol.LONGEST_WAIT)
-            ),
+            _wait,
             "the last commit's number, once it is another",
         ),
         Action(

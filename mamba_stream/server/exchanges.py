@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Callable
 from typing import Any, Final
 
 import pyarrow as pa
 from pyarrow import flight
 
 from mamba_stream.core.names import check_name
-from mamba_stream.errors import InvalidInput
+from mamba_stream.errors import AccessDenied, InvalidInput
 from mamba_stream.log.remote.protocol import Exchange, TakeLock, Watch, decode, encode
 from mamba_stream.log.storage import Lock
 from mamba_stream.server.belongings import need_of_lock
@@ -21,6 +22,8 @@ from mamba_stream.server.pieces import commit_in_pieces
 _LONGEST_HOLDER: Final = 200
 _SILENCE: Final = 30.0
 """Seconds of silence after which a client that answered is taken for gone."""
+_LOOK: Final = 1.0
+"""Seconds between two looks whether who holds a lock still may."""
 _SIGN: Final = 5.0
 """Seconds between two signs of life, also where there is nothing new. The client's gRPC asks for one every half minute,
 and the server's breaks a connection over which it is asked often and sends nothing: with it went every lock."""
@@ -50,11 +53,16 @@ def exchange(
 
 def _watch(desk: Desk, caller: Caller, context: flight.ServerCallContext, watch: Watch, answers: Any) -> None:
     """Tells the last commit's number at once, whenever it is another, and now and then."""
-    lsn = desk.storage.lsn()
-    while not context.is_cancelled() and not desk.draining:
-        answers.write_metadata(pa.py_buffer(encode(lsn)))
+
+    def gone() -> bool:
+        # Whose token ended hears of nothing more.
         desk.gate.check(caller, ())
-        lsn = desk.pulse.wait(lsn, _SIGN, context.is_cancelled)
+        return bool(context.is_cancelled())
+
+    lsn = desk.storage.lsn()
+    while not gone() and not desk.draining:
+        answers.write_metadata(pa.py_buffer(encode(lsn)))
+        lsn = desk.pulse.wait(lsn, _SIGN, gone)
 
 
 def _lock(
@@ -63,14 +71,15 @@ def _lock(
     """Holds a lock until the client lets go, or is gone."""
     for text in (request.space, request.name):
         check_name(text, "lock")
-    desk.gate.check(caller, (need_of_lock("write", request.space, request.name),))
+    need = need_of_lock("write", request.space, request.name)
+    desk.gate.check(caller, (need,))
     holder = " ".join(request.holder.split())[:_LONGEST_HOLDER] or f"a client at {caller.peer}"
     lock = desk.storage.lock(request.space, request.name, holder)
     if lock is None:
         answers.write_metadata(pa.py_buffer(encode(False)))
         return
     answers.write_metadata(pa.py_buffer(encode(True)))
-    holding = _Holding(desk, lock, answers)
+    holding = _Holding(desk, lock, answers, lambda: desk.gate.check(caller, (need,)))
     # This thread reads: a stream that another one reads must not end with the call.
     try:
         with contextlib.suppress(StopIteration, pa.ArrowException):
@@ -79,15 +88,23 @@ def _lock(
                 holding.hear()
     finally:
         holding.end()
+    if holding.refused is not None:
+        raise holding.refused
 
 
 class _Holding:
-    """A lock that a client holds: gives it signs of life, and lets go where it is gone, or has fallen silent."""
+    """A lock that a client holds: gives it signs of life, and lets go where it is gone, silent, or may not any longer.
 
-    def __init__(self, desk: Desk, lock: Lock, answers: Any) -> None:
+    Attributes:
+        refused: Why the client may not hold it any longer.
+    """
+
+    def __init__(self, desk: Desk, lock: Lock, answers: Any, check: Callable[[], None]) -> None:
+        self.refused: AccessDenied | None = None
         self._desk = desk
         self._lock = lock
         self._answers = answers
+        self._check = check
         self._ended = threading.Event()
         self._heard: float | None = None
         self._thread = threading.Thread(target=self._give_signs, name="mamba-stream lock", daemon=True)
@@ -95,7 +112,7 @@ class _Holding:
 
     def hear(self) -> None:
         """The client answered."""
-        self._heard = self._desk.storage.clock.monotonic()
+        self._heard = self._now()
 
     def end(self) -> None:
         """The client's side of the stream has ended, however that was."""
@@ -104,13 +121,25 @@ class _Holding:
 
     def _give_signs(self) -> None:
         with contextlib.suppress(pa.ArrowException):
-            while not self._ended.wait(_SIGN) and not self._desk.draining and not self._silent():
-                self._answers.write_metadata(pa.py_buffer(encode(True)))
+            look, looks = min(_LOOK, _SIGN), 0
+            while not self._ended.wait(look) and not self._desk.draining and self._holds():
+                looks += 1
+                if looks * look >= _SIGN:
+                    looks = 0
+                    self._answers.write_metadata(pa.py_buffer(encode(True)))
         self._lock.release()
         if not self._ended.is_set():
             with contextlib.suppress(pa.ArrowException):
                 self._answers.write_metadata(pa.py_buffer(encode(False)))
 
-    def _silent(self) -> bool:
-        """Whether it answered signs of life and does so no more: its machine is gone, or the line."""
-        return self._heard is not None and self._desk.storage.clock.monotonic() - self._heard > _SILENCE
+    def _holds(self) -> bool:
+        """Not who answered signs of life and does so no more, as its machine is gone, or the line; nor who may not."""
+        try:
+            self._check()
+        except AccessDenied as error:
+            self.refused = error
+            return False
+        return self._heard is None or self._now() - self._heard <= _SILENCE
+
+    def _now(self) -> float:
+        return self._desk.storage.clock.monotonic()

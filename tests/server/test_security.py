@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from datetime import timedelta
 
 import msgspec
@@ -28,6 +29,7 @@ from mamba_stream.server.quotas import Quota
 from mamba_stream.server.service import FlightService
 from mamba_stream.server.userfile import change_users
 from mamba_stream.server.users import User, new_token
+from tests.server.running import until
 
 
 class Served:
@@ -328,6 +330,91 @@ def test_a_reader_whose_right_or_token_goes_gets_no_more(served):
     assert (
         served.call(token, read(lambda: served.user("ann", "allow read topic orders"))) == "NotAuthenticated"
     )
+
+
+def _held(served, token):
+    """A lock that a plain client holds, and its two sides."""
+    command = protocol.encode(protocol.Exchange(lock=protocol.TakeLock("jobs", "nightly", "ann")))
+    headers = [(b"authorization", f"Bearer {token}".encode())]
+    client = flight.connect(f"grpc://localhost:{served.service.port}")
+    writer, reader = client.do_exchange(
+        flight.FlightDescriptor.for_command(command), flight.FlightCallOptions(headers=headers)
+    )
+    assert protocol.decode(reader.read_chunk().app_metadata, bool) is True
+    return client, writer, reader
+
+
+@pytest.mark.parametrize("lost", ["token", "right"])
+def test_a_lock_is_let_go_when_the_right_to_it_or_the_token_goes(served, lost):
+    token = served.user("ann", "allow read group job.nightly")
+    _client, writer, reader = _held(served, token)
+    assert served.log._shared.lock("jobs", "nightly") is None
+    if lost == "token":
+        served.user("ann", "allow read group job.nightly")
+    else:
+        change_users(
+            served._users_file,
+            lambda users: users.update(ann=msgspec.structs.replace(users["ann"], access=())),
+        )
+    # Without waiting for the client, which only hears of it.
+    while (other := served.log._shared.lock("jobs", "nightly")) is None:
+        pass
+    other.release()
+    while protocol.decode(reader.read_chunk().app_metadata, bool):
+        pass
+    writer.done_writing()
+    with pytest.raises((flight.FlightUnauthenticatedError, flight.FlightUnauthorizedError)):
+        reader.read_chunk()
+
+
+def test_a_client_of_ours_whose_token_is_revoked_loses_its_lock_and_who_waits_hears_of_it(served):
+    log = served.open("ann", "allow read group job.nightly", "allow read topic orders")
+    lock = log._shared.lock("jobs", "nightly")
+    caught = []
+
+    def wait():
+        try:
+            log.wait(1 << 40, 300.0)
+        except NotAuthenticated as error:
+            caught.append(error)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    until(lambda: served.service.figures.active >= 2, "the lock and the wait")
+    served.user("ann", "allow read group job.nightly")
+    assert lock.gone.wait(60)
+    waiting.join(60)
+    assert len(caught) == 1
+    until(lambda: not served.service.figures.active, "the end of all calls")
+
+
+@pytest.mark.parametrize("call", ["watch", "wait"])
+def test_whoever_waits_for_commits_is_sent_away_when_the_token_goes(served, call):
+    token = served.user("ann", "allow read topic orders")
+    began = threading.Event()
+
+    def revoke():
+        assert began.wait(60)
+        until(lambda: served.service.figures.active, "the wait")
+        served.user("ann", "allow read topic orders")
+
+    revoking = threading.Thread(target=revoke)
+    revoking.start()
+
+    def wait(client, options):
+        # Longer than the test may take.
+        options = flight.FlightCallOptions(headers=[(b"authorization", f"Bearer {token}".encode())])
+        began.set()
+        if call == "wait":
+            body = protocol.encode(protocol.AskWait(1 << 40, 60.0))
+            return [*client.do_action(flight.Action("wait", body), options)]
+        command = protocol.encode(protocol.Exchange(watch=protocol.Watch(0)))
+        _, reader = client.do_exchange(flight.FlightDescriptor.for_command(command), options)
+        while True:
+            reader.read_chunk()
+
+    assert served.call(token, wait) == "NotAuthenticated"
+    revoking.join(60)
 
 
 def test_a_quota_slows_down_and_loses_nothing(served):
