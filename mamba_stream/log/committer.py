@@ -21,6 +21,7 @@ import msgspec
 
 from mamba_stream.core.changes import Append, Applied, ChangeSet
 from mamba_stream.core.clock import Clock
+from mamba_stream.core.histogram import Durations
 from mamba_stream.errors import CommitUnknown, LogClosed, LogFailed, MambaStreamError, NotCommitted
 from mamba_stream.log.files import CommitFile
 from mamba_stream.log.format import Message, Rows, encode
@@ -64,6 +65,8 @@ class CommitCounts:
     rows: int = 0
     bytes: int = 0
     seconds: float = 0.0
+    times: tuple[int, ...] = ()
+    """How many took how long, by the buckets of :mod:`mamba_stream.core.histogram`."""
 
 
 @dataclass(slots=True, eq=False)
@@ -125,12 +128,13 @@ class Committer:
         self._pace = 0.0
         self._counts = [0, 0, 0, 0, 0]
         self._seconds = 0.0
+        self._times = Durations()
 
     @property
     def counts(self) -> CommitCounts:
         """What the commits came to so far."""
         commits, changes, refused, rows, size = self._counts
-        return CommitCounts(commits, changes, refused, rows, size, self._seconds)
+        return CommitCounts(commits, changes, refused, rows, size, self._seconds, self._times.counts)
 
     def commit(self, change: ChangeSet, batches: Sequence[Batch] = ()) -> Applied:
         """Commits the change set with these batches appended, durably; raises if it did not happen."""
@@ -382,6 +386,7 @@ class Committer:
             counts[3] += sum(append.rows for append in pending.change.appends)
             counts[4] += sum(append.length for append in pending.change.appends)
         self._seconds += seconds
+        self._times.add(seconds)
         self._pace = seconds
         # With those who came too late for this group, or else they would be too late for every other one, too.
         self._expected = len(group) + len(self._arrived)

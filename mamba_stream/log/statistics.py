@@ -39,4 +39,5 @@ def statistics(store: Store) -> LogStatistics:
         appended_rows=counts.rows,
         appended_bytes=counts.bytes,
         commit_seconds=counts.seconds,
+        commit_times=counts.times,
     )

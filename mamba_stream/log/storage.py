@@ -45,6 +45,7 @@ class LogStatistics:
         appended_rows: Rows that this process appended.
         appended_bytes: Bytes of them.
         commit_seconds: Time spent writing, syncing and applying.
+        commit_times: How many groups of change sets took how long, by the buckets of ``core.histogram``.
     """
 
     lsn: int
@@ -63,6 +64,7 @@ class LogStatistics:
     appended_rows: int
     appended_bytes: int
     commit_seconds: float
+    commit_times: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

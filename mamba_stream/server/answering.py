@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
@@ -100,7 +101,12 @@ class _FlightListener:
             changes=counts.changes,
             refused=counts.refused,
             commit_seconds=counts.commit_seconds,
+            commit_times=list(counts.commit_times),
         )
+        if self._guard is not None:
+            found.guard = asdict(self._guard.statistics())
+        if self._audit is not None:
+            found.audit = {"rows": self._audit.rows, "dropped": self._audit.dropped}
         if self._service is not None:
             for (action, outcome), count in dict(self._service.figures.calls).items():
                 found.calls.setdefault(action, {})[outcome] = count

@@ -83,6 +83,7 @@ class Audit:
         self._failing = False
         self._stop = threading.Event()
         self.written = 0
+        self.rows = 0
         self.dropped = 0
         self._thread = threading.Thread(target=self._run, name="mamba-stream audit", daemon=True)
         self._thread.start()
@@ -130,6 +131,7 @@ class Audit:
             return False
         self._failing = False
         self.written += sum(count for _, count in events.values())
+        self.rows += len(events)
         return True
 
     def close(self) -> None:

@@ -12,12 +12,20 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from prometheus_client import CollectorRegistry, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
 from mamba_stream.core.clock import Clock
+from mamba_stream.core.histogram import cumulative
 from mamba_stream.errors import MambaStreamError
 from mamba_stream.log import Log
+from mamba_stream.server.orders import Figures
 from mamba_stream.server.readiness import Readiness, free_bytes
 from mamba_stream.server.supervisor import Supervisor
 
@@ -182,7 +190,18 @@ class _Server(Collector):
             "commit_changes", "Change sets in them; callers that come together share one.", found.changes
         )
         yield _counter("commit_refused", "Change sets that were refused.", found.refused)
-        yield _counter("commit_seconds", "Time that commits took.", found.commit_seconds)
+        yield HistogramMetricFamily(
+            "mamba_stream_commit_seconds",
+            "Time that transactions of the server took, such as were refused included.",
+            buckets=cumulative(found.commit_times),
+            sum_value=found.commit_seconds,
+        )
+        yield from _of_guard(found)
+        expires = self._supervisor.orders.tls_expires
+        if expires is not None:
+            yield _gauge(
+                "certificate_expires_timestamp_seconds", "When the server's certificate ends.", expires
+            )
         child = self._supervisor.child
         yield _gauge("listener_up", "Whether a listener answers.", child is not None)
         if child is not None:
@@ -197,6 +216,26 @@ class _Server(Collector):
         for reason in ("died", "memory"):
             restarts.add_metric([reason], self._supervisor.restarts[reason])
         yield restarts
+
+
+def _of_guard(found: Figures) -> Iterator[Metric]:
+    """What became of those who call a server with users; without users nobody is refused."""
+    refused = CounterMetricFamily(
+        "mamba_stream_refused", "Calls that were refused to those who made them, by kind.", labels=["kind"]
+    )
+    for kind in ("unauthenticated", "denied", "throttled"):
+        refused.add_metric([kind], found.guard.get(kind, 0))
+    yield refused
+    reloads = CounterMetricFamily(
+        "mamba_stream_users_reloads", "How often the users were read again, by outcome.", labels=["outcome"]
+    )
+    for outcome, name in (("ok", "reloads"), ("failed", "failed_reloads")):
+        reloads.add_metric([outcome], found.guard.get(name, 0))
+    yield reloads
+    yield _counter("audit_rows", "Rows that were written to the audit topic.", found.audit.get("rows", 0))
+    yield _counter(
+        "audit_dropped", "Events for which the audit topic had no room.", found.audit.get("dropped", 0)
+    )
 
 
 def _gauge(name: str, words: str, value: float) -> Metric:

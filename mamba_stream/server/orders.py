@@ -6,10 +6,12 @@ import contextlib
 import os
 import threading
 from collections import Counter
+from collections.abc import Mapping
 from typing import IO, Any, Final
 
 import msgspec
 
+from mamba_stream.core.histogram import together
 from mamba_stream.errors import InvalidInput
 
 MOST_BYTES: Final = 16 << 20
@@ -28,6 +30,7 @@ class Orders(msgspec.Struct, frozen=True, tag=True):
         probe: What a call shows that only asks whether anybody answers.
         tls_cert: The server's certificate, in PEM; ``None`` for no TLS.
         tls_key: Its key.
+        tls_expires: When the certificate ends, in seconds since the epoch.
         client_ca: Who signs the certificates that clients must have.
         users: The file that says who may do what; ``None``: everybody everything.
         registry: The descriptor of the socket over which it has the index written.
@@ -40,6 +43,7 @@ class Orders(msgspec.Struct, frozen=True, tag=True):
     probe: str
     tls_cert: bytes | None = None
     tls_key: bytes | None = None
+    tls_expires: float | None = None
     client_ca: bytes | None = None
     users: str | None = None
     registry: int = -1
@@ -113,6 +117,9 @@ class Figures(msgspec.Struct, tag=True):
         changes: Change sets in them.
         refused: Change sets that were refused.
         commit_seconds: Time that commits took.
+        commit_times: How many took how long, by the buckets of ``core.histogram``.
+        guard: What the guard of a server with users counted, by its names.
+        audit: What became of audited events, by its names.
     """
 
     calls: dict[str, dict[str, int]] = {}
@@ -123,6 +130,9 @@ class Figures(msgspec.Struct, tag=True):
     changes: int = 0
     refused: int = 0
     commit_seconds: float = 0.0
+    commit_times: list[int] = []
+    guard: dict[str, int] = {}
+    audit: dict[str, int] = {}
 
     def after(self, earlier: Figures) -> Figures:
         """The figures of two lives together; what is in flight is that of the later."""
@@ -139,7 +149,16 @@ class Figures(msgspec.Struct, tag=True):
             changes=earlier.changes + self.changes,
             refused=earlier.refused + self.refused,
             commit_seconds=earlier.commit_seconds + self.commit_seconds,
+            commit_times=together(earlier.commit_times, self.commit_times),
+            guard=_sums(earlier.guard, self.guard),
+            audit=_sums(earlier.audit, self.audit),
         )
+
+
+def _sums(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
+    return {
+        name: one.get(name, 0) + other.get(name, 0) for name in (*one, *(n for n in other if n not in one))
+    }
 
 
 class Left(msgspec.Struct, frozen=True, tag=True):

@@ -137,11 +137,12 @@ class Server:
 
     def _orders(self) -> Orders:
         settings, listen = self.settings, self.settings.listen
-        certificate = key = client_ca = None
+        certificate = key = client_ca = expires = None
         if settings.tls_cert is not None and settings.tls_key is not None:
             now = _EPOCH + timedelta(microseconds=self.clock.now())
             tls = load_tls(settings.tls_cert, settings.tls_key, settings.client_ca, now)
             certificate, key, client_ca = tls.certificate, tls.key, tls.client_ca
+            expires = tls.expires.timestamp()
             if (warning := tls.warning(now)) is not None:
                 self._events("warning", "certificate", reason=warning)
         if settings.users is not None:
@@ -155,6 +156,7 @@ class Server:
             probe=self._probe,
             tls_cert=certificate,
             tls_key=key,
+            tls_expires=expires,
             client_ca=client_ca,
             users=None if settings.users is None else str(settings.users.absolute()),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import signal
 import ssl
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import polars as pl
 import pytest
 import trustme
+from cryptography import x509
 
 from mamba_stream.core.settings import Address
 from mamba_stream.errors import NotAuthenticated, NotAuthorized, QuotaExceeded
@@ -132,6 +134,20 @@ def test_users_change_while_it_runs_and_their_quotas_hold(place):
             return False
 
         until(refused)
+
+    def counted():
+        found = place.serving.figures()
+        kinds = [
+            found[f'mamba_stream_refused_total{{kind="{kind}"}}'] for kind in ("unauthenticated", "denied")
+        ]
+        return kinds[0] >= 3 and kinds[1] >= 1 and found["mamba_stream_audit_rows_total"] >= 4
+
+    until(counted, "the figures of the guard")
+    found = place.serving.figures()
+    assert found['mamba_stream_users_reloads_total{outcome="ok"}'] >= 1
+    assert found['mamba_stream_users_reloads_total{outcome="failed"}'] == 0
+    assert found["mamba_stream_audit_dropped_total"] == 0
+    assert "mamba_stream_certificate_expires_timestamp_seconds" not in found
     assert place.serving.end() == 0
     said = "\n".join(place.serving.errors)
     assert token.rpartition("_")[2] not in said
@@ -164,6 +180,15 @@ def test_a_new_certificate_is_shown_and_nobody_who_is_connected_loses_anything(p
             return None
 
     assert shown() == first
+    ends = x509.load_pem_x509_certificate(first.encode()).not_valid_after_utc.timestamp()
+    assert serving.figures()["mamba_stream_certificate_expires_timestamp_seconds"] == ends
+    if shutil.which("promtool"):
+        subprocess.run(
+            ["promtool", "check", "metrics"],
+            input=serving.get("/metrics")[1].encode(),
+            check=True,
+            timeout=60,
+        )
     with place.open(token) as log:
         topic = log.create_topic("a", {"n": pl.Int64})
         count = 0

@@ -342,7 +342,17 @@ def test_metrics_tell_of_queues_calls_commits_and_are_as_prometheus_wants_them(s
     assert found['mamba_stream_group_backlog_messages{group="readers"}'] <= 5
     assert found['mamba_stream_topic_consumers{topic="letters"}'] == 1
     assert found["mamba_stream_commits_total"] > 0
-    assert found["mamba_stream_commit_seconds_total"] > 0
+    assert found["mamba_stream_commit_seconds_sum"] > 0
+    buckets = [
+        (name, value)
+        for name, value in found.items()
+        if name.startswith("mamba_stream_commit_seconds_bucket")
+    ]
+    assert [value for _, value in buckets] == sorted(value for _, value in buckets)
+    last = ('mamba_stream_commit_seconds_bucket{le="+Inf"}', found["mamba_stream_commit_seconds_count"])
+    assert buckets[-1] == last
+    assert last[1] >= found["mamba_stream_commits_total"]
+    assert found['mamba_stream_refused_total{kind="denied"}'] == 0
     assert found["mamba_stream_connections"] >= 1
     assert found['mamba_stream_calls_total{action="action/commit",outcome="ok"}'] > 0
     assert found["mamba_stream_received_bytes_total"] > 0

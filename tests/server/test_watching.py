@@ -183,10 +183,23 @@ def test_memory_bounds_calls_and_leaves_room_for_what_they_do():
 
 def test_figures_of_two_lives_are_added_up():
     first = Figures(
-        {"read": {"ok": 1, "InvalidInput": 2}}, active=5, received=10, commits=1, commit_seconds=0.5
+        {"read": {"ok": 1, "InvalidInput": 2}},
+        active=5,
+        received=10,
+        commits=1,
+        commit_seconds=0.5,
+        commit_times=[1, 0, 2],
+        guard={"denied": 1},
+        audit={"rows": 4},
     )
     second = Figures(
-        {"read": {"ok": 2}, "write": {"ok": 1}}, active=1, sent=3, commits=2, commit_seconds=0.25
+        {"read": {"ok": 2}, "write": {"ok": 1}},
+        active=1,
+        sent=3,
+        commits=2,
+        commit_seconds=0.25,
+        commit_times=[0, 1, 1, 5],
+        guard={"denied": 2, "throttled": 1},
     )
     assert second.after(first) == Figures(
         {"read": {"ok": 3, "InvalidInput": 2}, "write": {"ok": 1}},
@@ -195,6 +208,9 @@ def test_figures_of_two_lives_are_added_up():
         sent=3,
         commits=3,
         commit_seconds=0.75,
+        commit_times=[1, 1, 3, 5],
+        guard={"denied": 3, "throttled": 1},
+        audit={"rows": 4},
     )
 
 
