@@ -215,9 +215,8 @@ class Job:
 
     def _loop(self) -> None:
         run = self._run
-        while not self._drop.is_set():
+        while self._goes_on():
             lsn = self._log.heard()
-            self._bell.still()
             rows = run.step()
             if self._leave.is_set() or (rows == 0 and run.over):
                 self._state = "finished" if run.ended else "stopped"
@@ -237,6 +236,11 @@ class Job:
                 self._log.wait(lsn, run.seconds_to_next(), self._bell.rung)
         self._state = "cancelled"
         self._summary = replace(run.summary("cancelled"))
+
+    def _goes_on(self) -> bool:
+        # In this order: whoever rings behind it ends the wait.
+        self._bell.still()
+        return not self._drop.is_set()
 
     def _keep(self) -> None:
         """Makes savepoints of the commit just made, for those who want one."""
