@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from mamba_stream.core.single import written_out
 from mamba_stream.operators.columns import PREFIX
 
 Cells = npt.NDArray[np.int64]
@@ -65,9 +66,15 @@ class Folds:
         """
         self.folds = folds
         self._computed: list[pl.Expr] = []
-        self._read = [
-            (self._column(fold.value), self._column(pl.all_horizontal(fold.keep) if fold.keep else None))
-            for _, _, fold in folds
+        self._columns = [
+            _Read(
+                name,
+                dtype,
+                fold,
+                self._column(fold.value),
+                self._column(pl.all_horizontal(fold.keep) if fold.keep else None),
+            )
+            for name, dtype, fold in folds
         ]
 
     def _column(self, expr: pl.Expr | None) -> str:
@@ -84,90 +91,134 @@ class Folds:
         """These and another one."""
         return Folds([*self.folds, (name, dtype, fold)])
 
-    def over(self, frame: pl.DataFrame, cells: Cells, number: int) -> tuple[Cells, list[pl.Series]]:
-        """Adds up the rows of a frame.
+    def adding(self, number: int) -> Adding:
+        """So many empty cells, to add rows to."""
+        return Adding(self._columns, self._computed, number)
+
+
+class Adding:
+    """Cells that rows are being added to, a frame at a time."""
+
+    def __init__(self, columns: Sequence[_Read], computed: Sequence[pl.Expr], number: int) -> None:
+        self._computed = computed
+        self._number = number
+        self._rows = np.zeros(number, np.int64)
+        self._columns = [_Column(read, number) for read in columns]
+
+    def add(self, frame: pl.DataFrame, cells: Cells) -> None:
+        """Adds the rows of a frame.
 
         Args:
             frame: The rows.
             cells: The cell of each.
-            number: How many cells there are.
-
-        Returns:
-            The cells that have rows, in ascending order, and the results of each.
         """
-        rows = np.bincount(cells, minlength=number)
-        there = np.flatnonzero(rows)
-        frame = frame.with_columns(self._computed) if self._computed else frame
-        made = []
-        for (name, dtype, fold), (value, keep) in zip(self.folds, self._read, strict=True):
-            kept = frame.get_column(keep).fill_null(value=False) if keep else None
-            values = frame.get_column(value) if value else kept
-            if values is not None and values.null_count():
-                some = values.is_not_null()
-                kept = some if kept is None else kept & some
-            if fold.how == "count" and kept is None:
-                made.append(pl.Series(name, rows[there]))
-                continue
-            assert values is not None
-            seen = _Seen(values, cells, number, all=True)
-            if kept is not None:
-                seen = _Seen(values.filter(kept), cells[kept.to_numpy()], number, all=False)
-            made.append(seen.folded(fold, dtype, there).alias(name))
-        return there, made
+        if self._computed:
+            frame = written_out(frame).with_columns(self._computed)
+        self._rows += np.bincount(cells, minlength=self._number)
+        for column in self._columns:
+            column.add(frame, cells)
+
+    def results(self) -> tuple[Cells, list[pl.Series]]:
+        """The cells that have rows, in ascending order, and the results of each."""
+        there = np.flatnonzero(self._rows)
+        rows = self._rows[there]
+        return there, [column.result(there, rows) for column in self._columns]
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
-    """The values that one aggregate sees.
+class _Read:
+    """A fold, and the columns that it reads.
 
     Attributes:
-        values: Those that are not null; whatever, where it counts rows.
-        cells: The cell of each.
-        number: How many cells there are.
-        all: Whether it sees a value of every row.
+        name: Of the column that it gives.
+        dtype: The type of that.
+        fold: The aggregate.
+        value: The column with its values; empty where it counts rows.
+        keep: The column that says which rows it sees; empty where it sees all.
     """
 
-    values: pl.Series
-    cells: Cells
-    number: int
-    all: bool
+    name: str
+    dtype: pl.DataType
+    fold: Fold
+    value: str
+    keep: str
 
-    def folded(self, fold: Fold, dtype: pl.DataType, there: Cells) -> pl.Series:
-        """The results of the cells that are there."""
-        if fold.how == "count":
-            return pl.Series(self._counts()[there])
-        if fold.how == "sum":
-            numbers = self.values.cast(pl.Int64() if isinstance(dtype, pl.Duration) else dtype)
-            return pl.Series(self._sums(numbers.to_numpy())[there]).cast(dtype)
-        values = self.values.to_physical().to_numpy()
-        found = self._extremes(values, greatest=fold.how == "greatest", nans=fold.nans)
-        result = pl.Series(found[there]).cast(dtype)
-        if self.all:
-            return result
-        return result.set(pl.Series(self._counts()[there] == 0), None)
 
-    def _counts(self) -> Cells:
-        return np.bincount(self.cells, minlength=self.number)
+class _Column:
+    """What one fold has added up.
 
-    def _sums(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    Of a group's rows, those that it does not see are counted apart, and so are those with NaN where that is no value to
+    compare with: what a group lacks is known in the end, and most groups lack nothing.
+    """
+
+    def __init__(self, read: _Read, number: int) -> None:
+        self._read = read
+        self._number = number
+        self._unseen: Cells | None = None
+        self._nans: Cells | None = None
+        self._made: npt.NDArray[Any] | None = None
+
+    def add(self, frame: pl.DataFrame, cells: Cells) -> None:
+        read, how = self._read, self._read.fold.how
+        kept = frame.get_column(read.keep).fill_null(value=False) if read.keep else None
+        values = frame.get_column(read.value) if read.value else None
+        if values is not None and values.null_count():
+            some = values.is_not_null()
+            kept = some if kept is None else kept & some
+        if kept is not None:
+            mask = kept.to_numpy()
+            self._unseen = self._counted(self._unseen, cells[~mask])
+            cells = cells[mask]
+            values = None if values is None else values.filter(kept)
+        if values is None or how == "count":
+            return
+        if how == "sum":
+            dtype = pl.Int64() if isinstance(read.dtype, pl.Duration) else read.dtype
+            self._add(values.cast(dtype).to_numpy(), cells)
+        else:
+            self._compare(values.to_physical().to_numpy(), cells)
+
+    def _counted(self, before: Cells | None, cells: Cells) -> Cells:
+        found = np.bincount(cells, minlength=self._number)
+        return found if before is None else before + found
+
+    def _add(self, values: npt.NDArray[Any], cells: Cells) -> None:
+        if self._made is None:
+            self._made = np.zeros(self._number, values.dtype)
         # What is too large wraps around, as in Polars.
-        sums = np.zeros(self.number, values.dtype)
         with np.errstate(all="ignore"):
-            np.add.at(sums, self.cells, values)
-        return sums
+            np.add.at(self._made, cells, values)
 
-    def _extremes(self, values: npt.NDArray[Any], *, greatest: bool, nans: bool) -> npt.NDArray[Any]:
-        of_two = np.maximum if greatest else np.minimum
-        if values.dtype.kind != "f":
-            limits = np.iinfo(values.dtype)
-            found = np.full(self.number, limits.min if greatest else limits.max, values.dtype)
-            of_two.at(found, self.cells, values)
-            return found
-        found = np.full(self.number, -np.inf if greatest else np.inf, values.dtype)
+    def _compare(self, values: npt.NDArray[Any], cells: Cells) -> None:
+        greatest = self._read.fold.how == "greatest"
+        if values.dtype.kind == "f" and not self._read.fold.nans and len(values) and np.isnan(values.max()):
+            numbers = ~np.isnan(values)
+            self._nans = self._counted(self._nans, cells[~numbers])
+            values, cells = values[numbers], cells[numbers]
+        if self._made is None:
+            self._made = np.full(self._number, _farthest(values.dtype, least=greatest), values.dtype)
         with np.errstate(all="ignore"):
-            of_two.at(found, self.cells, values)
-            if not nans and np.isnan(found).any():
-                # Such values are rare, and to leave them out takes twice as long.
-                found.fill(np.nan)
-                (np.fmax if greatest else np.fmin).at(found, self.cells, values)
-        return found
+            (np.maximum if greatest else np.minimum).at(self._made, cells, values)
+
+    def result(self, there: Cells, rows: Cells) -> pl.Series:
+        """The results of the cells that are there, which have so many rows."""
+        read = self._read
+        seen = rows if self._unseen is None else rows - self._unseen[there]
+        if read.fold.how == "count":
+            return pl.Series(read.name, seen)
+        assert self._made is not None
+        made = self._made[there]
+        if self._nans is not None:
+            made[self._nans[there] == seen] = np.nan
+        result = pl.Series(read.name, made).cast(read.dtype)
+        if self._unseen is None or read.fold.how == "sum":
+            return result
+        return result.set(pl.Series(seen == 0), None)
+
+
+def _farthest(dtype: np.dtype[Any], *, least: bool) -> Any:
+    """The least or the greatest value of a type."""
+    if dtype.kind == "f":
+        return -np.inf if least else np.inf
+    limits = np.iinfo(dtype)
+    return limits.min if least else limits.max

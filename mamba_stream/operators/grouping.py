@@ -9,7 +9,7 @@ keys of a row, and the keys are read off it again afterwards. If it is small, it
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from mamba_stream.core.single import twice
+from mamba_stream.core.single import twice, written_out
 from mamba_stream.operators.folding import Folds
 
 _CODE: Final = "__mamba_code"
@@ -100,7 +100,7 @@ def grouped(
     """``frame.group_by(keys).agg(exprs)``, with the groups in any order.
 
     Args:
-        frame: The rows.
+        frame: The rows, in any chunks.
         keys: The columns to group by.
         exprs: Aggregates whose value does not depend on the order of rows.
         nested: Whether some give structs or lists, with which the streaming engine is several times slower.
@@ -116,7 +116,8 @@ def grouped(
     if digits is not None and (found := _folded(frame, digits, folds)) is not None:
         return found
     if digits is None or len(keys) == 1:
-        return frame.lazy().group_by(keys).agg(exprs).collect(engine=_engine(frame, nested=nested))
+        rows = written_out(frame).lazy()
+        return rows.group_by(keys).agg(exprs).collect(engine=_engine(frame, nested=nested))
     return _grouped_by_code(frame, digits, exprs, sort=False, engine=_engine(frame, nested=nested))
 
 
@@ -196,14 +197,29 @@ def _folded(frame: pl.DataFrame, digits: Sequence[_Digit], folds: Folds | None) 
     cells = math.prod(digit.radix for digit in digits)
     if folds is None or cells > _CELLS_A_ROW * frame.height:
         return None
-    there, made = folds.over(frame, _packed(frame, digits), cells)
+    adding = folds.adding(cells)
+    for piece in _pieces(frame):
+        adding.add(piece, _packed(piece, digits))
+    there, made = adding.results()
     return pl.DataFrame([*_unpacked(there, digits), *made])
+
+
+def _pieces(frame: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """The frame, by chunks where these are long: to put them together would cost as much as to add them up."""
+    lengths = frame.to_series().chunk_lengths()
+    if len(lengths) == 1 or min(lengths) < max(2, _WORTH_IT):
+        yield written_out(frame)
+        return
+    first = 0
+    for length in lengths:
+        yield frame.slice(first, length)
+        first += length
 
 
 def _grouped_by_code(
     frame: pl.DataFrame, digits: Sequence[_Digit], exprs: Sequence[pl.Expr], *, sort: bool, engine: _Engine
 ) -> pl.DataFrame:
-    coded = frame.with_columns(pl.Series(_CODE, _packed(frame, digits)))
+    coded = written_out(frame).with_columns(pl.Series(_CODE, _packed(frame, digits)))
     query = coded.lazy().group_by(_CODE).agg(exprs)
     found = (query.sort(_CODE) if sort else query).collect(engine=engine)
     code, *made = found.get_columns()

@@ -152,7 +152,13 @@ class Unnested:
 class RowSteps:
     """A chain of verbs as one step."""
 
-    def __init__(self, verbs: Sequence[RowVerb]) -> None:
+    def __init__(self, verbs: Sequence[RowVerb], *, in_chunks: bool = False) -> None:
+        """The verbs, in order.
+
+        Args:
+            verbs: What each does.
+            in_chunks: Whether whoever takes the rows takes them in chunks.
+        """
         self._verbs = tuple(verbs)
         self._look_around = tuple(_looks_around(verb) for verb in verbs)
         self._by_window = tuple(_computes_by_window(verb) for verb in verbs)
@@ -160,6 +166,7 @@ class RowSteps:
         self._makes_columns = any(isinstance(verb, Extended | Selected) for verb in verbs)
         self._sifting = _sifting(verbs)
         self._behind = RowSteps(verbs[self._sifting :]) if self._sifting else None
+        self._stays = in_chunks and self._sifting == len(verbs)
         self.only_picks = all(map(_only_picks, verbs))
         """Whether these verbs compute nothing and keep all rows, so that chunks do not matter to them."""
 
@@ -169,7 +176,8 @@ class RowSteps:
             return _together(self._verbs, frame)
         if self._behind is not None and _lies_in_long_chunks(frame):
             # What is left is put together, and not first of all what is there.
-            return self._behind(written_out(_together(self._verbs[: self._sifting], frame)))
+            left = _together(self._verbs[: self._sifting], frame)
+            return left if self._stays else self._behind(written_out(left))
         result = self._alike(written_out(frame))
         return written_out(result) if self._makes_columns and result.height else result
 

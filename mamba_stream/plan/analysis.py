@@ -57,6 +57,13 @@ class Analysis:
         """The steps with state, in the order of their numbers."""
         return [node for node in self.nodes if isinstance(node, n.Stateful)]
 
+    def takes_chunks(self, step: n.Stateful) -> bool:
+        """Whether a step takes rows in chunks as they lie: it puts together what it keeps, or adds them up."""
+        if isinstance(step, n.Window) and step.changing is None and step.spec.kind not in ("session", "rows"):
+            split = self.splits[step]
+            return split.partial_folds is not None and not split.kept
+        return step.in_chunks
+
     def sources_of(self, node: n.Node) -> list[n.AnySource]:
         """The sources that a node's rows come from, directly or through other steps."""
         return [found for found in n.walk([node]) if isinstance(found, n.AnySource)]

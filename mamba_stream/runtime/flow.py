@@ -297,11 +297,14 @@ class Flow:
             return isinstance(node, n.Filter) or (
                 node in self._in_chunks and self._row_steps([node]).only_picks
             )
-        return isinstance(node, n.Output) or (isinstance(node, n.Stateful) and node.in_chunks)
+        if isinstance(node, n.Stateful):
+            return self._analysis.takes_chunks(node)
+        return isinstance(node, n.Output)
 
     def _row_steps(self, chain: Sequence[n.RowStep]) -> RowSteps:
         shapes, present = self._analysis.shapes, self._analysis.present
-        return RowSteps([row_verb(v, shapes[v.parent], shapes[v], present[v.parent]) for v in chain])
+        verbs = [row_verb(v, shapes[v.parent], shapes[v], present[v.parent]) for v in chain]
+        return RowSteps(verbs, in_chunks=chain[-1] in self._in_chunks)
 
     def _rows(self, chain: Sequence[n.RowStep]) -> Sink:
         steps, first, last = self._row_steps(chain), chain[0], chain[-1]

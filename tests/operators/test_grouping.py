@@ -143,12 +143,13 @@ MERGED = {"count": pl.Expr.sum, "sum": pl.Expr.sum, "least": pl.Expr.min, "great
 @settings(deadline=None, max_examples=300, suppress_health_check=list(HealthCheck))
 @given(folds_over_values(), st.integers(0, 30))
 def test_folds_give_what_expressions_give(made, cut):
-    frame, keys, exprs, folds = made
+    whole, keys, exprs, folds = made
+    frame = pl.concat([whole[:cut], whole[cut:]], rechunk=False)
     merging = [MERGED[fold.how](pl.col(name)) for name, _, fold in folds.folds]
     merged = Folds([(name, dtype, fold.over(name)) for name, dtype, fold in folds.folds])
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(grouping, "_CELLS_A_ROW", 100)
-        expected = frame.group_by(keys).agg(exprs)
+        expected = whole.group_by(keys).agg(exprs)
         assert_frame_equal(grouped(frame, keys, exprs, folds=folds), expected, check_row_order=False)
         run = run_of(frame, keys, exprs, folds=folds)
         assert_frame_equal(run, expected, check_row_order=False)
@@ -196,3 +197,17 @@ def test_nan_is_the_last_resort_unless_it_is_asked_for(how, dtype):
         expr = getattr(pl.col("x"), name)()
         found = run_of(frame, ["k"], [], folds=Folds([("x", dtype, Fold(how, pl.col("x"), nans=nans))]))
         assert_frame_equal(found, frame.group_by("k").agg(expr).sort("k"))
+
+
+def test_a_row_in_a_chunk_of_its_own_is_computed_as_among_others():
+    """Polars divides a single row by 49 otherwise than many: 49 / 49 is 1 then, and less among others."""
+    frame = pl.DataFrame({"k": [0, 1, 0], "x": [98, 49, 49]})
+    chunked = pl.concat([frame[:1], frame[1:2], frame[2:]], rechunk=False)
+    expr = (pl.col("x") / 49).floor()
+    folds = Folds([("s", pl.Float64(), Fold("sum", expr))])
+    expected = frame.group_by("k").agg(s=expr.sum()).sort("k")
+    assert_frame_equal(run_of(chunked, ["k"], [], folds=folds), expected)
+    far_apart = run_of(
+        chunked.with_columns(k=pl.col("k") * 10**6), ["k"], [expr.sum().alias("s")], folds=folds
+    )
+    assert_frame_equal(far_apart.select("s"), expected.select("s"))

@@ -51,8 +51,9 @@ def test_rows_in_chunks_give_what_they_give_together(monkeypatch, chain, height,
     beside = pl.concat([frame, pl.DataFrame({"x": [0, 0], "word": ["zz", "zz"]}, schema=frame.schema)])
     expected = steps(beside)
     expected = expected.head(expected.height - 2)
-    made = steps(chunked)
-    assert_frame_equal(made, expected)
+    for in_chunks in (False, True):
+        made = RowSteps(CHAINS[chain], in_chunks=in_chunks)(chunked)
+        assert_frame_equal(made, expected)
 
 
 def test_a_filter_over_many_rows_does_not_put_them_together_first(monkeypatch):
@@ -70,3 +71,12 @@ def test_a_filter_over_many_rows_does_not_put_them_together_first(monkeypatch):
     )
     assert made.height == 400
     assert copied == [400]
+
+
+def test_what_a_filter_leaves_stays_in_chunks_for_whoever_takes_them(monkeypatch):
+    monkeypatch.setattr(module, "written_out", None)
+    part = pl.DataFrame({"x": range(20_000)})
+    chunked = pl.concat([part, part], rechunk=False)
+    made = RowSteps([Filtered([pl.col("x") % 100 == 0])], in_chunks=True)(chunked)
+    assert made.n_chunks() == 2
+    assert_frame_equal(made, chunked.filter(pl.col("x") % 100 == 0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import numpy as np
 import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
+from polars.testing import assert_frame_equal
 
 import mamba_stream as mamba
-from mamba_stream.operators import folding, grouping, window
+from mamba_stream.operators import folding, grouping, rows as row_steps, window
 from tests.runtime.model import SCHEMA, SEEDS, Row, at, cuts, frame, partitions
 from tests.runtime.test_same_rows import MEMORY, one_step
 from tests.runtime.test_window_kinds import BY_TIME, KINDS, LATENESS, Kind, judged
@@ -78,25 +80,73 @@ def test_crashing_anywhere_and_cutting_anyhow_changes_nothing(name, parts, laten
         assert sorted(log["out"].scan().collect().rows(), key=repr) == results(kind, on_time, keyed)
 
 
+SUMS = {
+    "rows": pl.len(),
+    "total": pl.col("x").sum(),
+    "most": pl.col("x").max(),
+    "even": (pl.col("x") % 2 == 0).sum(),
+}
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    height=st.sampled_from([2, 10, 60]),
+    cuts=st.lists(st.integers(0, 60), max_size=4),
+    least=st.sampled_from([None, -9, -2, 3]),
+    keyed=st.booleans(),
+    seed=SEEDS,
+)
+def test_rows_that_lie_in_chunks_give_what_they_give_together(height, cuts, least, keyed, seed):
+    """From their source to where they are added up, with a filter on the way or without."""
+    chance = np.random.default_rng(seed)
+    whole = pl.DataFrame(
+        {
+            "ts": [at(int(second)) for second in chance.integers(0, 200, height)],
+            "id": chance.integers(0, 3, height),
+            "x": chance.integers(-5, 6, height),
+        }
+    )
+    ends = sorted({0, height, *(cut for cut in cuts if cut < height)})
+    rows = pl.concat([whole[first:end] for first, end in pairwise(ends)], rechunk=False)
+    stream = mamba.stream(rows, time="ts", lateness="1d")
+    if least is not None:
+        stream, whole = stream.filter(pl.col("x") > least), whole.filter(pl.col("x") > least)
+    windows = stream.window(mamba.tumbling("1m"), by="id" if keyed else None).agg(**SUMS)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(grouping, "_WORTH_IT", 0)
+        patched.setattr(grouping, "_CELLS_A_ROW", 1_000)
+        patched.setattr(window, "_SMALL", 0)
+        patched.setattr(row_steps, "_MANY", 2)
+        found = windows.collect()
+    keys = ["window_start", "id"] if keyed else ["window_start"]
+    expected = whole.with_columns(window_start=pl.col("ts").dt.truncate("1m")).group_by(keys).agg(**SUMS)
+    assert_frame_equal(found.select(expected.columns).sort(keys), expected.sort(keys))
+
+
 def test_a_window_over_whole_numbers_close_together_is_added_up(monkeypatch):
     """As many rows as come far behind: what the test above forces happens by itself."""
     added = []
-    over = folding.Folds.over
+    add = folding.Adding.add
     monkeypatch.setattr(
-        folding.Folds, "over", lambda self, rows, *more: added.append(rows.height) or over(self, rows, *more)
+        folding.Adding, "add", lambda self, rows, cells: added.append(rows.height) or add(self, rows, cells)
     )
     count = 20_000
-    rows = pl.DataFrame(
+    part = pl.DataFrame(
         {"ts": [at(second // 100) for second in range(count)], "id": np.arange(count) % 700, "x": 0.5}
     )
+    rows = pl.concat([part, part.with_columns(pl.col("ts") + timedelta(hours=1))], rechunk=False)
     windows = (
         mamba.stream(rows, time="ts")
+        .filter(pl.col("id") > 0)
         .window(mamba.tumbling("1m"), by="id")
         .agg(rows=pl.len(), total=pl.col("x").sum(), most=pl.col("x").max())
     )
     found = windows.collect().sort("window_start", "id")
-    expected = rows.group_by(window_start=pl.col("ts").dt.truncate("1m"), id=pl.col("id")).agg(
-        rows=pl.len(), total=pl.col("x").sum(), most=pl.col("x").max()
+    expected = (
+        rows.filter(pl.col("id") > 0)
+        .group_by(window_start=pl.col("ts").dt.truncate("1m"), id=pl.col("id"))
+        .agg(rows=pl.len(), total=pl.col("x").sum(), most=pl.col("x").max())
     )
     assert found.drop("window_end").select(expected.columns).equals(expected.sort("window_start", "id"))
-    assert added[0] == count
+    left = part.filter(pl.col("id") > 0).height
+    assert added[:2] == [left, left]
