@@ -10,6 +10,7 @@ Frames are a length (4 bytes, little-endian) and msgpack; a call has one answer,
 
 from __future__ import annotations
 
+import itertools
 import socket
 import struct
 import threading
@@ -26,6 +27,9 @@ from mamba_stream.log.files import CommitFile, path_of
 
 _LENGTH: Final = struct.Struct("<I")
 _LONGEST: Final = 1 << 30
+_LEAST_PAUSE: Final = 0.01
+_MOST_PAUSE: Final = 0.5
+"""Seconds between two questions whether files are sealed."""
 
 
 class Failure(msgspec.Struct, tag="failure", array_like=True):
@@ -42,6 +46,7 @@ class Answer(msgspec.Struct, tag="answer", array_like=True):
     refused: dict[int, Failure] = {}
     number: int = 0
     end: int = 0
+    going_on: bool = False
 
 
 class Apply(msgspec.Struct, tag="apply", array_like=True):
@@ -72,7 +77,12 @@ class Settle(msgspec.Struct, tag="settle", array_like=True):
 
 
 class Seal(msgspec.Struct, tag="seal", array_like=True):
-    """Commit files are to be repacked."""
+    """Commit files are to be repacked; asked again under the same number, whether they are.
+
+    That may take long, and commits are not to wait for it: the answer comes at once.
+    """
+
+    number: int
 
 
 Request = Apply | Open | Close | Tidy | Settle | Seal
@@ -87,6 +97,7 @@ class SocketRegistrar:
         self._socket = connection
         self._files = files
         self._lock = threading.Lock()
+        self._seals = itertools.count()
         self._unusable: Exception | None = None
 
     def apply(self, changes: Sequence[ChangeSet], now: int) -> list[Applied | MambaStreamError]:
@@ -109,7 +120,12 @@ class SocketRegistrar:
         self._ask(Settle())
 
     def seal(self, store: object) -> int:
-        return self._ask(Seal())[0].number
+        asked = Seal(next(self._seals))
+        pause = _LEAST_PAUSE
+        while (answer := self._ask(asked)[0]).going_on:
+            threading.Event().wait(pause)
+            pause = min(2 * pause, _MOST_PAUSE)
+        return answer.number
 
     def check(self) -> None:
         if self._unusable is not None:

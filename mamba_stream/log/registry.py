@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import threading
+from typing import Final
 
 import msgspec
 
@@ -27,6 +28,9 @@ from mamba_stream.log.registering import (
 )
 from mamba_stream.log.store import Store
 
+_AT_ONCE: Final = 0.002
+"""Seconds for which the end of a seal is waited for, so that a short one takes no second question."""
+
 
 class Registry(threading.Thread):
     """Writes the index for whoever is at the other end of a socket, until that end is closed."""
@@ -35,11 +39,14 @@ class Registry(threading.Thread):
         super().__init__(name="mamba-stream registry", daemon=True)
         self._store = store
         self._socket = connection
+        self._seals: dict[int, _Sealing] = {}
 
     def run(self) -> None:
         with contextlib.suppress(OSError), self._socket:
             while data := receive(self._socket, 0)[0]:
                 self._answer(requests.decode(data))
+        for sealing in self._seals.values():
+            sealing.join()
 
     def _answer(self, request: Request) -> None:
         fds: list[int] = []
@@ -74,4 +81,37 @@ class Registry(threading.Thread):
         if isinstance(request, Settle):
             self._store.settle()
             return Answer()
-        return Answer(number=self._store.seal())
+        return self._seal(request.number)
+
+    def _seal(self, number: int) -> Answer:
+        sealing = self._seals.get(number)
+        if sealing is None:
+            sealing = self._seals[number] = _Sealing(self._store)
+            sealing.start()
+        sealing.join(_AT_ONCE)
+        if sealing.is_alive():
+            return Answer(going_on=True)
+        del self._seals[number]
+        return Answer(number=sealing.result())
+
+
+class _Sealing(threading.Thread):
+    """Repacks files, while the registry goes on."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(name="mamba-stream seal", daemon=True)
+        self._store = store
+        self._sealed = 0
+        self._error: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            self._sealed = self._store.seal()
+        except Exception as error:  # noqa: BLE001 - raised where it is asked for
+            self._error = error
+
+    def result(self) -> int:
+        """How many files, or what was raised."""
+        if self._error is not None:
+            raise self._error
+        return self._sealed

@@ -47,6 +47,7 @@ class Action:
         answer: What is done, and what the one result's body holds.
         words: What it is for.
         together: Whether it may be one of several that are asked for together: those that only look, and do not wait.
+        lasting: Whether it may take so long that signs of life are given before its result: results that are nil.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Action:
     answer: Callable[[Desk, Caller, Any], Any]
     words: str
     together: bool = False
+    lasting: bool = False
 
 
 def _free(desk: Desk, request: Any) -> Iterable[Need]:
@@ -320,6 +322,7 @@ ACTIONS = {
             _of_log("admin"),
             lambda desk, caller, request: desk.storage.seal(),
             "seals files",
+            lasting=True,
         ),
         Action(
             "statistics",

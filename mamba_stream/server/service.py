@@ -13,8 +13,9 @@ from typing import Any
 from pyarrow import flight
 
 from mamba_stream.errors import LogReplaced, MambaStreamError, QuotaExceeded
-from mamba_stream.log.remote.protocol import LOG_HEADER
+from mamba_stream.log.remote.protocol import LOG_HEADER, encode
 from mamba_stream.log.storage import OwnStorage
+from mamba_stream.server import signs
 from mamba_stream.server.actions import ACTIONS, perform
 from mamba_stream.server.desk import Desk
 from mamba_stream.server.exchanges import exchange
@@ -22,6 +23,7 @@ from mamba_stream.server.failures import answered_each, code_of, told
 from mamba_stream.server.gate import Caller, Gate, OpenGate
 from mamba_stream.server.limits import Limits
 from mamba_stream.server.reading import descriptor_of, read
+from mamba_stream.server.signs import with_signs
 from mamba_stream.server.writing import write
 
 
@@ -93,8 +95,17 @@ class FlightService(flight.FlightServerBase):  # type: ignore[misc]
 
     def do_action(self, context: flight.ServerCallContext, action: flight.Action) -> Iterator[flight.Result]:
         name = action.type if action.type in ACTIONS else "unknown"
+        if name != "unknown" and ACTIONS[name].lasting:
+            return self._lasting(context, action)
         with self._call(context, f"action/{name}") as caller:
             return iter([flight.Result(perform(self.desk, caller, action.type, memoryview(action.body)))])
+
+    def _lasting(self, context: flight.ServerCallContext, action: flight.Action) -> Iterator[flight.Result]:
+        """The results of an action that may take long. The call goes on for as long as it does."""
+        with self._call(context, f"action/{action.type}") as caller:
+            body = memoryview(action.body)
+            for result in with_signs(lambda: perform(self.desk, caller, action.type, body), signs.SIGN):
+                yield flight.Result(encode(None) if result is None else result)
 
     def list_actions(self, context: flight.ServerCallContext) -> list[tuple[str, str]]:
         with self._call(context, "list_actions"):

@@ -9,11 +9,12 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import polars as pl
 import pytest
 
-from mamba_stream.errors import CommitUnknown, LogFailed, PreconditionFailed, TopicEnded
+from mamba_stream.errors import CommitUnknown, DiskFull, LogFailed, PreconditionFailed, TopicEnded
 from mamba_stream.log import Log, Topic
 from mamba_stream.log.registry import Registry
 from tests.log.pictures import picture
@@ -144,6 +145,49 @@ def test_sealing_is_done_by_who_writes_the_index(log: Log, plain: Topic):
         apart.does("log['plain'].append([{'n': 2}])")
         assert apart.does("log.seal()") == 2
         assert apart.does("[n for b in log['plain'].read() for n in b.data['n'].to_pylist()]") == [1, 2]
+
+
+def test_commits_go_on_while_files_are_sealed(log: Log, plain: Topic):
+    """A seal of many files takes minutes; here it takes until commits have gone by."""
+    store: Any = log._shared
+    began, go, seal = threading.Event(), threading.Event(), store.seal
+
+    def slow() -> int:
+        began.set()
+        assert go.wait(60)
+        sealed: int = seal()
+        return sealed
+
+    store.seal = slow
+    plain.append([{"n": 1}])
+    with _apart(log) as apart:
+        pool = "__import__('concurrent.futures').futures.ThreadPoolExecutor(2)"
+        apart.does(
+            f"[setattr(log, 'sealing', [p.submit(log.seal) for p in [{pool}] for _ in range(2)]), 0][1]"
+        )
+        assert began.wait(60)
+        assert apart.does("log['plain'].append([{'n': 2}])") == {"0": [1, 2]}
+        assert apart.does("log['plain'].append([{'n': 3}])") == {"0": [2, 3]}
+        assert apart.does("[each.done() for each in log.sealing]") == [False, False]
+        go.set()
+        sealed = apart.does("[each.result() for each in log.sealing]")
+        # Whichever began first took what there was.
+        assert isinstance(sealed, list)
+        assert sum(sealed) >= 1
+        store.seal = seal
+        assert apart.does("[n for b in log['plain'].read() for n in b.data['n'].to_pylist()]") == [1, 2, 3]
+
+
+def test_what_a_seal_raises_is_raised_there(log: Log, plain: Topic):
+    store: Any = log._shared
+
+    def full() -> int:
+        raise DiskFull("no space left; what was not sealed stays as it is")
+
+    store.seal = full
+    with _apart(log) as apart:
+        assert apart.does("log.seal()") == ["DiskFull", "no space left; what was not sealed stays as it is"]
+        assert apart.does("log['plain'].append([{'n': 2}])") == {"0": [0, 1]}
 
 
 def test_many_threads_there_share_commits(log: Log, plain: Topic):

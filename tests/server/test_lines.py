@@ -13,12 +13,12 @@ import pytest
 
 import mamba_stream as mamba
 from mamba_stream.core.clock import SystemClock
-from mamba_stream.errors import CommitUnknown, ServerUnavailable
+from mamba_stream.errors import CommitUnknown, DiskFull, ServerUnavailable
 from mamba_stream.log import open_log
 from mamba_stream.log.remote import committing, connection, reader, watching
 from mamba_stream.log.remote.failing import Lost
 from mamba_stream.log.remote.protocol import decode
-from mamba_stream.server import exchanges, reading
+from mamba_stream.server import exchanges, reading, service, signs
 from tests.server.inprocess import Restarted, client
 from tests.server.lives import Lives
 from tests.server.load import client_of
@@ -157,6 +157,59 @@ def test_a_log_that_was_put_back_from_a_copy_has_fewer_commits_and_is_followed(s
         woken.join(30)
         assert not woken.is_alive()
         log.close()
+
+
+# --- what takes long ------------------------------------------------------------------------------------------------------
+
+
+def test_a_seal_outlasts_what_grpc_bears_of_silence(server, monkeypatch):
+    # As after minutes: a ping a second, where the server's gRPC breaks a connection at the third in five minutes.
+    monkeypatch.setattr(signs, "SIGN", 0.5)
+    pings = [("grpc.keepalive_time_ms", 1_000), ("grpc.http2.max_pings_without_data", 0)]
+    kept = [option for option in connection._OPTIONS if option[0] != "grpc.keepalive_time_ms"]
+    monkeypatch.setattr(connection, "_OPTIONS", [*kept, *pings])
+    # Of calls that are made once, none is that long.
+    monkeypatch.setattr(connection, "DEADLINE", 2.0)
+    began, given, go = [], [], threading.Event()
+
+    def signed(work, every):
+        for result in real(work, every):
+            given.append(result)
+            # Seven pings, and more.
+            if len(given) == 14:
+                go.set()
+            yield result
+
+    real = service.with_signs
+    monkeypatch.setattr(service, "with_signs", signed)
+    store = server.log._shared
+    seal = store.seal
+
+    def slow():
+        began.append(1)
+        assert go.wait(60)
+        return seal()
+
+    store.seal = slow
+    log, _ = client(server)
+    log.create_topic("sealed", SCHEMA).append([{"n": 1, "text": ""}])
+    assert log.seal() >= 1
+    # One call, which was not made again.
+    assert len(began) == 1
+    assert given[:14] == [None] * 14
+    store.seal = seal
+    log.close()
+
+
+def test_what_a_seal_raises_is_told(server, monkeypatch):
+    def full():
+        raise DiskFull("no space left; what was not sealed stays as it is")
+
+    monkeypatch.setattr(server.log._shared, "seal", full)
+    log, _ = client(server)
+    with pytest.raises(DiskFull, match="what was not sealed"):
+        log.seal()
+    log.close()
 
 
 # --- locks --------------------------------------------------------------------------------------------------------------

@@ -139,6 +139,23 @@ class Connection:
             raise self.failed(error) from error
         return decode(answer, kind)
 
+    def lasting(self, action: str, body: bytes, kind: type[_T]) -> _T:
+        """Makes a call once that may last for long: before its answer the server gives signs of life.
+
+        Raises:
+            Lost: The connection failed.
+        """
+        self.check()
+        answer = None
+        try:
+            for result in self._client.do_action(flight.Action(action, body), self.options(None)):
+                answer = result.body
+        except pa.ArrowException as error:
+            raise self.failed(error) from error
+        if answer is None:
+            raise Lost("the server gave no answer")
+        return decode(answer, kind)
+
     def read(self, ticket: bytes, timeout: float = DEADLINE) -> flight.FlightStreamReader:
         """Begins a stream of rows."""
         self.check()

@@ -24,12 +24,12 @@ from mamba_stream.log.looking import Question
 from mamba_stream.log.remote import locking, protocol
 from mamba_stream.log.remote.address import Address, Credentials
 from mamba_stream.log.remote.committing import RemoteCommitter
-from mamba_stream.log.remote.connection import DEADLINE, Connection
+from mamba_stream.log.remote.connection import Connection
 from mamba_stream.log.remote.describing import unpacked
 from mamba_stream.log.remote.failing import Lost, naming
 from mamba_stream.log.remote.intake import RemoteIntake, RowsOut
 from mamba_stream.log.remote.locking import RemoteLock
-from mamba_stream.log.remote.protocol import HeadInfo, Nothing
+from mamba_stream.log.remote.protocol import HeadInfo, Nothing, encode
 from mamba_stream.log.remote.reader import RemoteReader
 from mamba_stream.log.remote.scanning import scan
 from mamba_stream.log.remote.together import answers_of, head_of, request_of
@@ -195,7 +195,7 @@ class RemoteStorage:
         return self._connection.ask("lock_holder", protocol.LockName(space, name), str | None)  # type: ignore[arg-type]
 
     def seal(self) -> int:
-        return self._connection.ask("seal", Nothing(), int, timeout=10 * DEADLINE)
+        return self._connection.again(lambda: self._connection.lasting("seal", encode(Nothing()), int))
 
     def statistics(self) -> LogStatistics:
         return self._connection.ask("statistics", Nothing(), LogStatistics)
