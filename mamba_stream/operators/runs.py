@@ -95,16 +95,24 @@ class Runs:
         """One run of several."""
         return frames[0] if len(frames) == 1 else self._merge(pl.concat(frames))
 
+    def take(self) -> pl.DataFrame | None:
+        """What is fresh; it is here no longer."""
+        fresh = self._taken()
+        return pl.concat(fresh) if fresh else None
+
     def delta(self) -> pl.DataFrame | None:
         """What is fresh; it counts as settled from now on."""
-        fresh, self._fresh, self._merged_rows = self._fresh, [], 0
-        if not fresh:
-            return None
-        if sum(run.height for run in fresh) <= _LARGE:
-            fresh = [self.merged(fresh)]
+        fresh = self._taken()
         for run in fresh:
             self._settle(run)
-        return pl.concat(fresh)
+        return pl.concat(fresh) if fresh else None
+
+    def _taken(self) -> list[pl.DataFrame]:
+        """The fresh runs, as one where that is not too much at once."""
+        fresh, self._fresh, self._merged_rows = self._fresh, [], 0
+        if len(fresh) > 1 and sum(run.height for run in fresh) <= _LARGE:
+            fresh = [self.merged(fresh)]
+        return fresh
 
     def snapshot(self) -> pl.DataFrame | None:
         """Everything; it counts as settled from now on."""

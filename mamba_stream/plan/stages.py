@@ -4,6 +4,9 @@ A stage is a part of the plan that runs as one loop over the partitions of its i
 partitions. Stages are cut where rows with equal keys have to meet that may lie anywhere before: there rows go through
 an *exchange*, an internal topic whose partitions are those of the stage behind it. The nodes are those of the plan
 itself: a stage is a selection of them, so that what was found out about the plan holds for every stage of it.
+
+Where aggregates decompose, partial results go through the exchange instead of rows: then the step is done in two halves,
+one in each stage (:mod:`mamba_stream.plan.halves`).
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import polars as pl
 
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.analysis import Analysis
+from mamba_stream.plan.halves import in_halves
 from mamba_stream.plan.meeting import Meeting, key_behind, meeting_at, orders_anew, takes_whole_windows
 
 
@@ -28,12 +32,14 @@ class Exchange(n.Node):
         node: Whose rows they are.
         key: The columns that say to which task a row goes; none where all go to one.
         partitions: How many tasks there are to go to.
+        partials: The step that takes them, where its partial results go instead of rows.
     """
 
     number: int
     node: n.Node
     key: tuple[str, ...]
     partitions: int
+    partials: n.Window | None = None
 
 
 Inlet = n.AnySource | Exchange
@@ -140,7 +146,7 @@ class _Cut:
         self._together = together
         self._at: dict[n.Node, list[_Open]] = {}
         self._key: dict[n.Node, Meeting] = {}
-        self._exchanges: dict[tuple[n.Node, tuple[str, ...]], Exchange] = {}
+        self._exchanges: dict[tuple[n.Node, tuple[str, ...], n.Window | None], Exchange] = {}
         for node in analysis.nodes:
             self._place(node)
 
@@ -216,17 +222,19 @@ class _Cut:
     def _behind_exchanges(self, node: n.Node, wanted: Sequence[Meeting]) -> None:
         """A step begins, or joins, a stage that all its rows come to through exchanges."""
         enters = {}
+        partials = node if isinstance(node, n.Window) and in_halves(node, self._analysis) else None
         for port, (parent, want) in enumerate(zip(node.parents, wanted, strict=True)):
             key = want or ()
-            if (parent, key) not in self._exchanges:
-                self._exchanges[parent, key] = Exchange(
+            if (parent, key, partials) not in self._exchanges:
+                self._exchanges[parent, key, partials] = Exchange(
                     place=node.place,
                     number=len(self._exchanges),
                     node=parent,
                     key=key,
                     partitions=self._partitions if key else 1,
+                    partials=partials,
                 )
-            enters[node, port] = self._exchanges[parent, key]
+            enters[node, port] = self._exchanges[parent, key, partials]
         inlets = set(enters.values())
         for stage in {stage for stages in self._at.values() for stage in stages}:
             if set(stage.enters.values()) == inlets:

@@ -19,6 +19,7 @@ from mamba_stream.operators.columns import BEHIND, OP, OP_TYPE, ORIGIN_TYPES
 from mamba_stream.operators.lateness import FOREVER, NEVER
 from mamba_stream.operators.rowstore import picked
 from mamba_stream.plan.analysis import Analysis
+from mamba_stream.plan.halves import partials_schema
 from mamba_stream.plan.stages import Exchange
 from mamba_stream.runtime.feeds import Portion, TopicFeed
 from mamba_stream.runtime.watermarks import Mark
@@ -46,7 +47,9 @@ def exchange_topic(job: str, exchange: Exchange) -> str:
 
 
 def exchange_schema(exchange: Exchange, analysis: Analysis) -> pl.Schema:
-    """The columns of an exchange's rows: those that later steps need, and hidden ones."""
+    """The columns of an exchange's rows: those that later steps need, and hidden ones; or of partial results."""
+    if exchange.partials is not None:
+        return partials_schema(exchange.partials, analysis)
     shape = analysis.shapes[exchange.node]
     columns = {name: shape.schema[name] for name in analysis.present[exchange.node]}
     if exchange.node in analysis.ordered:

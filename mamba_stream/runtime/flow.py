@@ -17,6 +17,7 @@ from mamba_stream.core.single import written_out
 from mamba_stream.errors import JobFailed, StepFailed
 from mamba_stream.operators.columns import ORIGIN
 from mamba_stream.operators.failures import FAILURES, UNRELATED, Piece, RowsFailed, Unsuited, culprit, sift
+from mamba_stream.operators.halves import FirstHalf
 from mamba_stream.operators.lateness import FOREVER, NEVER
 from mamba_stream.operators.retimed import COUNTED, Retimed
 from mamba_stream.operators.rows import RowSteps
@@ -44,6 +45,7 @@ from mamba_stream.runtime.places import line_of
 from mamba_stream.runtime.steps import operator_of, step_of
 from mamba_stream.runtime.tracing import Tracer
 from mamba_stream.runtime.watermarks import Mark, PartitionTime, combined, mark_of
+from mamba_stream.runtime.window_steps import first_half_of, second_half_of
 
 T = TypeVar("T")
 Sink = Callable[[pl.DataFrame], None]
@@ -104,8 +106,12 @@ class Flow:
         """What is being worked on, for messages: topic, partition and offsets."""
         self._in_chunks: set[n.Node] = set()
         """Nodes whose rows may go on in chunks: nothing is computed of them any more, or who takes them can do so."""
+        self._reducing: dict[n.Window, tuple[FirstHalf, Sink]] = {}
         for outlet, sink in sinks.items():
-            self._next[outlet.node if isinstance(outlet, Exchange) else outlet].append(sink)
+            if isinstance(outlet, Exchange) and outlet.partials is not None:
+                self._reduce(outlet.node, outlet.partials, sink)
+            else:
+                self._next[outlet.node if isinstance(outlet, Exchange) else outlet].append(sink)
         self._wire()
         self._retimed_from: dict[n.Node, list[Retimed]] = {}
         for node, step in self.steps.items():
@@ -225,6 +231,19 @@ class Flow:
             self._guarded(node, step.rest)
 
     @property
+    def held(self) -> int:
+        """The bytes of partial results that are to leave with the next commit."""
+        return sum(half.bytes for half, _ in self._reducing.values())
+
+    def leave(self) -> None:
+        """Partial results go their way to other stages."""
+        for node, (half, sink) in self._reducing.items():
+            self.reading = "partial results"
+            partials = self._guarded(node, half.take)
+            if partials is not None:
+                sink(partials)
+
+    @property
     def due(self) -> int | None:
         """When the next of them has something to do; ``None`` if none has."""
         return min((due for step in self._ticking.values() if (due := step.due) is not None), default=None)
@@ -262,14 +281,22 @@ class Flow:
         if isinstance(node, n.WithTime) and COUNTED in made.sides:
             self.reject(node, made.sides[COUNTED])
 
+    def _reduce(self, before: n.Node, node: n.Window, sink: Sink) -> None:
+        """A step's rows leave as partial results: its first half is done here."""
+        half = first_half_of(node, self._analysis)
+        self.steps[node], self.late[node] = half, LateCounts()
+        self._reducing[node] = half, sink
+        self._next[before].append(self._stateful(node, 0))
+
     def _wire(self) -> None:
         inputs = {node: self._stage.inputs(node) for node in self._stage.nodes}
         consumers: dict[n.Node, list[n.Node]] = {inlet: [] for inlet in self._next}
         for node, before in inputs.items():
             for _, inlet in before:
                 consumers[inlet].append(node)
+        computed = {node.parent for node in self._reducing}
         for node in reversed(self._next):
-            if all(self._takes_chunks(consumer) for consumer in consumers[node]):
+            if node not in computed and all(self._takes_chunks(consumer) for consumer in consumers[node]):
                 self._in_chunks.add(node)
         # Rows that go elsewhere from the middle of a chain are the end of it.
         last = {node for node, sinks in self._next.items() if sinks}
@@ -282,8 +309,10 @@ class Flow:
                 fused.update(chain)
                 takes = [self._rows(chain)]
             elif isinstance(node, n.Stateful):
-                self.steps[node], self.late[node] = step_of(node, self._analysis), LateCounts()
-                takes = [self._stateful(node, port) for port, _ in before]
+                self.late[node] = LateCounts()
+                halved = isinstance(node, n.Window) and any(_are_partials(inlet) for _, inlet in before)
+                self.steps[node] = (second_half_of if halved else step_of)(node, self._analysis)
+                takes = [self._stateful(node, port, counted=not halved) for port, _ in before]
             elif isinstance(node, n.Concat):
                 takes = [self._union(node, port) for port, _ in before]
             else:
@@ -342,7 +371,8 @@ class Flow:
         union = Union(self._analysis.needed[node], number, len(node.parents), changes)
         return lambda frame: self._pass(node, union(frame))
 
-    def _stateful(self, node: n.Stateful, port: int) -> Sink:
+    def _stateful(self, node: n.Stateful, port: int, *, counted: bool = True) -> Sink:
+        """What gives rows to a step; those of a second half were counted before the first."""
         step, counts = self.steps[node], self.late[node]
 
         def add(frame: pl.DataFrame) -> Made:
@@ -357,7 +387,7 @@ class Flow:
                 raise self._failed(node, error) from error
 
         def take(frame: pl.DataFrame) -> None:
-            counts.rows += frame.height
+            counts.rows += frame.height if counted else 0
             try:
                 made = add(frame)
             except FAILURES as error:
@@ -450,6 +480,11 @@ class Flow:
 def _words(node: n.Node) -> str:
     """A step for messages: what it is, what it is called, where it was written."""
     return f"{node.verb}{f' {node.name!r}' if isinstance(node, n.Stateful) else ''} at {node.place}"
+
+
+def _are_partials(inlet: n.Node) -> bool:
+    """Whether partial results come in there."""
+    return isinstance(inlet, Exchange) and inlet.partials is not None
 
 
 def _chain(

@@ -242,18 +242,17 @@ class Task:
         rows = self.engine.step(most or self._pace.rows)
         now = self._clock.monotonic()
         self._pace.took(rows, now - begun)
-        waiting = self._outputs.waiting or self._leaving.waiting or self._deliveries.waiting
+        leaving = self._leaving.waiting or self.engine.flow.held > 0
+        waiting = self._outputs.waiting or leaving or self._deliveries.waiting
         self._dirty = self._dirty or rows > 0 or self.engine.acted or waiting or self._marks() != self._told
-        if self._unseen_since is None and (
-            self._outputs.waiting or self._leaving.waiting or self._deliveries.unseen
-        ):
+        if self._unseen_since is None and (self._outputs.waiting or leaving or self._deliveries.unseen):
             self._unseen_since = now
         return rows
 
     @property
     def _pending(self) -> int:
         """Bytes that wait for the next commit."""
-        return self._outputs.bytes + self._leaving.bytes
+        return self._outputs.bytes + self._leaving.bytes + self.engine.flow.held
 
     def rest(self) -> None:
         """Nothing came: does what was put off, so that what comes next is done the sooner."""
@@ -324,6 +323,7 @@ class Task:
 
     def _take(self, status: str) -> Callable[[], None]:
         """Takes what was done since the last commit; gives what commits it."""
+        self.engine.flow.leave()
         marks = self._marks()
         self._deliveries.prepare(self._checkpoints.next_epoch, last=status != "running")
         commit = self._checkpoints.take(

@@ -8,6 +8,7 @@ from mamba_stream.core.durations import duration_in
 from mamba_stream.operators.changing import ChangingSettings, ChangingStep
 from mamba_stream.operators.changing_session import ChangingSessionStep
 from mamba_stream.operators.counted import CountedSettings, CountedStep
+from mamba_stream.operators.halves import FirstHalf, SecondHalf
 from mamba_stream.operators.retimed import Retimed
 from mamba_stream.operators.session import SessionStep
 from mamba_stream.operators.step import StatefulStep
@@ -17,6 +18,7 @@ from mamba_stream.operators.window_late import WindowSettings
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.analysis import Analysis
 from mamba_stream.plan.columns import columns_of
+from mamba_stream.plan.partials import ROWS
 from mamba_stream.plan.windows import windows_of
 from mamba_stream.runtime.steps import step_of
 
@@ -30,18 +32,7 @@ def _(node: n.WithTime, analysis: Analysis) -> StatefulStep:
 @step_of.register
 def _(node: n.Window, analysis: Analysis) -> StatefulStep:
     before = analysis.shapes[node.parent]
-    assert before.time is not None
-    read = columns_of(tuple(node.aggregates.values()), before)
-    settings: dict[str, Any] = {
-        "keys": {name: before.schema[name] for name in node.by},
-        "types": {name: dtype for name, dtype in before.schema.items() if name in read},
-        "time": before.time,
-        "shift": before.shift,
-        "dtype": before.time_type,
-        "aggregation": analysis.splits[node],
-        "number": analysis.numbers[node],
-        "with_origin": node in analysis.ordered,
-    }
+    settings = _settings(node, analysis)
     if node.spec.kind == "session":
         gap = duration_in(node.spec.size, before.time_type, what=f"gap of {node.spec.words!r}")
         sessions = SessionSettings(**settings, gap=gap)
@@ -60,3 +51,35 @@ def _(node: n.Window, analysis: Analysis) -> StatefulStep:
             **settings, at_once=node.changing.at_once, every=every or None, corrections=corrections
         )
     )
+
+
+def first_half_of(node: n.Window, analysis: Analysis) -> FirstHalf:
+    """What reduces the rows of a window step where they are read."""
+    return FirstHalf(_of_panes(node, analysis))
+
+
+def second_half_of(node: n.Window, analysis: Analysis) -> SecondHalf:
+    """What merges what ``first_half_of`` gives, and closes windows."""
+    return SecondHalf(_of_panes(node, analysis), ROWS)
+
+
+def _of_panes(node: n.Window, analysis: Analysis) -> WindowSettings:
+    windows = windows_of(node.spec, analysis.shapes[node.parent].time_type)
+    return WindowSettings(**_settings(node, analysis), windows=windows)
+
+
+def _settings(node: n.Window, analysis: Analysis) -> dict[str, Any]:
+    """What steps of all kinds of windows are told."""
+    before = analysis.shapes[node.parent]
+    assert before.time is not None
+    read = columns_of(tuple(node.aggregates.values()), before)
+    return {
+        "keys": {name: before.schema[name] for name in node.by},
+        "types": {name: dtype for name, dtype in before.schema.items() if name in read},
+        "time": before.time,
+        "shift": before.shift,
+        "dtype": before.time_type,
+        "aggregation": analysis.splits[node],
+        "number": analysis.numbers[node],
+        "with_origin": node in analysis.ordered,
+    }
