@@ -5,8 +5,8 @@ partitions. Stages are cut where rows with equal keys have to meet that may lie 
 an *exchange*, an internal topic whose partitions are those of the stage behind it. The nodes are those of the plan
 itself: a stage is a selection of them, so that what was found out about the plan holds for every stage of it.
 
-Where aggregates decompose, partial results go through the exchange instead of rows: then the step is done in two halves,
-one in each stage (:mod:`mamba_stream.plan.halves`).
+Where aggregates decompose, partial results go through the exchange instead of rows: then the step is done in two
+halves, one in each stage (:mod:`mamba_stream.plan.halves`).
 """
 
 from __future__ import annotations

@@ -108,8 +108,8 @@ class Flow:
         """Nodes whose rows may go on in chunks: nothing is computed of them any more, or who takes them can do so."""
         self._reducing: dict[n.Window, tuple[FirstHalf, Sink]] = {}
         for outlet, sink in sinks.items():
-            if isinstance(outlet, Exchange) and outlet.partials is not None:
-                self._reduce(outlet.node, outlet.partials, sink)
+            if (partials := _partials_at(outlet)) is not None:
+                self._reduce(partials, sink)
             else:
                 self._next[outlet.node if isinstance(outlet, Exchange) else outlet].append(sink)
         self._wire()
@@ -281,14 +281,15 @@ class Flow:
         if isinstance(node, n.WithTime) and COUNTED in made.sides:
             self.reject(node, made.sides[COUNTED])
 
-    def _reduce(self, before: n.Node, node: n.Window, sink: Sink) -> None:
+    def _reduce(self, node: n.Window, sink: Sink) -> None:
         """A step's rows leave as partial results: its first half is done here."""
         half = first_half_of(node, self._analysis)
         self.steps[node], self.late[node] = half, LateCounts()
         self._reducing[node] = half, sink
-        self._next[before].append(self._stateful(node, 0))
+        self._next[node.parent].append(self._stateful(node, 0))
 
     def _wire(self) -> None:
+        analysis = self._analysis
         inputs = {node: self._stage.inputs(node) for node in self._stage.nodes}
         consumers: dict[n.Node, list[n.Node]] = {inlet: [] for inlet in self._next}
         for node, before in inputs.items():
@@ -309,10 +310,12 @@ class Flow:
                 fused.update(chain)
                 takes = [self._rows(chain)]
             elif isinstance(node, n.Stateful):
+                partials = next((step for _, inlet in before if (step := _partials_at(inlet))), None)
                 self.late[node] = LateCounts()
-                halved = isinstance(node, n.Window) and any(_are_partials(inlet) for _, inlet in before)
-                self.steps[node] = (second_half_of if halved else step_of)(node, self._analysis)
-                takes = [self._stateful(node, port, counted=not halved) for port, _ in before]
+                self.steps[node] = (
+                    step_of(node, analysis) if partials is None else second_half_of(partials, analysis)
+                )
+                takes = [self._stateful(node, port, counted=partials is None) for port, _ in before]
             elif isinstance(node, n.Concat):
                 takes = [self._union(node, port) for port, _ in before]
             else:
@@ -482,9 +485,9 @@ def _words(node: n.Node) -> str:
     return f"{node.verb}{f' {node.name!r}' if isinstance(node, n.Stateful) else ''} at {node.place}"
 
 
-def _are_partials(inlet: n.Node) -> bool:
-    """Whether partial results come in there."""
-    return isinstance(inlet, Exchange) and inlet.partials is not None
+def _partials_at(inlet: n.Node) -> n.Window | None:
+    """The step whose partial results come in there."""
+    return inlet.partials if isinstance(inlet, Exchange) else None
 
 
 def _chain(
