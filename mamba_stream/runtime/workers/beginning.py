@@ -111,7 +111,7 @@ def form_of(layout: Layout, prepared: Prepared) -> str:
             stage.tasks,
             [prepared.names[node] for node in stage.sources],
             [node.name for node in stage.nodes if isinstance(node, n.Stateful)],
-            [[exchange.number, exchange.key, exchange.partitions] for exchange in stage.exchanges],
+            [[one.number, one.key, one.partitions, one.partials is not None] for one in stage.exchanges],
         ]
         for stage in layout.stages
     ]
