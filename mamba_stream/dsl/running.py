@@ -16,6 +16,7 @@ from mamba_stream.runtime.collecting import collect
 from mamba_stream.runtime.facts import RunSummary
 from mamba_stream.runtime.job import Job
 from mamba_stream.runtime.options import run_options
+from mamba_stream.runtime.singlejob import SingleJob
 
 
 def start(
@@ -43,7 +44,7 @@ def start(
         on_gap=on_gap,
         latency=latency,
     )
-    return Job(pipeline, _log_of(pipeline.nodes, log), options)
+    return SingleJob(pipeline, _log_of(pipeline.nodes, log), options)
 
 
 def run(

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from abc import ABC, abstractmethod
 
 import polars as pl
 
-from mamba_stream.core.clock import Clock, SystemClock
-from mamba_stream.core.durations import ticks_per_day
-from mamba_stream.errors import AlreadyExists, JobFailed, MambaStreamError
+from mamba_stream.core.clock import Clock
+from mamba_stream.errors import JobFailed, MambaStreamError
 from mamba_stream.log import Log
-from mamba_stream.operators.lateness import FOREVER, NEVER
-from mamba_stream.plan.pipeline import Pipeline
+from mamba_stream.plan.analysis import Analysis
 from mamba_stream.runtime.bell import Bell
 from mamba_stream.runtime.facts import JobStatus, RunSummary, State
 from mamba_stream.runtime.lock import lock_job
-from mamba_stream.runtime.options import RunOptions
-from mamba_stream.runtime.run import Run
 from mamba_stream.runtime.savepoints import check_savepoint
 from mamba_stream.runtime.viewing import view_state
-from mamba_stream.runtime.watermarks import mark_of
 
 
 class _Asked:
@@ -34,29 +28,24 @@ class _Asked:
         self.refused: MambaStreamError | None = None
 
 
-class Job:
+class Job(ABC):
     """A pipeline at work.
 
     Made by ``mamba.start``. What is committed stays whatever happens to the job; running it again goes on there.
     """
 
-    def __init__(self, pipeline: Pipeline, log: Log, options: RunOptions, clock: Clock | None = None) -> None:
-        """Checks the pipeline against the log, takes the job's name and begins.
+    def __init__(self, name: str, log: Log, clock: Clock) -> None:
+        """Takes the job's name; it begins when its thread is started.
 
         Raises:
             JobRunning: A live job has this name.
-            PipelineRefused: The pipeline cannot be right, or not go on from the state there is.
         """
-        self._clock = clock or SystemClock()
+        self.name = name
+        """The job's name, which is the pipeline's."""
         self._log = log
-        self._options = options
+        self._clock = clock
         self._bell = Bell(log)
-        self._lock = lock_job(log, pipeline.name)
-        try:
-            self._run = Run(pipeline, log, options, self._clock, self._bell.ring)
-        except BaseException:
-            self._lock.release()
-            raise
+        self._lock = lock_job(log, name)
         self._state: State = "running"
         self._error: BaseException | None = None
         self._summary: RunSummary | None = None
@@ -65,45 +54,23 @@ class Job:
         self._door = threading.Lock()
         self._asked: list[_Asked] = []
         self._over = False
-        self._thread = threading.Thread(target=self._work, name=f"mamba-stream {pipeline.name}", daemon=True)
-        self._thread.start()
+        self._thread = threading.Thread(target=self._work, name=f"mamba-stream {name}", daemon=True)
 
     def __repr__(self) -> str:
         return f"Job({self.name!r}, {self._state})"
 
     @property
-    def name(self) -> str:
-        """The job's name, which is the pipeline's."""
-        return self._run.pipeline.name
-
-    @property
+    @abstractmethod
     def status(self) -> JobStatus:
         """What the job is doing, and what it did since it first began."""
-        engine = self._run.engine
-        watermarks: dict[str, datetime | None] = {}
-        positions = {}
-        for node, intake in engine.intakes.items():
-            name = intake.settings.name
-            positions[name] = {feed.partition: feed.position for feed in intake.feeds}
-            mark = mark_of(intake.times.values()).watermark
-            shape = self._run.analysis.shapes[node]
-            known = shape.time is not None and NEVER < mark < FOREVER
-            watermarks[name] = _moment(mark, ticks_per_day(shape.time_type)) if known else None
-        return JobStatus(
-            name=self.name,
-            state=self._state,
-            rows_in=self._run.rows_in,
-            rows_out=self._run.rows_out,
-            late=self._run.late,
-            rejected=self._run.rejected,
-            failed=self._run.faults.rows,
-            watermarks=watermarks,
-            positions=positions,
-            waiting=engine.waiting,
-            state_bytes={node.name: step.bytes for node, step in engine.flow.steps.items()},
-            commits=self._run.commits,
-            lsn=self._run.lsn,
-        )
+
+    @abstractmethod
+    def rescale(self, workers: int) -> None:
+        """Has the job's tasks run by so many workers from now on; only what must move does.
+
+        Raises:
+            InvalidInput: There is no such number, or the job is a single task.
+        """
 
     def wait(self, timeout: float | None = None) -> RunSummary:
         """Waits until the job is over.
@@ -180,7 +147,7 @@ class Job:
         Raises:
             NotFound: The pipeline has no step of this name.
         """
-        return view_state(self._log, self.name, self._run.analysis, step)
+        return view_state(self._log, self.name, self._analysis, step)
 
     def _ask(self, done: _Asked, timeout: float | None) -> int:
         with self._door:
@@ -198,13 +165,26 @@ class Job:
             ) from self._error
         return done.lsn
 
+    @property
+    @abstractmethod
+    def _analysis(self) -> Analysis:
+        """The job's plan."""
+
+    @abstractmethod
+    def _loop(self) -> RunSummary:
+        """Works until the job is over, and says in ``_state`` how that came."""
+
+    @abstractmethod
+    def _end(self) -> None:
+        """Lets go of all that the loop worked with."""
+
     def _work(self) -> None:
         try:
             try:
-                self._loop()
+                summary = self._loop()
             finally:
-                self._run.close()
-            self._summary = self._run.summary(self._state)
+                self._end()
+            self._summary = summary
         except BaseException as error:  # noqa: BLE001 - kept for whoever waits
             self._state, self._error = "failed", self._named(error)
         finally:
@@ -213,43 +193,10 @@ class Job:
                 self._over = True
                 self._answer(None)
 
-    def _loop(self) -> None:
-        run = self._run
-        while self._goes_on():
-            lsn = self._log.heard()
-            rows = run.step()
-            if self._leave.is_set() or (rows == 0 and run.over):
-                self._state = "finished" if run.ended else "stopped"
-                run.commit("finished" if run.ended else "stopped")
-                return
-            if self._asked:
-                with self._door:
-                    run.commit("running")
-                    self._keep()
-                    self._answer(run.lsn)
-            elif run.commit_due:
-                run.begin_commit()
-            elif run.commit_done:
-                run.end_commit()
-            if rows == 0:
-                run.rest()
-                self._log.wait(lsn, run.seconds_to_next(), self._bell.rung)
-        self._state = "cancelled"
-        self._summary = replace(run.summary("cancelled"))
-
     def _goes_on(self) -> bool:
         # In this order: whoever rings behind it ends the wait.
         self._bell.still()
         return not self._drop.is_set()
-
-    def _keep(self) -> None:
-        """Makes savepoints of the commit just made, for those who want one."""
-        for asked in self._asked:
-            if asked.savepoint is not None:
-                try:
-                    self._run.keep(asked.savepoint)
-                except AlreadyExists as error:
-                    asked.refused = error
 
     def _answer(self, lsn: int | None) -> None:
         for done in self._asked:
@@ -266,10 +213,3 @@ class Job:
         failed = JobFailed(f"job {self.name!r} failed: {type(error).__name__}: {error}")
         failed.__cause__ = error
         return failed
-
-
-def _moment(ticks: int, per_day: int) -> datetime | None:
-    try:
-        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=ticks * 86_400_000_000 // per_day)
-    except OverflowError:
-        return None

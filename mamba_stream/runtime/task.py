@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from functools import partial
 from typing import Any
 
 import polars as pl
 
 from mamba_stream.core.clock import Clock
-from mamba_stream.core.durations import ticks_per_day
 from mamba_stream.log import Log
 from mamba_stream.operators.retimed import Retimed
 from mamba_stream.operators.tally import Tally
@@ -23,6 +21,7 @@ from mamba_stream.runtime.beside import Beside, Committing
 from mamba_stream.runtime.budget import Budget
 from mamba_stream.runtime.checkpoint import Checkpoints, Saved
 from mamba_stream.runtime.connectors import ConnectorFeed, ConnectorFeeds, extent_of
+from mamba_stream.runtime.counts import Counts, StepLateness, summary_of
 from mamba_stream.runtime.deliveries import Deliveries
 from mamba_stream.runtime.engine import Engine
 from mamba_stream.runtime.exchanges import (
@@ -158,7 +157,8 @@ class Task:
         self._committing = committing or Beside(f"mamba-stream {pipeline.name}: commit")
         self._taken: list[tuple[ConnectorFeed, Any]] = []
         self._shown: dict[str, dict[tuple[str, int], int]] = {}
-        self._at_begin = (self.rows_in, self.rows_out, self.late, self.rejected, self.faults.rows)
+        self.at_begin = self.counts
+        """What had been done when this run of the task began."""
 
     # -- what it did -----------------------------------------------------------------------------------------------
 
@@ -189,37 +189,21 @@ class Task:
     def lsn(self) -> int | None:
         return self._checkpoints.lsn
 
+    @property
+    def counts(self) -> Counts:
+        """What was done since the job first began."""
+        return Counts(self.rows_in, self.rows_out, self.late, self.rejected, self.faults.rows)
+
+    @property
+    def lateness(self) -> dict[str, StepLateness]:
+        """How late rows were, by step."""
+        late = self.engine.flow.late
+        return {node.name: StepLateness(found.rows, found.short.counts) for node, found in late.items()}
+
     def summary(self, state: State) -> RunSummary:
         """What this run did."""
-        counts = (self.rows_in, self.rows_out, self.late, self.rejected, self.faults.rows)
-        judging = [step for step in self.analysis.steps if step.by_time]
-        rows_in, rows_out, late, rejected, failed = (
-            now - then for now, then in zip(counts, self._at_begin, strict=True)
-        )
-        return RunSummary(
-            name=self.pipeline.name,
-            state=state,
-            rows_in=rows_in,
-            rows_out=rows_out,
-            late=late,
-            rejected=rejected,
-            failed=failed,
-            seconds=self._clock.monotonic() - self._begun,
-            lateness_for_999={step.name: self._enough_lateness(step) for step in judging},
-            lateness={step.name: self._lateness(step) for step in judging},
-        )
-
-    def _lateness(self, step: n.Stateful) -> timedelta:
-        before = n.walk([step])
-        given = [node.lateness for node in before if isinstance(node, n.WithTime)]
-        given = given or [node.lateness for node in self.analysis.sources_of(step)]
-        return timedelta(microseconds=max(given))
-
-    def _enough_lateness(self, step: n.Stateful) -> timedelta:
-        counts = self.engine.flow.late[step]
-        more = counts.short.covering(counts.rows / 1000)
-        per_day = ticks_per_day(self.analysis.shapes[step.parents[0]].time_type)
-        return self._lateness(step) + timedelta(microseconds=-(-more * 86_400_000_000 // per_day))
+        done, seconds = self.counts.since(self.at_begin), self._clock.monotonic() - self._begun
+        return summary_of(self.pipeline.name, self.analysis, state, done, seconds, self.lateness)
 
     # -- the loop --------------------------------------------------------------------------------------------------
 

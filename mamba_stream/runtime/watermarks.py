@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
+from mamba_stream.core.durations import ticks_per_day
 from mamba_stream.operators.lateness import FOREVER, NEVER, watermark_of
+from mamba_stream.plan.shapes import Shape
 
 
 @dataclass(slots=True)
@@ -71,3 +74,14 @@ def combined(marks: Iterable[Mark]) -> Mark:
     if awake:
         return Mark(min(awake), greatest=greatest)
     return Mark(max((mark.watermark for mark in known), default=NEVER), idle=True, greatest=greatest)
+
+
+def moment_of(watermark: int, shape: Shape) -> datetime | None:
+    """A watermark of a stream as a moment; ``None`` before the first row and after the last, and without a time."""
+    if shape.time is None or not NEVER < watermark < FOREVER:
+        return None
+    microseconds = watermark * 86_400_000_000 // ticks_per_day(shape.time_type)
+    try:
+        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=microseconds)
+    except OverflowError:
+        return None

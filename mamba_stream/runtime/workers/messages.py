@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from mamba_stream.runtime.counts import Counts, StepLateness
 from mamba_stream.runtime.workers.layout import TaskName
 
 
@@ -52,28 +53,10 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     process: int
 
 
-class Taken(msgspec.Struct, frozen=True, tag="taken"):
-    """From a worker: it runs these tasks, and nobody else can commit them."""
-
-    tasks: list[TaskName]
-
-
 class Released(msgspec.Struct, frozen=True, tag="released"):
     """From a worker: what it did of these tasks is committed, and they are free."""
 
     tasks: list[TaskName]
-
-
-class Over(msgspec.Struct, frozen=True, tag="over"):
-    """From a worker: a task has come to its end in this run.
-
-    Attributes:
-        task: The task.
-        ended: Whether all that it reads is over for good.
-    """
-
-    task: TaskName
-    ended: bool
 
 
 class Committed(msgspec.Struct, frozen=True, tag="committed"):
@@ -82,30 +65,66 @@ class Committed(msgspec.Struct, frozen=True, tag="committed"):
     number: int
 
 
-class TaskFacts(msgspec.Struct, frozen=True, array_like=True):
-    """What a task did since the job first began, and how it spent its time in this run.
+class SourceFacts(msgspec.Struct, frozen=True, array_like=True):
+    """How far a task has come in a source.
 
     Attributes:
-        rows_in: Rows read from sources.
-        rows_out: Rows given to topics and sinks.
-        late: Rows that came too late.
-        rejected: Rows without a time, or too far ahead.
-        failed: Rows that were left out since a step raised.
-        commits: How many there were.
-        state_bytes: By step.
-        busy: Seconds spent working.
-        held_back: Seconds in which there was something to read, but not to be read, since others are behind.
+        watermark: In ticks of the source's time.
+        idle: Whether nothing holds back time there.
+        positions: The next offset to read, by partition.
+        waiting: The partitions that are not read at present, though they may have rows.
     """
 
-    rows_in: int
-    rows_out: int
-    late: int
-    rejected: int
-    failed: int
+    watermark: int
+    idle: bool
+    positions: dict[int, int]
+    waiting: tuple[int, ...]
+
+
+class TaskFacts(msgspec.Struct, frozen=True, array_like=True):
+    """What a task did, and how it spends its time.
+
+    Attributes:
+        counts: Since the job first began.
+        begun: The same when this worker took the task.
+        commits: How many there were since the job first began.
+        sources: How far it has come, by source.
+        state_bytes: By step.
+        lateness: How late rows were since the job first began, by step.
+        busy: Seconds spent working.
+        held_back: Seconds in which there was something to read, but not to be read, since others are behind.
+        seconds: How long this worker has had the task.
+    """
+
+    counts: Counts
+    begun: Counts
     commits: int
+    sources: dict[str, SourceFacts]
     state_bytes: dict[str, int]
+    lateness: dict[str, StepLateness]
     busy: float
     held_back: float
+    seconds: float
+
+
+class Taken(msgspec.Struct, frozen=True, tag="taken"):
+    """From a worker: it runs these tasks, and nobody else can commit them."""
+
+    tasks: list[tuple[TaskName, TaskFacts]]
+
+
+class Over(msgspec.Struct, frozen=True, tag="over"):
+    """From a worker: a task has come to its end in this run.
+
+    Attributes:
+        task: The task.
+        ended: Whether all that it reads is over for good.
+        facts: What it has done.
+    """
+
+    task: TaskName
+    ended: bool
+    facts: TaskFacts
 
 
 class Beat(msgspec.Struct, frozen=True, tag="beat"):

@@ -8,13 +8,14 @@ whoever had it before cannot commit it any more.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
 from mamba_stream import errors
 from mamba_stream.core.clock import Clock
 from mamba_stream.errors import JobFailed, MambaStreamError
+from mamba_stream.runtime.counts import Counts
 from mamba_stream.runtime.workers.assignment import moves, spread
 from mamba_stream.runtime.workers.executor import Executor, Hand
 from mamba_stream.runtime.workers.layout import Layout, TaskName
@@ -89,7 +90,14 @@ class _Worker:
 class Pool:
     """The workers of one run of a job."""
 
-    def __init__(self, layout: Layout, executor: Executor, settings: PoolSettings, clock: Clock) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        executor: Executor,
+        settings: PoolSettings,
+        clock: Clock,
+        wake: Callable[[], None] = lambda: None,
+    ) -> None:
         """Nothing is started yet.
 
         Args:
@@ -97,6 +105,7 @@ class Pool:
             executor: Starts workers.
             settings: How to go about it.
             clock: The clock.
+            wake: Called from any thread when something was heard, and :meth:`turn` is to be called.
         """
         self._executor = executor
         self._settings = settings
@@ -112,8 +121,11 @@ class Pool:
         self._leaving = False
         self.facts: dict[TaskName, TaskFacts] = {}
         """What every task has done, as it was last heard."""
+        self.begun: dict[TaskName, Counts] = {}
+        """What it had done when this run began."""
         self.error: MambaStreamError | None = None
         """Why the job cannot go on."""
+        self._wake = wake
         for number, tasks in spread(layout.tasks, settings.workers).items():
             self._workers[number] = _Worker(tasks=set(tasks))
 
@@ -157,13 +169,17 @@ class Pool:
     def commit(self) -> int:
         """Has all tasks commit; :meth:`committed` says when they have, by the number that this gives."""
         self._commits += 1
-        self._waiting[self._commits] = {number for number, worker in self._workers.items() if worker.tasks}
+        # One that only begins has done nothing yet.
+        self._waiting[self._commits] = {number for number, worker in self._workers.items() if worker.ready}
         self._tell(Commit(self._commits))
         return self._commits
 
     def committed(self, number: int) -> bool:
         """Whether all tasks have committed."""
-        return not self._waiting.get(number)
+        if self._waiting.get(number):
+            return False
+        self._waiting.pop(number, None)
+        return True
 
     def rescale(self, workers: int) -> None:
         """Has the tasks run by so many workers from now on; only what must move does."""
@@ -209,7 +225,12 @@ class Pool:
         worker.life += 1
         worker.ready, worker.heard = False, self._clock.monotonic()
         life = worker.life
-        worker.hand = self._executor.start(number, lambda report: self._heard.append((number, life, report)))
+
+        def hear(report: Report) -> None:
+            self._heard.append((number, life, report))
+            self._wake()
+
+        worker.hand = self._executor.start(number, hear)
 
     def _hear(self, number: int, worker: _Worker, report: Report) -> None:
         worker.heard = self._clock.monotonic()
@@ -220,11 +241,14 @@ class Pool:
                     self._give(number, worker.tasks)
                 if self._leaving:
                     self._send(number, Leave())
-            case Taken():
-                pass
+            case Taken(tasks):
+                for name, facts in tasks:
+                    self.begun.setdefault(name, facts.begun)
+                    self.facts[name] = facts
             case Released(tasks):
                 self._free(number, tasks)
-            case Over(task, ended):
+            case Over(task, ended, facts):
+                self.facts[task] = facts
                 worker.tasks.discard(task)
                 worker.releasing.discard(task)
                 self._left.discard(task)
@@ -253,9 +277,7 @@ class Pool:
         worker.hand, worker.ready = None, False
         # What it was to release it has not, and is free.
         self._free(number, set(worker.releasing))
-        # What it had not committed never happened.
-        for waiting in self._waiting.values():
-            waiting.discard(number)
+        self._commits_nothing(number)
         worker.deaths += 1
         if worker.deaths > self._settings.restarts:
             self.error = JobFailed(
@@ -283,10 +305,16 @@ class Pool:
             if self._workers[number].ready:
                 self._give(number, [task])
         self._homeless.clear()
-        for worker in self._workers.values():
+        for number, worker in self._workers.items():
             if worker.retires and not worker.tasks and worker.hand is not None:
                 worker.hand.send(Quit())
-                worker.hand = None
+                worker.hand, worker.ready = None, False
+                self._commits_nothing(number)
+
+    def _commits_nothing(self, number: int) -> None:
+        """A worker is gone: what it has not committed never happened."""
+        for waiting in self._waiting.values():
+            waiting.discard(number)
 
     def _give(self, number: int, tasks: Iterable[TaskName]) -> None:
         self._leases += 1

@@ -13,7 +13,6 @@ from mamba_stream.runtime.workers.messages import (
     Failed,
     Leave,
     Order,
-    Over,
     Quit,
     Release,
     Released,
@@ -46,7 +45,7 @@ class Shift:
                 case Take(tasks, lease):
                     for name in tasks:
                         self._worker.take(name, lease)
-                    self._say(Taken(tasks))
+                    self._say(Taken(self._worker.facts(tasks)))
                 case Release(tasks):
                     for name in tasks:
                         self._worker.release(name)
@@ -63,8 +62,8 @@ class Shift:
         """Lets every task work a little; the number of rows that were read."""
         with _Saying(self):
             rows = self._worker.turn()
-            for name, ended in self._worker.ended():
-                self._say(Over(name, ended))
+            for over in self._worker.ended():
+                self._say(over)
             return rows
         return 0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from mamba_stream.core.clock import Clock
 from mamba_stream.log import Log
@@ -16,7 +16,7 @@ from mamba_stream.runtime.task import Share, Task
 from mamba_stream.runtime.workers.board import Board
 from mamba_stream.runtime.workers.facts import Spent, facts_of
 from mamba_stream.runtime.workers.layout import TaskName
-from mamba_stream.runtime.workers.messages import TaskFacts
+from mamba_stream.runtime.workers.messages import Over, TaskFacts
 
 
 class Worker:
@@ -57,7 +57,7 @@ class Worker:
         self.tasks: dict[TaskName, Task] = {}
         self.working: TaskName | None = None
         """The task that works now, or raised when it last worked."""
-        self._over: list[tuple[TaskName, bool]] = []
+        self._over: list[Over] = []
         self._spent: dict[TaskName, Spent] = {}
         self._leaving = False
 
@@ -92,7 +92,7 @@ class Worker:
         )
         task.claim()
         self.tasks[name] = task
-        self._spent[name] = Spent()
+        self._spent[name] = Spent(self._clock.monotonic())
 
     def release(self, name: TaskName) -> None:
         """Commits what a task did, and lets go of it."""
@@ -118,14 +118,17 @@ class Worker:
             rows += self._work(name, self.tasks[name])
         return rows
 
-    def ended(self) -> list[tuple[TaskName, bool]]:
-        """The tasks that ended since the last time, and whether all that they read is over for good."""
+    def ended(self) -> list[Over]:
+        """The tasks that ended since the last time."""
         ended, self._over = self._over, []
         return ended
 
-    def facts(self) -> list[tuple[TaskName, TaskFacts]]:
-        """What the tasks have done."""
-        return [(name, facts_of(task, self._spent[name])) for name, task in self.tasks.items()]
+    def facts(self, tasks: Iterable[TaskName] | None = None) -> list[tuple[TaskName, TaskFacts]]:
+        """What some of the tasks have done, or all."""
+        return [(name, self._facts_of(name)) for name in (self.tasks if tasks is None else tasks)]
+
+    def _facts_of(self, name: TaskName) -> TaskFacts:
+        return facts_of(self.tasks[name], self._spent[name], self._clock.monotonic())
 
     def seconds_to_next(self) -> float:
         """How long there is nothing to do unless somebody commits."""
@@ -146,9 +149,9 @@ class Worker:
         if rows == 0 and (task.over or (reads and self._leaving)):
             ended = task.ended
             task.commit("finished" if ended else "stopped")
+            self._over.append(Over(name, ended, self._facts_of(name)))
             task.close()
             del self.tasks[name]
-            self._over.append((name, ended))
         elif task.commit_due:
             task.begin_commit()
         elif task.commit_done:

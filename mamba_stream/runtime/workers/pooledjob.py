@@ -1,0 +1,184 @@
+"""A job of many tasks, which workers run: this process gives them out and watches, and does none of the work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Final
+
+from mamba_stream.core.clock import Clock, SystemClock
+from mamba_stream.core.numbers import is_whole
+from mamba_stream.errors import InvalidInput, PipelineRefused
+from mamba_stream.log import Log
+from mamba_stream.plan.analysis import Analysis
+from mamba_stream.plan.pipeline import Pipeline
+from mamba_stream.runtime.counts import added, added_lateness, summary_of
+from mamba_stream.runtime.facts import JobStatus, RunSummary
+from mamba_stream.runtime.job import Job
+from mamba_stream.runtime.options import RunOptions
+from mamba_stream.runtime.watermarks import Mark, combined, moment_of
+from mamba_stream.runtime.workers.beginning import Begun, begin
+from mamba_stream.runtime.workers.executor import Executor
+from mamba_stream.runtime.workers.messages import SourceFacts
+from mamba_stream.runtime.workers.pool import Pool, PoolSettings
+
+PARTITIONS: Final = 32
+"""How many tasks a stage behind a shuffle has, unless told otherwise."""
+_LOOK: Final = 1.0
+"""Seconds until the pool is looked after when nothing is heard."""
+
+Starting = Callable[[Begun], Executor]
+"""Makes what starts the workers of a run."""
+
+
+class PooledJob(Job):
+    """A pipeline at work as many tasks."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        log: Log,
+        options: RunOptions,
+        settings: PoolSettings,
+        starting: Starting,
+        *,
+        partitions: int = PARTITIONS,
+        clock: Clock | None = None,
+    ) -> None:
+        """Checks the pipeline against the log, takes the job's name and begins.
+
+        Args:
+            pipeline: The pipeline.
+            log: The log.
+            options: How it is run.
+            settings: How many workers, and how they are watched.
+            starting: Makes what starts the workers.
+            partitions: How many tasks a stage behind a shuffle has, where the job has none yet.
+            clock: The clock.
+
+        Raises:
+            JobRunning: A live job has this name.
+            PipelineRefused: The pipeline cannot be right, or not go on from the state there is.
+        """
+        super().__init__(pipeline.name, log, clock or SystemClock())
+        try:
+            self._begun = begun = begin(pipeline, log, options, partitions, self._clock)
+            self._executor = starting(begun)
+        except BaseException:
+            self._lock.release()
+            raise
+        self._pool = Pool(begun.layout, self._executor, settings, self._clock, self._bell.ring)
+        self._since = self._clock.monotonic()
+        self._wanted: int | None = None
+        self._thread.start()
+
+    @property
+    def status(self) -> JobStatus:
+        facts = dict(self._pool.facts)
+        counts = added(one.counts for one in facts.values())
+        sources: dict[str, list[SourceFacts]] = {}
+        state_bytes: dict[str, int] = {}
+        for one in facts.values():
+            for name, found in one.sources.items():
+                sources.setdefault(name, []).append(found)
+            for name, size in one.state_bytes.items():
+                state_bytes[name] = state_bytes.get(name, 0) + size
+        waiting = {
+            name: tuple(sorted(p for part in parts for p in part.waiting)) for name, parts in sources.items()
+        }
+        return JobStatus(
+            name=self.name,
+            state=self._state,
+            rows_in=counts.rows_in,
+            rows_out=counts.rows_out,
+            late=counts.late,
+            rejected=counts.rejected,
+            failed=counts.failed,
+            watermarks=self._watermarks(sources),
+            positions={
+                name: {p: at for part in parts for p, at in part.positions.items()}
+                for name, parts in sources.items()
+            },
+            waiting={name: partitions for name, partitions in waiting.items() if partitions},
+            state_bytes=state_bytes,
+            commits=sum(one.commits for one in facts.values()),
+            lsn=self._log.heard(),
+        )
+
+    def rescale(self, workers: int) -> None:
+        if not is_whole(workers) or workers < 1:
+            raise InvalidInput(f"rescale({workers!r}): give a number of workers from 1 on")
+        self._wanted = workers
+        self._bell.ring()
+
+    @property
+    def _analysis(self) -> Analysis:
+        return self._begun.prepared.analysis
+
+    def _watermarks(self, sources: Mapping[str, list[SourceFacts]]) -> dict[str, datetime | None]:
+        analysis, names = self._analysis, self._begun.prepared.names
+        found = {}
+        for node in analysis.sources:
+            mark = combined(Mark(one.watermark, one.idle) for one in sources.get(names[node], ()))
+            found[names[node]] = moment_of(mark.watermark, analysis.shapes[node])
+        return found
+
+    def _loop(self) -> RunSummary:
+        pool = self._pool
+        asked: int | None = None
+        left = False
+        while self._goes_on():
+            lsn = self._log.heard()
+            if self._leave.is_set() and not left:
+                pool.leave()
+                left = True
+            if self._wanted is not None:
+                wanted, self._wanted = self._wanted, None
+                pool.rescale(wanted)
+            pool.turn()
+            if pool.error is not None:
+                raise pool.error
+            if pool.over:
+                self._state = "finished" if pool.ended else "stopped"
+                self._note("finished" if pool.ended else "stopped")
+                return self._summed()
+            if self._asked and asked is None:
+                asked = pool.commit()
+            if asked is not None and pool.committed(asked):
+                asked = None
+                self._committed()
+            self._log.wait(lsn, min(_LOOK, pool.seconds_to_next()), self._bell.rung)
+        self._state = "cancelled"
+        return self._summed()
+
+    def _committed(self) -> None:
+        """Answers those who wanted a commit."""
+        with self._door:
+            for asked in self._asked:
+                if asked.savepoint is not None:
+                    asked.refused = PipelineRefused(
+                        f"job {self.name!r} is run by several workers, and has no savepoints: stop it, and run it "
+                        "with workers=1"
+                    )
+            self._answer(self._log.heard())
+
+    def _note(self, status: str) -> None:
+        """Says in the job's own record how the run ended."""
+        checkpoints = self._begun.checkpoints
+        saved = checkpoints.load()
+        assert saved is not None
+        checkpoints.take(outputs=[], offsets={}, progress=saved.progress, steps={}, status=status)()
+
+    def _summed(self) -> RunSummary:
+        facts, begun = self._pool.facts, self._pool.begun
+        done = added(one.counts.since(begun[name]) for name, one in facts.items())
+        steps = {name for one in facts.values() for name in one.lateness}
+        lateness = {
+            step: added_lateness(one.lateness[step] for one in facts.values() if step in one.lateness)
+            for step in steps
+        }
+        seconds = self._clock.monotonic() - self._since
+        return summary_of(self.name, self._analysis, self._state, done, seconds, lateness)
+
+    def _end(self) -> None:
+        self._pool.cancel()
