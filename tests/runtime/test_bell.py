@@ -16,7 +16,7 @@ import pytest
 import mamba_stream as mamba
 from mamba_connectors import files, python, synthetic
 from mamba_stream.log import store
-from mamba_stream.runtime import run as running
+from mamba_stream.runtime import task as running
 from mamba_stream.runtime.options import run_options
 from mamba_stream.runtime.run import Run
 from mamba_stream.testing.clocks import Clock
