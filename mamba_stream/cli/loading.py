@@ -15,6 +15,7 @@ from types import ModuleType
 from mamba_stream.core.names import did_you_mean
 from mamba_stream.errors import InvalidInput, NotFound
 from mamba_stream.plan import Pipeline
+from mamba_stream.runtime.workers.shipping import send_whole
 
 GROUP = "mamba_stream.pipelines"
 
@@ -79,6 +80,8 @@ def _module(place: str) -> ModuleType:
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
+        # Other processes get what is in it, and do not run it again.
+        send_whole(module)
         spec.loader.exec_module(module)
         return module
     if place in {point.name for point in entry_points(group=GROUP)}:

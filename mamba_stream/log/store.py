@@ -261,6 +261,10 @@ class Store:
         if (ear := self._ear) is not None:
             ear.rouse()
 
+    def sweep(self) -> None:
+        """Removes what processes that died have left, in which nobody is woken any more."""
+        self._waker.announce()
+
     def _shelf_while(self, opened: Callable[[], object]) -> Callable[[], Shelf]:
         """The shelf, to be asked for before each use, as long as the handle is open that it was asked for with."""
 

@@ -53,6 +53,7 @@ class RemoteStorage:
     def __init__(self, address: Address, credentials: Credentials) -> None:
         # Random, since two processes must never give the same numbers.
         client = f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(8)}"
+        self.credentials = credentials
         self._connection = Connection(address, credentials, client)
         self._committer = RemoteCommitter(self._connection, client)
         self._watcher = Watcher(self._connection)

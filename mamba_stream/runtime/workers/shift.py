@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mamba_stream.errors import MambaStreamError
+from mamba_stream.runtime.places import line_of
 from mamba_stream.runtime.workers.layout import TaskName
 from mamba_stream.runtime.workers.messages import (
     Beat,
@@ -85,6 +86,10 @@ class Shift:
         task: TaskName | None = self._worker.working
         code = type(error).__name__ if isinstance(error, MambaStreamError) else "JobFailed"
         said = str(error) if isinstance(error, MambaStreamError) else f"{type(error).__name__}: {error}"
+        # Its traceback stays here.
+        where = line_of(error.__cause__ or error)
+        if where is not None and where not in said:
+            said = f"{said}\n  raised at {where}"
         self._say(Failed(code, said, task))
 
 

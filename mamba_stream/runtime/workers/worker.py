@@ -32,6 +32,7 @@ class Worker:
         clock: Clock,
         run: int,
         committing: Callable[[], Committing] | None = None,
+        ring: Callable[[], None] = lambda: None,
     ) -> None:
         """A worker without tasks.
 
@@ -44,6 +45,7 @@ class Worker:
             clock: The clock.
             run: The number of the job's run.
             committing: Gives each task what makes its commits durable; left out, that is a thread for each.
+            ring: Called from any thread when there is something to do for whoever waits.
         """
         self._pipeline = pipeline
         self._prepared = prepared
@@ -53,6 +55,7 @@ class Worker:
         self._clock = clock
         self._run = run
         self._make_committing = committing
+        self._ring = ring
         self._board = Board(log, pipeline.name, stages, run)
         self.tasks: dict[TaskName, Task] = {}
         self.working: TaskName | None = None
@@ -89,6 +92,7 @@ class Worker:
             self._options,
             self._clock,
             None if self._make_committing is None else self._make_committing(),
+            self._ring,
         )
         task.claim()
         self.tasks[name] = task
