@@ -364,6 +364,25 @@ class Checkpoints:
         self.lsn = tx.lsn
 
 
+def put_state(
+    tx: Transaction, log: Log, place: Place, progress: Progress, held: Iterable[_Held], record: JobRecord
+) -> None:
+    """Writes what a task is to begin with within a transaction; nobody else may write to its place meanwhile.
+
+    Args:
+        tx: The transaction.
+        log: The log, which has the topic of state.
+        place: Whose state it is.
+        progress: How far the task has come.
+        held: What its steps remember.
+        record: Its record; where its state begins is filled in.
+    """
+    base = log[place.topic].offsets()[place.partition][1]
+    for rows in _batches(encode(progress), held):
+        tx.append(place.topic, rows, partition=place.partition)
+    tx.put_record(place.namespace, place.key, encode(msgspec.structs.replace(record, base=base)))
+
+
 def make_state(log: Log, job: str) -> None:
     """Makes the topic of a job's state.
 

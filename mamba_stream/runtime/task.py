@@ -425,7 +425,10 @@ class Task:
         for node, step in self.engine.flow.steps.items():
             if node.name not in kept:
                 continue
-            known = saved.progress.steps[node.name]
+            known = saved.progress.steps.get(node.name)
+            if known is None:
+                # The first half of a step has nothing of its own.
+                continue
             step.restored(known.closed)
             counts = self.engine.flow.late[node]
             counts.rows, counts.by_watermark, counts.by_idleness = (

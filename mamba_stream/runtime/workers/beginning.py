@@ -19,6 +19,7 @@ from mamba_stream.runtime.checkpoint import (
     make_state,
     place_of_job,
     place_of_task,
+    put_state,
     tasks_of,
 )
 from mamba_stream.runtime.exchanges import exchange_topic
@@ -27,7 +28,8 @@ from mamba_stream.runtime.outputs import make_topics
 from mamba_stream.runtime.prepared import Prepared
 from mamba_stream.runtime.progress import LayoutProgress, Progress, SourceProgress, StepProgress
 from mamba_stream.runtime.task import groups_of
-from mamba_stream.runtime.workers.layout import Layout, layout_of_job, make_internal_topics
+from mamba_stream.runtime.workers.conversion import TaskState, cut_state
+from mamba_stream.runtime.workers.layout import Layout, TaskName, layout_of_job, make_internal_topics
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,19 +71,34 @@ def begin(pipeline: Pipeline, log: Log, options: RunOptions, partitions: int, cl
     before = None if saved is None else saved.progress.layout
     layout = layout_of_job(prepared, partitions if before is None else before.partitions)
     made = _progress(prepared, layout, partitions if before is None else before.partitions)
+    cut: dict[TaskName, TaskState] = {}
     if saved is not None:
         _check_resumable(pipeline, prepared, saved.progress, made)
+        if before is None:
+            cut = cut_state(saved, prepared, layout)
     make_internal_topics(log, pipeline.name, layout, prepared)
     owned = {key.partition("/")[2] for key in log.records(OWNED) if key.startswith(f"{pipeline.name}/")}
     shapes = {output: prepared.analysis.shapes[output] for output in pipeline.topics}
     topics = make_topics(log, pipeline.topics, shapes, replace=owned if options.anew else set())
     anew = saved is None
+    began = checkpoints.record
+
+    def also(tx: Transaction) -> None:
+        if anew or cut:
+            _forget_tasks(tx, log, pipeline.name, layout)
+        if cut:
+            assert began is not None
+            for task, state in cut.items():
+                place = place_of_task(pipeline.name, task.stage, task.number)
+                put_state(tx, log, place, state.progress, state.parts, began)
+
     checkpoints.claim(
         made,
         anew=anew,
         owned=[name for name in topics if name not in owned],
         empty=[name for name in owned if name in log] if options.anew else [],
-        also=(lambda tx: _forget_tasks(tx, log, pipeline.name, layout)) if anew else None,
+        replaced={} if cut else None,
+        also=also,
     )
     assert checkpoints.record is not None
     return Begun(prepared, layout, checkpoints, checkpoints.record.epoch)
@@ -121,7 +138,7 @@ def form_of(layout: Layout, prepared: Prepared) -> str:
 def _check_resumable(pipeline: Pipeline, prepared: Prepared, saved: Progress, made: Progress) -> None:
     upgrade = prepared.upgrade(saved)
     problems = upgrade.problems()
-    if saved.layout != made.layout and not problems:
+    if saved.layout is not None and saved.layout != made.layout and not problems:
         problems = ["its state is that of other tasks"]
     if problems:
         raise PipelineRefused(

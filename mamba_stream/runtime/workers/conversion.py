@@ -1,0 +1,150 @@
+"""The state of a job that was one task, cut into that of many.
+
+What a step remembers is rows with their keys; a row goes to the task that the rows of its key go to. A job does not go
+back: what tasks remember is numbered by each of them for itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from mamba_stream.core.batches import batch_from_frame
+from mamba_stream.core.keys import hash_keys, partitions_of
+from mamba_stream.errors import PipelineRefused
+from mamba_stream.operators.columns import PARTITION
+from mamba_stream.operators.retimed import COUNTED
+from mamba_stream.operators.step import StatefulStep
+from mamba_stream.plan import joins, nodes as n
+from mamba_stream.plan.analysis import Analysis
+from mamba_stream.plan.meeting import meeting_at
+from mamba_stream.plan.stages import Stage
+from mamba_stream.runtime.checkpoint import Saved
+from mamba_stream.runtime.prepared import Prepared
+from mamba_stream.runtime.progress import Progress, StepProgress
+from mamba_stream.runtime.steps import step_of
+from mamba_stream.runtime.workers.layout import Layout, TaskName
+
+Parts = list[tuple[str, str, pl.DataFrame]]
+"""What steps remember: a step's name, a part's, and its rows."""
+
+
+@dataclass(eq=False)
+class TaskState:
+    """What a task begins with."""
+
+    progress: Progress
+    parts: Parts = field(default_factory=list)
+
+
+def cut_state(saved: Saved, prepared: Prepared, layout: Layout) -> dict[TaskName, TaskState]:
+    """What each task begins with.
+
+    Args:
+        saved: What the job's last commit left.
+        prepared: The pipeline over its log.
+        layout: The tasks.
+
+    Raises:
+        PipelineRefused: A step remembers rows that do not say where they belong.
+    """
+    analysis = prepared.analysis
+    found = {
+        TaskName(stage.number, task): TaskState(_progress(saved.progress, stage, task, prepared))
+        for stage in layout.stages
+        for task in range(stage.tasks)
+    }
+    for stage in layout.stages:
+        for node in stage.nodes:
+            if isinstance(node, n.Stateful):
+                for part, task, frame in _cut(node, analysis, stage, _restored(node, analysis, saved)):
+                    found[TaskName(stage.number, task)].parts.append((node.name, part, frame))
+    first = found[TaskName(layout.stages[0].number, 0)]
+    first.progress = _with_counts(first.progress, saved.progress)
+    return found
+
+
+def _restored(node: n.Stateful, analysis: Analysis, saved: Saved) -> StatefulStep:
+    step = step_of(node, analysis)
+    for name, part, frame in saved.state:
+        if name == node.name:
+            step.restore(part, frame)
+    step.restored(saved.progress.steps[node.name].closed)
+    return step
+
+
+def _cut(
+    node: n.Stateful, analysis: Analysis, stage: Stage, step: StatefulStep
+) -> Iterator[tuple[str, int, pl.DataFrame]]:
+    for part, frame in step.snapshot().items():
+        if stage.tasks == 1 or part == COUNTED:
+            yield part, 0, frame
+            continue
+        if not frame.height:
+            continue
+        where = _tasks_of(node, part, frame, analysis, stage.tasks)
+        for task in range(stage.tasks):
+            rows = frame.filter(pl.Series(where == task))
+            if rows.height:
+                yield part, task, rows
+
+
+def _tasks_of(
+    node: n.Stateful, part: str, frame: pl.DataFrame, analysis: Analysis, tasks: int
+) -> npt.NDArray[np.int64]:
+    """Which task each row belongs to."""
+    if isinstance(node, n.WithTime):
+        return frame.get_column(PARTITION).to_numpy().astype(np.int64)
+    port = 1 if isinstance(node, joins.StreamJoin) and part.startswith("right") else 0
+    key = meeting_at(node, port, analysis.shapes)
+    if not key or not set(key) <= set(frame.columns):
+        raise PipelineRefused(
+            f"step {node.name!r} ({node.verb} at {node.place}) remembers rows of which nobody knows which worker they "
+            f"belong to ({part}): run the job with workers=1, or with state='new' to start over"
+        )
+    columns = batch_from_frame(frame.select(key)).columns
+    return partitions_of(hash_keys(columns), tasks).astype(np.int64)
+
+
+def _progress(saved: Progress, stage: Stage, task: int, prepared: Prepared) -> Progress:
+    sources = {}
+    for node in stage.sources:
+        name = prepared.names[node]
+        known = saved.sources.get(name)
+        if known is not None:
+            partitions = {p: was for p, was in known.partitions.items() if stage.tasks == 1 or p == task}
+            rows, rejected = (known.rows, known.rejected) if task == 0 else (0, {})
+            sources[name] = type(known)(partitions, rows, rejected, known.content, known.time)
+    steps = {
+        node.name: _step_progress(saved.steps[node.name], counted=task == 0)
+        for node in stage.nodes
+        if isinstance(node, n.Stateful)
+    }
+    sinks = {
+        node.name: saved.sinks[node.name]
+        for node in stage.nodes
+        if isinstance(node, n.SinkOutput) and node.name in saved.sinks
+    }
+    return Progress(sources=sources, steps=steps, sinks=sinks)
+
+
+def _step_progress(known: StepProgress, *, counted: bool) -> StepProgress:
+    if counted:
+        return known
+    return StepProgress(known.closed, 0, 0, 0, {}, known.layout)
+
+
+def _with_counts(progress: Progress, saved: Progress) -> Progress:
+    """What was counted since the job began, and is no task's, is the first one's."""
+    return Progress(
+        progress.sources,
+        progress.steps,
+        dict(saved.rows_out),
+        progress.sinks,
+        dict(saved.failed),
+        progress.entered,
+    )
