@@ -216,8 +216,15 @@ class Intake:
             row = first_misfit(array, field.type)
             raise SchemaMismatch(
                 f"cannot append to {self.to}: row {row}, column {field.name!r} ({type_name(field.type)}): "
-                f"{array[row]!s:.80} of {type_name(array.type)} does not fit"
+                f"{_shown(array[row]):.80} of {type_name(array.type)} does not fit"
             ) from None
+
+
+def _shown(value: pa.Scalar) -> str:
+    try:
+        return str(value)
+    except (OverflowError, ValueError):  # a time that Python cannot say
+        return str(value.value)
 
 
 def _same_family(have: pa.DataType, want: pa.DataType) -> bool:

@@ -27,15 +27,15 @@ import msgspec
 import pyarrow as pa
 import xxhash
 
+from mamba_stream.log.metadata import BODY_LENGTH, PREFIX, field as field_at, places, u32
+
 ALIGNMENT = 64
 MAX_MESSAGE_BYTES = 1 << 31
-_PREFIX = struct.Struct("<Ii")
 _FOOTER = struct.Struct("<I4s")
-_BODY_LENGTH = struct.Struct("<q")
 _MAGIC = b"MBA1"
 _CONTINUATION = 0xFFFFFFFF
 _OPTIONS = {name: pa.ipc.IpcWriteOptions(compression=name) for name in ("lz4", "zstd")}
-END_OF_STREAM = _PREFIX.pack(_CONTINUATION, 0)
+END_OF_STREAM = PREFIX.pack(_CONTINUATION, 0)
 
 
 class Damaged(Exception):
@@ -71,16 +71,15 @@ class Layout:
 
 
 class Message(msgspec.Struct, frozen=True):
-    """A message ready to be written: what lies before the body, the body, and its end padding."""
+    """A message ready to be written: what lies before the body, and the body in pieces, its end padding among them."""
 
     head: bytes
-    body: memoryview
-    padding: bytes
+    body: tuple[bytes | memoryview, ...]
     header: int
     length: int
 
     def parts(self) -> tuple[bytes | memoryview, ...]:
-        return (self.head, self.body, self.padding) if self.padding else (self.head, self.body)
+        return (self.head, *self.body)
 
 
 class Rows(msgspec.Struct, frozen=True):
@@ -103,37 +102,49 @@ class Columns(msgspec.Struct, frozen=True):
 def encode(batch: pa.RecordBatch, layout: Layout, compression: str = "none") -> Message:
     """The batch as a message with checksums. Its schema must be the layout's."""
     message = memoryview(_serialize(batch, compression))
-    _, metadata_length = _PREFIX.unpack_from(message, 0)
-    body_start = _PREFIX.size + metadata_length
+    _, metadata_length = PREFIX.unpack_from(message, 0)
+    body_start = PREFIX.size + metadata_length
     metadata = bytearray(message[:body_start])
     body = message[body_start:]
     padding = bytes(-len(body) % ALIGNMENT)
     whole = len(body) + len(padding)
     body_length_at, buffers_at = _located(metadata, len(body), layout)
     if body:
-        _BODY_LENGTH.pack_into(metadata, body_length_at, whole)
+        BODY_LENGTH.pack_into(metadata, body_length_at, whole)
     starts = _column_starts(metadata, buffers_at, layout, whole)
-    digests = _digests(body, starts, padding)
+    return sealed(
+        metadata, (body, padding) if padding else (body,), whole, _digests(body, starts, padding), layout
+    )
+
+
+def sealed(
+    metadata: bytearray,
+    body: tuple[bytes | memoryview, ...],
+    body_length: int,
+    digests: Sequence[int],
+    layout: Layout,
+) -> Message:
+    """The message of this metadata, which is changed, and this body, with the columns' checksums between them."""
     table = layout.table.pack(*digests, len(digests), _MAGIC)
-    length = _aligned(body_start + len(table))
-    struct.pack_into("<i", metadata, 4, length - _PREFIX.size)
-    head = b"".join((metadata, bytes(length - body_start - len(table)), table))
-    return Message(head, body, padding, _header_checksum(head, layout), length + whole)
+    length = _aligned(len(metadata) + len(table))
+    struct.pack_into("<i", metadata, 4, length - PREFIX.size)
+    head = b"".join((metadata, bytes(length - len(metadata) - len(table)), table))
+    return Message(head, body, _header_checksum(head, layout), length + body_length)
 
 
 def schema_message(schema: pa.Schema) -> bytes:
     """The message that opens an IPC stream of this schema, padded to the alignment of batches."""
     message: bytes = schema.serialize().to_pybytes()
     length = _aligned(len(message))
-    return _PREFIX.pack(_CONTINUATION, length - _PREFIX.size) + message[8:] + bytes(length - len(message))
+    return PREFIX.pack(_CONTINUATION, length - PREFIX.size) + message[8:] + bytes(length - len(message))
 
 
 def verify_header(message: memoryview, layout: Layout, header: int) -> Columns:
     """The columns' places and checksums, from a header that is proven to be what was written."""
-    if len(message) < _PREFIX.size:
+    if len(message) < PREFIX.size:
         raise Damaged("the message is cut off")
-    mark, metadata_length = _PREFIX.unpack_from(message, 0)
-    body_start = _PREFIX.size + metadata_length
+    mark, metadata_length = PREFIX.unpack_from(message, 0)
+    body_start = PREFIX.size + metadata_length
     if mark != _CONTINUATION or not ALIGNMENT <= body_start <= len(message):
         raise Damaged("no message begins here")
     head = message[:body_start]
@@ -146,8 +157,9 @@ def verify_header(message: memoryview, layout: Layout, header: int) -> Columns:
     body_length = len(message) - body_start
     known = _known(head, body_length, layout)
     if known is None:
-        body_length_at, buffers_at, _ = _locate(head)
-        if (_BODY_LENGTH.unpack_from(head, body_length_at)[0] if body_length_at else 0) != body_length:
+        found = places(head)
+        body_length_at, buffers_at = found.body_length, found.buffers
+        if (BODY_LENGTH.unpack_from(head, body_length_at)[0] if body_length_at else 0) != body_length:
             raise Damaged("the message is cut off")
         if body_length:
             layout.places[body_start] = body_length_at, buffers_at
@@ -202,14 +214,14 @@ def is_compressed(metadata: pa.Buffer, kind: str) -> bool:
     """
     data = memoryview(metadata)
     try:
-        root = _u32(data, 0)
-        batch = root + _field(data, root, 2)
-        batch += _u32(data, batch)
+        root = u32(data, 0)
+        batch = root + field_at(data, root, 2)
+        batch += u32(data, batch)
         if kind == "dictionary":
             # A dictionary's rows are a record batch inside of it.
-            batch += _field(data, batch, 1)
-            batch += _u32(data, batch)
-        return _field(data, batch, 3) != 0
+            batch += field_at(data, batch, 1)
+            batch += u32(data, batch)
+        return field_at(data, batch, 3) != 0
     except struct.error as error:
         raise Damaged("the message's header is cut off") from error
 
@@ -221,8 +233,8 @@ def _serialize(batch: pa.RecordBatch, compression: str) -> pa.Buffer:
     with pa.ipc.new_stream(sink, batch.schema, options=_OPTIONS[compression]) as writer:
         writer.write_batch(batch)
     stream = sink.getvalue()
-    _, schema_length = _PREFIX.unpack_from(stream, 0)
-    start = _PREFIX.size + schema_length
+    _, schema_length = PREFIX.unpack_from(stream, 0)
+    start = PREFIX.size + schema_length
     return stream.slice(start, stream.size - start - len(END_OF_STREAM))
 
 
@@ -248,32 +260,17 @@ def _aligned(length: int) -> int:
     return length + -length % ALIGNMENT
 
 
-def _locate(metadata: bytearray | memoryview) -> tuple[int, int, int]:
-    """Positions in a record batch's flatbuffer: of bodyLength, of the buffers, and their number.
-
-    A flatbuffer leaves out what is zero: the length of an empty body (columns of nulls alone) is nowhere, at 0.
-    """
-    root = _PREFIX.size + _u32(metadata, _PREFIX.size)
-    body_length_field = _field(metadata, root, 3)
-    body_length = root + body_length_field if body_length_field else 0
-    batch = root + _field(metadata, root, 2)
-    batch += _u32(metadata, batch)
-    vector = batch + _field(metadata, batch, 2)
-    vector += _u32(metadata, vector)
-    return body_length, vector + 4, _u32(metadata, vector)
-
-
 def _located(metadata: bytearray, body_length: int, layout: Layout) -> tuple[int, int]:
     """Where a fresh message has the length of its body, and its buffers."""
     known = _known(metadata, body_length, layout)
     if known is not None:
         return known
-    body_length_at, buffers_at, count = _locate(metadata)
-    if count != layout.buffers:
-        raise ValueError(f"a message with {count} buffers does not fit a schema with {layout.buffers}")
+    found = places(metadata)
+    if found.count != layout.buffers:
+        raise ValueError(f"a message with {found.count} buffers does not fit a schema with {layout.buffers}")
     if body_length:
-        layout.places[len(metadata)] = body_length_at, buffers_at
-    return body_length_at, buffers_at
+        layout.places[len(metadata)] = found.body_length, found.buffers
+    return found.body_length, found.buffers
 
 
 def _known(metadata: bytearray | memoryview, body_length: int, layout: Layout) -> tuple[int, int] | None:
@@ -284,24 +281,10 @@ def _known(metadata: bytearray | memoryview, body_length: int, layout: Layout) -
     known = layout.places.get(len(metadata))
     if known is not None and body_length:
         body_length_at, buffers_at = known
-        found = _BODY_LENGTH.unpack_from(metadata, body_length_at)[0], _u32(metadata, buffers_at - 4)
+        found = BODY_LENGTH.unpack_from(metadata, body_length_at)[0], u32(metadata, buffers_at - 4)
         if found == (body_length, layout.buffers):
             return known
     return None
-
-
-def _field(data: bytearray | memoryview, table: int, number: int) -> int:
-    """Where a table's field lies, relative to the table; 0 where it is left out."""
-    vtable: int = table - struct.unpack_from("<i", data, table)[0]
-    if struct.unpack_from("<H", data, vtable)[0] <= 4 + 2 * number:
-        return 0
-    offset: int = struct.unpack_from("<H", data, vtable + 4 + 2 * number)[0]
-    return offset
-
-
-def _u32(data: bytearray | memoryview, at: int) -> int:
-    value: int = struct.unpack_from("<I", data, at)[0]
-    return value
 
 
 def _column_starts(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from mamba_stream.errors import InvalidInput
 from mamba_stream.log import format
 from mamba_stream.log.asked import offsets_of, partition_of
 from mamba_stream.log.committer import Batch
+from mamba_stream.log.gathering import Gathering
 from mamba_stream.log.rows import NO_TIME
 
 if TYPE_CHECKING:
@@ -49,19 +51,20 @@ class Intake:
         expect: Mapping[int, int] | None = None,
         *,
         at_once: bool = False,
+        own: bool = False,
     ) -> list[Batch]:
         """The data as batches, in order; raises before anything is written.
 
         They are encoded, unless they are small and are to be committed ``at_once``: before the caller may change
-        what it passed.
+        what it passed. Where rows are ``own``, they are taken to be sound, and batches may point into them.
         """
         if partition is not None:
             partition = partition_of(self._topic, partition)
         expected = offsets_of(self._topic, "expect", expect)
         prepared = []
-        for batch in to_batches(data, self._layout.schema, max_rows=MAX_ROWS, to=self._to):
+        for batch in to_batches(data, self._layout.schema, max_rows=MAX_ROWS, to=self._to, trusted=own):
             for number, routed in self._route(batch, partition):
-                for rows, message in self._messages(routed, at_once=at_once):
+                for rows, message in self._messages(routed, at_once=at_once, own=own):
                     low, high = self._times(rows)
                     prepared.append(
                         Batch(
@@ -85,6 +88,10 @@ class Intake:
             )
         return prepared
 
+    @cached_property
+    def _gathering(self) -> Gathering | None:
+        return Gathering.of(self._layout) if self._topic.compression == "none" else None
+
     def _route(self, batch: pa.RecordBatch, partition: int | None) -> list[tuple[int, pa.RecordBatch]]:
         if partition is not None:
             return [(partition, batch)]
@@ -96,7 +103,7 @@ class Intake:
         return [(self._turn % self._topic.partitions, batch)]
 
     def _messages(
-        self, batch: pa.RecordBatch, *, at_once: bool
+        self, batch: pa.RecordBatch, *, at_once: bool, own: bool
     ) -> Iterator[tuple[pa.RecordBatch, format.Message | format.Rows]]:
         """The rows as messages: one, unless they are too many bytes."""
         # Not nbytes, which lets go of the lock that is not to be handed over.
@@ -104,16 +111,17 @@ class Intake:
         if at_once and batch.num_rows <= _FEW_ROWS and (size := batch.get_total_buffer_size()) <= few:
             yield batch, format.Rows(batch, self._layout, self._topic.compression, size + _OVERHEAD)
             return
-        message = None
+        gathering = self._gathering if own else None
+        message = None if gathering is None else gathering.message(batch)
         # Rows that are encoded only to see that they are too many are copied again whenever they are halved.
-        if not self._is_plainly_large(batch):
+        if message is None and not self._is_plainly_large(batch):
             message = format.encode(batch, self._layout, self._topic.compression)
         if message is not None and message.length <= MAX_BYTES:
             yield batch, message
         elif message is None or batch.num_rows > 1:
             half = batch.num_rows // 2
-            yield from self._messages(batch.slice(0, half), at_once=False)
-            yield from self._messages(batch.slice(half), at_once=False)
+            yield from self._messages(batch.slice(0, half), at_once=False, own=own)
+            yield from self._messages(batch.slice(half), at_once=False, own=own)
         elif message.length <= format.MAX_MESSAGE_BYTES:
             yield batch, message
         else:

@@ -155,10 +155,12 @@ class Intake(Protocol):
         expect: Mapping[int, int] | None = None,
         *,
         at_once: bool = False,
+        own: bool = False,
     ) -> list[Any]:
         """The data as batches that the same storage commits, in order; raises before anything is written.
 
-        They may point into what the caller passed only if they are to be committed ``at_once``.
+        They may point into what the caller passed only if they are to be committed ``at_once``, or the rows are the
+        caller's ``own``: validated already, and changed by nobody any more.
         """
         ...
 

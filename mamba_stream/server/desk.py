@@ -136,7 +136,7 @@ class Desk:
         known = self.catalog.known(rows.topic)
         schema, batches = read_plain(rows.data, self.limits, f"topic {known.row.name!r}")
         table = pa.Table.from_batches(batches, schema)
-        return known.intake.batches(table, rows.partition, rows.expect or None)
+        return known.intake.batches(table, rows.partition, rows.expect or None, own=True)
 
 
 def _lands_once(change: ChangeSet) -> bool:

@@ -48,8 +48,16 @@ class Limits:
                 raise InvalidInput(f"{where}: columns nested deeper than {self.deepest}")
             waiting.extend((child, depth + 1) for child in _children(kind))
 
-    def check_batch(self, batch: pa.RecordBatch, where: str) -> None:
+    def check_batch(self, batch: pa.RecordBatch, where: str, *, plain: bool = False) -> int:
         """Refuses a batch that is too large, or whose buffers do not say what they should.
+
+        Args:
+            batch: The batch, as it was decoded.
+            where: What it is for, to be named.
+            plain: Whether its schema is known to be :func:`plain`.
+
+        Returns:
+            Its bytes, once every value stands by itself.
 
         Raises:
             InvalidInput: It is; Arrow's own words say which buffer.
@@ -58,15 +66,29 @@ class Limits:
             raise InvalidInput(
                 f"{where}: a batch of {batch.num_rows:,} rows; send at most {self.most_rows:,} at once"
             )
-        size = batch.get_total_buffer_size()
+        # The former counts what columns share once, the latter not what lies around their rows.
+        size: int = max(batch.get_total_buffer_size(), batch.nbytes)
         if size <= self.most_bytes:
             # Before anything else looks into the buffers.
             _validate(batch, where)
-            size = max(size, sum(_unpacked(column, where) for column in batch.columns))
+            if not plain:
+                size = max(size, sum(_unpacked(column, where) for column in batch.columns))
         if size > self.most_bytes:
             raise InvalidInput(
                 f"{where}: a batch of {size:,} bytes; send at most {self.most_bytes:,} at once"
             )
+        return size
+
+
+def plain(schema: pa.Schema) -> bool:
+    """Whether buffers of this schema hold every value once for each time that it is there."""
+    waiting = list(schema.types)
+    while waiting:
+        kind = waiting.pop()
+        if not (pat.is_primitive(kind) or _is_text(kind) or _has_plain_parts(kind)):
+            return False
+        waiting.extend(_children(kind))
+    return True
 
 
 def _validate(batch: pa.RecordBatch, where: str) -> None:
@@ -116,6 +138,10 @@ def _lengths(values: pa.Array, where: str) -> pa.Array:
 
 def _is_text(kind: pa.DataType) -> bool:
     return kind in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
+
+
+def _has_plain_parts(kind: pa.DataType) -> bool:
+    return bool(pat.is_struct(kind) or pat.is_map(kind) or pat.is_list(kind) or pat.is_large_list(kind))
 
 
 def _parts(column: pa.Array) -> Iterator[pa.Array]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any, Final
 
 import pyarrow as pa
@@ -21,10 +23,14 @@ from mamba_stream.server.catalog import Known
 from mamba_stream.server.desk import Desk
 from mamba_stream.server.failures import told
 from mamba_stream.server.gate import Caller
+from mamba_stream.server.limits import plain
 
 _PLAIN: Final = WriteBatch()
 _GROUP: Final = 64
 """At most so many batches of one stream in one commit."""
+_TOGETHER_BYTES: Final = 1 << 20
+_TOGETHER_ROWS: Final = 1 << 18
+"""Batches that share a commit and together have no more than these are one in the log: each one there has its price."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +40,18 @@ class _Waiting:
     beside: WriteBatch
     data: pa.RecordBatch
     size: int
+
+
+_Run = list[_Waiting]
+"""Batches that follow each other and become one."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """What a run has become, and how many rows each of its batches had."""
+
+    rows: list[int]
+    batches: list[Any]
 
 
 class Writing:
@@ -49,6 +67,10 @@ class Writing:
         self._known = known
         self._write = write
         self._answers = answers
+        self._where = f"topic {known.row.name!r}"
+        self._needs = (need_of_topic("write", known.row.name),)
+        # Where batches go one by one, each to another partition, there is nothing to put together.
+        self._one_partition = write.partition is not None or known.row.partitions == 1
         self._changed = threading.Condition()
         self._waiting: deque[_Waiting] = deque()
         self._size = 0
@@ -57,13 +79,13 @@ class Writing:
 
     def run(self, stream: flight.MetadataRecordBatchReader) -> None:
         """Appends all there is; raises what became of the first batch that was not appended."""
-        where = f"topic {self._known.row.name!r}"
-        self._desk.limits.check_schema(stream.schema, where)
+        self._desk.limits.check_schema(stream.schema, self._where)
+        is_plain = plain(stream.schema)
         committing = threading.Thread(target=self._commit_all, name="mamba-stream write", daemon=True)
         committing.start()
         failed: BaseException | None = None
         try:
-            while self._take(stream, where):
+            while self._take(stream, is_plain):
                 pass
         except Exception as error:  # noqa: BLE001 - raised below, once what came before it is answered
             failed = error
@@ -76,7 +98,7 @@ class Writing:
         if failed is not None:
             raise failed
 
-    def _take(self, stream: flight.MetadataRecordBatchReader, where: str) -> bool:
+    def _take(self, stream: flight.MetadataRecordBatchReader, is_plain: bool) -> bool:
         try:
             chunk = stream.read_chunk()
         except StopIteration:
@@ -84,10 +106,9 @@ class Writing:
         self._desk.check_open()
         if chunk.data is None:
             return True
-        self._desk.limits.check_batch(chunk.data, where)
-        size = chunk.data.get_total_buffer_size()
-        self._desk.gate.check(self._caller, (need_of_topic("write", self._known.row.name),))
-        self._desk.gate.spend(self._caller, received=size)
+        size = self._desk.limits.check_batch(chunk.data, self._where, plain=is_plain)
+        self._desk.gate.check(self._caller, self._needs)
+        self._desk.gate.spend(self._caller, received=chunk.data.get_total_buffer_size())
         beside = _PLAIN if chunk.app_metadata is None else decode(chunk.app_metadata, WriteBatch)
         with self._changed:
             while self._size > self._desk.limits.in_flight_bytes and self._error is None:
@@ -131,12 +152,18 @@ class Writing:
             return group
 
     def _commit(self, group: list[_Waiting]) -> None:
-        encoded: list[list[Any]] = []
+        encoded: list[_Encoded] = []
         failed: Exception | None = None
-        for waiting in group:
+        runs = deque(self._runs(group))
+        while runs:
+            run = runs.popleft()
             try:
-                encoded.append(self._encoded(waiting))
+                encoded.append(self._encoded(run))
             except Exception as error:  # noqa: BLE001 - raised below, once what came before it is durable
+                if len(run) > 1:
+                    # One of them, of which it is not known which.
+                    runs.extendleft([one] for one in reversed(run))
+                    continue
                 failed = error
                 break
         if encoded:
@@ -144,21 +171,35 @@ class Writing:
         if failed is not None:
             raise failed
 
-    def _encoded(self, waiting: _Waiting) -> list[Any]:
-        beside = waiting.beside
-        partition = self._write.partition if beside.partition is None else beside.partition
-        return self._known.intake.batches(waiting.data, partition, beside.expect or None)
+    def _runs(self, group: list[_Waiting]) -> Iterator[_Run]:
+        run: _Run = []
+        size = rows = 0
+        for waiting in group:
+            size += waiting.size
+            rows += waiting.data.num_rows
+            if run and not (self._one_partition and size <= _TOGETHER_BYTES and rows <= _TOGETHER_ROWS):
+                yield run
+                run, size, rows = [], waiting.size, waiting.data.num_rows
+            run.append(waiting)
+        yield run
 
-    def _commit_encoded(self, group: list[_Waiting], encoded: list[list[Any]]) -> None:
-        batches = [batch for each in encoded for batch in each]
+    def _encoded(self, run: _Run) -> _Encoded:
+        beside = run[0].beside
+        partition = self._write.partition if beside.partition is None else beside.partition
+        data = run[0].data if len(run) == 1 else pa.concat_batches([waiting.data for waiting in run])
+        batches = self._known.intake.batches(data, partition, beside.expect or None, own=True)
+        return _Encoded([waiting.data.num_rows for waiting in run], batches)
+
+    def _commit_encoded(self, group: list[_Waiting], encoded: list[_Encoded]) -> None:
+        batches = [batch for each in encoded for batch in each.batches]
         answer = self._desk.storage.commit(ChangeSet(sequences=self._sequences(group[0])), batches)
         ranges = list(answer.ranges)
-        offsets = []
+        offsets: list[dict[int, tuple[int, int]]] = []
         for each in encoded:
             # A repeated append has the ranges of the first time, however it was cut then.
-            size = len(ranges) if answer.repeated else len(each)
+            size = len(ranges) if answer.repeated else len(each.batches)
             mine, ranges = ranges[:size], ranges[size:]
-            offsets.append(merged_ranges(mine))
+            offsets += _cut(merged_ranges(mine), each.rows)
         # One message for all of them: sending it costs more than making what is in it durable.
         self._answers.write(pa.py_buffer(encode(Ack(answer.lsn, offsets))))
 
@@ -169,6 +210,17 @@ class Writing:
         if beside.producer is None or beside.sequence is None or beside.sequence < 0:
             raise InvalidInput("producer and sequence come together, and a sequence is a number from 0 on")
         return (Sequence(self._known.row.id, text_of(beside.producer), beside.sequence),)
+
+
+def _cut(found: dict[int, tuple[int, int]], rows: list[int]) -> list[dict[int, tuple[int, int]]]:
+    """The offsets of each of the batches that became one."""
+    if len(rows) == 1:
+        return [found]
+    # All in one partition; of no rows at all, in none.
+    for partition, (first, _) in found.items():
+        ends = accumulate(rows, initial=first)
+        return [{partition: place} if place[0] < place[1] else {} for place in pairwise(ends)]
+    return [{} for _ in rows]
 
 
 def write(

@@ -297,6 +297,12 @@ def test_what_does_not_fit_is_named(rows: Any, words: str) -> None:
     assert words in str(caught.value)
 
 
+def test_a_time_that_python_cannot_say_is_named_by_its_number() -> None:
+    rows = pa.record_batch([pa.array([0, 1 << 60], pa.timestamp("s"))], names=["ts"])
+    with pytest.raises(SchemaMismatch, match=f"row 1, column 'ts' .*: {1 << 60} of Datetime.* does not fit"):
+        to_batches(rows, canonical_schema({"ts": pl.Datetime("us")}))
+
+
 def test_a_naive_time_is_utc_in_a_column_with_a_zone() -> None:
     schema = canonical_schema({"ts": pl.Datetime("us", "Europe/Paris")})
     noon = dt.datetime(2020, 7, 1, 12)

@@ -45,6 +45,8 @@ def _nested(inner: st.SearchStrategy[pa.DataType]) -> st.SearchStrategy[pa.DataT
     )
 
 
+FLAT = st.sampled_from([kind for kind in _PLAIN if kind != pa.null()])
+"""Types of columns that have bytes and no others inside."""
 TYPES = st.recursive(st.sampled_from(list(_PLAIN)), _nested, max_leaves=4)
 
 
@@ -66,11 +68,17 @@ def values_of(kind: Any) -> st.SearchStrategy[Any]:
 
 
 @st.composite
-def batches(draw: st.DrawFn, max_columns: int = 4, max_rows: int = 6) -> pa.RecordBatch:
+def batches(
+    draw: st.DrawFn,
+    max_columns: int = 4,
+    max_rows: int = 6,
+    types: st.SearchStrategy[pa.DataType] = TYPES,
+    max_before: int = 2,
+) -> pa.RecordBatch:
     """A batch of canonical types, sometimes a slice of a larger one."""
-    kinds = draw(st.lists(TYPES, min_size=1, max_size=max_columns))
+    kinds = draw(st.lists(types, min_size=1, max_size=max_columns))
     rows = draw(st.integers(1, max_rows))
-    before, after = draw(st.integers(0, 2)), draw(st.integers(0, 2))
+    before, after = draw(st.integers(0, max_before)), draw(st.integers(0, 2))
     arrays = [
         pa.array(
             draw(st.lists(values_of(k), min_size=rows + before + after, max_size=rows + before + after)), k

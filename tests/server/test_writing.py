@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ import pyarrow as pa
 import pytest
 from pyarrow import flight
 
+from mamba_stream.core.changes import Applied, ChangeSet
 from mamba_stream.log import Log, Topic
 from mamba_stream.log.store import acquire
+from mamba_stream.server.gate import Caller, OpenGate
 from mamba_stream.server.service import FlightService
+from tests.server.running import until
 
 SCHEMA = pa.schema({"n": pa.int64()})
 
@@ -88,3 +92,132 @@ def test_what_came_before_a_batch_that_cannot_be_is_durable(
     with pytest.raises(flight.FlightError, match="PartitionNotFound"):
         writer.close()
     assert _numbers(topic) == [1, 2]
+
+
+class _Held:
+    """A storage whose commits wait, so that what a client sends meanwhile goes into the next one together."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+        self.begun = threading.Event()
+        self.goes_on = threading.Event()
+        self.appended = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def commit(self, change: ChangeSet, batches: Sequence[Any] = ()) -> Applied:
+        self.begun.set()
+        assert self.goes_on.wait(60)
+        self.appended += len(batches)
+        answer: Applied = self._store.commit(change, batches)
+        return answer
+
+
+class _Counting(OpenGate):
+    """Notes how many batches have arrived."""
+
+    def __init__(self) -> None:
+        self.arrived = 0
+
+    def spend(self, caller: Caller, received: int = 0, sent: int = 0) -> None:
+        self.arrived += 1
+
+
+class Crowd:
+    """A server that holds the first commit of a stream until all batches of that have arrived."""
+
+    def __init__(self, place: Path) -> None:
+        self._store = acquire(place)
+        self._gate = _Counting()
+        self._storage = _Held(self._store)
+        self._service = FlightService(self._storage, gate=self._gate)
+        self.log = Log(self._store)
+
+    @property
+    def appended(self) -> int:
+        """Batches that the log got."""
+        return self._storage.appended
+
+    def put(self, batches: list[pa.RecordBatch], **command: Any) -> tuple[list[Any], str | None]:
+        """The offsets that are acknowledged, batch by batch, and the code of the failure."""
+        descriptor = flight.FlightDescriptor.for_command(msgpack.packb({"topic": "rows", **command}))
+        with flight.connect(f"grpc://localhost:{self._service.port}") as client:
+            writer, answers = client.do_put(descriptor, batches[0].schema)
+            writer.write_batch(batches[0])
+            assert self._storage.begun.wait(60)
+            for batch in batches[1:]:
+                writer.write_batch(batch)
+            writer.done_writing()
+            until(lambda: self._gate.arrived == len(batches), "the last batch")
+            self._storage.goes_on.set()
+            offsets: list[Any] = []
+            while (told := answers.read()) is not None:
+                answer = msgpack.unpackb(told.to_pybytes(), strict_map_key=False)
+                offsets += answer["offsets"]
+                if "failure" in answer:
+                    with pytest.raises(flight.FlightError, match=answer["failure"]["code"]):
+                        writer.close()
+                    return offsets, answer["failure"]["code"]
+            writer.close()
+            return offsets, None
+
+    def close(self) -> None:
+        self._service.shutdown()
+        self._store.release()
+
+
+@pytest.fixture
+def crowd(tmp_path: Path) -> Iterator[Crowd]:
+    made = Crowd(tmp_path / "log")
+    yield made
+    made.close()
+
+
+def test_small_batches_that_wait_for_a_commit_become_one_and_each_is_acknowledged(crowd: Crowd) -> None:
+    topic = crowd.log.create_topic("rows", {"n": pl.Int64})
+    batches = [_batch(*range(10 * n, 10 * n + n % 4)) for n in range(1, 50)]
+    offsets, failure = crowd.put(batches)
+    assert failure is None
+    at, expected = 0, []
+    for batch in batches:
+        expected.append({0: [at, at + batch.num_rows]} if batch.num_rows else {})
+        at += batch.num_rows
+    assert offsets == expected
+    assert _numbers(topic) == [n for batch in batches for n in batch.column("n").to_pylist()]
+    assert crowd.appended < 10
+
+
+def test_batches_go_one_by_one_where_partitions_take_turns_and_together_where_one_is_named(
+    crowd: Crowd,
+) -> None:
+    topic = crowd.log.create_topic("rows", {"n": pl.Int64}, partitions=2)
+    offsets, failure = crowd.put([_batch(n, n) for n in range(10)])
+    assert failure is None
+    assert sorted(p for each in offsets for p in each) == [0] * 5 + [1] * 5
+    assert crowd.appended == 10
+    offsets, failure = crowd.put([_batch(n, n) for n in range(10)], partition=1)
+    assert (offsets, failure) == ([{1: [10 + 2 * n, 12 + 2 * n]} for n in range(10)], None)
+    assert crowd.appended < 20
+    assert topic.offsets() == {0: (0, 10), 1: (0, 30)}
+
+
+def test_one_of_many_that_does_not_fit_fails_alone_and_ends_the_stream(crowd: Crowd) -> None:
+    topic = crowd.log.create_topic("rows", {"at": pl.Datetime("us")})
+    seconds = pa.schema({"at": pa.timestamp("s")})
+    batches = [pa.record_batch([pa.array([n], pa.timestamp("s"))], schema=seconds) for n in range(20)]
+    # A time that there is in seconds, and not in microseconds.
+    batches[12] = pa.record_batch([pa.array([1 << 60], pa.timestamp("s"))], schema=seconds)
+    assert crowd.put(batches) == ([{0: [n, n + 1]} for n in range(12)], "SchemaMismatch")
+    assert topic.scan().collect()["at"].dt.epoch("s").to_list() == list(range(12))
+
+
+def test_no_more_are_put_together_than_readers_skip_at_once(crowd: Crowd) -> None:
+    topic = crowd.log.create_topic("rows", {"n": pl.Int64})
+    rows = 40_000
+    offsets, failure = crowd.put([_batch(*range(n, n + rows)) for n in range(20)])
+    assert (offsets, failure) == ([{0: [n * rows, (n + 1) * rows]} for n in range(20)], None)
+    sizes = [batch.data.nbytes for batch in topic.read()]
+    assert max(sizes) <= 1 << 20
+    assert len(sizes) < 12
+    assert _numbers(topic) == [n + row for n in range(20) for row in range(rows)]

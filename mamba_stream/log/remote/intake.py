@@ -40,12 +40,13 @@ class RemoteIntake:
         expect: Mapping[int, int] | None = None,
         *,
         at_once: bool = False,
+        own: bool = False,
     ) -> list[RowsOut]:
         """The data encoded, all in one; raises before anything is sent."""
         if partition is not None:
             partition = partition_of(self._topic, partition)
         expected = offsets_of(self._topic, "expect", expect)
-        batches = to_batches(data, self._schema, max_rows=MOST_ROWS, to=self._to)
+        batches = to_batches(data, self._schema, max_rows=MOST_ROWS, to=self._to, trusted=own)
         if not batches and not expected:
             return []
         return [RowsOut(self._topic.id, partition, expected, encoded(batches, self._schema))]
