@@ -22,7 +22,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ import pyarrow as pa
 
 import mamba_stream as mamba
 from mamba_stream.cli.bench.measuring import Figure, middle, quantile, seconds, show
+from mamba_stream.cli.bench.parts import Parts, line_of
 from mamba_stream.messaging.schema import MESSAGES
 
 SIZE = 100
@@ -71,7 +72,7 @@ def sending(
 
 
 def _rate(part: str, name: str, target: float, limit: str, place: Path | str, count: int) -> Figure:
-    found = _child(part, place, count)
+    found = PARTS.found(part, place, count)
     rate, most = middle(found["ours"]), middle(found["limit"])
     return Figure(
         name,
@@ -181,10 +182,10 @@ def latency(place: Path | str, lasts: float, targets: tuple[float, float] = (2.0
         producer.create_topic("ticks", partitions=1)
         producer.create_topic("alone", partitions=1)
     count = int(lasts * 1_000)
-    with _process("ticked", place, count) as subscriber:
-        _line(subscriber)
-        published = _child("ticking", place, count)
-        found = json.loads(_line(subscriber))["latencies"]
+    with PARTS.running("ticked", place, count) as subscriber:
+        line_of(subscriber)
+        published = PARTS.found("ticking", place, count)
+        found = json.loads(line_of(subscriber))["latencies"]
     commit = middle(published["commits"])
     taken = [after for _, after in found]
     for name, share, target in (("median", 0.5, targets[0]), ("99th percentile", 0.99, targets[1])):
@@ -269,18 +270,18 @@ def _acks(where: Path, scale: float) -> Iterator[Figure]:
         for at in range(0, count, len(VALUES)):
             producer.send_many("work", VALUES[: min(len(VALUES), count - at)])
     with ExitStack() as running:
-        workers = [running.enter_context(_process("acking", place)) for _ in range(4)]
+        workers = [running.enter_context(PARTS.running("acking", place)) for _ in range(4)]
         for worker in workers:
-            _line(worker)
+            line_of(worker)
         begun = time.time()
         for worker in workers:
             assert worker.stdin is not None
             worker.stdin.write("go\n")
             worker.stdin.flush()
-        found = [json.loads(_line(worker)) for worker in workers]
+        found = [json.loads(line_of(worker)) for worker in workers]
     assert sum(each["done"] for each in found) == count, "a message was done twice, or not at all"
     lasted = max(each["ended"] for each in found) - begun
-    one = _child("looping", place, count)
+    one = PARTS.found("looping", place, count)
     yield Figure(
         "per-message ack, one group of 4 subscriber processes",
         f"{count:,} messages in {lasted:.2f} s; by process {', '.join(str(each['done']) for each in found)}",
@@ -323,8 +324,8 @@ def part_looping(place: str, count: str) -> dict[str, Any]:
 
 def _backlog(where: Path, backlog: int) -> Iterator[Figure]:
     long, short = where / "long", where / "short"
-    _child("fill", long, backlog)
-    _child("fill", short, 1_000)
+    PARTS.found("fill", long, backlog)
+    PARTS.found("fill", short, 1_000)
     ours, least = _in_turns("behind", long, short)
     shutil.rmtree(long)
     for name, key in (
@@ -399,14 +400,14 @@ def _exercise(place: str, topic: str, rounds: int) -> dict[str, Any]:
 
 def _many(where: Path, topics: int, groups: int) -> Iterator[Figure]:
     few, many = where / "few", where / "many"
-    some = _child("topics", few, 100)
-    all_ = _child("topics", many, topics)
+    some = PARTS.found("topics", few, 100)
+    all_ = PARTS.found("topics", many, topics)
     yield _beside(f"creating one of {topics:,} topics", all_["last"], some["last"], "100 topics")
     ours, least = _in_turns("among", many, few)
     for key in ("send", "shared", "consume"):
         name = {"send": "send of 1,000 messages", "shared": "receipt and ack", "consume": "receipt"}[key]
         yield _beside(f"{name}, among {topics:,} topics", ours[key], least[key], "100 topics")
-    _child("groups", many, groups)
+    PARTS.found("groups", many, groups)
     ours, least = _in_turns("among", many, few)
     for key in ("send", "shared", "consume"):
         name = {"send": "send of 1,000 messages", "shared": "receipt and ack", "consume": "receipt"}[key]
@@ -420,7 +421,7 @@ def _in_turns(part: str, ours: Path, least: Path) -> tuple[dict[str, list[float]
     found: tuple[dict[str, list[float]], dict[str, list[float]]] = ({}, {})
     for _ in range(3):
         for place, into in zip((ours, least), found, strict=True):
-            for key, values in _child(part, place).items():
+            for key, values in PARTS.found(part, place).items():
                 into.setdefault(key, []).extend(values)
     return found
 
@@ -466,7 +467,7 @@ def kafka(where: Path, scale: float, ours: Sequence[Figure]) -> Iterator[Figure]
         return
     number = int(1_000_000 * scale)
     with _broker(Path(home), where / "kafka") as address:
-        found = _child("kafka", where, address, number)
+        found = PARTS.found("kafka", where, address, number)
     send, _, consume = ours
     for key, name, beside in (
         ("send", "send of 100-byte messages, one call each", send),
@@ -577,46 +578,11 @@ def part_kafka(place: str, address: str, count: str) -> dict[str, Any]:
 
 # --- processes
 
-PARTS: dict[str, Callable[..., dict[str, Any]]] = {
-    name.removeprefix("part_"): value for name, value in list(globals().items()) if name.startswith("part_")
-}
-
-
-@contextmanager
-def _process(part: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
-    """A part in a process of its own; where something fails, nobody is left."""
-    with subprocess.Popen(
-        [sys.executable, __file__, "--part", part, *map(str, arguments)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-    ) as process:
-        try:
-            yield process
-        except BaseException:
-            process.kill()
-            raise
-
-
-def _line(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    if not line:
-        raise SystemExit(f"a part of the benchmark failed: {process.args}")
-    return line
-
-
-def _child(part: str, *arguments: object) -> dict[str, Any]:
-    """What a part found out, in a process of its own."""
-    with _process(part, *arguments) as process:
-        found: dict[str, Any] = json.loads(_line(process))
-    return found
+PARTS = Parts(__file__, globals())
 
 
 def main() -> int:
-    if sys.argv[1:2] == ["--part"]:
-        print(json.dumps(PARTS[sys.argv[2]](*sys.argv[3:])), flush=True)
+    if PARTS.asked():
         return 0
     parser = argparse.ArgumentParser(description="Measures the message queue.")
     parser.add_argument(

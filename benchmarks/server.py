@@ -16,7 +16,6 @@ if sys.path and sys.path[0].endswith("benchmarks"):
 
 import argparse
 import importlib.util
-import json
 import os
 import shutil
 import subprocess
@@ -24,6 +23,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from pyarrow import flight
 
 import mamba_stream as mamba
 from mamba_stream.cli.bench.measuring import Figure, environment, in_turns, middle, seconds, show
+from mamba_stream.cli.bench.parts import Parts, line_of
 from mamba_stream.log.remote.protocol import Ack, decode
 
 _spec = importlib.util.spec_from_file_location("queue_benchmark", Path(__file__).with_name("queue.py"))
@@ -63,8 +64,8 @@ def figures(where: Path, options: argparse.Namespace) -> Iterator[Figure]:
 def _batches(total: int) -> Iterator[Figure]:
     place = Path(tempfile.mkdtemp(prefix="mamba-stream-server-", dir=MEMORY if MEMORY.is_dir() else None))
     try:
-        with served(place / "log") as address, _process("bare") as bare:
-            peer = f"localhost:{_line(bare).strip()}"
+        with served(place / "log") as address, PARTS.running("bare") as bare:
+            peer = f"localhost:{line_of(bare).strip()}"
             for size in SIZES:
                 yield from _size(address, peer, size, total)
     finally:
@@ -79,7 +80,7 @@ def _size(address: str, peer: str, size: int, total: int) -> Iterator[Figure]:
         # What is written is what every server has to do with it; where this machine's memory is the limit, that shows.
         log.create_topic("put", batch.schema)
         log.create_topic("got", batch.schema)
-        _put(address, flight.FlightDescriptor.for_path("got"), batch, count, _of_ours)
+        _fill(log, "got", batch, count)
 
         def ours() -> float:
             return megabytes / _put(address, flight.FlightDescriptor.for_path("put"), batch, count, _of_ours)
@@ -118,6 +119,14 @@ def _size(address: str, peer: str, size: int, total: int) -> Iterator[Figure]:
         log.delete_topic("got")
 
 
+def _fill(log: mamba.Log, topic: str, batch: pa.RecordBatch, count: int) -> None:
+    """Appends these batches each by itself: together, they would be fewer and larger ones to read."""
+    for at in range(0, count, 64):
+        with log.transaction() as tx:
+            for _ in range(min(64, count - at)):
+                tx.append(topic, batch)
+
+
 def _batch(size: int) -> pa.RecordBatch:
     rows = size // 16
     random = np.random.default_rng(1)
@@ -132,26 +141,26 @@ def _put(
     acknowledged: Callable[[pa.Buffer], int],
 ) -> float:
     """Seconds until the last of these batches is acknowledged."""
-    with flight.connect(f"grpc://{address}") as client:
+    with flight.connect(f"grpc://{address}") as client, ThreadPoolExecutor(1) as waiting:
         writer, answers = client.do_put(descriptor, batch.schema)
 
-        def wait() -> None:
+        def missing() -> int:
             left = count
-            while left > 0:
-                answer = answers.read()
-                if answer is None:
-                    raise SystemExit("a batch was not acknowledged")
+            while left > 0 and (answer := answers.read()) is not None:
                 left -= acknowledged(answer)
+            return left
 
-        waiting = threading.Thread(target=wait)
         begun = time.perf_counter()
-        waiting.start()
+        left = waiting.submit(missing)
         for _ in range(count):
             writer.write_batch(batch)
         writer.done_writing()
-        waiting.join()
+        left.result()
         took = time.perf_counter() - begun
+        # Where something failed, this says what.
         writer.close()
+    if left.result():
+        raise SystemExit(f"{left.result()} batches were not acknowledged")
     return took
 
 
@@ -190,8 +199,7 @@ def part_bare() -> dict[str, Any]:
     server = _Bare("grpc://localhost:0")
     print(server.port, flush=True)
     sys.stdin.read()
-    server.shutdown()
-    return {}
+    os._exit(0)
 
 
 # --- consumers that wait
@@ -204,8 +212,8 @@ def _idle(place: Path, lasts: float) -> Iterator[Figure]:
     with served(place) as address:
         server = psutil.Process(_SERVERS[address])
         _, before = _cost(server, 1.0)
-        with _process("waiting", address, count) as waiting:
-            _line(waiting)
+        with PARTS.running("waiting", address, count) as waiting:
+            line_of(waiting)
             share, after = _cost(server, lasts)
     yield Figure(
         f"{count} idle consumers: the server's share of a core",
@@ -270,15 +278,23 @@ _SERVERS: dict[str, int] = {}
 @contextmanager
 def served(place: Path) -> Iterator[str]:
     """The address of a server of the log in this directory, as the command starts it: two processes."""
-    command = [sys.executable, "-m", "mamba_stream.cli", "serve", "--log", str(place)]
+    command = [
+        sys.executable,
+        "-m",
+        "mamba_stream.cli",
+        "serve",
+        "--log",
+        str(place),
+        "--log-level",
+        "warning",
+    ]
     with subprocess.Popen(
         [*command, "--listen", "localhost:0", "--http", "off", "--health", "off"],
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
         text=True,
         env=environment(),
     ) as process:
-        address = _line(process).split(" at ")[1].split()[0]
+        address = line_of(process).split(" at ")[1].split()[0]
         _SERVERS[address] = process.pid
         try:
             yield address
@@ -286,37 +302,11 @@ def served(place: Path) -> Iterator[str]:
             process.terminate()
 
 
-PARTS: dict[str, Callable[..., dict[str, Any]]] = {
-    name.removeprefix("part_"): value for name, value in list(globals().items()) if name.startswith("part_")
-}
-
-
-@contextmanager
-def _process(part: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(
-        [sys.executable, __file__, "--part", part, *map(str, arguments)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment(),
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def _line(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    if not line:
-        raise SystemExit(f"a part of the benchmark failed: {process.args}")
-    return line
+PARTS = Parts(__file__, globals())
 
 
 def main() -> int:
-    if sys.argv[1:2] == ["--part"]:
-        print(json.dumps(PARTS[sys.argv[2]](*sys.argv[3:])), flush=True)
+    if PARTS.asked():
         return 0
     parser = argparse.ArgumentParser(description="Measures a served log.")
     parser.add_argument(
