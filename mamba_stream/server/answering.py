@@ -23,11 +23,12 @@ from mamba_stream.server.creators import Creators
 from mamba_stream.server.gate import Gate, OpenGate
 from mamba_stream.server.guard import CertificateGate, Guard
 from mamba_stream.server.limits import Limits
-from mamba_stream.server.listener import calls_within
+from mamba_stream.server.listener import calls_within, memory_of
 from mamba_stream.server.listening import Listener, Say
 from mamba_stream.server.orders import Figures, Orders
 from mamba_stream.server.probing import ProbedGate
 from mamba_stream.server.rating import Rate
+from mamba_stream.server.room import Room
 from mamba_stream.server.service import FlightService
 
 _LOOK: Final = 0.005
@@ -85,6 +86,7 @@ class _FlightListener:
                 verify_client=orders.client_ca is not None,
                 root_certificates=orders.client_ca,
                 identity=self._storage.meta.uuid,
+                room=Room(orders.memory, _used, self._clock),
             )
         except lib.ArrowException as error:
             # It says no more: the address was free a moment ago, so certificates are the likelier cause.
@@ -156,3 +158,8 @@ class _FlightListener:
             socket.create_connection((host, self._service.port), timeout=1.0).close()
             return True
         return False
+
+
+def _used() -> int | None:
+    found = memory_of("self")
+    return None if found is None else found[1]

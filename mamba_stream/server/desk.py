@@ -22,6 +22,7 @@ from mamba_stream.server.gate import Caller, Gate, Need
 from mamba_stream.server.limits import Limits
 from mamba_stream.server.lookup import StorageLookup
 from mamba_stream.server.pulse import Pulse
+from mamba_stream.server.room import Room
 from mamba_stream.server.streams import read_plain
 from mamba_stream.server.vetting import of_caller, vetted
 
@@ -29,11 +30,14 @@ from mamba_stream.server.vetting import of_caller, vetted
 class Desk:
     """The log behind the server, and the rules in front of it."""
 
-    def __init__(self, storage: OwnStorage, gate: Gate, limits: Limits, identity: str) -> None:
+    def __init__(
+        self, storage: OwnStorage, gate: Gate, limits: Limits, identity: str, room: Room | None = None
+    ) -> None:
         self.storage = storage
         self.gate = gate
         self.limits = limits
         self.identity = identity
+        self.room = room
         self.boot = secrets.token_hex(8)
         self.catalog = Catalog(storage)
         self._lookup = StorageLookup(storage)

@@ -23,6 +23,7 @@ from mamba_stream.server.failures import answered_each, code_of, told
 from mamba_stream.server.gate import Caller, Gate, OpenGate
 from mamba_stream.server.limits import Limits
 from mamba_stream.server.reading import descriptor_of, read
+from mamba_stream.server.room import Room
 from mamba_stream.server.signs import with_signs
 from mamba_stream.server.writing import write
 
@@ -56,6 +57,7 @@ class FlightService(flight.FlightServerBase):  # type: ignore[misc]
         gate: Gate | None = None,
         limits: Limits | None = None,
         identity: str = "",
+        room: Room | None = None,
         tls_certificates: list[tuple[bytes, bytes]] | None = None,
         verify_client: bool = False,
         root_certificates: bytes | None = None,
@@ -68,11 +70,12 @@ class FlightService(flight.FlightServerBase):  # type: ignore[misc]
             gate: Who may do what; without, everybody everything.
             limits: How much a call may hold.
             identity: The log's own name.
+            room: The memory that there is for what clients send ahead; without, as much as they like.
             tls_certificates: Pairs of certificate and key, as PEM.
             verify_client: Whether clients must show a certificate.
             root_certificates: What clients' certificates must lead to, as PEM.
         """
-        self.desk = Desk(storage, gate or OpenGate(), limits or Limits(), identity)
+        self.desk = Desk(storage, gate or OpenGate(), limits or Limits(), identity, room)
         self.figures = Figures()
         self._of_user = Counter[str]()
         self._changed = threading.Condition()

@@ -14,7 +14,7 @@ import pyarrow as pa
 from pyarrow import flight
 
 from mamba_stream.core.changes import ChangeSet, Sequence
-from mamba_stream.errors import InvalidInput
+from mamba_stream.errors import InvalidInput, QuotaExceeded
 from mamba_stream.log.asked import text_of
 from mamba_stream.log.remote.protocol import Ack, Failure, Write, WriteBatch, decode, encode
 from mamba_stream.log.topic import merged_ranges
@@ -24,6 +24,7 @@ from mamba_stream.server.desk import Desk
 from mamba_stream.server.failures import told
 from mamba_stream.server.gate import Caller
 from mamba_stream.server.limits import plain
+from mamba_stream.server.room import EVERY
 
 _PLAIN: Final = WriteBatch()
 _GROUP: Final = 64
@@ -31,6 +32,10 @@ _GROUP: Final = 64
 _TOGETHER_BYTES: Final = 1 << 20
 _TOGETHER_ROWS: Final = 1 << 18
 """Batches that share a commit and together have no more than these are one in the log: each one there has its price."""
+_TOO_FAR_AHEAD: Final = (
+    "the server is short of memory, and this client is far ahead of what is durable: send what was not acknowledged "
+    "again, and wait for acknowledgements before more than some 32 MB are on their way"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +117,10 @@ class Writing:
         beside = _PLAIN if chunk.app_metadata is None else decode(chunk.app_metadata, WriteBatch)
         with self._changed:
             while self._size > self._desk.limits.in_flight_bytes and self._error is None:
-                self._changed.wait()
+                if self._desk.room is not None and self._desk.room.is_short():
+                    self._waiting.clear()
+                    raise QuotaExceeded(_TOO_FAR_AHEAD)
+                self._changed.wait(EVERY)
             if self._error is not None:
                 return False
             self._waiting.append(_Waiting(beside, chunk.data, size))

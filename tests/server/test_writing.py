@@ -14,9 +14,12 @@ import pytest
 from pyarrow import flight
 
 from mamba_stream.core.changes import Applied, ChangeSet
+from mamba_stream.core.clock import SystemClock
 from mamba_stream.log import Log, Topic
 from mamba_stream.log.store import acquire
 from mamba_stream.server.gate import Caller, OpenGate
+from mamba_stream.server.limits import Limits
+from mamba_stream.server.room import Room
 from mamba_stream.server.service import FlightService
 from tests.server.running import until
 
@@ -127,11 +130,11 @@ class _Counting(OpenGate):
 class Crowd:
     """A server that holds the first commit of a stream until all batches of that have arrived."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, limits: Limits | None = None, room: Room | None = None) -> None:
         self._store = acquire(place)
         self._gate = _Counting()
         self._storage = _Held(self._store)
-        self._service = FlightService(self._storage, gate=self._gate)
+        self._service = FlightService(self._storage, gate=self._gate, limits=limits, room=room)
         self.log = Log(self._store)
 
     @property
@@ -161,6 +164,24 @@ class Crowd:
                     return offsets, answer["failure"]["code"]
             writer.close()
             return offsets, None
+
+    def overrun(self, batch: pa.RecordBatch) -> str:
+        """Writes until the stream ends; the code of what the client is told."""
+        with flight.connect(f"grpc://localhost:{self._service.port}") as client:
+            writer, _ = client.do_put(flight.FlightDescriptor.for_path("rows"), batch.schema)
+            with pytest.raises(flight.FlightError):
+                while True:
+                    writer.write_batch(batch)
+            with pytest.raises(flight.FlightError) as caught:
+                writer.close()
+            return str(msgpack.unpackb(caught.value.extra_info)["code"])
+
+    def let_go(self) -> bool:
+        """Holds the commit no longer, if it has begun; whether it has."""
+        begun = self._storage.begun.is_set()
+        if begun:
+            self._storage.goes_on.set()
+        return begun
 
     def close(self) -> None:
         self._service.shutdown()
@@ -221,3 +242,15 @@ def test_no_more_are_put_together_than_readers_skip_at_once(crowd: Crowd) -> Non
     assert max(sizes) <= 1 << 20
     assert len(sizes) < 12
     assert _numbers(topic) == [n + row for n in range(20) for row in range(rows)]
+
+
+def test_who_is_far_ahead_of_the_log_is_ended_where_memory_gets_short(tmp_path: Path) -> None:
+    def used() -> int:
+        return 900 if crowd.let_go() else 0
+
+    crowd = Crowd(tmp_path / "log", Limits(in_flight_bytes=1 << 20), Room(1_000, used, SystemClock()))
+    topic = crowd.log.create_topic("rows", {"n": pl.Int64})
+    assert crowd.overrun(_batch(*range(50_000))) == "QuotaExceeded"
+    # The commit that was under way has happened, and nothing of what waited behind it.
+    assert _numbers(topic) in [list(range(50_000)) * batches for batches in (1, 2, 3)]
+    crowd.close()
