@@ -48,8 +48,17 @@ def _until(_context: click.Context, _parameter: click.Parameter, value: str | No
     metavar="DURATION",
     help="How long a row should be on its way at most. Left out, whatever is efficient.",
 )
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="How many workers run it: 1 is this process, more are processes of their own.",
+)
 @log_option
-def run(pipeline: str, until: Any, state: Any, commit: str, latency: str | None, place: str | None) -> int:
+def run(
+    pipeline: str, until: Any, state: Any, commit: str, latency: str | None, workers: int, place: str | None
+) -> int:
     """Run the pipeline in FILE: a Python file, FILE:NAME, a module, MODULE:NAME, or a ready-made one.
 
     There is one pipeline at module level, or a function build() that makes it. Stopped with Ctrl-C, it commits
@@ -60,7 +69,9 @@ def run(pipeline: str, until: Any, state: Any, commit: str, latency: str | None,
 
     made = load_pipeline(pipeline)
     with _signals() as received:
-        job = mamba.start(made, log=place, until=until, state=state, commit=commit, latency=latency)
+        job = mamba.start(
+            made, log=place, until=until, state=state, commit=commit, latency=latency, workers=workers
+        )
         while job.status.state == "running" and not received:
             with contextlib.suppress(TimeoutError):
                 job.wait(_LOOK)

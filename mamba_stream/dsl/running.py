@@ -16,7 +16,7 @@ from mamba_stream.runtime.collecting import collect
 from mamba_stream.runtime.facts import RunSummary
 from mamba_stream.runtime.job import Job
 from mamba_stream.runtime.options import run_options
-from mamba_stream.runtime.singlejob import SingleJob
+from mamba_stream.runtime.starting import start_job
 
 
 def start(
@@ -44,7 +44,7 @@ def start(
         on_gap=on_gap,
         latency=latency,
     )
-    return SingleJob(pipeline, _log_of(pipeline.nodes, log), options)
+    return start_job(pipeline, _log_of(pipeline.nodes, log), options)
 
 
 def run(
@@ -75,7 +75,9 @@ def run(
             savepoint's name goes back to it.
         memory: ``"2GB"``, bytes, or a share of the machine's; 0.6 of what there is if left out.
         commit: How often to commit.
-        workers: 1.
+        workers: How many workers run it. One is this process; more are processes of their own, to which the pipeline
+            is sent, with the functions in it. Its state is then cut by key among them, and stays so: run with one
+            worker later, it is run by this process alone, but goes on as it was cut.
         on_gap: ``"earliest"`` goes on behind rows that were trimmed away before they were read.
         latency: How long a row should be on its way at most, as far as that is up to the run: it reads so much at a
             time, and commits results so soon. Left out, it reads as much as is efficient, and commits every ``commit``.

@@ -108,6 +108,16 @@ def place_of_task(job: str, stage: int, task: int) -> Place:
     return Place(job, tasks_of(job), task_key(stage, task), f"_tasks.{job}.{stage}", task, words)
 
 
+def forget_tasks(tx: Transaction, log: Log, job: str) -> None:
+    """Lets go, within a transaction, of all that the tasks of a job had, and of what was on its way between them."""
+    for key in log.records(tasks_of(job)):
+        tx.delete_record(tasks_of(job), key)
+    for name in log.topics(internal=True):
+        kind, _, rest = name.partition(".")
+        if kind in ("_tasks", "_exchange") and rest.rpartition(".")[0] == job:
+            tx.trim(name, {p: end for p, (_, end) in log[name].offsets().items()})
+
+
 def tasks_of(job: str) -> str:
     """The namespace of the records of a job's tasks."""
     return f"{TASKS}/{job}"

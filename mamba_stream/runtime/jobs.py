@@ -13,6 +13,7 @@ from mamba_stream.runtime.checkpoint import (
     OWNED,
     RESETS,
     SAVEPOINTS,
+    forget_tasks,
     read_state,
     savepoints,
     state_topic,
@@ -111,6 +112,7 @@ def reset_job(log: Log, name: str) -> Reset:
             tx.put_record(RESETS, name, data)
             for savepoint in gone:
                 tx.delete_record(SAVEPOINTS, f"{name}/{savepoint}")
+            forget_tasks(tx, log, name)
             for topic in (*emptied, state_topic(name)):
                 if topic in log:
                     tx.trim(topic, {p: end for p, (_, end) in log[topic].offsets().items()})

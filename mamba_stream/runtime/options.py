@@ -7,10 +7,13 @@ from datetime import date, datetime, timedelta
 from typing import Any, Literal
 
 from mamba_stream.core.durations import duration_us
+from mamba_stream.core.numbers import is_whole
 from mamba_stream.errors import InvalidInput
 from mamba_stream.runtime.budget import MOST_ROWS
 from mamba_stream.runtime.memory import memory_limit
 
+MOST_WORKERS = 256
+"""There are no more tasks of a stage than key groups."""
 STATES = ("resume", "new", "upgrade")
 """What ``state=`` may be beside the name of a savepoint, which therefore cannot be called so."""
 
@@ -25,6 +28,7 @@ class RunOptions:
         memory: In bytes.
         commit: Seconds between commits.
         latency: How long a row may be on its way, in seconds; ``None`` leaves it to what is efficient.
+        workers: How many workers run the job.
         skip_gaps: Go on behind rows that were trimmed away before they were read.
         rows: How many rows to read at once at most.
         savepoint: The savepoint to go back to, instead of resuming.
@@ -40,6 +44,7 @@ class RunOptions:
     savepoint: str | None = None
     upgrade: bool = False
     latency: float | None = None
+    workers: int = 1
 
 
 def run_options(
@@ -61,8 +66,11 @@ def run_options(
         raise InvalidInput(f"until={until!r}: choose 'stopped', 'now' or a datetime, or leave it out")
     if not (isinstance(state, str) and state):
         raise InvalidInput(f"state={state!r}: choose 'resume', 'new', 'upgrade' or the name of a savepoint")
-    if workers != 1:
-        raise InvalidInput(f"workers={workers!r}: this version runs one worker, in this process")
+    if not is_whole(workers, 1, MOST_WORKERS):
+        raise InvalidInput(
+            f"workers={workers!r}: give a number from 1 to {MOST_WORKERS}; 1 runs the job in this process, more in "
+            "processes of their own"
+        )
     if on_gap not in ("fail", "earliest"):
         raise InvalidInput(f"on_gap={on_gap!r}: choose 'fail' or 'earliest'")
     return RunOptions(
@@ -73,5 +81,6 @@ def run_options(
         skip_gaps=on_gap == "earliest",
         savepoint=None if state in STATES else state,
         upgrade=state == "upgrade",
+        workers=int(workers),
         latency=None if latency is None else duration_us(latency, what="latency", zero=False) / 1_000_000,
     )

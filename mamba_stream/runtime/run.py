@@ -14,6 +14,7 @@ from mamba_stream.runtime.checkpoint import (
     OWNED,
     Checkpoints,
     Saved,
+    forget_tasks,
     make_state,
     place_of_job,
     read_state,
@@ -118,6 +119,7 @@ class Run(Task):
             owned=[name for name in made if name not in owned],
             empty=empty,
             replaced={node.name: step for node, step in self.engine.flow.steps.items()} if replaces else None,
+            also=(lambda tx: forget_tasks(tx, log, job)) if anew else None,
         )
         # Not before: from here on no other runner can commit.
         self._deliveries.recover(anew=self._options.anew or self._checkpoints.starts_over)

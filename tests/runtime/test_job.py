@@ -538,7 +538,7 @@ def test_two_sources_of_one_topic_need_names(log, topic):
     [
         ({"until": "then"}, "choose 'stopped', 'now' or a datetime"),
         ({"state": ""}, "choose 'resume', 'new', 'upgrade' or the name of a savepoint"),
-        ({"workers": 2}, "one worker"),
+        ({"workers": 0}, "from 1 to 256"),
         ({"commit": "1"}, "commit"),
         ({"memory": "lots"}, "'2GB'"),
         ({"memory": -5}, "'2GB'"),

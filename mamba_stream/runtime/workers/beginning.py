@@ -16,13 +16,12 @@ from mamba_stream.plan.pipeline import Pipeline
 from mamba_stream.runtime.checkpoint import (
     OWNED,
     Checkpoints,
+    forget_tasks,
     make_state,
     place_of_job,
     place_of_task,
     put_state,
-    tasks_of,
 )
-from mamba_stream.runtime.exchanges import exchange_topic
 from mamba_stream.runtime.options import RunOptions
 from mamba_stream.runtime.outputs import make_topics
 from mamba_stream.runtime.prepared import Prepared
@@ -41,12 +40,14 @@ class Begun:
         layout: Its tasks.
         checkpoints: The job's own record.
         run: The number of the run, which tasks note in theirs.
+        partitions: How many tasks a stage behind a shuffle has.
     """
 
     prepared: Prepared
     layout: Layout
     checkpoints: Checkpoints
     run: int
+    partitions: int
 
 
 def begin(pipeline: Pipeline, log: Log, options: RunOptions, partitions: int, clock: Clock) -> Begun:
@@ -69,8 +70,9 @@ def begin(pipeline: Pipeline, log: Log, options: RunOptions, partitions: int, cl
     checkpoints = Checkpoints(log, place_of_job(pipeline.name), clock)
     saved = None if options.anew else checkpoints.load()
     before = None if saved is None else saved.progress.layout
-    layout = layout_of_job(prepared, partitions if before is None else before.partitions)
-    made = _progress(prepared, layout, partitions if before is None else before.partitions)
+    partitions = partitions if before is None else before.partitions
+    layout = layout_of_job(prepared, partitions)
+    made = _progress(prepared, layout, partitions)
     cut: dict[TaskName, TaskState] = {}
     if saved is not None:
         _check_resumable(pipeline, prepared, saved.progress, made)
@@ -85,7 +87,7 @@ def begin(pipeline: Pipeline, log: Log, options: RunOptions, partitions: int, cl
 
     def also(tx: Transaction) -> None:
         if anew or cut:
-            _forget_tasks(tx, log, pipeline.name, layout)
+            forget_tasks(tx, log, pipeline.name)
         if cut:
             assert began is not None
             for task, state in cut.items():
@@ -101,7 +103,7 @@ def begin(pipeline: Pipeline, log: Log, options: RunOptions, partitions: int, cl
         also=also,
     )
     assert checkpoints.record is not None
-    return Begun(prepared, layout, checkpoints, checkpoints.record.epoch)
+    return Begun(prepared, layout, checkpoints, checkpoints.record.epoch, partitions)
 
 
 def _progress(prepared: Prepared, layout: Layout, partitions: int) -> Progress:
@@ -145,14 +147,3 @@ def _check_resumable(pipeline: Pipeline, prepared: Prepared, saved: Progress, ma
             f"pipeline {pipeline.name!r} does not fit the state of its job: {'; '.join(problems)}. Run it with "
             "state='new' to start over, or give it another name"
         )
-
-
-def _forget_tasks(tx: Transaction, log: Log, job: str, layout: Layout) -> None:
-    """Lets go of all that the tasks of a job had."""
-    for key in log.records(tasks_of(job)):
-        tx.delete_record(tasks_of(job), key)
-    for name in [
-        *(exchange_topic(job, exchange) for exchange in layout.exchanges),
-        *(place_of_task(job, stage.number, 0).topic for stage in layout.stages),
-    ]:
-        tx.trim(name, {p: end for p, (_, end) in log[name].offsets().items()})

@@ -105,6 +105,11 @@ class PooledJob(Job):
             lsn=self._log.heard(),
         )
 
+    @property
+    def workers(self) -> dict[int, int]:
+        """The workers that live, with the numbers of their processes; 0 for those in this one."""
+        return self._pool.workers
+
     def rescale(self, workers: int) -> None:
         if not is_whole(workers) or workers < 1:
             raise InvalidInput(f"rescale({workers!r}): give a number of workers from 1 on")

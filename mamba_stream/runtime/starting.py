@@ -1,0 +1,62 @@
+"""Beginning a job as what it is to be: one task in this process, or many that workers run."""
+
+from __future__ import annotations
+
+from mamba_stream.core.clock import Clock, SystemClock
+from mamba_stream.log import Log
+from mamba_stream.plan.pipeline import Pipeline
+from mamba_stream.runtime.checkpoint import JOBS, read_state
+from mamba_stream.runtime.job import Job
+from mamba_stream.runtime.options import RunOptions
+from mamba_stream.runtime.progress import decode_record
+from mamba_stream.runtime.singlejob import SingleJob
+from mamba_stream.runtime.workers.beginning import Begun
+from mamba_stream.runtime.workers.executor import Executor
+from mamba_stream.runtime.workers.pool import PoolSettings
+from mamba_stream.runtime.workers.pooledjob import PooledJob
+from mamba_stream.runtime.workers.processes import ProcessExecutor
+from mamba_stream.runtime.workers.threads import ThreadExecutor
+from mamba_stream.runtime.workers.worker import Worker
+
+
+def start_job(pipeline: Pipeline, log: Log, options: RunOptions, clock: Clock | None = None) -> Job:
+    """Begins a job.
+
+    Args:
+        pipeline: The pipeline.
+        log: The log.
+        options: How it is run, ``options.workers`` among that.
+        clock: The clock.
+
+    Raises:
+        JobRunning: A live job has this name.
+        PipelineRefused: The pipeline cannot be right, or not go on from the state there is.
+    """
+    clock = clock or SystemClock()
+    if options.workers == 1 and (options.anew or not _has_tasks(log, pipeline.name)):
+        return SingleJob(pipeline, log, options, clock)
+    settings = PoolSettings(options.workers)
+
+    def starting(begun: Begun) -> Executor:
+        if options.workers == 1:
+            return ThreadExecutor(lambda: _worker(pipeline, begun, log, options, clock), log)
+        return ProcessExecutor(
+            pipeline,
+            log,
+            options,
+            partitions=begun.partitions,
+            run=begun.run,
+            workers=options.workers,
+        )
+
+    return PooledJob(pipeline, log, options, settings, starting, clock=clock)
+
+
+def _has_tasks(log: Log, job: str) -> bool:
+    """Whether a job was begun over workers: then what it remembers is that of its tasks."""
+    data = log.record(JOBS, job)
+    return data is not None and read_state(log, job, decode_record(data).base).progress.layout is not None
+
+
+def _worker(pipeline: Pipeline, begun: Begun, log: Log, options: RunOptions, clock: Clock) -> Worker:
+    return Worker(pipeline, begun.prepared, begun.layout.stages, log, options, clock, begun.run)

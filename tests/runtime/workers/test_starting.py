@@ -1,0 +1,74 @@
+"""``workers=`` of the front door: processes run the job, and a job goes on with any number of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+import mamba_stream as mamba
+from mamba_stream.runtime.workers.pooledjob import PooledJob
+from tests.runtime.workers.test_pooledjob import append, counting, expected, found, log, rows
+
+__all__ = ["log"]
+
+
+def test_two_workers_run_what_is_written_here(log):
+    data = rows(0, 5_000)
+    append(log, data)
+    log["in"].end()
+    factor = 3
+    tripled = mamba.stream("in").map_batches(lambda frame: frame.with_columns(value=pl.col("value") * factor))
+    summary = mamba.run(mamba.pipeline("tripled", tripled.to("out")), log=log, workers=2)
+    assert (summary.state, summary.rows_in, summary.rows_out) == ("finished", 5_000, 5_000)
+    wanted = data.with_columns(value=pl.col("value") * 3)
+    assert_frame_equal(log["out"].scan().collect(), wanted, check_row_order=False)
+
+
+def test_a_job_goes_on_with_one_worker_then_two_then_one(log):
+    data = rows(0, 9_000)
+    rows_in = 0
+    for number, workers in enumerate([1, 2, 1]):
+        append(log, data[3_000 * number : 3_000 * (number + 1)])
+        rows_in += mamba.run(counting(), log=log, workers=workers, until="now").rows_in
+    log["in"].end()
+    rows_in += mamba.run(counting(), log=log).rows_in
+    assert rows_in == 9_000
+    assert_frame_equal(found(log), expected(data), check_row_order=False)
+
+
+def test_a_worker_that_is_killed_is_followed_by_another(log):
+    data = rows(0, 9_000)
+    job = mamba.start(counting(), log=log, workers=2, until="stopped", commit="50ms")
+    assert isinstance(job, PooledJob)
+    append(log, data[:4_000])
+    while job.status.rows_in < 4_000:
+        job.checkpoint(60)
+    os.kill(min(job.workers.values()), signal.SIGKILL)
+    append(log, data[4_000:])
+    log["in"].end()
+    summary = job.wait(120)
+    assert summary.rows_in == 9_000
+    assert_frame_equal(found(log), expected(data), check_row_order=False)
+
+
+def test_started_over_by_one_worker_nothing_is_left_of_the_tasks(log):
+    data = rows(0, 3_000)
+    append(log, data)
+    mamba.run(counting(), log=log, workers=2, until="now")
+    log["in"].end()
+    mamba.run(counting(), log=log, state="new")
+    assert_frame_equal(found(log), expected(data), check_row_order=False)
+    assert log.records("jobs.tasks/counting") == {}
+    internal = [name for name in log.topics(internal=True) if name.startswith(("_tasks.", "_exchange."))]
+    assert internal
+    assert all(begin == end for name in internal for begin, end in log[name].offsets().values())
+
+
+@pytest.mark.parametrize("workers", [0, -1, True, "2", 257])
+def test_a_number_of_workers_that_cannot_be_is_refused(log, workers):
+    with pytest.raises(mamba.InvalidInput, match="workers="):
+        mamba.run(counting(), log=log, workers=workers)
