@@ -30,6 +30,7 @@ from mamba_stream.server.probing import ProbedGate
 from mamba_stream.server.rating import Rate
 from mamba_stream.server.room import Room
 from mamba_stream.server.service import FlightService
+from mamba_stream.server.sockets import check_free
 
 _LOOK: Final = 0.005
 _LET_GO: Final = 5.0
@@ -73,6 +74,7 @@ class _FlightListener:
         )
         secure = certificates is not None
         address = Address(orders.host, orders.port)
+        check_free(address, "listen")
         try:
             self._service = FlightService(
                 self._storage,

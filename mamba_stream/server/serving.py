@@ -30,7 +30,7 @@ from mamba_stream.server.notify import Notifier
 from mamba_stream.server.orders import Orders
 from mamba_stream.server.readiness import Check, DiskCheck, ListenerCheck, LogCheck, Readiness
 from mamba_stream.server.settings import ServerSettings
-from mamba_stream.server.sockets import check_free
+from mamba_stream.server.sockets import bind
 from mamba_stream.server.supervisor import Supervisor
 from mamba_stream.server.tls import load_tls
 from mamba_stream.server.userfile import read_users
@@ -69,6 +69,7 @@ class Server:
     _probe: str = field(default_factory=secrets.token_hex, repr=False)
     _events: Events = field(init=False, repr=False)
     _turned: float = 0.0
+    _port: int = 0
 
     def run(self) -> int:
         """Serves; the exit code.
@@ -86,8 +87,11 @@ class Server:
 
     def _run(self, events: Events, left: contextlib.ExitStack) -> int:
         settings = self.settings
-        # All addresses are taken before anything is started.
-        check_free(settings.listen, "listen")
+        # All addresses are taken before anything is started; the listener's is kept while there is none.
+        kept = bind(settings.listen, "listen", listening=False)
+        self._port = kept[0].getsockname()[1]
+        for each in kept:
+            left.callback(each.close)
         web = None if settings.http is None else Web(settings.http)
         if web is not None:
             left.callback(web.stop)
@@ -151,7 +155,7 @@ class Server:
         return Orders(
             log=str(self.log.path.absolute()),
             host=listen.host,
-            port=listen.port,
+            port=self._port,
             memory=int(settings.memory),
             probe=self._probe,
             tls_cert=certificate,

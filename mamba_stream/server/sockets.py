@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import errno
 import socket
+from typing import Any, Final
 
 from mamba_stream.core.settings import Address
 from mamba_stream.errors import LogUnavailable
 
+_TRIES: Final = 20
+"""A port that is free under one name may be taken under the other: then another one is tried."""
+_Place = tuple[socket.AddressFamily, socket.SocketKind, int, str, tuple[Any, ...]]
 
-def bind(address: Address, setting: str) -> list[socket.socket]:
+
+def bind(address: Address, setting: str, *, listening: bool = True) -> list[socket.socket]:
     """Sockets that listen on all that the host is called.
+
+    Args:
+        address: The address; port 0 is one that is free under all names.
+        setting: What says it.
+        listening: Whether they listen; else they keep the address for a process of ours that does. Nobody else gets it
+            then, nor is it the near end of a connection to somewhere else.
 
     Raises:
         LogUnavailable: The address is taken, or not this machine's.
     """
     try:
-        found = [
+        found: list[_Place] = [
             each
             # gRPC takes both, whatever the machine's list of hosts says.
             for host in (("127.0.0.1", "::1") if address.host == "localhost" else (address.host,))
@@ -26,9 +37,28 @@ def bind(address: Address, setting: str) -> list[socket.socket]:
         ]
     except OSError as error:
         raise LogUnavailable(f"{setting} = {address}: {error.strerror}; choose another host") from error
+    places = list(dict.fromkeys(found))
+    tries = 1 if address.port else _TRIES
+    while True:
+        bound, failed = _bound(places, address.port, listening)
+        taken = failed is not None and failed.errno == errno.EADDRINUSE
+        if bound and not taken:
+            return bound
+        for made in bound:
+            made.close()
+        tries -= 1
+        if not (taken and tries):
+            words = "another process listens there" if taken else getattr(failed, "strerror", "no such host")
+            raise LogUnavailable(
+                f"{setting} = {address}: {words}; end it, or choose another with --{setting}"
+            )
+
+
+def _bound(found: list[_Place], port: int, listening: bool) -> tuple[list[socket.socket], OSError | None]:
+    """Those that could be bound, and what was in the way of the others."""
     bound: list[socket.socket] = []
-    port, failed = address.port, None
-    for family, kind, protocol, _, place in dict.fromkeys(found):
+    failed: OSError | None = None
+    for family, kind, protocol, _, place in found:
         try:
             made = socket.socket(family, kind, protocol)
         except OSError as error:
@@ -39,7 +69,8 @@ def bind(address: Address, setting: str) -> list[socket.socket]:
             if family == socket.AF_INET6:
                 made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             made.bind((place[0], port, *place[2:]))
-            made.listen(128)
+            if listening:
+                made.listen(128)
         except OSError as error:
             made.close()
             failed = error
@@ -49,13 +80,7 @@ def bind(address: Address, setting: str) -> list[socket.socket]:
             bound.append(made)
             # Under the other names of the host the same port.
             port = made.getsockname()[1]
-    taken = failed is not None and failed.errno == errno.EADDRINUSE
-    if taken or not bound:
-        for made in bound:
-            made.close()
-        words = "another process listens there" if taken else getattr(failed, "strerror", "no such host")
-        raise LogUnavailable(f"{setting} = {address}: {words}; end it, or choose another with --{setting}")
-    return bound
+    return bound, failed
 
 
 def check_free(address: Address, setting: str) -> None:
@@ -66,5 +91,5 @@ def check_free(address: Address, setting: str) -> None:
     Raises:
         LogUnavailable: It is taken, or not this machine's.
     """
-    for each in bind(address, setting):
+    for each in bind(address, setting, listening=False):
         each.close()

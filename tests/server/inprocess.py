@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from mamba_stream.core.clock import Clock
+from mamba_stream.core.settings import Address
 from mamba_stream.log import Log
 from mamba_stream.log.remote.connection import Connection
 from mamba_stream.log.remote.failing import Lost
 from mamba_stream.log.store import acquire
 from mamba_stream.server.service import FlightService
+from mamba_stream.server.sockets import bind
 from tests.server.load import client_of
 
 Plan = list[tuple[str, BaseException | Callable[[], None]] | None]
@@ -22,8 +24,10 @@ class Restarted:
 
     def __init__(self, directory: Path, clock: Clock | None = None) -> None:
         self.log = Log(acquire(directory, clock))
-        self.service = FlightService(self.log._shared)
-        self.port = self.service.port
+        # Nobody else gets it between two lives.
+        self._kept = bind(Address("localhost", 0), "listen", listening=False)
+        self.port: int = self._kept[0].getsockname()[1]
+        self.service = FlightService(self.log._shared, f"grpc://{self.address}")
 
     @property
     def address(self) -> str:
@@ -39,6 +43,8 @@ class Restarted:
         self.service.desk.drain()
         self.service.shutdown()
         self.log.close()
+        for each in self._kept:
+            each.close()
 
     def __enter__(self) -> Self:
         return self

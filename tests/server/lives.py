@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
+
+from mamba_stream.core.settings import Address
+from mamba_stream.server.sockets import bind
 
 _SERVER: Final = """
 import sys
@@ -33,7 +35,9 @@ class Lives:
     """
 
     def __init__(self, directory: Path) -> None:
-        self.port = _free_port()
+        # Nobody else gets it between two lives, nor is it the near end of a client's connection.
+        self._kept = bind(Address("localhost", 0), "listen", listening=False)
+        self.port: int = self._kept[0].getsockname()[1]
         self.kills = 0
         self._directory = directory
         self._next = self._warm()
@@ -71,6 +75,8 @@ class Lives:
             process.kill()
             process.wait()
             _close(process)
+        for each in self._kept:
+            each.close()
 
     def __enter__(self) -> Self:
         return self
@@ -98,10 +104,3 @@ class Lives:
 def _close(process: subprocess.Popen[str]) -> None:
     process.stdin.close()
     process.stdout.close()
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from mamba_stream.core.settings import Address
 from mamba_stream.log import open_log
 from mamba_stream.log.remote import committing
+from mamba_stream.server.sockets import bind
 from tests.server.lives import Lives
 from tests.server.load import Load, client_of
 from tests.server.proxy import Fault, Proxy, anything
@@ -61,8 +63,10 @@ def test_a_server_of_processes_keeps_what_it_acknowledged_whichever_of_them_is_k
     tmp_path: Path, environment: dict[str, str], seed: int, kills: int
 ):
     chance = random.Random(seed)
-    serving = Serving(tmp_path / "log", environment)
-    address = serving.address
+    # Nobody else gets the address between two lives.
+    kept = bind(Address("localhost", 0), "listen", listening=False)
+    address = f"localhost:{kept[0].getsockname()[1]}"
+    serving = Serving(tmp_path / "log", environment, "--listen", address)
     try:
         load = Load(address)
         with client_of(address) as log:
@@ -84,6 +88,8 @@ def test_a_server_of_processes_keeps_what_it_acknowledged_whichever_of_them_is_k
             load.finish(log)
     finally:
         serving.close()
+        for each in kept:
+            each.close()
     _over(tmp_path / "log", load)
 
 

@@ -100,6 +100,21 @@ def test_a_killed_listener_comes_back_at_the_same_address_and_no_acknowledged_ro
     until(serving.ready, "readiness")
 
 
+def test_nobody_takes_the_address_while_there_is_no_listener(start):
+    serving = start()
+    before = serving.listener()
+    serving.send(signal.SIGSTOP)  # it would be faster
+    os.kill(before, signal.SIGKILL)
+    until(lambda: not alive(before), "the listener's end")
+    for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+        with socket.socket(family) as other, pytest.raises(OSError, match="in use"):
+            other.bind((host, serving.port))
+    serving.send(signal.SIGCONT)
+    until(lambda: serving.listener() != before, "another listener")
+    for host in ("127.0.0.1", "::1"):
+        socket.create_connection((host, serving.port)).close()
+
+
 def test_a_stopped_listener_is_not_ready_and_ready_again_when_it_goes_on(start):
     serving = start()
     until(serving.ready, "readiness")

@@ -21,6 +21,7 @@ from mamba_stream.server.notify import Notifier
 from mamba_stream.server.orders import Figures, Sender, ToListener
 from mamba_stream.server.probing import HEADER, ProbedGate
 from mamba_stream.server.readiness import DiskCheck, Readiness, write_nothing
+from mamba_stream.server.service import FlightService
 from mamba_stream.server.settings import LEAST_MEMORY, ServerSettings, is_loopback
 from mamba_stream.server.sockets import bind, check_free
 
@@ -115,6 +116,24 @@ def test_an_address_is_taken_under_all_names_or_not_at_all():
         bind(Address("no.such.host.invalid", 1), "http")
     with pytest.raises(LogUnavailable, match="192.0.2.1:1"):
         bind(Address("192.0.2.1", 1), "http")
+
+
+def test_an_address_that_is_kept_is_only_for_who_listens_there_for_us(log):
+    kept = bind(Address("localhost", 0), "listen", listening=False)
+    port = kept[0].getsockname()[1]
+    try:
+        check_free(Address("localhost", port), "listen")
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", port))
+        with FlightService(log._shared, f"grpc://localhost:{port}") as service:
+            assert service.port == port
+            for host in ("127.0.0.1", "::1"):
+                socket.create_connection((host, port)).close()
+            with pytest.raises(LogUnavailable, match="another process listens there"):
+                check_free(Address("localhost", port), "listen")
+    finally:
+        for each in kept:
+            each.close()
 
 
 def test_connections_are_counted_at_the_port_of_whoever_listens():
