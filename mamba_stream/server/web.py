@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import uvicorn
 from prometheus_client import CollectorRegistry
@@ -19,6 +19,9 @@ from mamba_stream.core.settings import Address
 from mamba_stream.server.events import Events, Forward
 from mamba_stream.server.readiness import Readiness
 from mamba_stream.server.sockets import bind
+
+_END: Final = 5.0
+"""Seconds that the pages' thread has to end; then the process ends without it."""
 
 
 def application(alive: Callable[[], bool], readiness: Readiness, registry: CollectorRegistry) -> Starlette:
@@ -58,6 +61,7 @@ class Web:
         self._sockets = bind(address, "http")
         self.port: int = self._sockets[0].getsockname()[1]
         self._server: uvicorn.Server | None = None
+        self._thread: threading.Thread | None = None
 
     def start(self, pages: Any, events: Events) -> None:
         """Serves them from now on."""
@@ -75,11 +79,16 @@ class Web:
             ws="none",
         )
         server = self._server = uvicorn.Server(config)
-        threading.Thread(target=server.run, args=(self._sockets,), name="http", daemon=True).start()
+        self._thread = threading.Thread(target=server.run, args=(self._sockets,), name="http", daemon=True)
+        self._thread.start()
 
     def stop(self) -> None:
         """Ends it: what is being answered is cut off."""
         if self._server is not None:
             self._server.force_exit = self._server.should_exit = True
+        if self._thread is not None:
+            # Its sockets are closed there: closed here, they would be missed.
+            self._thread.join(_END)
+            return
         for each in self._sockets:
             each.close()

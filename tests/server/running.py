@@ -50,7 +50,9 @@ class Serving:
     @property
     def events(self) -> list[dict]:
         """What it wrote down, as JSON."""
-        return [json.loads(line) for line in list(self.errors)]
+        lines = list(self.errors)
+        assert all(line.startswith("{") for line in lines), "\n".join(lines)
+        return [json.loads(line) for line in lines]
 
     def named(self, event: str) -> list[dict]:
         return [each for each in self.events if each["event"] == event]

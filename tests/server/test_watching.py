@@ -6,6 +6,7 @@ import io
 import json
 import os
 import socket
+import threading
 
 import pytest
 
@@ -24,6 +25,7 @@ from mamba_stream.server.readiness import DiskCheck, Readiness, write_nothing
 from mamba_stream.server.service import FlightService
 from mamba_stream.server.settings import LEAST_MEMORY, ServerSettings, is_loopback
 from mamba_stream.server.sockets import bind, check_free
+from mamba_stream.server.web import Web
 
 
 class Stopped:
@@ -134,6 +136,25 @@ def test_an_address_that_is_kept_is_only_for_who_listens_there_for_us(log):
     finally:
         for each in kept:
             each.close()
+
+
+def test_the_pages_end_without_a_word_of_what_was_in_the_way():
+    async def page(scope, receive, send):
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    web = Web(Address("localhost", 0))
+    web.start(page, Events(Stopped(), "json", "info", io.StringIO()))
+    with socket.create_connection(("localhost", web.port)) as asking:
+        asking.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert asking.recv(12) == b"HTTP/1.1 204"
+        web.stop()
+    # What a thread raises fails the test.
+    for thread in threading.enumerate():
+        if thread.name == "http":
+            thread.join(30)
+            assert not thread.is_alive()
+    check_free(Address("localhost", web.port), "http")
 
 
 def test_connections_are_counted_at_the_port_of_whoever_listens():
