@@ -51,6 +51,10 @@ class Calendar:
         return 1
 
     @property
+    def origin(self) -> None:
+        return None
+
+    @property
     def overlaps(self) -> bool:
         return False
 

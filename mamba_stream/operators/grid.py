@@ -23,6 +23,11 @@ class Windows(Protocol):
         ...
 
     @property
+    def origin(self) -> int | None:
+        """The start of a pane, where all other panes start whole panes before or behind it."""
+        ...
+
+    @property
     def overlaps(self) -> bool:
         """Whether a row may be in more than one window."""
         ...

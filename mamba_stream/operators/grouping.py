@@ -36,6 +36,26 @@ _CELLS_A_ROW: Final = 2
 _COMPANY: Final = 0.25
 """Up to this share of rows that are not the only ones of their group, these alone are grouped."""
 
+
+@dataclass(frozen=True, slots=True)
+class Panes:
+    """A key that is made of a column of times: the last of regular steps up to each.
+
+    Attributes:
+        name: The key.
+        time: The column.
+        shift: Ticks to add to it.
+        origin: One of the steps.
+        step: How far apart they are.
+    """
+
+    name: str
+    time: str
+    shift: int
+    origin: int
+    step: int
+
+
 _NO_STEPS: Final[Mapping[str, int]] = {}
 
 Codes = npt.NDArray[np.int64]
@@ -54,6 +74,8 @@ class _Digit:
         most: Its greatest.
         nulls: Whether it may be null.
         step: All values are multiples of this apart from the least one.
+        made_of: The column that it is made of, if that is another: each value is the last step up to one there.
+        shift: What is added to that one.
     """
 
     name: str
@@ -62,14 +84,17 @@ class _Digit:
     most: int
     nulls: bool
     step: int = 1
+    made_of: str = ""
+    shift: int = 0
 
     @property
     def radix(self) -> int:
         return (self.most - self.least) // self.step + 1 + self.nulls
 
     def encoded(self, frame: pl.DataFrame) -> Codes:
-        column = frame.get_column(self.name).to_physical().cast(pl.Int64)
-        numbers = (column.fill_null(self.least) if self.nulls else column).to_numpy() - self.least
+        column = frame.get_column(self.made_of or self.name).to_physical().cast(pl.Int64)
+        filled = column.fill_null(self.least) if self.nulls else column
+        numbers = filled.to_numpy() - (self.least - self.shift)
         if self.step > 1:
             numbers //= self.step
         if self.nulls:
@@ -138,6 +163,24 @@ def run_of(
     if found is not None:
         return found
     return _grouped_by_code(frame, digits, exprs, sort=True, engine=_engine(frame, nested=nested))
+
+
+def run_by_panes(frame: pl.DataFrame, panes: Panes, keys: Sequence[str], folds: Folds) -> pl.DataFrame | None:
+    """As :func:`run_of` by these panes and other keys, without a column of panes: a frame of numbers less to write.
+
+    Returns:
+        ``None`` where rows are not to be added up.
+    """
+    ticks = frame.get_column(panes.time).to_physical()
+    others = _digits(frame, keys)
+    if others is None or ticks.null_count() or not frame.height:
+        return None
+    ends: Any = (ticks.min(), ticks.max())
+    least, most = (tick - (tick - panes.origin) % panes.step for tick in (end + panes.shift for end in ends))
+    if least < -_ROOM or most > _ROOM:
+        return None
+    slots = _Digit(panes.name, pl.Int64(), least, most, False, panes.step, panes.time, panes.shift)
+    return _folded(frame, [slots, *others], folds)
 
 
 def combined(

@@ -15,7 +15,7 @@ import polars as pl
 from mamba_stream.core.single import written_out
 from mamba_stream.operators.columns import ORDER, TIME, ticks
 from mamba_stream.operators.failures import worked
-from mamba_stream.operators.grouping import combined, grouped, ordered, run_of
+from mamba_stream.operators.grouping import Panes, combined, grouped, ordered, run_by_panes, run_of
 from mamba_stream.operators.lateness import FOREVER, NEVER
 from mamba_stream.operators.results import Results
 from mamba_stream.operators.runs import SLOT, Runs, between
@@ -45,6 +45,7 @@ class WindowStep:
         self._slots = [SLOT, AFTER] if self._grid.overlaps else [SLOT]
         self._groups = [*self._slots, *settings.keys]
         self._steps = {SLOT: self._grid.pane}
+        self._panes = _panes(settings)
         self._partials = Runs(self._merge, self._groups)
         self._rows = Runs(lambda frame: frame.sort(SLOT, maintain_order=True))
         self._closed = self._over = NEVER
@@ -113,12 +114,26 @@ class WindowStep:
             worked(self._added, rows, tolerates=False)
 
     def _added(self, frame: pl.DataFrame) -> Made:
+        run = self._added_up(frame)
+        if run is not None:
+            self._partials.add(run)
+            return NOTHING
         frame, late = self._punctual.placed(frame, self._closed)
         if frame.height:
             if self._ordered:
                 frame = frame.with_columns(ticks(self._set.time, self._set.shift).alias(TIME))
             self._take(frame)
         return NOTHING if late is None else Made(late=late)
+
+    def _added_up(self, frame: pl.DataFrame) -> pl.DataFrame | None:
+        """The run of many rows of which none is late, where that is all there is to know of them."""
+        folds = self._set.aggregation.partial_folds
+        if self._panes is None or folds is None or not self._punctual.is_on_time(frame, self._closed):
+            return None
+        run = run_by_panes(frame, self._panes, [*self._set.keys], folds)
+        if run is not None and self._grid.overlaps:
+            run.insert_column(1, pl.repeat(NEVER, run.height, dtype=pl.Int64, eager=True).alias(AFTER))
+        return run
 
     def _take(self, frame: pl.DataFrame) -> None:
         split = self._set.aggregation
@@ -258,6 +273,14 @@ class WindowStep:
         """The windows that are open, as they would be given out now."""
         self.tolerates = True
         return self._results.view(self.advance(FOREVER))
+
+
+def _panes(settings: WindowSettings) -> Panes | None:
+    """The panes of a step that keeps no rows, where they are regular."""
+    windows = settings.windows
+    if windows.origin is None or settings.aggregation.kept:
+        return None
+    return Panes(SLOT, settings.time, settings.shift, windows.origin, windows.pane)
 
 
 def _present(parts: dict[str, pl.DataFrame | None]) -> dict[str, pl.DataFrame]:

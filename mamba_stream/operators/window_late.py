@@ -65,7 +65,7 @@ class Punctual:
             closed: The windows that end at or before this take no rows any more, whatever a row's own watermark.
         """
         late = None
-        if BEHIND in frame.columns or self._reaches(frame, closed):
+        if not self.is_on_time(frame, closed):
             frame, late = self._without_late(frame, closed)
         if not frame.height:
             return frame, late
@@ -73,6 +73,10 @@ class Punctual:
         if self._windows.overlaps:
             frame = frame.with_columns(self._lost(frame).alias(AFTER))
         return frame, late
+
+    def is_on_time(self, frame: pl.DataFrame, closed: int) -> bool:
+        """Whether no row lies behind the watermark, nor has all of its windows closed."""
+        return BEHIND not in frame.columns and not self._reaches(frame, closed)
 
     def _reaches(self, frame: pl.DataFrame, closed: int) -> bool:
         if closed == NEVER or frame.height == 0:

@@ -12,7 +12,8 @@ from polars.testing import assert_frame_equal
 
 from mamba_stream.operators import grouping
 from mamba_stream.operators.folding import Fold, Folds
-from mamba_stream.operators.grouping import combined, grouped, ordered, run_of
+from mamba_stream.operators.grid import Grid
+from mamba_stream.operators.grouping import Panes, combined, grouped, ordered, run_by_panes, run_of
 
 VALUES = {
     pl.Int8(): st.integers(-128, 127),
@@ -211,3 +212,37 @@ def test_a_row_in_a_chunk_of_its_own_is_computed_as_among_others():
         chunked.with_columns(k=pl.col("k") * 10**6), ["k"], [expr.sum().alias("s")], folds=folds
     )
     assert_frame_equal(far_apart.select("s"), expected.select("s"))
+
+
+@settings(deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    folds_over_values(),
+    st.integers(-50, 50),
+    st.sampled_from([(1, 0), (7, 0), (10, 3), (60, 59)]),
+    st.sampled_from([0, 1, -13]),
+    st.lists(st.integers(-40, 40), min_size=30, max_size=30),
+)
+def test_panes_made_of_times_are_those_of_a_column_of_panes(made, first, grid, shift, times):
+    frame, keys, exprs, folds = made
+    step, origin = grid
+    frame = frame.with_columns(
+        pl.Series("at", [first + time for time in times[: frame.height]]).cast(pl.Datetime("ms"))
+    )
+    ticks = pl.col("at").cast(pl.Int64) + shift
+    slots = frame.with_columns(Grid(step, step, origin).pane_of(ticks).alias("slot"))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(grouping, "_CELLS_A_ROW", 1_000)
+        found = run_by_panes(frame, Panes("slot", "at", shift, origin, step), keys, folds)
+    if found is not None:
+        assert_frame_equal(found, run_of(slots, ["slot", *keys], exprs), check_row_order=False)
+        assert found.get_column("slot").is_sorted()
+
+
+def test_panes_are_made_of_times_alone_too_but_not_of_times_at_the_end_of_all_time():
+    folds = Folds([("n", pl.Int64(), Fold("count"))])
+    panes = Panes("slot", "at", 0, 0, 10)
+    found = run_by_panes(pl.DataFrame({"at": [-1, 5, 12, 9]}), panes, [], folds)
+    assert found.rows() == [(-10, 1), (0, 2), (10, 1)]
+    for beyond in ((1 << 63) - 1, -(1 << 63)):
+        assert run_by_panes(pl.DataFrame({"at": [beyond] * 4}), panes, [], folds) is None
+    assert run_by_panes(pl.DataFrame({"at": [1, None, 2, 3]}), panes, [], folds) is None
