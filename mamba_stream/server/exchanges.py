@@ -12,7 +12,7 @@ from pyarrow import flight
 
 from mamba_stream.core.names import check_name
 from mamba_stream.errors import AccessDenied, InvalidInput
-from mamba_stream.log.remote.protocol import Exchange, TakeLock, Watch, decode, encode
+from mamba_stream.log.remote.protocol import Exchange, TakeLock, Told, Watch, decode, encode
 from mamba_stream.log.storage import Lock
 from mamba_stream.server.belongings import need_of_lock
 from mamba_stream.server.desk import Desk
@@ -36,19 +36,36 @@ def exchange(
     descriptor: flight.FlightDescriptor,
     stream: flight.MetadataRecordBatchReader,
     answers: Any,
+    called: Callable[[Caller, Any], Told],
 ) -> None:
-    """Serves the exchange that a descriptor's command asks for, for as long as it lasts."""
+    """Serves the exchange that a descriptor's command asks for, for as long as it lasts; ``called`` makes a call."""
     if descriptor.descriptor_type != flight.DescriptorType.CMD:
         raise InvalidInput("an exchange's descriptor is a command: an Exchange message")
     request = decode(descriptor.command, Exchange)
-    if sum(each is not None for each in (request.watch, request.lock, request.pieces)) != 1:
-        raise InvalidInput("an exchange is one of watch, lock, and pieces")
+    if sum(each is not None for each in (request.watch, request.lock, request.pieces, request.calls)) != 1:
+        raise InvalidInput("an exchange is one of watch, lock, pieces, and calls")
     if request.watch is not None:
         _watch(desk, caller, context, request.watch, answers)
     elif request.lock is not None:
         _lock(desk, caller, request.lock, stream, answers)
+    elif request.calls is not None:
+        _calls(caller, stream, answers, called)
     else:
         commit_in_pieces(desk, caller, stream, answers)
+
+
+def _calls(
+    caller: Caller,
+    stream: flight.MetadataRecordBatchReader,
+    answers: Any,
+    called: Callable[[Caller, Any], Told],
+) -> None:
+    """Answers calls until the client ends it, or is gone."""
+    answers.write_metadata(pa.py_buffer(encode(True)))
+    with contextlib.suppress(StopIteration, pa.ArrowException):
+        while True:
+            asked = stream.read_chunk().app_metadata
+            answers.write_metadata(pa.py_buffer(encode(called(caller, asked))))
 
 
 def _watch(desk: Desk, caller: Caller, context: flight.ServerCallContext, watch: Watch, answers: Any) -> None:

@@ -10,16 +10,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 from pyarrow import flight
 
 from mamba_stream.errors import LogReplaced, MambaStreamError, QuotaExceeded
-from mamba_stream.log.remote.protocol import LOG_HEADER, encode
+from mamba_stream.log.remote.protocol import LOG_HEADER, Asked, Told, decode, encode
 from mamba_stream.log.storage import OwnStorage
 from mamba_stream.server import signs
 from mamba_stream.server.actions import ACTIONS, perform
 from mamba_stream.server.desk import Desk
 from mamba_stream.server.exchanges import exchange
-from mamba_stream.server.failures import answered_each, code_of, told
+from mamba_stream.server.failures import answered_each, code_of, failure_of, told
 from mamba_stream.server.gate import Caller, Gate, OpenGate
 from mamba_stream.server.limits import Limits
 from mamba_stream.server.reading import descriptor_of, read
@@ -143,7 +144,23 @@ class FlightService(flight.FlightServerBase):  # type: ignore[misc]
         writer: flight.MetadataRecordBatchWriter,
     ) -> None:
         with self._call(context, "exchange") as caller:
-            exchange(self.desk, caller, context, descriptor, reader, writer)
+            exchange(self.desk, caller, context, descriptor, reader, writer, self._called)
+
+    def _called(self, caller: Caller, message: Any) -> Told:
+        """What comes of a call that is made over a wire, counted as one of its own."""
+        what, outcome = "action/unknown", "ok"
+        try:
+            self.desk.check_open()
+            asked = decode(message or b"", Asked)
+            if asked.action in ACTIONS:
+                what = f"action/{asked.action}"
+            return Told(msgspec.Raw(perform(self.desk, caller, asked.action, memoryview(asked.request))))
+        except Exception as error:  # noqa: BLE001 - told to the client, whatever it is
+            outcome = code_of(error)
+            return Told(failure=failure_of(error))
+        finally:
+            with self._changed:
+                self.figures.calls[what, outcome] += 1
 
     def list_flights(self, context: flight.ServerCallContext, criteria: bytes) -> Iterator[flight.FlightInfo]:
         with self._call(context, "list_flights") as caller:

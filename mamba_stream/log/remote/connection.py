@@ -24,8 +24,9 @@ from mamba_stream.errors import (
 from mamba_stream.log.index import CLOSED, FORKED
 from mamba_stream.log.remote.address import Address, Credentials, read_pem
 from mamba_stream.log.remote.clock import ServerClock
-from mamba_stream.log.remote.failing import Lost, error_of, unavailable
+from mamba_stream.log.remote.failing import Lost, error_of, error_told, unavailable
 from mamba_stream.log.remote.protocol import LOG_HEADER, VERSION, Hello, Welcome, decode, encode
+from mamba_stream.log.remote.wires import Wires
 
 PATIENCE: Final = 30.0
 """Seconds for which a server that went away is waited for; one that never was there is not."""
@@ -76,6 +77,7 @@ class Connection:
         )
         self._client = self._connected()
         self.replaced = False
+        self._wires = Wires(self.exchange, self.failed, self.local)
         try:
             self.welcome = self._greet(patience=0.0)
         except BaseException:
@@ -130,6 +132,11 @@ class Connection:
             Lost: The connection failed; whether the server did it is not known.
         """
         self.check()
+        told = self._wires.call(action, body, timeout)
+        if told is not None:
+            if told.failure is not None:
+                raise error_told(told.failure)
+            return decode(told.answer, kind)
         try:
             results = self._client.do_action(flight.Action(action, body), self.options(timeout))
             answer = next(iter(results)).body
@@ -216,6 +223,7 @@ class Connection:
         """Closes it; calls in flight fail."""
         if self._pid == os.getpid() and not self._closed.is_set():
             self._closed.set()
+            self._wires.close()
             self._client.close()
 
     def _connected(self) -> flight.FlightClient:

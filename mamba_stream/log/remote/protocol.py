@@ -348,12 +348,17 @@ class Pieces(msgspec.Struct):
     """The command of a DoExchange that takes a commit in pieces, each a :class:`Part`."""
 
 
+class Calls(msgspec.Struct):
+    """The command of a DoExchange over which calls are made: each an :class:`Asked`, answered by a :class:`Told`."""
+
+
 class Exchange(msgspec.Struct):
     """The command of a DoExchange: one of these."""
 
     watch: Watch | None = None
     lock: TakeLock | None = None
     pieces: Pieces | None = None
+    calls: Calls | None = None
 
 
 def encode(message: object) -> bytes:
