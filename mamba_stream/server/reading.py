@@ -38,7 +38,7 @@ def read(desk: Desk, caller: Caller, ticket: bytes) -> tuple[pa.Schema, Iterator
     reading = _Reading(desk, caller, request)
     start, ends = reading.bounds()
     pieces = reading.pieces(start, ends, request.most_rows, request.most_bytes)
-    return reading.schema, ((data, encode(piece)) for data, piece in pieces)
+    return reading.schema, ((data, encode(piece)) for data, piece, _ in pieces)
 
 
 def rows(desk: Desk, caller: Caller, request: Read) -> RowsRead:
@@ -59,13 +59,13 @@ def rows(desk: Desk, caller: Caller, request: Read) -> RowsRead:
                 break
             if start[partition] >= ends[partition]:
                 continue
-            for data, piece in reading.pieces({partition: start[partition]}, ends, left, space):
-                if data.nbytes > _MOST_ALONG:
+            for data, piece, size in reading.pieces({partition: start[partition]}, ends, left, space):
+                if size > _MOST_ALONG:
                     break
                 writer.write_batch(data)
                 found.append(piece)
                 left -= data.num_rows
-                space -= data.nbytes
+                space -= size
     return RowsRead(found, memoryview(sink.getvalue()))
 
 
@@ -103,36 +103,36 @@ class _Reading:
 
     def pieces(
         self, start: dict[int, int], ends: dict[int, int], most_rows: int | None, most_bytes: int | None
-    ) -> Iterator[tuple[pa.RecordBatch, Piece]]:
-        """Batches between these offsets, and what lies beside each, until there are about so many rows or bytes."""
+    ) -> Iterator[tuple[pa.RecordBatch, Piece, int]]:
+        """Batches between these offsets, what lies beside each, and its bytes, until there are about so many."""
         desk, between = self._desk, (self._request.low, self._request.high)
-        rows = most_rows if most_rows is not None else 1 << 62
-        size = most_bytes if most_bytes is not None else 1 << 62
+        left = most_rows if most_rows is not None else 1 << 62
+        space = most_bytes if most_bytes is not None else 1 << 62
         ends = {partition: ends[partition] for partition in start}
         reader = desk.storage.reader(self._row, start, self._columns, ends, _open, between)
         try:
-            while rows > 0 and size > 0:
-                batches = reader.poll(max_rows=min(rows, _POLLED), max_bytes=min(size, _POLLED_BYTES))
+            while left > 0 and space > 0:
+                batches = reader.poll(max_rows=min(left, _POLLED), max_bytes=min(space, _POLLED_BYTES))
                 if not batches:
                     break
                 if self._sieve is not None:
                     batches = self._sieve.sifted(batches)
-                for together in _gathered(batches):
+                for together, size in _gathered(batches):
                     data = (
                         together[0].data
                         if len(together) == 1
                         else pa.concat_batches([b.data for b in together])
                     )
-                    rows -= data.num_rows
-                    size -= data.nbytes
-                    desk.gate.spend(self._caller, sent=data.nbytes)
-                    yield data, Piece(together[0].partition, [_run(batch) for batch in together])
+                    left -= data.num_rows
+                    space -= size
+                    desk.gate.spend(self._caller, sent=size)
+                    yield data, Piece(together[0].partition, [_run(batch) for batch in together]), size
                 # Who lost the right, or whose token ended, gets no more.
                 desk.gate.check(self._caller, (self._need,))
             if self._request.progress:
                 nothing = pa.RecordBatch.from_pylist([], self.schema)
                 for partition, position in reader.positions.items():
-                    yield nothing, Piece(partition, [Run(position, position, 0, 0)])
+                    yield nothing, Piece(partition, [Run(position, position, 0, 0)]), 0
         finally:
             reader.close()
 
@@ -172,8 +172,8 @@ def _wanted(row: TopicRow, schema: pa.Schema, columns: list[str] | None) -> tupl
     return tuple(schema.get_field_index(column) for column in columns)
 
 
-def _gathered(batches: list[LogBatch]) -> Iterator[list[LogBatch]]:
-    """Neighbours of one partition that are best sent together."""
+def _gathered(batches: list[LogBatch]) -> Iterator[tuple[list[LogBatch], int]]:
+    """Neighbours of one partition that are best sent together, and their bytes; to ask a batch for these costs."""
     together: list[LogBatch] = []
     size = 0
     for batch in batches:
@@ -181,12 +181,12 @@ def _gathered(batches: list[LogBatch]) -> Iterator[list[LogBatch]]:
         if together and (
             together[-1].partition != batch.partition or this > _SMALL or size + this > _TOGETHER
         ):
-            yield together
+            yield together, size
             together, size = [], 0
         together.append(batch)
         size += this
     if together:
-        yield together
+        yield together, size
 
 
 def _run(batch: LogBatch) -> Run:
