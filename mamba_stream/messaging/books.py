@@ -66,8 +66,11 @@ class Book(Protocol):
         """Records of a namespace, to be looked at together with what else ``look`` is about."""
         ...
 
-    def commit(self, change: Change, transaction: Transaction | None = None) -> None:
+    def commit(self, change: Change, transaction: Transaction | None = None) -> int | None:
         """Makes the change, together with what the transaction holds, which is then committed.
+
+        Returns:
+            The number of the log's commit; ``None`` where it took none.
 
         Raises:
             PreconditionFailed: A record is not as required; nothing was changed.
@@ -92,10 +95,11 @@ class LogBook:
     def look(self, look: Look, namespace: str) -> RecordsAnswer:
         return look.records(namespace)
 
-    def commit(self, change: Change, transaction: Transaction | None = None) -> None:
+    def commit(self, change: Change, transaction: Transaction | None = None) -> int | None:
         transaction = self._log.transaction() if transaction is None else transaction
         change.into(transaction)
         transaction.commit()
+        return transaction.lsn
 
 
 class PrivateBook:
@@ -123,7 +127,7 @@ class PrivateBook:
     def look(self, look: Look, namespace: str) -> RecordsAnswer:
         return RecordsAnswer(lambda: self.records(namespace), lambda: self.records(namespace, limit=1))
 
-    def commit(self, change: Change, transaction: Transaction | None = None) -> None:
+    def commit(self, change: Change, transaction: Transaction | None = None) -> int | None:
         with self._lock:
             for place, value in change.requires.items():
                 if self.get(place) != value:
@@ -137,3 +141,4 @@ class PrivateBook:
                     self._records.get(namespace, {}).pop(key, None)
                 else:
                     self._records.setdefault(namespace, {})[key] = value
+        return None if transaction is None else transaction.lsn

@@ -112,7 +112,7 @@ class SharedGroup:
         """
         quiet = self._quiet_still()
         lsn, writes = self.log.heard(), self._writes
-        if quiet is not None and quiet.lsn == lsn:
+        if quiet is not None and lsn <= quiet.lsn:
             return []
         for _ in range(_SWAPS):
             try:
@@ -138,7 +138,7 @@ class SharedGroup:
                     self._quiet = _Quiet(lsn, writes, sight.offsets, sight.next_change(now), now)
                 return []
             try:
-                self._book.commit(step.change)
+                committed = self._book.commit(step.change)
             except PreconditionFailed:
                 # Somebody else changed it, and so made progress.
                 continue
@@ -152,7 +152,8 @@ class SharedGroup:
                 # All that there was is taken; what comes of that is looked at when it falls due.
                 dues = [sight.next_change(now), *self._accounts.dues(step.change, now)]
                 until = min((due for due in dues if due is not None), default=None)
-                self._quiet = _Quiet(lsn, writes + 1, sight.offsets, until, now)
+                quiet = _Quiet(lsn, writes + 1, sight.offsets, until, now)
+                self._quiet = quiet.past(committed)
             if leases or not step.more:
                 return leases
         return []
@@ -276,7 +277,7 @@ class SharedGroup:
             outcomes = [self._settling.outcome(change, leases[0], now, done)]
             outcomes += [self._settling.outcome(change, lease, now) for lease in leases[1:]]
             try:
-                self._book.commit(change, transaction)
+                committed = self._book.commit(change, transaction)
             except PreconditionFailed:
                 for lease in leases:
                     lease.stale = not self.holds(lease)
@@ -286,6 +287,13 @@ class SharedGroup:
                 raise
             for outcome in outcomes:
                 self._settled(outcome)
+            # What was only done, and held up nothing of its key, leaves nothing behind that may be taken.
+            plain = transaction is None and not change.appends and not any(lease.keyed for lease in leases)
+            with self._counting:
+                if plain and not any(outcome.again for outcome in outcomes):
+                    self._quiet = self._quiet and self._quiet.past(committed)
+                else:
+                    self._writes += 1
 
     def _settled(self, outcome: Outcome) -> None:
         lease = outcome.lease
@@ -298,7 +306,6 @@ class SharedGroup:
         now = self.clock.now()
         done = np.array(outcome.done, np.int64)
         with self._counting:
-            self._writes += 1
             for part in lease.parts if outcome.done else ():
                 if count := int(np.isin(done, part.offsets).sum()):
                     self.counts.latencies.add(now - part.append_time, count)
@@ -341,3 +348,7 @@ class _Quiet:
     ends: Mapping[int, tuple[int, int]]
     until: int | None
     looked: int
+
+    def past(self, lsn: int | None) -> _Quiet:
+        """The same after a commit of our own that changed nothing of it, if no other commit came in between."""
+        return replace(self, lsn=lsn) if lsn == self.lsn + 1 else self

@@ -676,6 +676,63 @@ def test_a_topic_in_which_nothing_changed_is_not_looked_at_again(
     assert looks == [1]
 
 
+@pytest.mark.parametrize("key", [None, "k"])
+def test_own_commits_are_no_reason_to_look_again_unless_they_leave_something(
+    log: Log, clock: HandClock, monkeypatch: pytest.MonkeyPatch, key: str | None
+) -> None:
+    group = member(log, 1, clock, backoff=(SECOND, SECOND))
+    looks: list[int] = []
+    look = taking.Taking.look
+
+    def counted(self: taking.Taking, limit: int = 0, space: int = 0) -> taking.Sight:
+        looks.append(1)
+        return look(self, limit, space)
+
+    monkeypatch.setattr(taking.Taking, "look", counted)
+    group.begin({0: 0})
+    send(log, *(Sent(n, key=key) for n in range(3)))
+    leases = group.take(10)
+    looks.clear()
+    assert group.take(10) == [] and looks == []
+    first, second, third = messages(leases)
+    first.ack()
+    group.settle(leases)
+    assert group.take(10) == []
+    # It may have held up others of its key.
+    assert looks == ([] if key is None else [1])
+    second.nack()
+    group.settle(leases)
+    clock.advance(2)
+    again = group.take(10)
+    assert values(again) == [1]
+    for message in messages(again) if key else [*messages(again), third]:
+        message.ack()
+    group.settle([*again, *leases])
+    # What waited for it was given back, and comes behind it.
+    assert values(group.take(10)) == ([2] if key else [])
+    looks.clear()
+    send(log, "new")
+    new = group.take(10)
+    assert values(new) == ["new"] and looks == [1]
+    with messages(new)[0].transaction() as tx:
+        tx.append("work", rows([Sent("newer")]))
+    assert values(group.take(10)) == ["newer"]
+
+
+def test_what_another_does_between_own_commits_is_looked_at(log: Log, clock: HandClock) -> None:
+    one, two = member(log, 1, clock), member(log, 2, clock)
+    one.begin({0: 0})
+    send(log, "a", "b")
+    leases = one.take(1)
+    theirs = two.take(1)
+    assert one.take(10) == [] == two.take(10)
+    messages(leases)[0].ack()
+    one.settle(leases)
+    messages(theirs)[0].nack("0s")
+    two.settle(theirs)
+    assert values(one.take(10)) == ["b"]
+
+
 def test_a_retry_of_a_session_of_its_own_is_seen_though_nobody_wrote_to_the_log(
     log: Log, clock: HandClock
 ) -> None:

@@ -72,9 +72,9 @@ class Interrupted(LogBook):
 
         return RecordsAnswer(late, lambda: dict.fromkeys(filter(None, [answer.first()]), b""))
 
-    def commit(self, change: Change, transaction: Transaction | None = None) -> None:
+    def commit(self, change: Change, transaction: Transaction | None = None) -> int | None:
         self._interrupt()
-        super().commit(change, transaction)
+        return super().commit(change, transaction)
 
     def _interrupt(self) -> None:
         meanwhile, self.meanwhile = self.meanwhile, None

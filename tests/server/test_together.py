@@ -22,7 +22,7 @@ from mamba_stream.server.desk import Desk
 from mamba_stream.server.gate import Caller, OpenGate
 from mamba_stream.server.limits import Limits
 from mamba_stream.server.service import FlightService
-from tests.messaging.desk import HandClock, Sent, member, message_topic, rows as rows_of, values
+from tests.messaging.desk import HandClock, Sent, member, message_topic, messages, rows as rows_of, values
 from tests.server.load import client_of
 from tests.server.test_security import requests
 
@@ -201,9 +201,16 @@ def test_what_a_message_costs_a_member_of_a_group_in_calls(log: Log, private: bo
             taken = calls() - before
             assert values(leases) == [number]
             assert taken == {"action/together": 1} | ({} if private else {"action/commit": 1})
-            if private:
-                # All that there was is taken, as far as has been heard.
-                assert group.take(4) == [] and calls() - before == taken
+            # All that there was is taken; and what is done leaves nothing to look for.
+            assert group.take(4) == [] and calls() - before == taken
+            for message in messages(leases):
+                message.ack()
+            group.settle(leases)
+            assert client.wait(log.lsn() - 1, 10) == log.lsn()
+            settled = calls() - before
+            if not private:
+                assert settled - taken == {"action/commit": 1}
+                assert group.take(4) == [] and calls() - before == settled
     finally:
         client.close()
         service.shutdown()
