@@ -11,7 +11,7 @@ import pyarrow as pa
 from pyarrow import flight
 
 from mamba_stream.core.names import check_name
-from mamba_stream.errors import AccessDenied, InvalidInput
+from mamba_stream.errors import AccessDenied, InvalidInput, NotAuthenticated
 from mamba_stream.log.remote.protocol import Exchange, TakeLock, Told, Watch, decode, encode
 from mamba_stream.log.storage import Lock
 from mamba_stream.server.belongings import need_of_lock
@@ -64,8 +64,11 @@ def _calls(
     answers.write_metadata(pa.py_buffer(encode(True)))
     with contextlib.suppress(StopIteration, pa.ArrowException):
         while True:
-            asked = stream.read_chunk().app_metadata
-            answers.write_metadata(pa.py_buffer(encode(called(caller, asked))))
+            told = called(caller, stream.read_chunk().app_metadata)
+            answers.write_metadata(pa.py_buffer(encode(told)))
+            if told.failure is not None and told.failure.code == NotAuthenticated.__name__:
+                # Who is not known any more keeps no thread of ours.
+                return
 
 
 def _watch(desk: Desk, caller: Caller, context: flight.ServerCallContext, watch: Watch, answers: Any) -> None:

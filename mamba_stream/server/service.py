@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from pyarrow import flight
 
-from mamba_stream.errors import LogReplaced, MambaStreamError, QuotaExceeded
+from mamba_stream.errors import InvalidInput, LogReplaced, MambaStreamError, QuotaExceeded
 from mamba_stream.log.remote.protocol import LOG_HEADER, Asked, Told, decode, encode
 from mamba_stream.log.storage import OwnStorage
 from mamba_stream.server import signs
@@ -154,6 +154,8 @@ class FlightService(flight.FlightServerBase):  # type: ignore[misc]
             asked = decode(message or b"", Asked)
             if asked.action in ACTIONS:
                 what = f"action/{asked.action}"
+                if ACTIONS[asked.action].lasting:
+                    raise InvalidInput(f"{asked.action} may take long: it is called by itself")
             return Told(msgspec.Raw(perform(self.desk, caller, asked.action, memoryview(asked.request))))
         except Exception as error:  # noqa: BLE001 - told to the client, whatever it is
             outcome = code_of(error)

@@ -15,7 +15,7 @@ import pyarrow as pa
 from pyarrow import flight
 
 from mamba_stream.core.clock import Clock
-from mamba_stream.errors import MambaStreamError, ServerUnavailable
+from mamba_stream.errors import MambaStreamError, NotAuthenticated, ServerUnavailable
 from mamba_stream.log.remote.failing import Lost
 from mamba_stream.log.remote.protocol import Asked, Calls, Exchange, Told, decode, encode
 
@@ -29,6 +29,8 @@ _UNUSED: Final = 1.0
 _LOOK: Final = 0.25
 _AFTER_FAILURE: Final = 5.0
 """Seconds in which no wire is tried where the server would not have one."""
+_LAST: Final = (ServerUnavailable.__name__, NotAuthenticated.__name__)
+"""After these there are no more answers."""
 _COMMAND: Final = encode(Exchange(calls=Calls()))
 
 Streams = tuple[flight.FlightStreamWriter, flight.FlightStreamReader]
@@ -102,8 +104,8 @@ class Wires:
         whole = False
         try:
             told = decode(wire.call(encode(Asked(action, msgspec.Raw(body)))), Told)
-            # One that is being stopped waits for those who hold on to it.
-            whole = told.failure is None or told.failure.code != ServerUnavailable.__name__
+            # A server that is being stopped waits for those who hold on to it.
+            whole = told.failure is None or told.failure.code not in _LAST
         except StopIteration:
             raise self._failed(pa.ArrowCancelled("the server ended the stream")) from None
         except pa.ArrowException as error:
