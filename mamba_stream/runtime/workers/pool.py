@@ -143,8 +143,8 @@ class Pool:
 
     @property
     def workers(self) -> dict[int, int]:
-        """The workers that live, with the numbers of their processes."""
-        return {number: worker.process for number, worker in self._workers.items() if worker.hand is not None}
+        """The workers that are ready, with the numbers of their processes."""
+        return {number: worker.process for number, worker in self._workers.items() if worker.ready}
 
     def tasks_of(self, worker: int) -> frozenset[TaskName]:
         """The tasks of a worker."""

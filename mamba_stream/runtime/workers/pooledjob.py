@@ -19,6 +19,7 @@ from mamba_stream.runtime.options import RunOptions
 from mamba_stream.runtime.watermarks import Mark, combined, moment_of
 from mamba_stream.runtime.workers.beginning import Begun, begin
 from mamba_stream.runtime.workers.executor import Executor
+from mamba_stream.runtime.workers.layout import TaskName
 from mamba_stream.runtime.workers.messages import SourceFacts
 from mamba_stream.runtime.workers.pool import Pool, PoolSettings
 
@@ -107,8 +108,12 @@ class PooledJob(Job):
 
     @property
     def workers(self) -> dict[int, int]:
-        """The workers that live, with the numbers of their processes; 0 for those in this one."""
+        """The workers that are ready, with the numbers of their processes; 0 for those in this one."""
         return self._pool.workers
+
+    def tasks_of(self, worker: int) -> frozenset[TaskName]:
+        """The tasks of a worker."""
+        return self._pool.tasks_of(worker)
 
     def rescale(self, workers: int) -> None:
         if not is_whole(workers) or workers < 1:

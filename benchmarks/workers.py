@@ -1,0 +1,333 @@
+"""Measures jobs over workers: ``python benchmarks/workers.py``, each number beside what it is held against.
+
+A job with one worker and the same job with two take turns, over the same topic. Its log lies in memory where there is
+such a directory: what is measured is the work, and how it is shared out. Where ``bytewax`` is installed in the Python
+that ``BYTEWAX_PYTHON`` names, it counts the same rows by key on one and on two workers.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if sys.path and Path(sys.path[0]).name == "benchmarks":
+    # A module of the standard library has the name of one beside this.
+    sys.path[0] = str(Path(sys.path[0]).parent)
+
+import argparse
+import contextlib
+import os
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import polars as pl
+
+import mamba_stream as mamba
+from mamba_stream.cli.bench.measuring import Figure, Pair, middle, show
+from mamba_stream.runtime.workers.pooledjob import PooledJob
+
+_BATCH = 65_536
+_TICKS = os.sysconf("SC_CLK_TCK")
+MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
+BYTEWAX = Path(__file__).with_name("bytewax_count.py")
+
+
+def main() -> int:
+    """Measures all, or the parts that are named."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(_PARTS)}; all if none is named")
+    parser.add_argument("--seconds", type=float, default=15.0, help="how long one worker works at least")
+    parser.add_argument("--rounds", type=int, default=3)
+    asked = parser.parse_args()
+    chosen = asked.parts or list(_PARTS)
+    good = show("jobs over workers", (figure for part in chosen for figure in _PARTS[part](asked)))
+    return 0 if good else 1
+
+
+# -- one worker and two ------------------------------------------------------------------------------------------------
+
+
+def _cpu_bound(asked: argparse.Namespace) -> Iterator[Figure]:
+    """A Python function that holds the interpreter, over a topic of four partitions."""
+
+    def build(rows: int) -> mamba.Pipeline:
+        def slow(frame: pl.DataFrame) -> pl.DataFrame:
+            total = 0
+            for value in frame["value"].to_list():
+                for step in range(20):
+                    total = (total * 31 + value + step) % 1_000_003
+            return frame
+
+        return mamba.pipeline("cpu", mamba.stream("in").map_batches(slow).select("key", "value").to("out"))
+
+    yield _two_to_one("a Python function over rows, two workers to one", build, asked, 1.85, rows=400_000)
+
+
+def _native(asked: argparse.Namespace) -> Iterator[Figure]:
+    """Windows over ten thousand keys: one worker may use both processors, too."""
+
+    def build(rows: int) -> mamba.Pipeline:
+        counted = (
+            mamba.stream("in")
+            .window(mamba.tumbling("1m"), by="key")
+            .agg(rows=pl.len(), total=pl.col("value").sum(), mean=pl.col("value").mean())
+        )
+        return mamba.pipeline("native", counted.to("out"))
+
+    yield _two_to_one("windows by 10,000 keys, two workers to one", build, asked, 1.3, rows=20_000_000)
+
+
+def _two_to_one(name: str, build, asked: argparse.Namespace, target: float, rows: int) -> Figure:
+    with _log() as log:
+        rows = _fill(log, rows)
+        ours, limit = [], []
+        for _ in range(asked.rounds):
+            limit.append(rows / _run(log, build(rows), 1))
+            ours.append(rows / _run(log, build(rows), 2))
+    pair = Pair(ours, limit)
+    return Figure(
+        name,
+        f"{middle(ours):,.0f} rows/s",
+        f"{middle(limit):,.0f} rows/s of one worker",
+        pair.ratio,
+        target,
+        spread=(min(pair.ratios), max(pair.ratios)),
+    )
+
+
+def _run(log: mamba.Log, pipeline: mamba.Pipeline, workers: int) -> float:
+    begun = time.perf_counter()
+    mamba.run(pipeline, log=log, workers=workers, state="new")
+    return time.perf_counter() - begun
+
+
+# -- the shuffle -------------------------------------------------------------------------------------------------------
+
+
+def _shuffle(asked: argparse.Namespace) -> Iterator[Figure]:
+    """Bytes that go to the task of their key, from append to where they are read, beside a copy of memory."""
+    with _log() as log:
+        rows = _fill(log, 8_000_000, text=True)
+        size = sum(log["in"].sizes().values())
+        kept = mamba.stream("in").process(
+            _nothing, by="key", state={"seen": pl.Int64}, output={"key": pl.Int64}
+        )
+        pipeline = mamba.pipeline("shuffle", kept.to("out"))
+        ours = [size / _run(log, pipeline, 2) for _ in range(asked.rounds)]
+    block = np.ones(64 << 20, np.uint8)
+    copies = [block.nbytes / min(_timed(block.copy) for _ in range(5)) for _ in range(asked.rounds)]
+    pair = Pair(ours, [min(1e9, 0.5 * copy) for copy in copies])
+    yield Figure(
+        f"{rows:,} rows that cross by key",
+        f"{middle(ours) / 1e6:,.0f} MB/s",
+        "1 GB/s, or half of a copy of memory",
+        pair.ratio,
+        1.0,
+        spread=(min(pair.ratios), max(pair.ratios)),
+    )
+
+
+def _nothing(rows: pl.DataFrame, state: object, timers: object) -> pl.DataFrame:
+    return pl.DataFrame(schema={"key": pl.Int64})
+
+
+# -- idle, and commits -------------------------------------------------------------------------------------------------
+
+
+def _idle(asked: argparse.Namespace) -> Iterator[Figure]:
+    """A thousand tasks with nothing to do."""
+    with _log() as log:
+        log.create_topic("in", _rows(0, 1), partitions=1_000, time="ts")
+        pipeline = mamba.pipeline("idle", mamba.stream("in").select("key").to("out"))
+        with _started(log, pipeline) as job:
+            job.checkpoint(120)
+            time.sleep(5)
+            yield Figure(
+                "1,000 tasks with nothing to do", "", "of a processor", 100 * _share(job, 20), 5.0, False, "%"
+            )
+
+
+def _commits(asked: argparse.Namespace) -> Iterator[Figure]:
+    """A hundred tasks that commit once a second, with one row each."""
+    with _log() as log:
+        log.create_topic("in", _rows(0, 1), partitions=100, time="ts")
+        pipeline = mamba.pipeline("commits", mamba.stream("in").select("key").to("out"))
+        with _started(log, pipeline) as job:
+            job.checkpoint(120)
+            over = threading.Event()
+
+            def feed() -> None:
+                while not over.wait(0.5):
+                    with log.transaction() as tx:
+                        for partition in range(100):
+                            tx.append("in", _rows(partition, 1), partition=partition)
+
+            thread = threading.Thread(target=feed)
+            before = job.status.commits
+            thread.start()
+            time.sleep(3)
+            begun, first = time.perf_counter(), job.status.commits
+            share = _share(job, 20)
+            rate = (job.status.commits - first) / (time.perf_counter() - begun)
+            over.set()
+            thread.join()
+            assert job.status.commits > before
+            yield Figure(
+                "100 tasks that commit once a second",
+                f"{rate:,.0f} commits/s",
+                "of a processor, rows and all",
+                100 * share,
+                10.0,
+                False,
+                "%",
+            )
+
+
+def _killed(asked: argparse.Namespace) -> Iterator[Figure]:
+    """From the death of a worker to the next commit of its tasks."""
+    with _log() as log:
+        log.create_topic("in", _rows(0, 1), partitions=4, time="ts")
+        pipeline = mamba.pipeline("killed", mamba.stream("in").select("key").to("out"))
+        took = []
+        with _started(log, pipeline) as job:
+            for _ in range(5):
+                log["in"].append(_rows(0, 4), partition=0)
+                while len(job.workers) < 2:
+                    time.sleep(0.01)
+                job.checkpoint(60)
+                place = log.record("jobs.tasks/killed", "0/0")
+                worker = next(
+                    number for number in job.workers if any(t.number == 0 for t in job.tasks_of(number))
+                )
+                os.kill(job.workers[worker], signal.SIGKILL)
+                begun = time.perf_counter()
+                log["in"].append(_rows(0, 4), partition=0)
+                rows = log["out"].offsets()[0][1]
+                while log["out"].offsets()[0][1] == rows:
+                    time.sleep(0.005)
+                took.append(time.perf_counter() - begun)
+                assert log.record("jobs.tasks/killed", "0/0") != place
+        yield Figure(
+            "from kill -9 of a worker to its tasks' next commit",
+            "",
+            "5 deaths, the slowest",
+            max(took),
+            3.0,
+            False,
+            "s",
+        )
+
+
+def _share(job: PooledJob, seconds: float) -> float:
+    """Processors that the workers and this process use."""
+    processes = [os.getpid(), *job.workers.values()]
+    before = sum(map(_ticks, processes))
+    begun = time.perf_counter()
+    time.sleep(seconds)
+    return (sum(map(_ticks, processes)) - before) / _TICKS / (time.perf_counter() - begun)
+
+
+def _ticks(process: int) -> int:
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+# -- beside it ---------------------------------------------------------------------------------------------------------
+
+
+def _bytewax(asked: argparse.Namespace) -> Iterator[Figure]:
+    """Counts by key of one stream, beside Bytewax on as many workers; it keeps nothing on disk, and we do."""
+    python = os.environ.get("BYTEWAX_PYTHON")
+    if python is None:
+        return
+    with _log() as log:
+        rows = _fill(log, 4_000_000)
+        counted = mamba.stream("in").group_by("key").agg(rows=pl.len())
+        pipeline = mamba.pipeline("counts", counted.to("out"))
+        for workers in (1, 2):
+            ours = rows / middle([_run(log, pipeline, workers) for _ in range(asked.rounds)])
+            theirs = []
+            for _ in range(asked.rounds):
+                told = subprocess.run(
+                    [python, "-P", str(BYTEWAX), str(workers), "1000000"],
+                    capture_output=True,
+                    text=True,
+                    check=True,
+                )
+                theirs.append(float(told.stdout.split()[-1]))
+            yield Figure(
+                f"counts by key, {workers} worker{'s' * (workers > 1)}",
+                f"{ours:,.0f} rows/s",
+                f"{middle(theirs):,.0f} rows/s of Bytewax",
+                ours / middle(theirs),
+                None,
+            )
+
+
+# -- what they run over ------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _log() -> Iterator[mamba.Log]:
+    with tempfile.TemporaryDirectory(dir=MEMORY) as place, mamba.open(Path(place) / "log") as log:
+        yield log
+
+
+@contextlib.contextmanager
+def _started(log: mamba.Log, pipeline: mamba.Pipeline) -> Iterator[PooledJob]:
+    job = mamba.start(pipeline, log=log, workers=2, until="stopped")
+    assert isinstance(job, PooledJob)
+    try:
+        yield job
+    finally:
+        job.stop(120)
+
+
+def _fill(log: mamba.Log, rows: int, *, text: bool = False) -> int:
+    batches = -(-rows // _BATCH // 4) * 4
+    log.create_topic("in", _rows(0, 1, text=text), partitions=4, time="ts")
+    for number in range(batches):
+        log["in"].append(_rows(number * _BATCH, _BATCH, text=text), partition=number % 4)
+    log["in"].end()
+    return batches * _BATCH
+
+
+def _rows(first: int, count: int, *, text: bool = False) -> pl.DataFrame:
+    number = np.arange(first, first + count)
+    frame = pl.DataFrame(
+        {
+            "ts": pl.Series(number * 100).cast(pl.Datetime("us")),
+            "key": number * 7_919 % 10_000,
+            "value": number % 1_000,
+        }
+    )
+    return (
+        frame.with_columns(pl.format("row {} of a text of some length", "value").alias("text"))
+        if text
+        else frame
+    )
+
+
+def _timed(call) -> float:
+    begun = time.perf_counter()
+    call()
+    return time.perf_counter() - begun
+
+
+_PARTS = {
+    "cpu": _cpu_bound,
+    "native": _native,
+    "shuffle": _shuffle,
+    "idle": _idle,
+    "commits": _commits,
+    "killed": _killed,
+    "bytewax": _bytewax,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())
