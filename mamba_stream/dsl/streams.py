@@ -25,6 +25,7 @@ from mamba_stream.errors import PipelineRefused
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.explain import explain
 from mamba_stream.plan.shapes import Shape, infer_known
+from mamba_stream.plan.staging import explain_stages
 
 
 class Stream(RowVerbs, CodeVerbs, WindowVerbs, JoinVerbs, TableVerbs):
@@ -162,9 +163,13 @@ class Stream(RowVerbs, CodeVerbs, WindowVerbs, JoinVerbs, TableVerbs):
 
         return collect_stream(self._node, log, limit=n)
 
-    def explain(self, *, format: Literal["text", "mermaid"] = "text") -> str:  # noqa: A002 - as in Polars
-        """What the stream does, in words; or a picture as Mermaid text."""
-        return explain([self._node], style=format)
+    def explain(
+        self,
+        *,
+        format: Literal["text", "mermaid", "stages"] = "text",  # noqa: A002 - as in Polars
+    ) -> str:
+        """What the stream does, in words; a picture as Mermaid text; or how it is cut into stages for workers."""
+        return explain_stages([self._node]) if format == "stages" else explain([self._node], style=format)
 
     def _then(self, node: n.Node, *others: Planned) -> Stream:
         shapes = dict(self._shapes)

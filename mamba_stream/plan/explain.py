@@ -31,7 +31,7 @@ def explain(roots: Sequence[n.Node], *, style: str) -> str:
         return "\n".join(line for node in nodes for line in _lines(node, numbers, shapes))
     if style == "mermaid":
         return "\n".join(["flowchart LR", *(_box(node, numbers) for node in nodes), *_arrows(nodes, numbers)])
-    raise InvalidInput(f"explain(format={style!r}): choose 'text' or 'mermaid'")
+    raise InvalidInput(f"explain(format={style!r}): choose 'text', 'mermaid' or 'stages'")
 
 
 def _lines(node: n.Node, numbers: Mapping[n.Node, int], shapes: Mapping[n.Node, Shape]) -> list[str]:

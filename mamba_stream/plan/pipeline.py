@@ -11,6 +11,7 @@ from mamba_stream.errors import PipelineRefused
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.explain import explain
 from mamba_stream.plan.names import check_step_names
+from mamba_stream.plan.staging import explain_stages
 
 LONGEST_NAME = 180
 """The names of a job's topic of state and group of offsets are made from the pipeline's."""
@@ -48,9 +49,13 @@ class Pipeline:
         """All steps, each once, parents first."""
         return n.walk(self.outputs)
 
-    def explain(self, *, format: Literal["text", "mermaid"] = "text") -> str:  # noqa: A002 - as in Polars
-        """What the pipeline does, in words; or a picture as Mermaid text."""
-        return explain(self.outputs, style=format)
+    def explain(
+        self,
+        *,
+        format: Literal["text", "mermaid", "stages"] = "text",  # noqa: A002 - as in Polars
+    ) -> str:
+        """What the pipeline does, in words; a picture as Mermaid text; or how it is cut into stages for workers."""
+        return explain_stages(self.outputs) if format == "stages" else explain(self.outputs, style=format)
 
 
 P = TypeVar("P", bound=Pipeline)

@@ -42,10 +42,6 @@ class Exchange(n.Node):
     partials: n.Window | None = None
 
 
-Inlet = n.AnySource | Exchange
-"""Where rows come into a stage."""
-
-
 @dataclass(frozen=True, eq=False)
 class Stage:
     """A part of a plan that runs as one loop.

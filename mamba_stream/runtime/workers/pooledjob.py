@@ -12,6 +12,7 @@ from mamba_stream.errors import InvalidInput, PipelineRefused
 from mamba_stream.log import Log
 from mamba_stream.plan.analysis import Analysis
 from mamba_stream.plan.pipeline import Pipeline
+from mamba_stream.plan.staging import PARTITIONS
 from mamba_stream.runtime.counts import added, added_lateness, summary_of
 from mamba_stream.runtime.facts import JobStatus, RunSummary
 from mamba_stream.runtime.job import Job
@@ -23,8 +24,6 @@ from mamba_stream.runtime.workers.layout import TaskName
 from mamba_stream.runtime.workers.messages import SourceFacts
 from mamba_stream.runtime.workers.pool import Pool, PoolSettings
 
-PARTITIONS: Final = 32
-"""How many tasks a stage behind a shuffle has, unless told otherwise."""
 _LOOK: Final = 1.0
 """Seconds until the pool is looked after when nothing is heard."""
 
