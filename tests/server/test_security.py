@@ -19,6 +19,7 @@ from mamba_stream.errors import NotAuthenticated, NotAuthorized, TopicNotFound
 from mamba_stream.log import Log
 from mamba_stream.log.opening import storage_of
 from mamba_stream.log.remote import protocol
+from mamba_stream.log.remote.intake import encoded
 from mamba_stream.server.access import Entry
 from mamba_stream.server.actions import ACTIONS
 from mamba_stream.server.audit import TOPIC, Audit, audit_topic
@@ -164,12 +165,29 @@ def other_calls(log):
 
         return call
 
+    def pieces(client, options):
+        command = protocol.encode(protocol.Exchange(pieces=protocol.Pieces()))
+        writer, reader = client.do_exchange(flight.FlightDescriptor.for_command(command), options)
+        data = memoryview(encoded([rows], rows.schema))
+        try:
+            for part in (
+                protocol.Part(protocol.Rows(log["orders"].number, data)),
+                protocol.Part(commit=protocol.Commit(ChangeSet())),
+            ):
+                writer.write_metadata(protocol.encode(part))
+            writer.done_writing()
+        except pa.ArrowException:
+            # Why not is told to who reads.
+            pass
+        return reader.read_chunk().app_metadata
+
     return {
         "read": lambda client, options: client.do_get(ticket, options).read_all(),
         "read by name": lambda client, options: client.do_get(flight.Ticket(b"orders"), options).read_all(),
         "write": write,
         "lock": exchange(protocol.Exchange(lock=protocol.LockName("jobs", "etl"))),
         "get_flight_info": lambda client, options: client.get_flight_info(path, options),
+        "pieces": pieces,
     }
 
 
