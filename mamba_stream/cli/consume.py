@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import click
 
 from mamba_stream.cli.options import log_option, open_place, output_option, start_option, topic_argument
+
+if TYPE_CHECKING:
+    from mamba_stream.log.batch import LogBatch
 
 
 @click.command()
@@ -40,12 +45,17 @@ def consume(
     from mamba_stream.cli.predicate import failure, predicate
     from mamba_stream.cli.printing import RowPrinter
     from mamba_stream.core.batches import frame_from_batch
+    from mamba_stream.core.predicates import split
     from mamba_stream.errors import InvalidInput
 
     with open_place(place) as log:
         source = log[topic]
         shown = source.schema.names if columns is None else [name.strip() for name in columns.split(",")]
         asked, needed = (None, []) if where is None else predicate(where, source)
+        there = None
+        if asked is not None and split(asked, source.polars_schema)[1] is None:
+            # All of it can be asked where the rows are: a server sends no others.
+            asked, needed, there = None, [], asked
         printer = RowPrinter(output, sys.stdout)
         left = rows
         batches = source.read(
@@ -54,8 +64,9 @@ def consume(
             columns=[*shown, *(name for name in needed if name not in shown)],
             # Without a predicate the log itself knows when there are enough.
             max_rows=left if asked is None else None,
+            where=there,
         )
-        while left != 0 and (batch := next(batches, None)) is not None:
+        while left != 0 and (batch := _following(batches, there is not None)) is not None:
             frame = frame_from_batch(batch.data)
             if offsets:
                 frame = frame.with_columns(
@@ -71,3 +82,14 @@ def consume(
                 frame = frame.head(left)
                 left -= frame.height
             printer.write(frame)
+
+
+def _following(batches: Iterator[LogBatch], asked: bool) -> LogBatch | None:
+    """The next batch; where rows are asked as they are read, what is wrong with one is about the predicate."""
+    from mamba_stream.cli.predicate import failure
+    from mamba_stream.errors import InvalidInput
+
+    try:
+        return next(batches, None)
+    except InvalidInput as error:
+        raise (InvalidInput(failure(error)) if asked else error) from error

@@ -78,7 +78,7 @@ def _typed(parsed: pl.Expr, topic: Topic) -> tuple[pl.Expr, list[str]]:
     return typed, needed
 
 
-def failure(error: pl.exceptions.PolarsError) -> str:
+def failure(error: Exception) -> str:
     """What to say when a row could not be asked."""
     advice = "; TRY_CAST gives NULL where a value cannot be converted" if "conversion" in str(error) else ""
     return f"--where: {_first_line(error)}{advice}"

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from mamba_stream.core.changes import Applied, ChangeSet, Once
 from mamba_stream.core.clock import Clock
+from mamba_stream.core.predicates import Predicate
 from mamba_stream.log.batch import LogBatch
 from mamba_stream.log.looking import Question
 from mamba_stream.log.rows import TopicRow
@@ -227,10 +228,12 @@ class Storage(Protocol):
         ends: Mapping[int, int],
         opened: Callable[[], object],
         between: tuple[int | None, int | None] = (None, None),
+        where: Predicate | None = None,
     ) -> Reader:
         """A reader of these columns by number; ``opened`` raises once the handle that asked for it is closed.
 
-        Batches that have no row ``between`` these ticks of the time column, inclusive, are left out.
+        Batches that have no row ``between`` these ticks of the time column, inclusive, are left out, and rows for
+        which ``where`` is not true.
         """
         ...
 

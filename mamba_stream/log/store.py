@@ -16,6 +16,7 @@ import pyarrow as pa
 from mamba_stream.core.changes import Applied, ChangeSet, Once
 from mamba_stream.core.clock import Clock, SystemClock
 from mamba_stream.core.names import LONGEST_NAME
+from mamba_stream.core.predicates import Predicate
 from mamba_stream.errors import DataCorrupted, ForkedProcess, NewerFormat, NotALog
 from mamba_stream.log import description, directory, files, locks, rows, scanning
 from mamba_stream.log.committer import Batch, Committer
@@ -31,9 +32,10 @@ from mamba_stream.log.repeating import answered
 from mamba_stream.log.rows import Head, Meta, TopicRow
 from mamba_stream.log.seeking import first_reaching, offset_at
 from mamba_stream.log.shelf import Shelf
+from mamba_stream.log.sifting import Sieve, SiftedReader
 from mamba_stream.log.staging import StagedRows
 from mamba_stream.log.statistics import statistics
-from mamba_stream.log.storage import LogStatistics, PartitionHead
+from mamba_stream.log.storage import LogStatistics, PartitionHead, Reader
 from mamba_stream.log.waking import Ear, Waker
 
 if TYPE_CHECKING:
@@ -128,7 +130,10 @@ class Store:
         ends: Mapping[int, int],
         opened: Callable[[], object],
         between: tuple[int | None, int | None] = (None, None),
-    ) -> ShelfReader:
+        where: Predicate | None = None,
+    ) -> Reader:
+        if where is not None:
+            return self._sifted(topic, positions, wanted, ends, opened, between, where)
         if (low := between[0]) is not None:
             heads = self.shelf.heads(topic, list(positions))
             positions = {
@@ -136,6 +141,21 @@ class Store:
                 for p, start in positions.items()
             }
         return ShelfReader(self._shelf_while(opened), topic, positions, wanted, ends, between)
+
+    def _sifted(
+        self,
+        topic: TopicRow,
+        positions: Mapping[int, int],
+        wanted: tuple[int, ...] | None,
+        ends: Mapping[int, int],
+        opened: Callable[[], object],
+        between: tuple[int | None, int | None],
+        where: Predicate,
+    ) -> Reader:
+        schema = self.schema(topic.schema)
+        sieve = Sieve.of(where, schema, wanted)
+        reader = self.reader(topic, positions, sieve.reads(schema, wanted), ends, opened, between)
+        return SiftedReader(reader, sieve)
 
     def scan(self, topic: TopicRow, opened: Callable[[], object]) -> pl.LazyFrame:
         return scanning.scan(self._shelf_while(opened), topic, self.schema(topic.schema))

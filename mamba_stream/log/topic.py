@@ -13,8 +13,9 @@ from mamba_stream.core.changes import Applied, ChangeSet, Sequence as ProducerSe
 from mamba_stream.core.durations import to_time
 from mamba_stream.core.names import did_you_mean
 from mamba_stream.core.numbers import is_whole
+from mamba_stream.core.predicates import Predicate, check, from_expr
 from mamba_stream.core.schemas import polars_schema
-from mamba_stream.errors import InvalidInput, SchemaMismatch, TopicNotFound
+from mamba_stream.errors import ExpressionRefused, InvalidInput, SchemaMismatch, TopicNotFound
 from mamba_stream.log.asked import LONGEST_TEXT, is_text, offset_of, offsets_of, partitions_of
 from mamba_stream.log.batch import LogBatch
 from mamba_stream.log.rows import TopicRow
@@ -144,6 +145,7 @@ class Topic:
         max_rows: int | None = None,
         partitions: Sequence[int] | None = None,
         end: Mapping[int, int] | None = None,
+        where: pl.Expr | None = None,
     ) -> Iterator[LogBatch]:
         """Batches from ``start`` on, in the order of offsets within each partition.
 
@@ -156,10 +158,15 @@ class Topic:
             max_rows: Stop after so many rows.
             partitions: Only these partitions.
             end: ``{partition: offset}`` to stop before.
+            where: Only rows for which this is true, and of a server only they travel. It compares columns and
+                values of single rows (docs/predicates.md); ``batch.offsets`` says which rows they are.
+
+        Raises:
+            ExpressionRefused: ``where`` is more than such a comparison: filter what comes instead.
         """
         if max_rows is not None and not is_whole(max_rows):
             raise InvalidInput(f"max_rows={max_rows!r}: give a number from 0 on, or leave it out for all")
-        reader = self.reader(start=start, partitions=partitions, columns=columns, end=end)
+        reader = self.reader(start=start, partitions=partitions, columns=columns, end=end, where=where)
         return self._read(reader, follow, max_rows)
 
     def reader(
@@ -169,11 +176,17 @@ class Topic:
         partitions: Sequence[int] | None = None,
         columns: Sequence[str] | None = None,
         end: Mapping[int, int] | None = None,
+        where: pl.Expr | None = None,
     ) -> Reader:
         """A reader to be polled; arguments as for :meth:`read`."""
         positions = self._positions(start, partitions_of(self._row, partitions))
         ends = offsets_of(self._row, "end", end)
-        return self._store.reader(self._row, positions, self._wanted(columns), ends, self._opened)
+        wanted = self._wanted(columns)
+        if where is None:
+            return self._store.reader(self._row, positions, wanted, ends, self._opened)
+        return self._store.reader(
+            self._row, positions, wanted, ends, self._opened, where=self._predicate(where)
+        )
 
     def scan(self) -> pl.LazyFrame:
         """The topic's rows as a lazy frame: projections, filters and limits reach into the log.
@@ -238,10 +251,23 @@ class Topic:
             for batch in batches:
                 yield batch if batch.data.num_rows <= left else batch.head(left)
                 left -= batch.data.num_rows
+                if left <= 0:
+                    # With a predicate a poll gives more than one batch.
+                    return
             if not batches:
                 if not follow or reader.exhausted:
                     return
                 lsn = self._store.wait(lsn, _WAIT)
+
+    def _predicate(self, where: object) -> Predicate:
+        found = from_expr(where) if isinstance(where, pl.Expr) else None
+        if found is None:
+            raise ExpressionRefused(
+                f"topic {self.name!r}: read(where={where!s:.200}) is not made of comparisons of columns and values "
+                "alone, which a server may be asked: filter the rows that come, or use scan().filter(...)"
+            )
+        check(found, self.polars_schema)
+        return found
 
     @property
     def _store(self) -> Storage:

@@ -9,17 +9,16 @@ import pyarrow as pa
 from pyarrow import flight
 
 from mamba_stream.core.names import did_you_mean
-from mamba_stream.core.predicates import check, decode as decode_predicate
-from mamba_stream.core.schemas import polars_schema
+from mamba_stream.core.predicates import decode as decode_predicate
 from mamba_stream.errors import InvalidInput, SchemaMismatch
 from mamba_stream.log.asked import check_bounds, offsets_of
 from mamba_stream.log.batch import LogBatch
 from mamba_stream.log.remote.protocol import Piece, Read, RowsRead, Run, decode, encode
 from mamba_stream.log.rows import TopicRow
+from mamba_stream.log.sifting import Sieve
 from mamba_stream.server.belongings import need_of_topic
 from mamba_stream.server.desk import Desk
 from mamba_stream.server.gate import Caller
-from mamba_stream.server.sifting import Sieve
 
 _POLLED: Final = 65_536
 _POLLED_BYTES: Final = 8 << 20
@@ -85,8 +84,7 @@ class _Reading:
         self.schema = schema if wanted is None else pa.schema([schema.field(number) for number in wanted])
         self._sieve: Sieve | None = None
         if request.predicate is not None:
-            predicate = check(decode_predicate(request.predicate), polars_schema(schema))
-            self._sieve = Sieve(predicate, self.schema)
+            self._sieve = Sieve.of(decode_predicate(request.predicate), schema, wanted)
             # What is asked for decides, whether or not it is wanted.
             wanted = self._sieve.reads(schema, wanted)
         check_bounds("read", most_rows=request.most_rows, most_bytes=request.most_bytes)
@@ -126,7 +124,9 @@ class _Reading:
                     left -= data.num_rows
                     space -= size
                     desk.gate.spend(self._caller, sent=size)
-                    yield data, Piece(together[0].partition, [_run(batch) for batch in together]), size
+                    kept = _offsets(together) if self._request.offsets else b""
+                    runs = [_run(batch) for batch in together]
+                    yield data, Piece(together[0].partition, runs, kept), size
                 # Who lost the right, or whose token ended, gets no more.
                 desk.gate.check(self._caller, (self._need,))
             if self._request.progress:
@@ -187,6 +187,13 @@ def _gathered(batches: list[LogBatch]) -> Iterator[tuple[list[LogBatch], int]]:
         size += this
     if together:
         yield together, size
+
+
+def _offsets(batches: list[LogBatch]) -> bytes:
+    """The offset of each row, where rows were left out."""
+    if all(batch.kept is None for batch in batches):
+        return b""
+    return b"".join(batch.offsets.astype("<i8").tobytes() for batch in batches)
 
 
 def _run(batch: LogBatch) -> Run:

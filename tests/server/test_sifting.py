@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 import polars as pl
+import pyarrow as pa
 import pytest
 from polars.testing import assert_frame_equal
 
 from mamba_stream.core.predicates import encode, from_expr
 from mamba_stream.errors import ColumnNotFound, InvalidInput
 from mamba_stream.log import Log, Topic
-from mamba_stream.log.remote import protocol
+from mamba_stream.log.batch import LogBatch
+from mamba_stream.log.remote import protocol, reader
 from mamba_stream.log.remote.address import Credentials, address_of
 from mamba_stream.log.remote.storage import RemoteStorage, connect
 from mamba_stream.log.store import acquire
@@ -72,6 +74,22 @@ def test_only_what_is_kept_travels(topic: Topic):
     assert _sent(topic, protocol.Read(topic=topic.number)) == 1_000
     assert _sent(topic, protocol.Read(topic=topic.number, predicate=encode(asked))) == 250
     assert _sent(topic, protocol.Read(topic=topic.number, predicate=encode(asked), columns=["price"])) == 250
+
+
+def test_a_read_with_a_predicate_asks_it_at_the_server(topic: Topic, monkeypatch: pytest.MonkeyPatch):
+    came: list[int] = []
+
+    def counted(name: str, piece: protocol.Piece, data: pa.RecordBatch) -> Iterator[LogBatch]:
+        came.append(data.num_rows)
+        return real(name, piece, data)
+
+    real = reader.cut
+    monkeypatch.setattr(reader, "cut", counted)
+    found = [
+        t for batch in topic.read(where=FILTERS["text"], columns=["ts"]) for t in batch.data["ts"].to_pylist()
+    ]
+    assert sorted(found) == ROWS.filter(FILTERS["text"])["ts"].to_list()
+    assert sum(came) == 250
 
 
 def test_a_limit_counts_rows_before_the_filter(topic: Topic):

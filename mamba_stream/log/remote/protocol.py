@@ -240,7 +240,7 @@ class Read(msgspec.Struct):
     ``predicate`` is a predicate's own encoding. The stream ends after about ``most_bytes`` bytes or ``most_rows``
     rows; whoever wants more comes again. ``low`` and ``high`` are ticks of the time column, inclusive: batches
     with no row between them are left out. With ``progress`` a stream's last message of a partition says how far
-    was looked, even if that gave no rows.
+    was looked, even if that gave no rows. With ``offsets`` each row's is told, where a predicate left some out.
     """
 
     topic: int | None = None
@@ -254,6 +254,7 @@ class Read(msgspec.Struct):
     low: int | None = None
     high: int | None = None
     progress: bool = False
+    offsets: bool = False
 
 
 class Run(msgspec.Struct, array_like=True):
@@ -265,11 +266,13 @@ class Run(msgspec.Struct, array_like=True):
     append_time: int
 
 
-class Piece(msgspec.Struct):
+class Piece(msgspec.Struct, omit_defaults=True):
     """What lies beside a batch of a read: the partition, and the runs that its rows are made of, in order."""
 
     partition: int
     runs: list[Run]
+    offsets: bytes = b""
+    """That of each row, as 64-bit little-endian numbers, if they were asked for and a predicate left rows out."""
 
 
 class RowsRead(msgspec.Struct):

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
+import numpy as np
 import pyarrow as pa
 from pyarrow import flight
 
@@ -74,11 +75,13 @@ class RemoteReader(Positioned):
         between: tuple[int | None, int | None],
         heads: Callable[[TopicRow, list[int]], Mapping[int, PartitionHead]],
         opened: Callable[[], object],
+        predicate: bytes | None = None,
     ) -> None:
         super().__init__(topic, positions, ends)
         self._connection = connection
         self._columns = columns
         self._between = between
+        self._predicate = predicate
         self._heads_of = heads
         self._opened = opened
         self._pieces = Pieces(connection)
@@ -175,6 +178,8 @@ class RemoteReader(Positioned):
             most_bytes=WINDOW_BYTES,
             low=self._between[0],
             high=self._between[1],
+            predicate=self._predicate,
+            offsets=self._predicate is not None,
         )
 
     def _forget(self, partition: int) -> None:
@@ -188,7 +193,9 @@ class RemoteReader(Positioned):
 def cut(topic: str, piece: Piece, data: pa.RecordBatch) -> Iterator[LogBatch]:
     """The rows as they were appended."""
     at = 0
+    offsets = np.frombuffer(piece.offsets, "<i8").astype(np.int64) if piece.offsets else None
     for run in piece.runs:
         rows = data if run.rows == data.num_rows else data.slice(at, run.rows)
+        kept = None if offsets is None else offsets[at : at + run.rows]
         at += run.rows
-        yield LogBatch(topic, piece.partition, run.offset, run.next_offset, rows, run.append_time)
+        yield LogBatch(topic, piece.partition, run.offset, run.next_offset, rows, run.append_time, kept)

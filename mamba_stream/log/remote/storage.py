@@ -17,6 +17,7 @@ import pyarrow as pa
 from mamba_stream.core.changes import Applied, ChangeSet
 from mamba_stream.core.clock import Clock
 from mamba_stream.core.names import LONGEST_NAME
+from mamba_stream.core.predicates import Predicate, encode as encode_predicate
 from mamba_stream.core.schemas import schema_from_bytes
 from mamba_stream.errors import ForkedProcess, MambaStreamError
 from mamba_stream.log.locks import this_process
@@ -130,6 +131,7 @@ class RemoteStorage:
         ends: Mapping[int, int],
         opened: Callable[[], object],
         between: tuple[int | None, int | None] = (None, None),
+        where: Predicate | None = None,
     ) -> RemoteReader:
         names = self.schema(topic.schema).names
         columns = None if wanted is None else [names[number] for number in wanted]
@@ -138,7 +140,8 @@ class RemoteStorage:
             opened()
             return self.heads(topic, partitions)
 
-        return RemoteReader(self._connection, topic, positions, columns, ends, between, heads, opened)
+        asked = None if where is None else encode_predicate(where)
+        return RemoteReader(self._connection, topic, positions, columns, ends, between, heads, opened, asked)
 
     def scan(self, topic: TopicRow, opened: Callable[[], object]) -> pl.LazyFrame:
         def heads() -> dict[int, PartitionHead]:
