@@ -61,8 +61,9 @@ class CodeVerbs(Planned):
     ) -> Stream:
         """Asks something outside about rows, several calls at a time; the rows keep their order.
 
-        All calls for what was read are over before it is committed, so nothing is lost; what was asked for and not
-        committed before a crash is asked for again.
+        The run reads on meanwhile, while there are fewer calls than there may be, and at most 64 MB of rows wait for
+        answers. Time waits with them. A commit waits for the calls there are, so nothing is lost; what was asked for
+        and not committed before a crash is asked for again.
 
         Args:
             function: A coroutine function, or any other, which is then run in threads. Takes and gives a frame, or a

@@ -37,9 +37,17 @@ class MapBatches:
 
     def __call__(self, frame: pl.DataFrame) -> pl.DataFrame:
         """The function's rows."""
-        seen = visible(frame)
+        found = self.carried(frame, self.function(visible(frame)))
+        return self.apart(frame) if found is None else found
+
+    def carried(self, frame: pl.DataFrame, given: Any) -> pl.DataFrame | None:
+        """The rows that go on, of what the function gave for a frame's; ``None`` where these must be given to it apart.
+
+        Raises:
+            SchemaMismatch: It gave what it must not.
+        """
         names = hidden(frame)
-        result = self._call(seen)
+        result = self._checked(visible(frame), given)
         if not names or result.height == frame.height:
             return result.hstack(frame.select(names)) if names else result
         if OFFSET in names:
@@ -52,15 +60,16 @@ class MapBatches:
                 f"the function gave {result.height} rows for {frame.height} of a changelog, and which of them takes "
                 "back which earlier row is lost: give one row for each row, and filter before or after it"
             )
-        groups = frame.partition_by(BEHIND, maintain_order=True)
-        parts = []
-        for group in groups:
-            behind = pl.lit(group.item(0, BEHIND), dtype=pl.Int64).alias(BEHIND)
-            parts.append(self._call(visible(group)).with_columns(behind))
-        return pl.concat(parts)
+        if frame.get_column(BEHIND).n_unique() > 1:
+            return None
+        return result.with_columns(pl.lit(frame.item(0, BEHIND), dtype=pl.Int64).alias(BEHIND))
 
-    def _call(self, seen: pl.DataFrame) -> pl.DataFrame:
-        result = written_out(fitted(self.function(seen), self.schema))
+    def apart(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """The function's rows, called with those together that met one watermark."""
+        return pl.concat(self(group) for group in frame.partition_by(BEHIND, maintain_order=True))
+
+    def _checked(self, seen: pl.DataFrame, given: Any) -> pl.DataFrame:
+        result = written_out(fitted(given, self.schema))
         if self.time is not None and result.height:
             self._check_time(seen, result)
         return result

@@ -78,5 +78,5 @@ def _(node: MapAsync) -> str:
 def _(node: MapAsync, shapes: Mapping[n.Node, Shape]) -> list[str]:
     return [
         "outside guarantee 3 unless the function gives the same for a row whenever it is asked",
-        "all calls are over before a commit; after a crash what was not committed is asked for again",
+        "a commit waits for the calls there are; after a crash what was not committed is asked for again",
     ]

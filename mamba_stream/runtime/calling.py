@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import threading
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Literal, Protocol
 
 import polars as pl
 
 from mamba_stream.core.clock import Clock, SystemClock
 from mamba_stream.errors import SchemaMismatch
 from mamba_stream.operators.fitting import fitted
+from mamba_stream.runtime.coroutines import Lane, in_a_thread
 from mamba_stream.runtime.limited import took_longer
 
-T = TypeVar("T")
+Schema = Mapping[str, pl.DataType]
+_Key = tuple[Any, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +41,7 @@ class CallSettings:
     """
 
     function: Callable[[Any], Any]
-    schema: Mapping[str, pl.DataType]
+    schema: Schema
     unit: Literal["batch", "row"]
     rows: int
     concurrency: int
@@ -51,70 +53,53 @@ class CallSettings:
     cache_size: int
 
 
+class Answer(Protocol):
+    """What the function says about the rows of a frame, once it has."""
+
+    @property
+    def over(self) -> bool:
+        """Whether :meth:`result` need not wait, once those that were begun before have given theirs."""
+        ...
+
+    def result(self) -> pl.DataFrame:
+        """Waits for it; to be asked of all that were begun, in that order."""
+        ...
+
+
 class Calls:
-    """Takes a frame and gives what the function makes of its rows, in their order, once all of it is there."""
+    """Takes frames, and gives what the function makes of their rows, in their order."""
 
     def __init__(self, settings: CallSettings, clock: Clock | None = None) -> None:
         self._set = settings
         self._clock = clock or SystemClock()
-        self._known: OrderedDict[tuple[Any, ...], tuple[float, tuple[Any, ...]]] = OrderedDict()
+        self._lane = Lane(self._tried, settings.concurrency)
+        self._memory = _Memory(settings, self._clock)
         self._coroutine = inspect.iscoroutinefunction(settings.function) or inspect.iscoroutinefunction(
             getattr(settings.function, "__call__", None)  # noqa: B004 - an object may be called as a coroutine
         )
 
     def __call__(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """The function's rows."""
-        if not frame.height:
-            return pl.DataFrame(schema=self._set.schema)
-        return self._remembered(frame) if self._set.cache else self._made(frame, self._set.schema)
+        """What the function makes of rows, once all of it is there."""
+        return self.begin(frame).result()
 
-    def _made(self, frame: pl.DataFrame, schema: Mapping[str, pl.DataType]) -> pl.DataFrame:
-        """What the function makes of rows; of dicts, those columns that it gives, with the others as they were."""
-        if self._set.unit == "batch":
-            results = _in_the_loop(self._all(list(frame.iter_slices(self._set.rows))))
-            for result in results:
-                if not isinstance(result, pl.DataFrame):
-                    raise SchemaMismatch(
-                        f"the function gave {type(result).__name__}: it must give a pl.DataFrame"
-                    )
-            whole: pl.DataFrame = pl.concat(results)
-            return whole
-        rows = frame.rows(named=True)
-        results = _in_the_loop(self._all(rows))
-        for result in results:
-            if not isinstance(result, Mapping):
-                raise SchemaMismatch(
-                    f"the function gave {type(result).__name__}: for a row it must give a dict"
-                )
-            if extra := [name for name in result if name not in schema]:
-                raise SchemaMismatch(f"the function gave {extra[0]!r}, which schema= does not have")
-        found = [{**row, **result} for row, result in zip(rows, results, strict=True)]
-        columns = {name: [row[name] for row in found] for name in schema if all(name in row for row in found)}
-        try:
-            return pl.DataFrame(
-                [pl.Series(name, values, dtype=schema[name]) for name, values in columns.items()]
-            )
-        except (TypeError, pl.exceptions.PolarsError) as error:
-            raise SchemaMismatch(f"the function gave values that schema= does not have: {error}") from error
+    def begin(self, frame: pl.DataFrame, ended: Callable[[], object] = lambda: None) -> Answer:
+        """Begins the calls for a frame, behind those that were begun before.
 
-    # -- at a time -------------------------------------------------------------------------------------------------
+        Args:
+            frame: The rows.
+            ended: Called when they are over, if there are any, in whichever thread.
+        """
+        if self._set.cache and frame.height:
+            return _Remembered(self._set, self._lane, self._memory, frame, ended)
+        return _Asked(self._set, self._lane, frame, self._set.schema, ended)
 
-    async def _all(self, arguments: Sequence[Any]) -> list[Any]:
-        """The results of a call for each of the arguments, so many at a time."""
-        gate = asyncio.Semaphore(self._set.concurrency)
+    def wait_for_room(self) -> None:
+        """Returns when a call is begun as soon as it is asked for."""
+        self._lane.wait_for_room()
 
-        async def one(argument: Any) -> Any:
-            async with gate:
-                return await self._tried(argument)
-
-        tasks = [asyncio.ensure_future(one(argument)) for argument in arguments]
-        try:
-            return await asyncio.gather(*tasks)
-        finally:
-            # One failed: what it would take to finish the others is not worth waiting for.
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+    def cancel(self) -> None:
+        """Ends the calls there are: nobody wants their results any more."""
+        self._lane.cancel()
 
     async def _tried(self, argument: Any) -> Any:
         wait, longest = self._set.backoff
@@ -135,90 +120,169 @@ class Calls:
         if self._coroutine:
             found: Awaitable[Any] = self._set.function(argument)
             return found
-        return _in_a_thread(self._set.function, argument)
+        return in_a_thread(self._set.function, argument)
 
-    # -- remembered ------------------------------------------------------------------------------------------------
 
-    def _remembered(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """The rows with what depends on some columns alone: asked for once for each of their values."""
-        by = list(self._set.cache)
-        made = {name: dtype for name, dtype in self._set.schema.items() if name not in frame.columns}
-        keys = frame.select(by).unique(maintain_order=True)
-        now = self._clock.monotonic()
-        wanted = keys.rows()
-        found: dict[tuple[Any, ...], tuple[Any, ...]] = {}
-        for key in wanted:
-            known = self._known.get(key)
-            if known is not None and known[0] > now:
-                self._known.move_to_end(key)
-                found[key] = known[1]
-        missing = [number for number, key in enumerate(wanted) if key not in found]
-        if missing:
-            asked = keys[missing]
-            result = self._made(asked, {**asked.schema, **made})
-            if result.height != asked.height:
+class _Asked:
+    """Calls about all rows of a frame."""
+
+    def __init__(
+        self,
+        settings: CallSettings,
+        lane: Lane,
+        frame: pl.DataFrame,
+        schema: Schema,
+        ended: Callable[[], object],
+    ) -> None:
+        self._set = settings
+        self._schema = schema
+        self._arguments: list[Any] = (
+            list(frame.iter_slices(settings.rows)) if settings.unit == "batch" else frame.rows(named=True)
+        )
+        self._found: Future[list[Any]] = lane.begin(self._arguments if frame.height else [], ended)
+
+    @property
+    def over(self) -> bool:
+        return self._found.done()
+
+    def result(self) -> pl.DataFrame:
+        """What the function makes of rows; of dicts, those columns that it gives, with the others as they were."""
+        results = self._found.result()
+        if not results:
+            return pl.DataFrame(schema=self._schema)
+        return self._of_frames(results) if self._set.unit == "batch" else self._of_rows(results)
+
+    def _of_frames(self, results: Sequence[Any]) -> pl.DataFrame:
+        for result in results:
+            if not isinstance(result, pl.DataFrame):
                 raise SchemaMismatch(
-                    f"the function gave {result.height} rows for {asked.height}: with cache= it gives one for each"
+                    f"the function gave {type(result).__name__}: it must give a pl.DataFrame"
                 )
-            extra = [name for name in result.columns if name not in made]
-            result = fitted(result.drop(extra), made)
-            for number, values in zip(missing, result.rows(), strict=True):
-                found[wanted[number]] = values
-                self._keep(wanted[number], values)
-        table = keys.hstack(pl.DataFrame([found[key] for key in wanted], schema=made, orient="row"))
-        joined = frame.join(table, on=by, how="left", nulls_equal=True, maintain_order="left")
-        return joined.select(list(self._set.schema))
+        whole: pl.DataFrame = pl.concat(results)
+        return whole
 
-    def _keep(self, key: tuple[Any, ...], values: tuple[Any, ...]) -> None:
-        self._known[key] = self._clock.monotonic() + self._set.cache_seconds, values
+    def _of_rows(self, results: Sequence[Any]) -> pl.DataFrame:
+        schema = self._schema
+        for result in results:
+            if not isinstance(result, Mapping):
+                raise SchemaMismatch(
+                    f"the function gave {type(result).__name__}: for a row it must give a dict"
+                )
+            if extra := [name for name in result if name not in schema]:
+                raise SchemaMismatch(f"the function gave {extra[0]!r}, which schema= does not have")
+        found = [{**row, **result} for row, result in zip(self._arguments, results, strict=True)]
+        columns = {name: [row[name] for row in found] for name in schema if all(name in row for row in found)}
+        try:
+            return pl.DataFrame(
+                [pl.Series(name, values, dtype=schema[name]) for name, values in columns.items()]
+            )
+        except (TypeError, pl.exceptions.PolarsError) as error:
+            raise SchemaMismatch(f"the function gave values that schema= does not have: {error}") from error
+
+
+class _Memory:
+    """What the function said about values of the key columns, and which of them it is being asked about."""
+
+    def __init__(self, settings: CallSettings, clock: Clock) -> None:
+        self._seconds = settings.cache_seconds
+        self._size = settings.cache_size
+        self._clock = clock
+        self._known: OrderedDict[_Key, tuple[float, _Key]] = OrderedDict()
+        self.asked: dict[_Key, _Remembered] = {}
+
+    def find(self, key: _Key) -> _Key | None:
+        """What is known about a key still."""
+        known = self._known.get(key)
+        if known is None or known[0] <= self._clock.monotonic():
+            return None
         self._known.move_to_end(key)
-        if len(self._known) > self._set.cache_size:
+        return known[1]
+
+    def keep(self, key: _Key, values: _Key) -> None:
+        """Remembers what was said about a key."""
+        self._known[key] = self._clock.monotonic() + self._seconds, values
+        self._known.move_to_end(key)
+        if len(self._known) > self._size:
             self._known.popitem(last=False)
 
 
-class _Loop:
-    """One event loop for all coroutines of users' functions, in a thread of its own.
+class _Remembered:
+    """The rows of a frame with what depends on some columns alone: asked for once for each of their values."""
 
-    What a client of theirs opened in one call is good for the next.
-    """
+    def __init__(
+        self,
+        settings: CallSettings,
+        lane: Lane,
+        memory: _Memory,
+        frame: pl.DataFrame,
+        ended: Callable[[], object],
+    ) -> None:
+        self._set = settings
+        self._lane = lane
+        self._memory = memory
+        self._frame = frame
+        self._by = list(settings.cache)
+        self._made = {name: dtype for name, dtype in settings.schema.items() if name not in frame.columns}
+        self._keys = frame.select(self._by).unique(maintain_order=True)
+        self._wanted: list[_Key] = self._keys.rows()
+        self.values: dict[_Key, _Key] = {}
+        """What was said about them, so far."""
+        self._elsewhere: dict[_Key, _Remembered] = {}
+        missing = []
+        for number, key in enumerate(self._wanted):
+            if (known := memory.find(key)) is not None:
+                self.values[key] = known
+            elif key in memory.asked:
+                self._elsewhere[key] = memory.asked[key]
+            else:
+                memory.asked[key] = self
+                missing.append(number)
+        self._missing = missing
+        self._answer = self._ask(missing, ended)
 
-    def __init__(self) -> None:
-        self._door = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
+    @property
+    def over(self) -> bool:
+        return self._answer.over
 
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        with self._door:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                threading.Thread(
-                    target=self._loop.run_forever, name="mamba-stream coroutines", daemon=True
-                ).start()
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
-
-
-_LOOP: Final = _Loop()
-
-
-def _in_the_loop(work: Coroutine[Any, Any, T]) -> T:
-    return _LOOP.run(work)
-
-
-def _in_a_thread(function: Callable[[Any], T], argument: Any) -> Awaitable[T]:
-    """The result of a function that is run in a thread of its own, which holds up nothing if it never ends."""
-    loop = asyncio.get_running_loop()
-    result: asyncio.Future[T] = loop.create_future()
-
-    def settle(done: Callable[[Any], None], value: Any) -> None:
-        if not result.done():
-            done(value)
-
-    def work() -> None:
+    def result(self) -> pl.DataFrame:
+        """The rows, with what was said about their keys."""
         try:
-            value = function(argument)
-        except BaseException as error:  # noqa: BLE001 - raised where it is awaited
-            loop.call_soon_threadsafe(settle, result.set_exception, error)
-        else:
-            loop.call_soon_threadsafe(settle, result.set_result, value)
+            self._note(self._missing, self._answer)
+        finally:
+            for number in self._missing:
+                self._memory.asked.pop(self._wanted[number], None)
+        again = []
+        for number, key in enumerate(self._wanted):
+            if key in self.values:
+                continue
+            found = self._elsewhere[key].values.get(key)
+            if found is None and (found := self._memory.find(key)) is None:
+                again.append(number)  # whoever asked about it before has failed
+            else:
+                self.values[key] = found
+        self._elsewhere = {}
+        if again:
+            self._note(again, self._ask(again, lambda: None))
+        table = self._keys.hstack(
+            pl.DataFrame([self.values[key] for key in self._wanted], schema=self._made, orient="row")
+        )
+        joined = self._frame.join(table, on=self._by, how="left", nulls_equal=True, maintain_order="left")
+        return joined.select(list(self._set.schema))
 
-    threading.Thread(target=work, name="mamba-stream function", daemon=True).start()
-    return result
+    def _ask(self, numbers: Sequence[int], ended: Callable[[], object]) -> _Asked:
+        asked = self._keys[numbers]
+        return _Asked(self._set, self._lane, asked, {**asked.schema, **self._made}, ended)
+
+    def _note(self, numbers: Sequence[int], answer: _Asked) -> None:
+        if not numbers:
+            return
+        result = answer.result()
+        if result.height != len(numbers):
+            raise SchemaMismatch(
+                f"the function gave {result.height} rows for {len(numbers)}: with cache= it gives one for each"
+            )
+        extra = [name for name in result.columns if name not in self._made]
+        result = fitted(result.drop(extra), self._made)
+        for number, values in zip(numbers, result.rows(), strict=True):
+            self.values[self._wanted[number]] = values
+            self._memory.keep(self._wanted[number], values)

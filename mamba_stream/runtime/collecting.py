@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import closing
 
 import polars as pl
 
@@ -64,15 +65,18 @@ def collect(
         clock=clock,
         budget=Budget.within(memory_limit(None)),
         follows=False,
+        ring=woken.set,
     )
     rows = _FIRST_LOOK if most is not None else engine.rows
-    while not engine.done and (most is None or sum(frame.height for frame in gathered) < most):
-        woken.clear()
-        if not engine.step(rows) and not engine.done:
-            woken.wait(_BREATH)  # a source of a connector may have nothing now, and more soon
-        rows = min(4 * rows, engine.rows)
-    if most is None or sum(frame.height for frame in gathered) < most:
-        engine.advance()
+    with closing(engine.flow):
+        while not engine.done and (most is None or sum(frame.height for frame in gathered) < most):
+            woken.clear()
+            if not engine.step(rows) and not engine.done:
+                woken.wait(_BREATH)  # a source of a connector may have nothing now, and more soon
+            rows = min(4 * rows, engine.rows)
+        if most is None or sum(frame.height for frame in gathered) < most:
+            engine.advance()
+            engine.settle()
     result = pl.concat(gathered) if gathered else pl.DataFrame(schema=shape.schema)
     if table is not None and gathered:
         result = folded(result, table.key, columns)

@@ -6,7 +6,7 @@ however unevenly the partitions are filled. One :meth:`Engine.step` does bounded
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from fractions import Fraction
 from functools import partial
 from types import MappingProxyType
@@ -55,6 +55,7 @@ class Engine:
         faults: Faults | None = None,
         stage: Stage | None = None,
         entrances: Mapping[Exchange, Entrance] = _NONE,
+        ring: Callable[[], None] = lambda: None,
     ) -> None:
         """Puts a stage over its sources.
 
@@ -70,10 +71,11 @@ class Engine:
             faults: What becomes of rows over which a step raises; left out, that is the end.
             stage: The part of the plan; left out, it is the whole plan.
             entrances: Where rows of other stages come in.
+            ring: Called, in any thread, when there is something to do though no rows came.
         """
         self.analysis = analysis
         stage = stage or whole(analysis)
-        self.flow = Flow(analysis, sinks, faults, stage)
+        self.flow = Flow(analysis, sinks, faults, stage, ring)
         self.entrances = entrances
         self.marks: Mapping[n.Node, Mark] = {}
         """How far time has come behind each step."""
@@ -232,6 +234,11 @@ class Engine:
         return (
             self.entrances[inlet].what if isinstance(inlet, Exchange) else self.intakes[inlet].settings.what
         )
+
+    def settle(self) -> None:
+        """Waits for all answers from outside, and does what follows from them."""
+        while self.flow.settle():
+            self.advance()
 
     def advance(self) -> None:
         """Lets steps act as far as time has come; where a source is over, that is to its very end."""

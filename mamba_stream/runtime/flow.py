@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from types import MappingProxyType
 from typing import Final, TypeVar
 
@@ -36,13 +37,15 @@ from mamba_stream.operators.tally import Tally
 from mamba_stream.operators.union import Union
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.analysis import Analysis
+from mamba_stream.plan.asynchronous import MapAsync
 from mamba_stream.plan.process import SideRows
 from mamba_stream.plan.refusing import first_line
 from mamba_stream.plan.stages import Exchange, Stage, whole
 from mamba_stream.plan.verbs import row_verb
 from mamba_stream.runtime.faults import Fault, Faults, shown
+from mamba_stream.runtime.inflight import InFlight
 from mamba_stream.runtime.places import line_of
-from mamba_stream.runtime.steps import operator_of, step_of
+from mamba_stream.runtime.steps import calls_of, operator_of, step_of
 from mamba_stream.runtime.tracing import Tracer
 from mamba_stream.runtime.watermarks import Mark, PartitionTime, combined, mark_of
 from mamba_stream.runtime.window_steps import first_half_of, second_half_of
@@ -85,6 +88,7 @@ class Flow:
         sinks: Mapping[n.Node, Sink],
         faults: Faults | None = None,
         stage: Stage | None = None,
+        ring: Callable[[], None] = lambda: None,
     ) -> None:
         """Wires a stage.
 
@@ -93,12 +97,16 @@ class Flow:
             sinks: What takes the rows of each of the last nodes, and those that leave by an exchange.
             faults: What becomes of rows over which a step raises; left out, that is the end.
             stage: The part of the plan; left out, it is the whole plan.
+            ring: Called, in any thread, when there are answers from outside to go on with.
         """
         self._analysis = analysis
         self._stage = stage = stage or whole(analysis)
         self._faults = faults or Faults("fail")
         self._tracer = Tracer(analysis)
         self._pushed: tuple[n.Node, Callable[[], pl.DataFrame]] | None = None
+        self._pushed_bytes = 0
+        self._ring = ring
+        self._flights: dict[MapAsync, InFlight] = {}
         self._next: dict[n.Node, list[Sink]] = {node: [] for node in (*stage.exchanges, *stage.nodes)}
         self.steps: dict[n.Stateful, StatefulStep] = {}
         self.late: dict[n.Stateful, LateCounts] = {}
@@ -135,8 +143,9 @@ class Flow:
             read: Gives them with their origin, where it has to be known; those of an exchange have it if they need it.
         """
         self._pushed = None if read is None or isinstance(inlet, Exchange) else (inlet, read)
+        self._pushed_bytes = int(frame.estimated_size()) if self._flights else 0
         self._pass(inlet, frame if inlet in self._in_chunks else written_out(frame))
-        self._pushed = None
+        self._pushed, self._pushed_bytes = None, 0
 
     def reject(self, source: n.Node, frame: pl.DataFrame) -> None:
         """Rows that were set aside, of a source or where they get their time, enter their own stream."""
@@ -171,6 +180,10 @@ class Flow:
                 marks[node] = marks[node.live]
             else:
                 mark = combined(marks[inlet] for _, inlet in self._stage.inputs(node))
+                if isinstance(node, MapAsync):
+                    # What has an end is waited for there: nothing comes that could be asked about meanwhile.
+                    self._come_back(node, wait=mark.watermark == FOREVER)
+                    mark = self._flights[node].pass_mark(mark)
                 if isinstance(node, n.Stateful):
                     if mark.watermark == FOREVER and NEVER < mark.greatest < FOREVER:
                         # However time came to its end, to where the last row is it came before.
@@ -215,7 +228,7 @@ class Flow:
         Returns:
             Whether any of them did something.
         """
-        acted = False
+        acted = sum(self._come_back(node) for node in self._flights) > 0
         for node, step in self._ticking.items():
             self.reading = "timers of the wall clock"
             pieces = step.tick(now)
@@ -223,6 +236,23 @@ class Flow:
                 acted = True
                 self._give(node, made)
         return acted
+
+    def settle(self) -> bool:
+        """Waits for all answers from outside, and goes on with them; says whether there was anything to wait for.
+
+        Time goes on behind these rows when it is next let advance.
+        """
+        return sum(self._come_back(node, wait=True) for node in self._flights) > 0
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether rows wait for answers from outside."""
+        return any(flight.waits for flight in self._flights.values())
+
+    def close(self) -> None:
+        """Nobody wants what may still come."""
+        for flight in self._flights.values():
+            flight.cancel()
 
     def rest(self) -> None:
         """There are no rows at present: steps may do what they put off."""
@@ -318,6 +348,8 @@ class Flow:
                 takes = [self._stateful(node, port, counted=partials is None) for port, _ in before]
             elif isinstance(node, n.Concat):
                 takes = [self._union(node, port) for port, _ in before]
+            elif isinstance(node, MapAsync):
+                takes = [self._asking(node)]
             else:
                 takes = [self._plain(node)]
             for (_, inlet), take in zip(before, takes, strict=True):
@@ -368,6 +400,40 @@ class Flow:
                 self._pass(node, result)
 
         return take
+
+    def _asking(self, node: MapAsync) -> Sink:
+        flight = self._flights[node] = InFlight(*calls_of(node, self._analysis), self._ring)
+
+        def take(frame: pl.DataFrame) -> None:
+            # What was read is held with it, to tell where its rows came from.
+            size = max(int(frame.estimated_size()), self._pushed_bytes)
+            while flight.full(size):
+                self._come_back(node, most=1, wait=True)
+            flight.begin(frame, self._context(), size)
+            self._come_back(node)
+
+        return take
+
+    def _come_back(self, node: MapAsync, *, wait: bool = False, most: int | None = None) -> bool:
+        """Goes on with rows that have their answers, as if they had just been read; says whether there were any."""
+        flight, before, came = self._flights[node], self._context(), False
+        for back in islice(flight.come_back(wait=wait), most):
+            came = True
+            self._pushed, self._pushed_bytes, self.reading = back.context
+            try:
+                result = flight.result(back)
+            except FAILURES as error:
+                operator = flight.operator
+                for left in self._left(lambda _: node, node.parents[0], operator, back.frame, error, None):
+                    self._pass(node, left)
+            else:
+                self._pass(node, result)
+        self._pushed, self._pushed_bytes, self.reading = before
+        return came
+
+    def _context(self) -> tuple[tuple[n.Node, Callable[[], pl.DataFrame]] | None, int, str]:
+        """What has to be known about rows that come back later."""
+        return self._pushed, self._pushed_bytes, self.reading
 
     def _union(self, node: n.Concat, number: int) -> Sink:
         changes = self._analysis.shapes[node].changelog is not None

@@ -51,6 +51,11 @@ def _(node: n.MapBatches, analysis: Analysis) -> Operator:
 
 @operator_of.register
 def _(node: MapAsync, analysis: Analysis) -> Operator:
+    return calls_of(node, analysis)[0]
+
+
+def calls_of(node: MapAsync, analysis: Analysis) -> tuple[MapBatches, Calls]:
+    """The operator of a function that is called beside the loop, and what calls it."""
     shape = analysis.shapes[node]
     calls = Calls(
         CallSettings(
@@ -67,9 +72,8 @@ def _(node: MapAsync, analysis: Analysis) -> Operator:
             cache_size=node.cache_size,
         )
     )
-    return MapBatches(
-        function=calls, schema=shape.schema, time=shape.time if node in analysis.timed else None
-    )
+    time = shape.time if node in analysis.timed else None
+    return MapBatches(function=calls, schema=shape.schema, time=time), calls
 
 
 @operator_of.register

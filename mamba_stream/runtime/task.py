@@ -55,6 +55,8 @@ _LOOK = 0.02
 _SOON = 0.1
 """Seconds until the next turn where a partition was not asked in the last, since it had to wait for others; and until
 a sink is asked that may want a commit by itself."""
+_ASKING = 4
+"""Commits are so many times as far apart, at least, as the last of them waited for answers from outside."""
 _LONG = 60.0
 """Seconds until the next turn where whatever may come wakes whoever waits."""
 
@@ -146,10 +148,12 @@ class Task:
             faults=self.faults,
             stage=stage,
             entrances={exchange: self._entrance(exchange) for exchange in stage.exchanges},
+            ring=ring,
         )
         self._restore(saved, kept)
         self._begun = clock.monotonic()
         self._committed = self._begun
+        self._settled = 0.0
         self._dirty = False
         self._pace = Pace(options.latency, self.engine.rows)
         self._unseen_since: float | None = None
@@ -256,7 +260,8 @@ class Task:
         due, patience = self._committed + self._options.commit, self._pace.patience
         if patience is not None and self._unseen_since is not None:
             due = min(due, self._unseen_since + patience)
-        return due - self._clock.monotonic()
+        # Nothing is asked outside while a commit waits for answers: most of the time is to go into asking.
+        return max(due, self._committed + _ASKING * self._settled) - self._clock.monotonic()
 
     def seconds_to_next(self) -> float:
         """How long there is nothing to do unless rows come."""
@@ -307,6 +312,7 @@ class Task:
 
     def _take(self, status: str) -> Callable[[], None]:
         """Takes what was done since the last commit; gives what commits it."""
+        self._settle()
         self.engine.flow.leave()
         marks = self._marks()
         self._deliveries.prepare(self._checkpoints.next_epoch, last=status != "running")
@@ -330,6 +336,14 @@ class Task:
         self._unseen_since = None
         self._dirty = False
         return commit
+
+    def _settle(self) -> None:
+        """Waits for answers from outside, so that what comes of all rows that were read is committed with them."""
+        self._settled = 0.0
+        if self.engine.flow.in_flight:
+            begun = self._clock.monotonic()
+            self.engine.settle()
+            self._settled = self._clock.monotonic() - begun
 
     def _marks(self) -> dict[int, MarkRecord]:
         """How far time has come in the rows that go to other tasks, by exchange."""
@@ -360,6 +374,7 @@ class Task:
         with contextlib.suppress(Exception):
             # The run is over without it, for a reason of its own.
             self._committing.finish()
+        self.engine.flow.close()
         for partitions in self._outside.values():
             for feed in partitions.feeds:
                 feed.close()

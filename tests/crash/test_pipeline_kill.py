@@ -16,7 +16,7 @@ from polars.testing import assert_frame_equal
 
 import mamba_stream as mamba
 from mamba_stream.log.doctor import examine
-from tests.crash.pipeline_job import OUTPUTS, build
+from tests.crash.pipeline_job import OUTPUTS, SCHEMA, build
 
 _PARTITIONS = 3
 
@@ -99,8 +99,7 @@ def test_a_pipeline_killed_anywhere_gives_the_rows_of_an_undisturbed_run(
     moments = random.Random(seed)
     path = tmp_path / "log"
     with mamba.open(path) as log:
-        schema = {"at": pl.Datetime("us"), "key": pl.String, "value": pl.Int64, "number": pl.Int64}
-        log.create_topic("events", schema, partitions=_PARTITIONS, time="at")
+        log.create_topic("events", SCHEMA, partitions=_PARTITIONS, time="at")
         appender = Appender(log, seed)
         appender.start()
         try:

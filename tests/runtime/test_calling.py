@@ -325,7 +325,7 @@ def test_a_window_behind_it_and_crashes_change_nothing():
 def test_the_plan_says_what_is_outside_the_guarantees():
     words = rows().map_async(doubled, schema=DOUBLED, timeout="2s", cache="key").explain()
     assert "8 calls of 1,000 rows at a time, 2s each, remembered by key" in words
-    assert "outside guarantee 3 unless" in words and "calls are over before a commit" in words
+    assert "outside guarantee 3 unless" in words and "a commit waits for the calls" in words
 
 
 REFUSED = {
