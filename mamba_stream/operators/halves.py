@@ -77,7 +77,8 @@ class SecondHalf(WindowStep):
         return made
 
     def _added(self, frame: pl.DataFrame) -> Made:
-        self._partials.add(self._merge(frame))
+        # Merged they are with the others of their time, or not at all: most keys may be the only ones of their pane.
+        self._partials.add(frame.sort(SLOT, maintain_order=True))
         return NOTHING
 
 
