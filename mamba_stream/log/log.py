@@ -12,7 +12,7 @@ from mamba_stream.core.clock import Clock
 from mamba_stream.core.names import check_name, did_you_mean
 from mamba_stream.core.schemas import canonical_schema, describe_difference, schema_from_bytes
 from mamba_stream.errors import AlreadyExists, InvalidInput, LogClosed, SchemaMismatch, TopicNotFound
-from mamba_stream.log.asked import text_of
+from mamba_stream.log.asked import check_bounds, text_of
 from mamba_stream.log.creating import checked_topic
 from mamba_stream.log.index import CLOSED
 from mamba_stream.log.looking import Look
@@ -198,7 +198,11 @@ class Log:
             namespace: The namespace.
             before: Only keys that sort before this one.
             limit: At most so many.
+
+        Raises:
+            InvalidInput: The namespace is none, or the limit is no number.
         """
+        check_bounds("records", limit=limit)
         before = None if before is None else text_of(before)
         return self._store.records(text_of(namespace), before, limit)
 

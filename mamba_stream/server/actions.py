@@ -13,7 +13,7 @@ from mamba_stream.core.changes import ChangeSet
 from mamba_stream.core.names import check_name
 from mamba_stream.core.schemas import schema_bytes
 from mamba_stream.errors import InvalidInput, TopicNotFound
-from mamba_stream.log.asked import is_text, partitions_of, text_of
+from mamba_stream.log.asked import check_bounds, is_text, partitions_of, text_of
 from mamba_stream.log.remote import protocol
 from mamba_stream.log.remote.describing import packed
 from mamba_stream.log.remote.protocol import HeadInfo, Nothing
@@ -130,6 +130,8 @@ def _schema(desk: Desk, caller: Caller, request: protocol.Numbered) -> bytes:
     if not desk.gate.visible(caller, "topic", topics):
         # It is that of no topic which the caller may see.
         desk.gate.check(caller, (Need("admin", "log"),))
+    if not 0 <= request.number < 1 << 32:
+        raise TopicNotFound(f"no topic's schema has the number {request.number}")
     return schema_bytes(desk.storage.schema(request.number))
 
 
@@ -160,8 +162,7 @@ def _offsets_at(desk: Desk, caller: Caller, request: protocol.AskOffsetsAt) -> d
 
 def _records(desk: Desk, caller: Caller, request: protocol.AskRecords) -> dict[str, bytes]:
     before = None if request.before is None else text_of(request.before)
-    if request.limit is not None and request.limit < 0:
-        raise InvalidInput(f"limit={request.limit}: give a number from 0 on")
+    check_bounds("records", limit=request.limit)
     found = desk.storage.records(text_of(request.namespace), before, request.limit)
     if request.namespace not in SHARED:
         return found

@@ -362,6 +362,11 @@ ARGUMENTS: dict[str, tuple[Callable[[Log], object], str]] = {
     "a record of no name": (lambda log: log.record("", "k"), "1 to 200 bytes"),
     "a record of a long name": (lambda log: log.record("n" * 999, "k"), "1 to 200 bytes"),
     "records of a number": (lambda log: log.records(5), "1 to 200 bytes"),  # type: ignore[arg-type]
+    "fewer records than none": (
+        lambda log: log.records("r", limit=-1),
+        r"records\(limit=-1\): give a number from 0 on",
+    ),
+    "endlessly many records": (lambda log: log.records("r", limit=1 << 64), "give a number from 0 on"),
     "offsets of a number": (lambda log: log.group_offsets(5), "group name"),  # type: ignore[arg-type]
     "a topic that is a list": (lambda log: log[["trades"]], "no topic"),  # type: ignore[index]
     "a column that is a number": (lambda log: log["trades"].read(columns=[1]), "no column 1"),  # type: ignore[list-item]

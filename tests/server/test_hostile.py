@@ -187,6 +187,30 @@ def test_bodies_that_are_none(server: _Server, action: str, body: bytes):
         server.ask(action, body)
 
 
+@pytest.mark.parametrize("number", [-(1 << 63), -1, 1 << 32, (1 << 63) - 1, (1 << 64) - 1])
+@pytest.mark.parametrize(
+    ("action", "field", "more"),
+    [
+        ("schema", "number", {}),
+        ("describe", "number", {}),
+        ("heads", "topic", {}),
+        ("offsets_at", "topic", {"ticks": 0, "by": "append"}),
+        ("rows", "topic", {}),
+    ],
+)
+def test_numbers_that_nothing_has(
+    server: _Server, action: str, field: str, more: dict[str, Any], number: int
+):
+    with refused("TopicNotFound"):
+        server.ask(action, msgpack.packb({field: number, **more}))
+
+
+@pytest.mark.parametrize("limit", [-1, 1 << 63, (1 << 64) - 1])
+def test_records_that_are_too_many_to_count(server: _Server, limit: int):
+    with refused("InvalidInput", "give a number from 0 on"):
+        server.ask("records", msgpack.packb({"namespace": "jobs", "limit": limit}))
+
+
 @settings(max_examples=150, suppress_health_check=list(HealthCheck), deadline=None)
 @given(
     action=st.sampled_from(sorted(set(ACTIONS) - {"wait", "seal", "settle"})),
