@@ -116,12 +116,13 @@ class Wires:
         return told
 
     def close(self) -> None:
-        """Ends all; calls under way fail."""
+        """Ends all; calls under way are answered first, as those that are made by themselves are, or cut when late."""
         with self._lock:
             self._closed = True
-            wires, self._free = [*self._all], []
+            wires, self._free = self._free, []
+            self._all.difference_update(wires)
         for wire in wires:
-            wire.cut()
+            wire.close()
 
     def _wire(self) -> _Wire | None:
         with self._lock:
