@@ -18,16 +18,28 @@ class Budget:
         bytes: Bytes of one step.
         memory: What the job may use in all.
         ahead: So many bytes are read of sources that run ahead of others, before they wait for these.
+        pending: So many bytes wait for the next commit, before it is made.
     """
 
     rows: int
     bytes: int
     memory: int
     ahead: int
+    pending: int
 
     @classmethod
-    def within(cls, memory: int, rows: int = MOST_ROWS) -> Budget:
-        """What suits a memory limit."""
+    def within(cls, memory: int, rows: int = MOST_ROWS, tasks: int = 1) -> Budget:
+        """What suits a memory limit.
+
+        Args:
+            memory: The limit.
+            rows: Rows of one step.
+            tasks: How many take turns within the limit, each with rows that wait.
+        """
         return cls(
-            rows=rows, bytes=max(1 << 20, min(64 << 20, memory // 16)), memory=memory, ahead=memory // 8
+            rows=rows,
+            bytes=max(1 << 20, min(64 << 20, memory // 16)),
+            memory=memory,
+            ahead=memory // 8 // tasks,
+            pending=max(1 << 20, (64 << 20) // tasks),
         )

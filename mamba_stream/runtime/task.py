@@ -49,7 +49,6 @@ from mamba_stream.runtime.progress import (
     StepProgress,
 )
 
-_PENDING_BYTES = 64 << 20
 _LOOK = 0.02
 """Seconds between two looks whether a commit has come through; those who wait for the log hear of it as a rule."""
 _SOON = 0.1
@@ -92,6 +91,7 @@ class Task:
         options: RunOptions,
         clock: Clock,
         committing: Committing | None = None,
+        budget: Budget | None = None,
         ring: Callable[[], None] = lambda: None,
     ) -> None:
         """Opens what is read and written, and puts the state back.
@@ -107,6 +107,7 @@ class Task:
             options: How the job is run.
             clock: The clock.
             committing: Makes commits durable while the task goes on; a thread of the task's own, if left out.
+            budget: How much it takes in; what suits the whole job's memory, if left out.
             ring: Called from any thread when there is something to do for whoever waits.
 
         Raises:
@@ -118,6 +119,7 @@ class Task:
         self._share, stage = share, share.stage
         self._log = log
         self._options = options
+        self._budget = budget or Budget.within(options.memory, options.rows)
         self._clock = clock
         self._ring = ring
         self._checkpoints = checkpoints
@@ -142,7 +144,7 @@ class Task:
             feeds,
             self._names,
             clock=clock,
-            budget=Budget.within(options.memory, options.rows),
+            budget=self._budget,
             follows=options.until == "stopped" or (options.until is None and not bounded),
             growing=[node for node, partitions in self._outside.items() if partitions.growing],
             faults=self.faults,
@@ -251,10 +253,10 @@ class Task:
         """Whether it is time to commit."""
         if self._committing.busy:
             # Rows are held up where there are too many of them.
-            return self._pending > _PENDING_BYTES
+            return self._pending > self._budget.pending
         if not self._dirty and not self._deliveries.due:
             return False
-        return self._seconds_to_commit() <= 0 or self._pending > _PENDING_BYTES
+        return self._seconds_to_commit() <= 0 or self._pending > self._budget.pending
 
     def _seconds_to_commit(self) -> float:
         due, patience = self._committed + self._options.commit, self._pace.patience

@@ -22,13 +22,26 @@ class Spent:
     since: float
     busy: float = 0.0
     held_back: float = 0.0
+    _ended: float = 0.0
+    _was_held: bool = False
 
-    def add(self, seconds: float, rows: int, *, held_back: bool) -> None:
-        """A turn took so long, and read so many rows."""
-        if rows == 0 and held_back:
-            self.held_back += seconds
-        else:
-            self.busy += seconds
+    def turn(self, begun: float, ended: float, *, worked: bool, held: bool) -> None:
+        """A turn is over.
+
+        Args:
+            begun: When it began.
+            ended: When it ended.
+            worked: Whether there was something to do.
+            held: Whether there was something to read that it may not read yet.
+        """
+        # Until a task has its next turn, nothing changes for it.
+        if self._was_held:
+            self.held_back += begun - self._ended
+        if worked:
+            self.busy += ended - begun
+        elif held:
+            self.held_back += ended - begun
+        self._ended, self._was_held = ended, held and not worked
 
 
 def facts_of(task: Task, spent: Spent, now: float) -> TaskFacts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import timedelta
 
 import polars as pl
@@ -148,3 +149,30 @@ def test_its_status_says_how_far_it_has_come(log):
     assert status.positions == {"in": {p: end for p, (_, end) in log["in"].offsets().items()}}
     assert status.watermarks["in"] is not None
     assert status.watermarks["in"].replace(tzinfo=None) <= rows(1_499, 1)["ts"][0] - timedelta(seconds=1_000)
+
+
+def test_a_stage_that_is_not_followed_as_fast_is_held_back(log):
+    data = rows(0, 20_000).with_columns(text=pl.lit("x" * 3_000))
+    log.delete_topic("in")
+    log.create_topic("in", data, partitions=3, time="ts")
+    append(log, data)
+    log["in"].end()
+    waiting: list[int] = []
+    pause = threading.Event()
+
+    def slow(frame: pl.DataFrame, state, timers) -> pl.DataFrame:
+        waiting.append(sum(log["_exchange.slow.0"].sizes().values()))
+        pause.wait(0.002)
+        return frame.select("key", "value")
+
+    kept = mamba.stream("in", lateness="100000s").process(
+        slow, by="key", state={"seen": pl.Int64}, output={"key": pl.Int64, "value": pl.Int64}, order="arrival"
+    )
+    pipeline = mamba.pipeline("slow", kept.to("out"))
+    # A quarter of it may wait.
+    job = start(pipeline, log, workers=1, memory=8 << 20, commit="10ms")
+    summary = job.wait(120)
+    assert summary.rows_out == 20_000
+    # What three tasks have in hand when they are held back still goes there: in a commit, and for the next one.
+    assert max(waiting) < sum(log["in"].sizes().values()) / 2
+    assert sum(facts.held_back for facts in job._pool.facts.values()) > 0
