@@ -423,6 +423,14 @@ def read_state(log: Log, job: str, base: int, end: int | None = None) -> Saved:
     return _read(log[state_topic(job)], 0, base, end)
 
 
+def read_tasks(log: Log, job: str) -> Iterator[Saved]:
+    """What the last commit of each of a job's tasks left."""
+    for key, data in log.records(tasks_of(job)).items():
+        stage, _, task = key.partition("/")
+        place = place_of_task(job, int(stage), int(task))
+        yield _read(log[place.topic], place.partition, decode_record(data).base, None)
+
+
 def _read(topic: Topic, partition: int, base: int, end: int | None) -> Saved:
     progress = Progress()
     whole, came = [], []

@@ -7,8 +7,9 @@ import polars as pl
 from mamba_stream.core.names import did_you_mean
 from mamba_stream.errors import NotFound
 from mamba_stream.log import Log
+from mamba_stream.plan import nodes as n
 from mamba_stream.plan.analysis import Analysis
-from mamba_stream.runtime.checkpoint import JOBS, read_state
+from mamba_stream.runtime.checkpoint import JOBS, Saved, read_state, read_tasks
 from mamba_stream.runtime.progress import decode_record
 from mamba_stream.runtime.steps import step_of
 
@@ -29,13 +30,23 @@ def view_state(log: Log, job: str, analysis: Analysis, name: str) -> pl.DataFram
     if name not in found:
         there = ", ".join(map(repr, found)) or "none with state"
         raise NotFound(f"job {job!r} has no step {name!r}{did_you_mean(name, found)}; there are {there}")
-    step = step_of(found[name], analysis)
     record = log.record(JOBS, job)
-    if record is not None:
-        saved = read_state(log, job, decode_record(record).base)
-        for owner, part, frame in saved.state:
-            if owner == name:
-                step.restore(part, frame)
-        if name in saved.progress.steps:
-            step.restored(saved.progress.steps[name].closed)
+    if record is None:
+        return step_of(found[name], analysis).view()
+    saved = read_state(log, job, decode_record(record).base)
+    if saved.progress.layout is None:
+        return _view(found[name], analysis, saved)
+    # Of a job over workers, each task has its share of the keys.
+    parts = [one for one in read_tasks(log, job) if any(owner == name for owner, _, _ in one.state)]
+    views = [_view(found[name], analysis, one) for one in parts]
+    return pl.concat(views) if views else step_of(found[name], analysis).view()
+
+
+def _view(node: n.Stateful, analysis: Analysis, saved: Saved) -> pl.DataFrame:
+    step = step_of(node, analysis)
+    for owner, part, frame in saved.state:
+        if owner == node.name:
+            step.restore(part, frame)
+    if node.name in saved.progress.steps:
+        step.restored(saved.progress.steps[node.name].closed)
     return step.view()

@@ -128,6 +128,17 @@ def test_cancelled_it_goes_on_from_its_commits(log):
     assert_frame_equal(found(log), expected(data), check_row_order=False)
 
 
+def test_what_a_step_remembers_is_that_of_all_tasks(log):
+    data = rows(0, 300)
+    append(log, data)
+    pipeline = counting()
+    job = start(pipeline, log, until="now")
+    job.wait(60)
+    [step] = job._analysis.steps
+    open_windows = job.state(step.name).select("key", "window_start", "rows", "total")
+    assert_frame_equal(open_windows, expected(data), check_row_order=False)
+
+
 def test_a_step_that_raises_ends_the_job_and_says_why(log):
     append(log, rows(0, 100))
     broken = mamba.stream("in").filter(pl.col("value").cast(pl.String).str.to_integer(base=2) > 0)
