@@ -7,6 +7,7 @@ that of a message of the same schema that Arrow wrote, with this batch's numbers
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import Final
 
 import pyarrow as pa
@@ -43,31 +44,33 @@ class Gathering:
         widths = [_width(kind) for kind in layout.schema.types]
         return cls(layout, [width for width in widths if width is not None]) if None not in widths else None
 
-    def message(self, batch: pa.RecordBatch) -> Message | None:
-        """The batch as a message that points into it; ``None`` where to copy it is better, or needed.
+    def message(self, batches: Sequence[pa.RecordBatch]) -> Message | None:
+        """The rows of all batches as a message that points into them; ``None`` where to copy it is better, or needed.
 
-        Its buffers must be known to be sound.
+        Their buffers must be known to be sound.
         """
-        if not batch.num_rows or batch.get_total_buffer_size() < _WORTH * self._layout.buffers:
+        rows, at = sum(batch.num_rows for batch in batches), 0
+        size = sum(batch.get_total_buffer_size() for batch in batches)
+        if not rows or size < _WORTH * self._layout.buffers:
             return None
-        rows, at = batch.num_rows, 0
         nodes: list[int] = []
         buffers: list[int] = []
         body: list[memoryview | bytes] = []
         digests = []
-        for column, width in zip(batch.columns, self._widths, strict=True):
-            found = _buffers(column, width)
+        for number, width in enumerate(self._widths):
+            found = _column([batch.column(number) for batch in batches], width)
             if found is None:
                 return None
-            nodes += rows, column.null_count
+            nulls, columns_buffers = found
+            nodes += rows, nulls
             pieces: list[memoryview | bytes] = []
-            for piece in found:
-                buffers += at, len(piece)
-                if len(piece):
-                    pieces.append(piece)
-                    if padding := -len(piece) % ALIGNMENT:
-                        pieces.append(_ZEROS[:padding])
-                    at += len(piece) + padding
+            for buffer in columns_buffers:
+                length = sum(map(len, buffer))
+                buffers += at, length
+                pieces += buffer
+                if padding := -length % ALIGNMENT:
+                    pieces.append(_ZEROS[:padding])
+                at += length + padding
             digests.append(_digest(pieces))
             body += pieces
         metadata = bytearray(self._metadata)
@@ -87,13 +90,20 @@ def _width(kind: pa.DataType) -> int | None:
     return None
 
 
-def _buffers(column: pa.Array, width: int) -> list[memoryview] | None:
-    """What of the column's buffers belongs into a message; ``None`` where they do not begin with its rows."""
+def _column(parts: list[pa.Array], width: int) -> tuple[int, list[list[memoryview]]] | None:
+    """How many nulls a column has, and its buffers, each in pieces; ``None`` where they do not begin with its rows."""
+    if len(parts) > 1:
+        if width and width % 8 == 0 and not any(part.null_count or part.offset for part in parts):
+            values = [_values(part, width) for part in parts]
+            return (0, [[], [value for value in values if value is not None]]) if None not in values else None
+        # Bits do not end where bytes do, and offsets begin anew: copied, this column alone.
+        parts = [pa.concat_arrays(parts)]
+    (column,) = parts
     if column.offset:
         return None
-    rows = len(column)
+    rows, nulls = len(column), column.null_count
     found = column.buffers()
-    sizes = [(rows + 7) // 8 if column.null_count else 0]
+    sizes = [(rows + 7) // 8 if nulls else 0]
     if width == _TEXT:
         offsets = memoryview(found[1])
         if _NUMBER.unpack_from(offsets, 0)[0]:
@@ -102,7 +112,16 @@ def _buffers(column: pa.Array, width: int) -> list[memoryview] | None:
     else:
         sizes.append((rows * width + 7) // 8)
     pieces = [memoryview(buffer or b"")[:size] for buffer, size in zip(found, sizes, strict=True)]
-    return pieces if [len(piece) for piece in pieces] == sizes else None
+    if [len(piece) for piece in pieces] != sizes:
+        return None
+    return nulls, [[piece] if piece else [] for piece in pieces]
+
+
+def _values(column: pa.Array, width: int) -> memoryview | None:
+    """The bytes of a column of whole bytes without nulls."""
+    size = len(column) * width // 8
+    values = memoryview(column.buffers()[1] or b"")[:size]
+    return values if len(values) == size else None
 
 
 def _digest(pieces: list[memoryview | bytes]) -> int:

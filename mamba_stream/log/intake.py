@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -65,28 +65,49 @@ class Intake:
         for batch in to_batches(data, self._layout.schema, max_rows=MAX_ROWS, to=self._to, trusted=own):
             for number, routed in self._route(batch, partition):
                 for rows, message in self._messages(routed, at_once=at_once, own=own):
-                    low, high = self._times(rows)
-                    prepared.append(
-                        Batch(
-                            topic=self._topic.id,
-                            partition=number,
-                            message=message,
-                            rows=rows.num_rows,
-                            min_time=low,
-                            max_time=high,
-                            schema=self._topic.schema,
-                            compressed=self._topic.compression != "none",
-                            internal=self._topic.internal,
-                            # Only the first batch of a partition meets the end that the caller saw.
-                            expect=expected.pop(number, None),
-                        )
-                    )
+                    # Only the first batch of a partition meets the end that the caller saw.
+                    ends = expected.pop(number, None)
+                    prepared.append(self._batch(number, message, rows.num_rows, self._times(rows), ends))
         if expected:
             raise InvalidInput(
                 f"topic {self._topic.name!r}: expect= names partition {min(expected)}, to which none of these "
                 "rows go; name only partitions that are appended to"
             )
         return prepared
+
+    def together(self, batches: Sequence[pa.RecordBatch], partition: int) -> list[Batch]:
+        """The rows of several own batches of one schema, as if they were one."""
+        gathering, message = self._gathering, None
+        if gathering is not None and batches[0].schema.equals(self._layout.schema, check_metadata=True):
+            message = gathering.message(batches)
+        if message is None or message.length > MAX_BYTES:
+            return self.batches(pa.concat_batches(batches), partition, own=True)
+        partition = partition_of(self._topic, partition)
+        times = [found for batch in batches if (found := self._times(batch)) != _NO_TIMES]
+        span = (min(low for low, _ in times), max(high for _, high in times)) if times else _NO_TIMES
+        return [self._batch(partition, message, sum(batch.num_rows for batch in batches), span)]
+
+    def _batch(
+        self,
+        partition: int,
+        message: format.Message | format.Rows,
+        rows: int,
+        times: tuple[int, int],
+        expect: int | None = None,
+    ) -> Batch:
+        low, high = times
+        return Batch(
+            topic=self._topic.id,
+            partition=partition,
+            message=message,
+            rows=rows,
+            min_time=low,
+            max_time=high,
+            schema=self._topic.schema,
+            compressed=self._topic.compression != "none",
+            internal=self._topic.internal,
+            expect=expect,
+        )
 
     @cached_property
     def _gathering(self) -> Gathering | None:
@@ -112,7 +133,7 @@ class Intake:
             yield batch, format.Rows(batch, self._layout, self._topic.compression, size + _OVERHEAD)
             return
         gathering = self._gathering if own else None
-        message = None if gathering is None else gathering.message(batch)
+        message = None if gathering is None else gathering.message([batch])
         # Rows that are encoded only to see that they are too many are copied again whenever they are halved.
         if message is None and not self._is_plainly_large(batch):
             message = format.encode(batch, self._layout, self._topic.compression)

@@ -165,6 +165,10 @@ class Intake(Protocol):
         """
         ...
 
+    def together(self, batches: Sequence[pa.RecordBatch], partition: int) -> list[Any]:
+        """The rows of several batches of one schema that are the caller's own, as if they were one."""
+        ...
+
 
 class Storage(Protocol):
     """Where a log lies. Its methods take what was checked, and may be called by any thread."""

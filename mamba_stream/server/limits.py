@@ -4,12 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types as pat
 
 from mamba_stream.errors import InvalidInput, UnsupportedType
+
+_TOLD_APART: Final = 4 << 20
+"""Up to here it does not matter whether columns share their bytes, and to find out costs as much as receiving them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What a schema tells of the bytes of its batches.
+
+    Attributes:
+        columns: How many columns there are, those inside of others counted.
+        is_plain: Whether their buffers hold every value once for each time that it is there.
+    """
+
+    columns: int
+    is_plain: bool
 
 
 @dataclass(frozen=True)
@@ -35,8 +52,8 @@ class Limits:
     most_streams_of_user: int = 512
     in_flight_bytes: int = 32 << 20
 
-    def check_schema(self, schema: pa.Schema, where: str) -> None:
-        """Refuses a schema that is too wide or nested too deeply."""
+    def check_schema(self, schema: pa.Schema, where: str) -> Form:
+        """Refuses a schema that is too wide or nested too deeply; says what it tells of its batches."""
         count = 0
         waiting = [(field.type, 1) for field in schema]
         while waiting:
@@ -47,14 +64,15 @@ class Limits:
             if depth > self.deepest:
                 raise InvalidInput(f"{where}: columns nested deeper than {self.deepest}")
             waiting.extend((child, depth + 1) for child in _children(kind))
+        return Form(count, _is_plain(schema))
 
-    def check_batch(self, batch: pa.RecordBatch, where: str, *, plain: bool = False) -> int:
+    def check_batch(self, batch: pa.RecordBatch, where: str, form: Form | None = None) -> int:
         """Refuses a batch that is too large, or whose buffers do not say what they should.
 
         Args:
             batch: The batch, as it was decoded.
             where: What it is for, to be named.
-            plain: Whether its schema is known to be :func:`plain`.
+            form: What its schema says of it, where that is known.
 
         Returns:
             Its bytes, once every value stands by itself.
@@ -66,12 +84,14 @@ class Limits:
             raise InvalidInput(
                 f"{where}: a batch of {batch.num_rows:,} rows; send at most {self.most_rows:,} at once"
             )
-        # The former counts what columns share once, the latter not what lies around their rows.
-        size: int = max(batch.get_total_buffer_size(), batch.nbytes)
+        size: int = batch.get_total_buffer_size()
+        if form is None or size * form.columns > _TOLD_APART:
+            # That counts once what columns share.
+            size = max(size, batch.nbytes)
         if size <= self.most_bytes:
             # Before anything else looks into the buffers.
             _validate(batch, where)
-            if not plain:
+            if form is None or not form.is_plain:
                 size = max(size, sum(_unpacked(column, where) for column in batch.columns))
         if size > self.most_bytes:
             raise InvalidInput(
@@ -80,8 +100,7 @@ class Limits:
         return size
 
 
-def plain(schema: pa.Schema) -> bool:
-    """Whether buffers of this schema hold every value once for each time that it is there."""
+def _is_plain(schema: pa.Schema) -> bool:
     waiting = list(schema.types)
     while waiting:
         kind = waiting.pop()

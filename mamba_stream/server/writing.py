@@ -23,7 +23,7 @@ from mamba_stream.server.catalog import Known
 from mamba_stream.server.desk import Desk
 from mamba_stream.server.failures import told
 from mamba_stream.server.gate import Caller
-from mamba_stream.server.limits import plain
+from mamba_stream.server.limits import Form
 from mamba_stream.server.room import EVERY
 
 _PLAIN: Final = WriteBatch()
@@ -75,7 +75,7 @@ class Writing:
         self._where = f"topic {known.row.name!r}"
         self._needs = (need_of_topic("write", known.row.name),)
         # Where batches go one by one, each to another partition, there is nothing to put together.
-        self._one_partition = write.partition is not None or known.row.partitions == 1
+        self._only = write.partition if known.row.partitions > 1 else write.partition or 0
         self._changed = threading.Condition()
         self._waiting: deque[_Waiting] = deque()
         self._size = 0
@@ -84,13 +84,12 @@ class Writing:
 
     def run(self, stream: flight.MetadataRecordBatchReader) -> None:
         """Appends all there is; raises what became of the first batch that was not appended."""
-        self._desk.limits.check_schema(stream.schema, self._where)
-        is_plain = plain(stream.schema)
+        form = self._desk.limits.check_schema(stream.schema, self._where)
         committing = threading.Thread(target=self._commit_all, name="mamba-stream write", daemon=True)
         committing.start()
         failed: BaseException | None = None
         try:
-            while self._take(stream, is_plain):
+            while self._take(stream, form):
                 pass
         except Exception as error:  # noqa: BLE001 - raised below, once what came before it is answered
             failed = error
@@ -103,7 +102,7 @@ class Writing:
         if failed is not None:
             raise failed
 
-    def _take(self, stream: flight.MetadataRecordBatchReader, is_plain: bool) -> bool:
+    def _take(self, stream: flight.MetadataRecordBatchReader, form: Form) -> bool:
         try:
             chunk = stream.read_chunk()
         except StopIteration:
@@ -111,7 +110,7 @@ class Writing:
         self._desk.check_open()
         if chunk.data is None:
             return True
-        size = self._desk.limits.check_batch(chunk.data, self._where, plain=is_plain)
+        size = self._desk.limits.check_batch(chunk.data, self._where, form)
         self._desk.gate.check(self._caller, self._needs)
         self._desk.gate.spend(self._caller, received=chunk.data.get_total_buffer_size())
         beside = _PLAIN if chunk.app_metadata is None else decode(chunk.app_metadata, WriteBatch)
@@ -185,18 +184,22 @@ class Writing:
         for waiting in group:
             size += waiting.size
             rows += waiting.data.num_rows
-            if run and not (self._one_partition and size <= _TOGETHER_BYTES and rows <= _TOGETHER_ROWS):
+            if run and not (self._only is not None and size <= _TOGETHER_BYTES and rows <= _TOGETHER_ROWS):
                 yield run
                 run, size, rows = [], waiting.size, waiting.data.num_rows
             run.append(waiting)
         yield run
 
     def _encoded(self, run: _Run) -> _Encoded:
-        beside = run[0].beside
+        rows = [waiting.data.num_rows for waiting in run]
+        intake = self._known.intake
+        if len(run) > 1:
+            assert self._only is not None
+            return _Encoded(rows, intake.together([waiting.data for waiting in run], self._only))
+        (waiting,) = run
+        beside = waiting.beside
         partition = self._write.partition if beside.partition is None else beside.partition
-        data = run[0].data if len(run) == 1 else pa.concat_batches([waiting.data for waiting in run])
-        batches = self._known.intake.batches(data, partition, beside.expect or None, own=True)
-        return _Encoded([waiting.data.num_rows for waiting in run], batches)
+        return _Encoded(rows, intake.batches(waiting.data, partition, beside.expect or None, own=True))
 
     def _commit_encoded(self, group: list[_Waiting], encoded: list[_Encoded]) -> None:
         batches = [batch for each in encoded for batch in each.batches]

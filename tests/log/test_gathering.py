@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 
 import hypothesis.strategies as st
@@ -29,10 +30,10 @@ def layout_of(schema: pa.Schema) -> Layout:
     return Layout.of(schema, fingerprint(schema))
 
 
-def gathered(batch: pa.RecordBatch) -> tuple[Layout, Message | None]:
-    layout = layout_of(batch.schema)
+def gathered(*batches: pa.RecordBatch) -> tuple[Layout, Message | None]:
+    layout = layout_of(batches[0].schema)
     made = Gathering.of(layout)
-    return layout, None if made is None else made.message(batch)
+    return layout, None if made is None else made.message(batches)
 
 
 def decoded(data: bytes, layout: Layout, message: Message, wanted: list[int] | None = None) -> pa.RecordBatch:
@@ -89,6 +90,40 @@ VALUES: dict[pa.DataType, Callable[[int], Any]] = {
     pa.large_string(): lambda n: "é" * (n % 5),
     pa.large_binary(): lambda n: bytes(n % 5),
 }
+
+
+@given(batch=batches(types=FLAT, max_before=0, max_rows=40), data=st.data())
+def test_several_batches_are_one_message(batch: pa.RecordBatch, data: st.DataObject) -> None:
+    """However the rows are cut, and also where parts begin in the middle of their buffers."""
+    cuts = sorted(data.draw(st.lists(st.integers(0, batch.num_rows), max_size=4)))
+    parts = [batch.slice(a, b - a) for a, b in pairwise([0, *cuts, batch.num_rows])]
+    if data.draw(st.booleans()):
+        parts = [pa.concat_batches([part, part]).slice(0, part.num_rows) for part in parts]
+    layout, message = gathered(*parts)
+    assert message is not None
+    stream = b"".join(message.parts())
+    back = decoded(stream, layout, message)
+    back.validate(full=True)
+    assert back.equals(batch)
+    for column in range(batch.num_columns):
+        assert decoded(stream, layout, message, [column]).equals(batch.select([column]))
+
+
+@pytest.mark.parametrize("kind", VALUES, ids=str)
+def test_several_batches_of_every_type_are_one_message(kind: pa.DataType) -> None:
+    values = pa.array([VALUES[kind](n) for n in range(100)], kind)
+    some = pa.array([None if n % 7 == 3 else VALUES[kind](n) for n in range(100)], kind)
+    whole = pa.record_batch([values, some], names=["all", "some"])
+    parts = [
+        pa.record_batch(
+            [values.take(pa.array(range(a, b), pa.int64())), some.take(pa.array(range(a, b), pa.int64()))],
+            schema=whole.schema,
+        )
+        for a, b in pairwise([0, 8, 8, 13, 64, 100])
+    ]
+    layout, message = gathered(*parts)
+    assert message is not None
+    assert decoded(b"".join(message.parts()), layout, message).equals(whole)
 
 
 @pytest.mark.parametrize("kind", VALUES, ids=str)

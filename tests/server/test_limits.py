@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from mamba_stream.errors import InvalidInput
-from mamba_stream.server.limits import Limits, plain
+from mamba_stream.server.limits import Limits
 
 
 def test_columns_that_share_their_bytes_count_each_by_itself() -> None:
@@ -16,7 +16,18 @@ def test_columns_that_share_their_bytes_count_each_by_itself() -> None:
     assert batch.get_total_buffer_size() < 10_000
     with pytest.raises(InvalidInput, match="800,000 bytes"):
         Limits(most_bytes=500_000).check_batch(batch, "here")
-    assert Limits(most_bytes=800_000).check_batch(batch, "here", plain=True) == 800_000
+    assert Limits(most_bytes=800_000).check_batch(batch, "here") == 800_000
+
+
+def test_columns_that_share_their_bytes_are_found_where_that_could_be_much() -> None:
+    limits = Limits(most_bytes=100 << 20)
+    column = pa.array(np.arange(1 << 15))
+    batch = pa.RecordBatch.from_arrays([column] * 1_000, names=[f"c{n}" for n in range(1_000)])
+    form = limits.check_schema(batch.schema, "here")
+    with pytest.raises(InvalidInput, match="262,144,000 bytes"):
+        limits.check_batch(batch, "here", form)
+    few = batch.select(range(3))
+    assert limits.check_batch(few, "here", limits.check_schema(few.schema, "here")) == 8 << 15
 
 
 @pytest.mark.parametrize(
@@ -40,4 +51,6 @@ def test_columns_that_share_their_bytes_count_each_by_itself() -> None:
     ids=str,
 )
 def test_plain_is_what_says_nothing_twice(kind: pa.DataType, is_plain: bool) -> None:
-    assert plain(pa.schema({"first": pa.int64(), "second": kind})) is is_plain
+    assert (
+        Limits().check_schema(pa.schema({"first": pa.int64(), "second": kind}), "here").is_plain is is_plain
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,9 @@ class Crowd:
     def put(self, batches: list[pa.RecordBatch], **command: Any) -> tuple[list[Any], str | None]:
         """The offsets that are acknowledged, batch by batch, and the code of the failure."""
         descriptor = flight.FlightDescriptor.for_command(msgpack.packb({"topic": "rows", **command}))
+        arrived = self._gate.arrived + len(batches)
+        self._storage.begun.clear()
+        self._storage.goes_on.clear()
         with flight.connect(f"grpc://localhost:{self._service.port}") as client:
             writer, answers = client.do_put(descriptor, batches[0].schema)
             writer.write_batch(batches[0])
@@ -152,7 +156,7 @@ class Crowd:
             for batch in batches[1:]:
                 writer.write_batch(batch)
             writer.done_writing()
-            until(lambda: self._gate.arrived == len(batches), "the last batch")
+            until(lambda: self._gate.arrived == arrived, "the last batch")
             self._storage.goes_on.set()
             offsets: list[Any] = []
             while (told := answers.read()) is not None:
@@ -231,6 +235,22 @@ def test_one_of_many_that_does_not_fit_fails_alone_and_ends_the_stream(crowd: Cr
     batches[12] = pa.record_batch([pa.array([1 << 60], pa.timestamp("s"))], schema=seconds)
     assert crowd.put(batches) == ([{0: [n, n + 1]} for n in range(12)], "SchemaMismatch")
     assert topic.scan().collect()["at"].dt.epoch("s").to_list() == list(range(12))
+
+
+def test_times_of_batches_that_become_one_are_found(crowd: Crowd) -> None:
+    topic = crowd.log.create_topic("rows", {"at": pl.Datetime("us"), "text": pl.String}, time="at")
+    times = [datetime(2026, 1, 1) + timedelta(minutes=n * 37 % 50) for n in range(50)]
+    frames = [pl.DataFrame({"at": [at], "text": [str(at)]}) for at in times]
+    schema = pa.schema({"at": pa.timestamp("us"), "text": pa.large_string()})
+    offsets, failure = crowd.put([frame.to_arrow().cast(schema).to_batches()[0] for frame in frames])
+    assert (offsets, failure) == ([{0: [n, n + 1]} for n in range(50)], None)
+    assert crowd.appended < 20
+    whole = pl.concat(frames)
+    bound = datetime(2026, 1, 1, 0, 40)
+    assert topic.scan().collect().equals(whole)
+    assert topic.scan().filter(pl.col("at") >= bound).collect().equals(whole.filter(pl.col("at") >= bound))
+    assert topic.scan().filter(pl.col("at") < bound).collect().equals(whole.filter(pl.col("at") < bound))
+    assert topic.offset_at(bound) == {0: next(n for n, at in enumerate(times) if at >= bound)}
 
 
 def test_no_more_are_put_together_than_readers_skip_at_once(crowd: Crowd) -> None:

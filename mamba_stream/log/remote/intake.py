@@ -51,6 +51,10 @@ class RemoteIntake:
             return []
         return [RowsOut(self._topic.id, partition, expected, encoded(batches, self._schema))]
 
+    def together(self, batches: Sequence[pa.RecordBatch], partition: int) -> list[RowsOut]:
+        """The rows of several own batches of one schema, as if they were one."""
+        return self.batches(pa.concat_batches(batches), partition, own=True)
+
 
 def encoded(batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> pa.Buffer:
     """Batches as an uncompressed Arrow IPC stream."""
