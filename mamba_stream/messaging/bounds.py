@@ -88,6 +88,11 @@ def read(log: Log, topic: Topic) -> Bound | None:
     return None if value is None else _bound.decode(value)
 
 
+def require_none(transaction: Transaction, topic: Topic) -> None:
+    """Has the transaction commit only if the topic has no bound."""
+    transaction.require_record(BOUNDS, str(topic.number), None)
+
+
 def bounded(log: Log) -> set[int]:
     """The numbers of the topics that have a bound."""
     return {int(key) for key in log.records(BOUNDS) if key.isdigit()}

@@ -461,41 +461,46 @@ class Outbox:
         if behind:
             # Nothing overtakes what waits for room in its topic.
             if bundle.together:
-                self._hold(bundle, None)
+                self._hold(bundle)
                 return
-            self._hold(Bundle(behind), None)
+            self._hold(Bundle(behind))
             bundle = Bundle([parcel for parcel in bundle.parcels if id(parcel.lane) not in held])
         try:
-            before = self.log.heard()
             left = self._sender.send(bundle)
         except BaseException as error:  # noqa: BLE001 - whoever sent it hears of it; the thread goes on for others
             self._sender.fail(bundle, error)
-            left, before = None, 0
+            left = None
         if left is not None:
-            self._hold(left, before)
+            self._hold(left)
+            self._watch_for_room()
         if bundle.together:
             with self._lock:
                 self._change.notify_all()
 
-    def _hold(self, bundle: Bundle, lsn: int | None) -> None:
+    def _hold(self, bundle: Bundle) -> None:
         """Keeps it until there may be room."""
         with self._lock:
             self._waiting.append(bundle)
-            if lsn is None or self._watched:
+
+    def _watch_for_room(self) -> None:
+        with self._lock:
+            if self._watched:
                 return
             self._watched = True
         try:
-            threading.Thread(target=self._watch, args=(lsn,), name="mamba-stream room", daemon=True).start()
+            threading.Thread(target=self._watch, name="mamba-stream room", daemon=True).start()
         except RuntimeError:
             # The program ends: it is looked for room now and then.
             with self._lock:
                 self._watched = False
 
-    def _watch(self, lsn: int) -> None:
+    def _watch(self) -> None:
         """Tells the thread of every commit, as long as something waits for room."""
+        lsn = -1
         while True:
             before, over = lsn, False
             try:
+                # At first it tells at once: what came since the thread looked is not missed.
                 lsn = self.log.wait(lsn, _LONG_WAIT)
             except MambaStreamError:
                 # The thread meets the same error, and says so to whoever waits.

@@ -121,7 +121,18 @@ class Home(Protocol):
 class Lane:
     """One topic as a sender knows it, and the parcel that is being filled for it."""
 
-    __slots__ = ("key", "known", "messages", "name", "parcel", "partitions", "route", "topic", "turn")
+    __slots__ = (
+        "key",
+        "known",
+        "messages",
+        "name",
+        "parcel",
+        "partitions",
+        "route",
+        "topic",
+        "turn",
+        "unbounded",
+    )
 
     def __init__(self, topic: Topic, turn: int, route: Route | None) -> None:
         self.topic = topic
@@ -134,6 +145,8 @@ class Lane:
         self.parcel: Parcel | None = None
         self.known: set[int] = set()
         """Priorities that are noted for the topic."""
+        self.unbounded = False
+        """Whether the topic had no bound when that was looked at; commits require that it has none still."""
 
 
 class Parcel:

@@ -161,8 +161,9 @@ class Sender:
         """The rows that come next; ``None`` where they have to wait."""
         topic = parcel.lane.topic
         start, rows = parcel.settled, parcel.count - parcel.settled
-        limit = bounds.read(self._log, topic)
+        limit = None if parcel.lane.unbounded else bounds.read(self._log, topic)
         if limit is None:
+            parcel.lane.unbounded = True
             return Cut(parcel, start, parcel.count)
         size = max(1, parcel.size * rows // parcel.count)
         admission = bounds.admit(self._log, topic, limit, rows, size, whole=whole)
@@ -190,7 +191,13 @@ class Sender:
     def _commit(self, cuts: list[Cut], bundle: Bundle | None = None) -> None:
         """One change set, which lands once however often it is tried."""
         given = None if bundle is None else bundle.sequence
-        transaction = self._landed(cuts, bundle, given)
+        try:
+            transaction = self._landed(cuts, bundle, given)
+        except PreconditionFailed:
+            # One of them may have got a bound.
+            for cut in cuts:
+                cut.parcel.lane.unbounded = False
+            raise
         self.commits += 1
         for cut in cuts:
             lane = cut.parcel.lane
@@ -261,7 +268,9 @@ class Sender:
             self._used[self._identity, topic.number] = lane.name
         if lane.messages:
             self._note_priorities(transaction, topic, cut)
-        if cut.admission is not None:
+        if cut.admission is None:
+            bounds.require_none(transaction, topic)
+        else:
             bounds.into(transaction, topic, cut.admission)
         for partition, rows in parcel.split(cut.start, cut.stop):
             # One number stands for all that a change set appends to a topic.
