@@ -121,6 +121,20 @@ def test_a_topic_that_rejects_takes_what_fits_and_says_so_of_the_rest(log: Log, 
     assert issubclass(QueueFull, NotCommitted)
 
 
+def test_a_bound_that_comes_while_somebody_sends_holds_from_then_on(log: Log, producer: Producer):
+    topic = producer.create_topic("t")
+    assert producer.send_many("t", ["1", "2"]).result() and producer.send("t", "3").result()
+    bounds.write(log, topic, bounds.Bound(4, None, "reject"))
+    assert producer.send("t", "4").result()
+    with pytest.raises(QueueFull, match="holds at most 4 messages"):
+        producer.send("t", "5").result()
+    with pytest.raises(QueueFull), producer.transaction() as tx:
+        tx.send("t", "6")
+    bounds.write(log, topic, None)
+    assert producer.send("t", "7").result()
+    assert held(log) == 5
+
+
 def test_a_full_topic_is_heard_of_at_the_next_send_too(log: Log, producer: Producer):
     producer.create_topic("t", 1, max_messages=1, when_full="reject")
     producer.send_many("t", ["a", "b", "c"])

@@ -214,3 +214,21 @@ def test_what_a_message_costs_a_member_of_a_group_in_calls(log: Log, private: bo
     finally:
         client.close()
         service.shutdown()
+
+
+def test_what_a_message_costs_its_sender_in_calls(log: Log) -> None:
+    service = FlightService(log._shared)
+    client = client_of(f"localhost:{service.port}")
+    try:
+        with mamba.Publisher("mails", client) as publisher:
+            publisher.publish("first").result(30)
+            before = dict(service.figures.calls)
+            for number in range(9):
+                publisher.publish(number).result(30)
+            found = {what: count - before.get(what, 0) for what, count in service.figures.calls.items()}
+        # That the sender is there is noted once a second, whatever it sends.
+        assert found["action/commit", "ok"] >= 9
+        assert sum(count for (what, _), count in found.items() if what != "action/commit") < 9
+    finally:
+        client.close()
+        service.shutdown()
