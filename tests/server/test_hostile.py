@@ -21,8 +21,10 @@ from pyarrow import flight
 from mamba_stream.errors import InvalidInput
 from mamba_stream.log import Log
 from mamba_stream.log.remote.address import Credentials, address_of
+from mamba_stream.log.remote.protocol import Read
 from mamba_stream.log.remote.storage import connect
 from mamba_stream.server.actions import ACTIONS
+from tests.server.messages import saying_anything
 
 _SERVER = """
 import sys
@@ -237,8 +239,20 @@ def test_any_message_is_answered(server: _Server, action: str, body: Any):
         assert "Traceback" not in str(error)
 
 
+@pytest.mark.parametrize("action", sorted(set(ACTIONS) - {"wait", "seal", "settle"}))
+@settings(max_examples=15, suppress_health_check=list(HealthCheck), deadline=None)
+@given(data=st.data())
+def test_any_message_of_the_right_shape_is_answered(server: _Server, action: str, data: st.DataObject):
+    body = msgpack.packb(data.draw(saying_anything(ACTIONS[action].request)))
+    try:
+        server.ask(action, body)
+    except flight.FlightError as error:
+        told = msgpack.unpackb(error.extra_info)
+        assert told["code"] != "Internal", (action, body, told)
+
+
 @settings(max_examples=100, suppress_health_check=list(HealthCheck), deadline=None)
-@given(ticket=st.binary(max_size=200))
+@given(ticket=st.binary(max_size=200) | saying_anything(Read).map(msgpack.packb))
 def test_any_ticket_is_answered(server: _Server, ticket: bytes):
     try:
         for _ in server.client.do_get(flight.Ticket(ticket)):
