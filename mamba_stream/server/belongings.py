@@ -97,6 +97,9 @@ class Belongings:
                     *(() if act == "read" else (_part(act, key),)),
                     *self._of_topic(act, rest, "read"),
                 )
+            case "jobs.tasks" if rest:
+                # Whoever runs the job may write what its tasks have come to, and so may take it away.
+                return (_of_job("read" if act == "read" else "write", rest),)
             case "letters" if rest:
                 return self._of_topic(act, rest, "delete")
         match namespace:

@@ -77,6 +77,7 @@ def topic(operation, name="orders"):
         ("jobs", "", {ADMIN}, {ADMIN}, {ADMIN}),
         ("jobs.outputs", "etl/x", {group("describe", "job.etl")}, {group("read", "job.etl")}, {group("delete", "job.etl")}),
         ("jobs.savepoints", "etl/x", {group("describe", "job.etl")}, {group("read", "job.etl")}, {group("delete", "job.etl")}),
+        ("jobs.tasks/etl", "0/1", {group("describe", "job.etl")}, {group("read", "job.etl")}, {group("read", "job.etl")}),
         ("jobs.resets", "etl", {group("describe", "job.etl")}, {group("read", "job.etl")}, {group("read", "job.etl")}),
         ("sessions", "next", set(), set(), set()),
         ("server.topics", "orders", {ADMIN}, {ADMIN}, {ADMIN}),
@@ -233,7 +234,7 @@ WHOLE = [
     "priorities",
     "server.topics",
 ]
-PARTS = ["owners", "cursor", "pending", "groups", "letters", "lock", "x"]
+PARTS = ["owners", "cursor", "pending", "groups", "letters", "jobs.tasks", "lock", "x"]
 SPACES = [*WHOLE, *TEXTS, *("/".join(parts) for parts in itertools.product(PARTS, TEXTS))]
 SPACES += ["/".join(parts) for parts in itertools.product(["cursor", "pending"], ["mailers", ""], TEXTS)]
 
