@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -191,6 +192,10 @@ def _group_offsets(desk: Desk, caller: Caller, request: protocol.AskGroup) -> li
 
 
 def _wait(desk: Desk, caller: Caller, request: protocol.AskWait) -> int:
+    if math.isnan(request.timeout):
+        # It never would be over.
+        raise InvalidInput("timeout=nan: give a number of seconds")
+
     def gone() -> bool:
         desk.gate.check(caller, ())
         return False

@@ -207,6 +207,11 @@ def test_numbers_that_nothing_has(
         server.ask(action, msgpack.packb({field: number, **more}))
 
 
+def test_a_wait_that_never_would_be_over(server: _Server):
+    with refused("InvalidInput", "give a number of seconds"):
+        server.ask("wait", msgpack.packb({"lsn": 1 << 40, "timeout": float("nan")}))
+
+
 @pytest.mark.parametrize("limit", [-1, 1 << 63, (1 << 64) - 1])
 def test_records_that_are_too_many_to_count(server: _Server, limit: int):
     with refused("InvalidInput", "give a number from 0 on"):
