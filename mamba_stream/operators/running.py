@@ -35,7 +35,9 @@ from mamba_stream.operators.results import Aggregation
 from mamba_stream.operators.rowstore import Mask, picked, stacked, where
 from mamba_stream.operators.step import NOTHING, Failed, Made
 
-_ALL: Final = f"{PREFIX}all"
+ALL: Final = f"{PREFIX}all"
+"""The key of all rows, where there is none."""
+
 _SIGN: Final = f"{PREFIX}sign"
 _TABLE: Final = "table"
 _CHECKED_ROWS: Final = f"{PREFIX}rows"
@@ -96,8 +98,8 @@ class RunningTotals(Remembering):
         self.tolerates = False
         self.adds_whole = True
         split = settings.aggregation
-        self._keys = list(settings.keys) or [_ALL]
-        keys = {name: settings.schema[name] for name in settings.keys} or {_ALL: pl.Int8()}
+        self._keys = list(settings.keys) or [ALL]
+        keys = {name: settings.schema[name] for name in settings.keys} or {ALL: pl.Int8()}
         self._partial = list(split.partial_schema)
         self._counts = [one.name for one in split.distinct]
         kept = {name: split.output_schema[name] for name in split.kept}
@@ -129,7 +131,7 @@ class RunningTotals(Remembering):
         if not frame.height:
             return NOTHING
         frame = self._with_keys_and_time(frame)
-        signs = 1 - 2 * (frame.get_column(OP) % 2) if self._set.table else None
+        signs = self._signs(frame)
         batch = self._batch(frame)
         keys = picked(batch, self._keys)
         apart = bool(self._distinct) or self._evaluated is not None
@@ -205,12 +207,16 @@ class RunningTotals(Remembering):
     def _with_keys_and_time(self, frame: pl.DataFrame) -> pl.DataFrame:
         added: list[pl.Expr | pl.Series] = []
         if not self._set.keys:
-            added.append(pl.lit(0, dtype=pl.Int8).alias(_ALL))
+            added.append(pl.lit(0, dtype=pl.Int8).alias(ALL))
         if self._set.ttl is not None or TIME in self._set.order:
             time = self._set.time
             ticks = pl.lit(0, dtype=pl.Int64) if time is None else tick_values(frame, time) + self._set.shift
             added.append(ticks.alias(TIME))
         return written_out(frame.with_columns(added)) if added else frame
+
+    def _signs(self, frame: pl.DataFrame) -> pl.Series | None:
+        """Of a table, which rows come and which go; ``None`` where all come."""
+        return 1 - 2 * (frame.get_column(OP) % 2) if self._set.table else None
 
     def _batch(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Partial results of the rows, by key."""
@@ -223,7 +229,11 @@ class RunningTotals(Remembering):
         if minus.height == frame.height:
             return taken
         both = pl.concat([self._reduced(frame.filter(~takes_back())), taken])
-        return grouped(both, self._keys, self._merge_exprs(), nested=self._nested)
+        return self._of_partials(both)
+
+    def _of_partials(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Partial results of several batches as those of one."""
+        return grouped(frame, self._keys, self._merge_exprs(), nested=self._nested)
 
     def _reduced(self, frame: pl.DataFrame) -> pl.DataFrame:
         exprs, folds = list(self._set.aggregation.partial_exprs), self._set.aggregation.partial_folds

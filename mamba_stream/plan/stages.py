@@ -19,7 +19,7 @@ import polars as pl
 
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.analysis import Analysis
-from mamba_stream.plan.halves import in_halves
+from mamba_stream.plan.halves import Halved, in_halves
 from mamba_stream.plan.meeting import Meeting, key_behind, meeting_at, orders_anew, takes_whole_windows
 
 
@@ -39,7 +39,7 @@ class Exchange(n.Node):
     node: n.Node
     key: tuple[str, ...]
     partitions: int
-    partials: n.Window | None = None
+    partials: Halved | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +142,7 @@ class _Cut:
         self._together = together
         self._at: dict[n.Node, list[_Open]] = {}
         self._key: dict[n.Node, Meeting] = {}
-        self._exchanges: dict[tuple[n.Node, tuple[str, ...], n.Window | None], Exchange] = {}
+        self._exchanges: dict[tuple[n.Node, tuple[str, ...], Halved | None], Exchange] = {}
         for node in analysis.nodes:
             self._place(node)
 
@@ -218,7 +218,7 @@ class _Cut:
     def _behind_exchanges(self, node: n.Node, wanted: Sequence[Meeting]) -> None:
         """A step begins, or joins, a stage that all its rows come to through exchanges."""
         enters = {}
-        partials = node if isinstance(node, n.Window) and in_halves(node, self._analysis) else None
+        partials = node if isinstance(node, Halved) and in_halves(node, self._analysis) else None
         for port, (parent, want) in enumerate(zip(node.parents, wanted, strict=True)):
             key = want or ()
             if (parent, key, partials) not in self._exchanges:

@@ -23,22 +23,25 @@ from mamba_stream.runtime.steps import step_of
 
 @step_of.register
 def _(node: c.Totals, analysis: Analysis) -> StatefulStep:
+    return RunningTotals(totals_settings(node, analysis))
+
+
+def totals_settings(node: c.Totals, analysis: Analysis) -> RunningSettings:
+    """What a step of running totals is told."""
     before = analysis.shapes[node.parent]
     split = c.split_totals(node, before)
     present = analysis.present[node.parent]
-    return RunningTotals(
-        RunningSettings(
-            schema={**before.schema, **ORDER_TYPES},
-            keys=node.by,
-            aggregation=split,
-            rows=ROWS,
-            time=before.time if before.time in present else None,
-            shift=before.shift,
-            order=_order(split, before),
-            table=before.changelog is not None,
-            ttl=ticks_of(node.ttl, before),
-            number=_number(node, analysis),
-        )
+    return RunningSettings(
+        schema={**before.schema, **ORDER_TYPES},
+        keys=node.by,
+        aggregation=split,
+        rows=ROWS,
+        time=before.time if before.time in present else None,
+        shift=before.shift,
+        order=_order(split, before),
+        table=before.changelog is not None,
+        ttl=ticks_of(node.ttl, before),
+        number=_number(node, analysis),
     )
 
 

@@ -18,7 +18,6 @@ from mamba_stream.core.single import written_out
 from mamba_stream.errors import JobFailed, StepFailed
 from mamba_stream.operators.columns import ORIGIN
 from mamba_stream.operators.failures import FAILURES, UNRELATED, Piece, RowsFailed, Unsuited, culprit, sift
-from mamba_stream.operators.halves import FirstHalf
 from mamba_stream.operators.lateness import FOREVER, NEVER
 from mamba_stream.operators.retimed import COUNTED, Retimed
 from mamba_stream.operators.rows import RowSteps
@@ -38,17 +37,18 @@ from mamba_stream.operators.union import Union
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.analysis import Analysis
 from mamba_stream.plan.asynchronous import MapAsync
+from mamba_stream.plan.halves import Halved
 from mamba_stream.plan.process import SideRows
 from mamba_stream.plan.refusing import first_line
 from mamba_stream.plan.stages import Exchange, Stage, whole
 from mamba_stream.plan.verbs import row_verb
 from mamba_stream.runtime.faults import Fault, Faults, shown
+from mamba_stream.runtime.halves import Reducing, first_half_of, second_half_of
 from mamba_stream.runtime.inflight import InFlight
 from mamba_stream.runtime.places import line_of
 from mamba_stream.runtime.steps import calls_of, operator_of, step_of
 from mamba_stream.runtime.tracing import Tracer
 from mamba_stream.runtime.watermarks import Mark, PartitionTime, combined, mark_of
-from mamba_stream.runtime.window_steps import first_half_of, second_half_of
 
 T = TypeVar("T")
 Sink = Callable[[pl.DataFrame], None]
@@ -114,7 +114,7 @@ class Flow:
         """What is being worked on, for messages: topic, partition and offsets."""
         self._in_chunks: set[n.Node] = set()
         """Nodes whose rows may go on in chunks: nothing is computed of them any more, or who takes them can do so."""
-        self._reducing: dict[n.Window, tuple[FirstHalf, Sink]] = {}
+        self._reducing: dict[Halved, tuple[Reducing, Sink]] = {}
         for outlet, sink in sinks.items():
             if (partials := _partials_at(outlet)) is not None:
                 self._reduce(partials, sink)
@@ -311,7 +311,7 @@ class Flow:
         if isinstance(node, n.WithTime) and COUNTED in made.sides:
             self.reject(node, made.sides[COUNTED])
 
-    def _reduce(self, node: n.Window, sink: Sink) -> None:
+    def _reduce(self, node: Halved, sink: Sink) -> None:
         """A step's rows leave as partial results: its first half is done here."""
         half = first_half_of(node, self._analysis)
         self.steps[node], self.late[node] = half, LateCounts()
@@ -551,7 +551,7 @@ def _words(node: n.Node) -> str:
     return f"{node.verb}{f' {node.name!r}' if isinstance(node, n.Stateful) else ''} at {node.place}"
 
 
-def _partials_at(inlet: n.Node) -> n.Window | None:
+def _partials_at(inlet: n.Node) -> Halved | None:
     """The step whose partial results come in there."""
     return inlet.partials if isinstance(inlet, Exchange) else None
 

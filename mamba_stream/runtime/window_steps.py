@@ -8,7 +8,6 @@ from mamba_stream.core.durations import duration_in
 from mamba_stream.operators.changing import ChangingSettings, ChangingStep
 from mamba_stream.operators.changing_session import ChangingSessionStep
 from mamba_stream.operators.counted import CountedSettings, CountedStep
-from mamba_stream.operators.halves import FirstHalf, SecondHalf
 from mamba_stream.operators.retimed import Retimed
 from mamba_stream.operators.session import SessionStep
 from mamba_stream.operators.step import StatefulStep
@@ -18,7 +17,6 @@ from mamba_stream.operators.window_late import WindowSettings
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.analysis import Analysis
 from mamba_stream.plan.columns import columns_of
-from mamba_stream.plan.partials import ROWS
 from mamba_stream.plan.windows import windows_of
 from mamba_stream.runtime.steps import step_of
 
@@ -53,17 +51,8 @@ def _(node: n.Window, analysis: Analysis) -> StatefulStep:
     )
 
 
-def first_half_of(node: n.Window, analysis: Analysis) -> FirstHalf:
-    """What reduces the rows of a window step where they are read."""
-    return FirstHalf(_of_panes(node, analysis))
-
-
-def second_half_of(node: n.Window, analysis: Analysis) -> SecondHalf:
-    """What merges what ``first_half_of`` gives, and closes windows."""
-    return SecondHalf(_of_panes(node, analysis), ROWS)
-
-
-def _of_panes(node: n.Window, analysis: Analysis) -> WindowSettings:
+def pane_settings(node: n.Window, analysis: Analysis) -> WindowSettings:
+    """What a step is told whose windows consist of panes."""
     windows = windows_of(node.spec, analysis.shapes[node.parent].time_type)
     return WindowSettings(**_settings(node, analysis), windows=windows)
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 import mamba_stream as mamba
+from mamba_stream.operators.changes import in_words, table_of
 from mamba_stream.operators.columns import (
     BEHIND,
     OFFSET,
@@ -27,10 +28,11 @@ from mamba_stream.operators.step import Made, StatefulStep
 from mamba_stream.operators.window import WindowStep
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.analysis import Analysis, analyse
+from mamba_stream.plan.changelogs import Totals
 from mamba_stream.plan.halves import in_halves, partials_schema
 from mamba_stream.runtime.flow import LateCounts
+from mamba_stream.runtime.halves import first_half_of, second_half_of
 from mamba_stream.runtime.steps import step_of
-from mamba_stream.runtime.window_steps import first_half_of, second_half_of
 from tests.runtime.model import SEEDS, Row, frame, partitions
 
 VALUE = pl.col("value")
@@ -212,4 +214,80 @@ def test_what_is_not_done_in_halves():
     assert not split(rows.window(mamba.session("5s"), by="key").agg(count=pl.len()))
     assert not split(rows.window(mamba.rows(5), by="key").agg(count=pl.len()))
     assert not split(rows.window(mamba.tumbling("10s"), by="key", emit="update").agg(count=pl.len()))
-    assert not split(rows.group_by("key").agg(count=pl.len()))
+    assert split(rows.group_by("key").agg(count=pl.len()))
+    assert not split(rows.group_by("key").agg(different=VALUE.n_unique()))
+    assert not split(rows.group_by("key").agg(listed=VALUE))
+    assert not split(rows.group_by("key", ttl="1m").agg(count=pl.len()))
+
+
+ROWS = mamba.stream(frame([]), time="ts")
+OF_ROWS = {name: AGGREGATES[name] for name in ("count", "total", "mean", "most", "first", "last", "few")}
+TOTALS = {
+    "by key": ROWS.group_by("key").agg(**OF_ROWS),
+    "of all": ROWS.group_by().agg(**OF_ROWS),
+    "of a table": ROWS.group_by("key", "value")
+    .agg(count=pl.len())
+    .group_by("count")
+    .agg(keys=pl.len(), total=VALUE.sum(), mean=VALUE.mean()),
+}
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(parts=partitions(), totals=st.sampled_from(list(TOTALS)), seed=SEEDS)
+def test_totals_in_halves_fold_to_the_same_table(parts, totals, seed):
+    node = TOTALS[totals]._node
+    assert isinstance(node, Totals)
+    analysis = analyse([node], {})
+    assert in_halves(node, analysis)
+    chance = np.random.default_rng(seed)
+    before = [step_of(node.parent, analysis) if isinstance(node.parent, Totals) else None for _ in parts]
+    halves = [first_half_of(node, analysis) for _ in parts]
+    whole, second = step_of(node, analysis), second_half_of(node, analysis)
+    changes: dict[str, list[pl.DataFrame]] = {"whole": [], "halves": []}
+    waiting = [with_origin(rows, number) for number, rows in enumerate(parts)]
+    while any(rows.height for rows in waiting):
+        at = int(chance.integers(len(parts)))
+        count = int(chance.integers(1, 30))
+        some, waiting[at] = waiting[at][:count], waiting[at][count:]
+        first = before[at]
+        rows = some if first is None else first.add(some, 0).rows
+        if rows is not None:
+            changes["whole"].append(whole.add(rows, 0).rows)
+            halves[at].add(rows, 0)
+        for half in halves:
+            if chance.random() < 0.2 and (partials := half.take()) is not None:
+                assert partials.select(partials_schema(node, analysis).names()).schema == partials_schema(
+                    node, analysis
+                )
+                changes["halves"].append(second.add(partials, 0).rows)
+            assert not half.snapshot()
+        if chance.random() < 0.1:
+            states = whole.snapshot()
+            whole = step_of(node, analysis)
+            for part, saved in states.items():
+                whole.restore(part, saved)
+            whole.restored(NEVER)
+    for half in halves:
+        if (partials := half.take()) is not None:
+            changes["halves"].append(second.add(partials, 0).rows)
+    tables = [
+        table_of(pl.concat(in_words(one) for one in given)).rows()
+        for given in ([one for one in some if one is not None] for some in changes.values())
+        if given
+    ]
+    of_whole, of_halves = (sorted(table, key=repr) for table in tables) if tables else ([], [])
+    assert of_halves == of_whole
+    state = step_of(node, analysis)
+    for part, saved in second.snapshot().items():
+        state.restore(part, saved)
+    state.restored(NEVER)
+    assert state.view().equals(whole.view())
+
+
+def with_origin(rows: list[Row], number: int) -> pl.DataFrame:
+    given = frame([row for row in rows if row.time is not None])
+    origin = {SOURCE: 0, PARTITION: number, ORDINAL: 0}
+    return given.with_columns(
+        *(pl.lit(value, ORIGIN_TYPES[name]).alias(name) for name, value in origin.items()),
+        pl.int_range(pl.len(), dtype=pl.Int64).alias(OFFSET),
+    )
