@@ -24,7 +24,7 @@ from mamba_stream.log.ways import go
 from mamba_stream.runtime.bell import Bell
 from mamba_stream.runtime.prepared import Prepared
 from mamba_stream.runtime.workers.layout import layout_of_job
-from mamba_stream.runtime.workers.messages import Beat, Failed, Order, Ready, Report
+from mamba_stream.runtime.workers.messages import Beat, Failed, Order, Over, Ready, Report
 from mamba_stream.runtime.workers.shift import Shift
 from mamba_stream.runtime.workers.shipping import Shipment, unpack
 from mamba_stream.runtime.workers.wire import Wire
@@ -83,6 +83,7 @@ class _Post:
         self._orders: deque[Order] = deque()
         self._news: Beat | None = None
         self._told = Beat([])
+        self._telling = threading.Lock()
         self._noted = clock.monotonic()
         self._over = threading.Event()
 
@@ -149,7 +150,12 @@ class _Post:
         return _BEAT
 
     def _say(self, report: Report) -> None:
-        if not self._wire.say(report):
+        with self._telling:
+            if isinstance(report, Over):
+                # What was noted of the task before must not come behind the last that is said of it.
+                self._news = None
+            there = self._wire.say(report)
+        if not there:
             _cut_off()
 
     def _listen(self) -> None:
@@ -160,8 +166,11 @@ class _Post:
 
     def _beat(self) -> None:
         while not self._over.wait(_BEAT):
-            news, self._news = self._news, None
-            self._say(news or Beat([]))
+            with self._telling:
+                news, self._news = self._news, None
+                there = self._wire.say(news or Beat([]))
+            if not there:
+                _cut_off()
 
 
 def _unpacked(data: bytes) -> Shipment:
