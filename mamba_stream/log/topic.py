@@ -200,6 +200,10 @@ class Topic:
         """``{partition: (begin, end)}``: the first offset there is, and the next one to be given."""
         return {partition: (head.begin, head.end) for partition, head in self._heads().items()}
 
+    def heads(self) -> Mapping[int, PartitionHead]:
+        """What is known of each partition without a look at its rows, of one moment."""
+        return self._heads()
+
     def sizes(self) -> dict[int, int]:
         """``{partition: bytes}``: what its rows take on disk."""
         return {partition: head.bytes for partition, head in self._heads().items()}

@@ -135,6 +135,11 @@ class Engine:
         return [self.entrances[inlet].feed] if isinstance(inlet, Exchange) else self.intakes[inlet].feeds
 
     @property
+    def feeds(self) -> list[Feed]:
+        """All that is read."""
+        return [feed for inlet in self._inlets for feed in self._feeds_of(inlet)]
+
+    @property
     def unasked(self) -> bool:
         """Whether there are partitions that were not looked at in the last step, though this run goes on there."""
         return any(

@@ -149,6 +149,11 @@ class TopicFeed:
         self.notice_end()
 
     @property
+    def topic(self) -> Topic:
+        """The topic."""
+        return self._topic
+
+    @property
     def position(self) -> int:
         return self._position
 

@@ -49,7 +49,7 @@ from mamba_stream.runtime.progress import (
     StepProgress,
 )
 
-_LOOK = 0.02
+LOOK = 0.02
 """Seconds between two looks whether a commit has come through; those who wait for the log hear of it as a rule."""
 _SOON = 0.1
 """Seconds until the next turn where a partition was not asked in the last, since it had to wait for others; and until
@@ -249,14 +249,23 @@ class Task:
         self.engine.flow.rest()
 
     @property
+    def feeds(self) -> list[Feed]:
+        """All that it reads."""
+        return self.engine.feeds
+
+    @property
     def commit_due(self) -> bool:
         """Whether it is time to commit."""
+        return self.commit_due_within(0.0)
+
+    def commit_due_within(self, seconds: float) -> bool:
+        """Whether it is, or will be so soon, as things are."""
         if self._committing.busy:
             # Rows are held up where there are too many of them.
             return self._pending > self._budget.pending
         if not self._dirty and not self._deliveries.due:
             return False
-        return self._seconds_to_commit() <= 0 or self._pending > self._budget.pending
+        return self._seconds_to_commit() <= seconds or self._pending > self._budget.pending
 
     def _seconds_to_commit(self) -> float:
         due, patience = self._committed + self._options.commit, self._pace.patience
@@ -270,7 +279,7 @@ class Task:
         idle = self.engine.seconds_to_idleness()
         due = self._seconds_to_commit() if self._dirty else None
         if self._committing.busy:
-            due = _LOOK
+            due = LOOK
         outside = min((found.seconds_to_reading for found in self._outside.values()), default=_LONG)
         # A connector that cannot tell when it has rows is asked.
         outside = max(outside, self._pace.ask)
@@ -296,6 +305,11 @@ class Task:
             return
         self.end_commit()
         self._committing.begin(self._take("running"))
+
+    @property
+    def committing(self) -> bool:
+        """Whether a commit was begun and not yet ended."""
+        return self._committing.busy
 
     @property
     def commit_done(self) -> bool:

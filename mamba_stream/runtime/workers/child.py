@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import math
 import os
 import signal
 import socket
@@ -32,6 +31,8 @@ from mamba_stream.runtime.workers.worker import Worker
 
 _BEAT: Final = 0.5
 """Seconds between two signs of life."""
+_WHOLE_BEAT: Final = 15.0
+"""Seconds between two that tell of all tasks: of those that did nothing, too, it is told for how long."""
 _DEATH_OF_PARENT: Final = 1
 _CUT_OFF: Final = 3
 """The exit code of a worker whose pool is gone: nobody sees it."""
@@ -82,9 +83,8 @@ class _Post:
         self._bell = Bell(log)
         self._orders: deque[Order] = deque()
         self._news: Beat | None = None
-        self._told = Beat([])
         self._telling = threading.Lock()
-        self._noted = clock.monotonic()
+        self._noted = self._noted_all = clock.monotonic()
         self._over = threading.Event()
 
     def work(self) -> None:
@@ -142,18 +142,24 @@ class _Post:
         left = self._noted + _BEAT - now
         if left > 0:
             return left
-        beat = shift.beat()
         self._noted = now
-        if beat == self._told:
-            return math.inf
-        self._news = self._told = beat
+        whole = now - self._noted_all >= _WHOLE_BEAT
+        if whole:
+            self._noted_all = now
+        beat = shift.beat(whole=whole)
+        if not beat.tasks:
+            return self._noted_all + _WHOLE_BEAT - now
+        with self._telling:
+            known = dict(self._news.tasks) if self._news is not None else {}
+            self._news = Beat(list({**known, **dict(beat.tasks)}.items()))
         return _BEAT
 
     def _say(self, report: Report) -> None:
         with self._telling:
-            if isinstance(report, Over):
+            if isinstance(report, Over) and self._news is not None:
                 # What was noted of the task before must not come behind the last that is said of it.
-                self._news = None
+                left = [(name, facts) for name, facts in self._news.tasks if name != report.task]
+                self._news = Beat(left)
             there = self._wire.say(report)
         if not there:
             _cut_off()

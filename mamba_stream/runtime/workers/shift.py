@@ -68,9 +68,9 @@ class Shift:
             return rows
         return 0
 
-    def beat(self) -> Beat:
-        """What the tasks have done."""
-        return Beat(self._worker.facts())
+    def beat(self, *, whole: bool = False) -> Beat:
+        """What the tasks have done: those that did something since the last beat, or all."""
+        return Beat(self._worker.facts() if whole else self._worker.news())
 
     def seconds_to_next(self) -> float:
         """How long there is nothing to do unless somebody commits, or tells something."""

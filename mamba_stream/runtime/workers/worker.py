@@ -8,6 +8,7 @@ from typing import Final
 from mamba_stream.core.clock import Clock
 from mamba_stream.errors import StateTooLarge
 from mamba_stream.log import Log
+from mamba_stream.plan import nodes as n
 from mamba_stream.plan.pipeline import Pipeline
 from mamba_stream.plan.stages import Stage
 from mamba_stream.runtime.beside import Committing
@@ -16,12 +17,13 @@ from mamba_stream.runtime.checkpoint import Checkpoints, place_of_task
 from mamba_stream.runtime.memory import in_words
 from mamba_stream.runtime.options import RunOptions
 from mamba_stream.runtime.prepared import Prepared
-from mamba_stream.runtime.task import Share, Task
+from mamba_stream.runtime.task import LOOK, Share, Task
 from mamba_stream.runtime.workers.backlog import MOST, Backlog
 from mamba_stream.runtime.workers.board import Board
 from mamba_stream.runtime.workers.facts import Spent, facts_of
 from mamba_stream.runtime.workers.layout import TaskName
 from mamba_stream.runtime.workers.messages import Over, TaskFacts
+from mamba_stream.runtime.workers.vigil import Vigil
 
 _FULL: Final = 0.1
 """Seconds until a stage that was held back looks whether it still is."""
@@ -76,6 +78,8 @@ class Worker:
         self._backlog = Backlog(log, pipeline.name, stages, min(MOST, options.memory // 4))
         tasks = sum(stage.tasks for stage in stages)
         self._budget = Budget.within(self._memory, options.rows, max(1, tasks // options.workers))
+        self._vigil = Vigil(log, clock)
+        self._worked: set[TaskName] = set()
 
     def take(self, name: TaskName, lease: int) -> None:
         """Takes a task over from whoever ran it: from here on nobody else can commit it.
@@ -111,10 +115,12 @@ class Worker:
         task.claim()
         self.tasks[name] = task
         self._spent[name] = Spent(self._clock.monotonic())
+        self._vigil.wake(name)
 
     def release(self, name: TaskName) -> None:
         """Commits what a task did, and lets go of it."""
         task = self.tasks.pop(name)
+        self.working = name
         task.commit("running")
         task.close()
 
@@ -123,19 +129,31 @@ class Worker:
         for name, task in self.tasks.items():
             self.working = name
             task.commit("running")
+            self._worked.add(name)
+            self._vigil.wake(name)
 
     def leave(self) -> None:
         """Lets tasks come to their end: sources are read no further, and what was read goes through."""
         self._leaving = True
+        for name in self.tasks:
+            self._vigil.wake(name)
 
     def turn(self) -> int:
-        """Lets every task work a little; the number of rows that were read."""
+        """Lets every task work a little that has something to do; the number of rows that were read."""
         self._board.look()
+        self._vigil.look()
         self._full = False
-        rows = 0
-        for name in list(self.tasks):
-            rows += self._work(name, self.tasks[name])
-        self._check_memory()
+        rows, due = 0, False
+        for name, task in list(self.tasks.items()):
+            if task.commit_done:
+                self._end_commit(name, task)
+            if not self._vigil.sleeps(name):
+                rows += self._work(name, task)
+            due = due or (name in self.tasks and task.commit_due)
+        if due:
+            self._begin_commits()
+        if rows:
+            self._check_memory()
         return rows
 
     def ended(self) -> list[Over]:
@@ -145,14 +163,23 @@ class Worker:
 
     def facts(self, tasks: Iterable[TaskName] | None = None) -> list[tuple[TaskName, TaskFacts]]:
         """What some of the tasks have done, or all."""
-        return [(name, self._facts_of(name)) for name in (list(self.tasks) if tasks is None else tasks)]
+        return [
+            (name, self._facts(name, self.tasks[name]))
+            for name in (list(self.tasks) if tasks is None else tasks)
+        ]
 
-    def _facts_of(self, name: TaskName) -> TaskFacts:
-        return facts_of(self.tasks[name], self._spent[name], self._clock.monotonic())
+    def news(self) -> list[tuple[TaskName, TaskFacts]]:
+        """What those of the tasks have done that did something since this was last asked."""
+        worked, self._worked = self._worked, set()
+        # In one go: where workers are threads, another one asks, while tasks come and go.
+        return [(name, self._facts(name, task)) for name in list(worked) if (task := self.tasks.get(name))]
+
+    def _facts(self, name: TaskName, task: Task) -> TaskFacts:
+        return facts_of(task, self._spent[name], self._clock.monotonic())
 
     def seconds_to_next(self) -> float:
         """How long there is nothing to do unless somebody commits."""
-        nearest = min((task.seconds_to_next() for task in self.tasks.values()), default=60.0)
+        nearest = min((self._seconds_of(name, task) for name, task in self.tasks.items()), default=60.0)
         return min(nearest, _FULL) if self._full else nearest
 
     def _check_memory(self) -> None:
@@ -180,9 +207,17 @@ class Worker:
             task.close()
         self.tasks.clear()
 
+    def _seconds_of(self, name: TaskName, task: Task) -> float:
+        asleep = self._vigil.seconds(name)
+        if asleep is None:
+            return task.seconds_to_next()
+        return min(asleep, LOOK) if task.committing else asleep
+
     def _work(self, name: TaskName, task: Task) -> int:
         self.working = name
-        reads = bool(self._stages[name.stage].sources)
+        self._worked.add(name)
+        stage = self._stages[name.stage]
+        reads = bool(stage.sources)
         begun = self._clock.monotonic()
         full = not (reads and self._leaving) and self._backlog.full(name.stage)
         rows = 0 if full or (reads and self._leaving) else task.step()
@@ -193,13 +228,38 @@ class Worker:
         if rows == 0 and not full and (task.over or (reads and self._leaving)):
             ended = task.ended
             task.commit("finished" if ended else "stopped")
-            self._over.append(Over(name, ended, self._facts_of(name)))
+            self._over.append(Over(name, ended, self._facts(name, task)))
             task.close()
             del self.tasks[name]
-        elif task.commit_due:
-            task.begin_commit()
-        elif task.commit_done:
-            task.end_commit()
+            return 0
         if rows == 0:
             task.rest()
+            if not full:
+                self._lay(name, task)
         return rows
+
+    def _lay(self, name: TaskName, task: Task) -> None:
+        """Lets a task sleep that has nothing to do, unless only connectors know when that is over."""
+        stage = self._stages[name.stage]
+        if not any(isinstance(node, n.ConnectorSource) for node in stage.sources):
+            self._vigil.lay(name, task, [self._board.words(exchange) for exchange in stage.exchanges])
+
+    def _begin_commits(self) -> None:
+        """Begins the commits that are due, and with them those that soon will be.
+
+        They go to the log together: to make one durable costs what it costs for all, and whoever waits for the log is
+        woken once. From then on they are due at the same time.
+        """
+        for name, task in self.tasks.items():
+            if task.commit_due_within(self._options.commit / 2):
+                self.working = name
+                task.begin_commit()
+                self._worked.add(name)
+
+    def _end_commit(self, name: TaskName, task: Task) -> None:
+        self.working = name
+        task.end_commit()
+        self._worked.add(name)
+        if self._vigil.seconds(name) is not None:
+            # When it is due by itself could not be known before.
+            self._lay(name, task)

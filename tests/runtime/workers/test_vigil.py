@@ -1,0 +1,135 @@
+"""Tasks of a worker that have nothing to do are not asked, and are when they have."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+
+import mamba_stream as mamba
+from mamba_stream.runtime.beside import AtOnce
+from mamba_stream.runtime.options import RunOptions
+from mamba_stream.runtime.task import Task
+from mamba_stream.runtime.workers.beginning import begin
+from mamba_stream.runtime.workers.layout import TaskName
+from mamba_stream.runtime.workers.worker import Worker
+from mamba_stream.testing import Clock
+
+SCHEMA = {"key": pl.String, "value": pl.Int64, "at": pl.Datetime("us")}
+
+
+def rows(value: int) -> pl.DataFrame:
+    return pl.DataFrame({"key": ["a"], "value": [value], "at": [value * 1_000_000]}).cast(SCHEMA)
+
+
+class Asked:
+    """A worker with a task for each partition, and which of them were asked."""
+
+    def __init__(self, log, monkeypatch, stream, *, partitions=5, until="stopped"):
+        self.log = log
+        self.topic = log.create_topic("in", SCHEMA, partitions=partitions, time="at")
+        self.clock = Clock()
+        options = RunOptions(until=until, anew=False, memory=1 << 30, commit=1.0, skip_gaps=False)
+        pipeline = mamba.pipeline("job", stream(mamba.stream("in", idle="10s")).to("out"))
+        begun = begin(pipeline, log, options, 3, self.clock)
+        self.worker = Worker(
+            pipeline, begun.prepared, begun.layout.stages, log, options, self.clock, begun.run, AtOnce
+        )
+        for name in begun.layout.tasks:
+            self.worker.take(name, 1)
+        self.steps: list[TaskName] = []
+        step = Task.step
+
+        def noted(task, most=None):
+            self.steps.append(self.worker.working)
+            return step(task, most)
+
+        monkeypatch.setattr(Task, "step", noted)
+
+    def turn(self):
+        """The tasks that were asked in a turn."""
+        self.steps.clear()
+        self.worker.turn()
+        return list(self.steps)
+
+    def rest(self):
+        """Turns until all sleep."""
+        for _ in range(100):
+            if not self.turn() and not any(task.committing for task in self.worker.tasks.values()):
+                return
+        pytest.fail("some task never sleeps")
+
+
+@pytest.fixture
+def log(tmp_path):
+    with mamba.open(tmp_path / "log") as opened:
+        yield opened
+
+
+def test_only_the_task_whose_partition_has_rows_is_asked(log, monkeypatch):
+    asked = Asked(log, monkeypatch, lambda stream: stream.filter(pl.col("value") > 0))
+    asked.rest()
+    asked.topic.append(rows(1), partition=3)
+    assert asked.turn() == [TaskName(0, 3)]
+    log.create_topic("another", SCHEMA).append(rows(1))
+    asked.rest()
+    assert asked.turn() == []
+
+
+def test_a_task_is_asked_when_its_commit_is_due_and_others_that_soon_would_be_commit_with_it(
+    log, monkeypatch
+):
+    asked = Asked(log, monkeypatch, lambda stream: stream.filter(pl.col("value") > 0))
+    asked.topic.append(rows(1), partition=1)
+    asked.turn()
+    asked.clock.advance("700ms")
+    asked.topic.append(rows(2), partition=2)
+    asked.rest()
+    assert log["out"].offsets()[0][1] == 0
+    asked.clock.advance("300ms")
+    asked.rest()
+    assert log["out"].offsets()[0][1] == 2
+
+
+def test_a_task_is_asked_when_silence_ends(log, monkeypatch):
+    def counted(stream):
+        return stream.window(mamba.tumbling("10s"), by="key").agg(rows=pl.len())
+
+    asked = Asked(log, monkeypatch, counted, partitions=2)
+    asked.topic.append(rows(1), partition=0)
+    asked.topic.append(rows(100), partition=1)
+    for _ in range(4):
+        asked.rest()
+        asked.clock.advance("1s")
+    assert log["out"].offsets()[0][1] == 0
+    # Partition 0 was silent for so long that it holds back time no more.
+    for _ in range(12):
+        asked.clock.advance("1s")
+        asked.rest()
+    assert log["out"].offsets()[0][1] == 1
+
+
+def test_tasks_are_asked_when_the_topic_ends_and_when_they_are_to_leave(log, monkeypatch):
+    asked = Asked(log, monkeypatch, lambda stream: stream.filter(pl.col("value") > 0))
+    asked.rest()
+    asked.topic.end()
+    assert len(asked.turn()) == 5
+    assert not asked.worker.tasks
+
+
+def test_tasks_that_sleep_leave_when_they_are_told(log, monkeypatch):
+    asked = Asked(log, monkeypatch, lambda stream: stream.filter(pl.col("value") > 0))
+    asked.rest()
+    asked.worker.leave()
+    asked.turn()
+    assert not asked.worker.tasks
+    assert len(asked.worker.ended()) == 5
+
+
+def test_what_did_nothing_is_no_news(log, monkeypatch):
+    asked = Asked(log, monkeypatch, lambda stream: stream.filter(pl.col("value") > 0))
+    asked.rest()
+    assert len(asked.worker.news()) == 5
+    asked.topic.append(rows(1), partition=4)
+    asked.turn()
+    assert [name for name, _ in asked.worker.news()] == [TaskName(0, 4)]
+    assert asked.worker.news() == []
