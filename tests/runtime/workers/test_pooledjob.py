@@ -163,7 +163,7 @@ def test_its_status_says_how_far_it_has_come(log):
 
 
 def test_a_stage_that_is_not_followed_as_fast_is_held_back(log):
-    data = rows(0, 20_000).with_columns(text=pl.lit("x" * 3_000))
+    data = rows(0, 20_000).with_columns(text=pl.lit("x" * 6_000))
     log.delete_topic("in")
     log.create_topic("in", data, partitions=3, time="ts")
     append(log, data)
