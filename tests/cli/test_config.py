@@ -93,7 +93,7 @@ def test_without_a_file_the_defaults_are_right(run_command, place):
     [
         ({"LISTEN": "0.0.0.0:9092"}, ["without users", "without TLS"]),
         ({"LISTEN": "0.0.0.0:9092", "USERS": "mamba-stream.toml"}, ["without TLS"]),
-        ({"LISTEN": "[::]:9092", "INSECURE": "true"}, []),
+        ({"LISTEN": "[::]:9092", "INSECURE": "true"}, ["without users"]),
         ({"LISTEN": "[::1]:9092"}, []),
         ({"MEMORY": "1MiB"}, ["too little"]),
         ({"CLIENT_CA": "mamba-stream.toml"}, ["takes TLS"]),

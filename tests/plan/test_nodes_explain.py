@@ -61,7 +61,7 @@ def test_what_depends_on_the_clock_or_on_functions_is_said():
 
 
 def test_another_format_is_refused():
-    with pytest.raises(mamba.InvalidInput, match="choose 'text' or 'mermaid'"):
+    with pytest.raises(mamba.InvalidInput, match="choose 'text', 'mermaid' or 'stages'"):
         build().explain(format="svg")  # type: ignore[arg-type]
 
 

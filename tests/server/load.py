@@ -27,6 +27,16 @@ def client_of(address: str) -> Log:
     return Log(_own(RemoteStorage(address_of(address), Credentials())))
 
 
+def _opened(address: str) -> Log:
+    """The same through a line that breaks: to open an address that does not answer says so at once."""
+    for _ in range(200):
+        try:
+            return client_of(address)
+        except ServerUnavailable:
+            threading.Event().wait(0.05)
+    return client_of(address)
+
+
 def _own(storage: RemoteStorage) -> RemoteStorage:
     storage.handles = 1
     return storage
@@ -174,7 +184,7 @@ class Load:
 
     def _append(self, writer: int) -> None:
         told = self.appended[writer]
-        with client_of(self.address) as log:
+        with _opened(self.address) as log:
             topic = _found(log, "rows")
             for n in itertools.count():
                 if self.stop.is_set():
@@ -186,7 +196,7 @@ class Load:
                 self._tell(told, n, write)
 
     def _send(self) -> None:
-        with client_of(self.address) as log, mamba.Producer(log, linger="1ms") as producer:
+        with _opened(self.address) as log, mamba.Producer(log, linger="1ms") as producer:
             for first in itertools.count(step=3):
                 if self.stop.is_set():
                     return
@@ -201,7 +211,7 @@ class Load:
                     self._tell(self.sent, n, lambda handle=handle: handle.result(150).offset)
 
     def _commit(self) -> None:
-        with client_of(self.address) as log:
+        with _opened(self.address) as log:
             for n in itertools.count():
                 if self.stop.is_set():
                     return
@@ -220,7 +230,7 @@ class Load:
     def _follow(self) -> None:
         positions = dict.fromkeys(range(WRITERS), 0)
         over = set[int]()
-        with client_of(self.address) as log:
+        with _opened(self.address) as log:
             while len(over) < WRITERS:
                 try:
                     for batch in _found(log, "rows").read(start=positions, follow=True):
@@ -241,7 +251,7 @@ class Load:
         while True:
             try:
                 with (
-                    client_of(self.address) as log,
+                    _opened(self.address) as log,
                     mamba.Consumer(log, group="mailers", commit="20ms") as consumer,
                 ):
                     consumer.subscribe("mail")

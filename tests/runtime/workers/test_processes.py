@@ -349,7 +349,7 @@ def read(log):
 def test_tasks_of_a_worker_that_is_killed_move_and_its_rows_are_exact(tmp_path, log):
     allow(tmp_path, 12)
     with Driven(slowly(tmp_path), log, rows=50) as job:
-        job.until(lambda: read(log) > 0)
+        job.until(lambda: read(log) > 0 and len(job.pool.workers) == 2)
         first = dict(job.pool.workers)
         os.kill(first[0], signal.SIGKILL)
         [gone] = job.until(lambda: job.executor.heard(Gone))
