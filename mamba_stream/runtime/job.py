@@ -64,6 +64,11 @@ class Job(ABC):
     def status(self) -> JobStatus:
         """What the job is doing, and what it did since it first began."""
 
+    @property
+    @abstractmethod
+    def workers(self) -> dict[int, int]:
+        """The numbers of the processes that run it, by worker, as far as they are ready."""
+
     @abstractmethod
     def rescale(self, workers: int) -> None:
         """Has the job's tasks run by so many workers from now on; only what must move does.

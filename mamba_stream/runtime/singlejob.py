@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from mamba_stream.core.clock import Clock, SystemClock
 from mamba_stream.errors import AlreadyExists, InvalidInput
 from mamba_stream.log import Log
@@ -56,6 +58,10 @@ class SingleJob(Job):
             commits=run.commits,
             lsn=run.lsn,
         )
+
+    @property
+    def workers(self) -> dict[int, int]:
+        return {0: os.getpid()}
 
     def rescale(self, workers: int) -> None:
         raise InvalidInput(

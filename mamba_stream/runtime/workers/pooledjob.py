@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Final
@@ -107,8 +108,7 @@ class PooledJob(Job):
 
     @property
     def workers(self) -> dict[int, int]:
-        """The workers that are ready, with the numbers of their processes; 0 for those in this one."""
-        return self._pool.workers
+        return {number: process or os.getpid() for number, process in self._pool.workers.items()}
 
     def tasks_of(self, worker: int) -> frozenset[TaskName]:
         """The tasks of a worker."""
