@@ -324,7 +324,8 @@ def slowly(place):
 
     def waits(frame):
         while not (place / "go on").exists():
-            threading.Event().wait(0.01)
+            # Longer than it is to the next commit, with as many batches as there are.
+            threading.Event().wait(0.05)
             try:
                 next(place.glob("batch*")).unlink()
             except (StopIteration, FileNotFoundError):
