@@ -53,6 +53,29 @@ class Batch(msgspec.Struct, frozen=True):
     internal: bool
     expect: int | None = None
 
+    def encoded(self) -> Message:
+        """Its message, encoded now if it was not yet."""
+        rows = self.message
+        return encode(rows.batch, rows.layout, rows.compression) if isinstance(rows, Rows) else rows
+
+    def placed(self, message: Message, file: int, position: int, append_time: int) -> Append:
+        """What names it in the index, now that it is known where its message lies."""
+        return Append(
+            topic=self.topic,
+            partition=self.partition,
+            file=file,
+            position=position,
+            length=message.length,
+            rows=self.rows,
+            min_time=self.min_time,
+            max_time=self.max_time,
+            schema=self.schema,
+            header=message.header,
+            append_time=append_time,
+            compressed=self.compressed,
+            expect=self.expect,
+        )
+
 
 @dataclass(frozen=True)
 class CommitCounts:
@@ -93,10 +116,7 @@ class _Pending:
     def encode(self) -> bool:
         """Encodes what was left to be encoded; where that fails, this one alone fails."""
         try:
-            self.messages = [
-                encode(m.batch, m.layout, m.compression) if isinstance(m, Rows) else m
-                for m in (batch.message for batch in self.batches)
-            ]
+            self.messages = [batch.encoded() for batch in self.batches]
         except Exception as error:  # noqa: BLE001 - raised where it was to be appended
             self.error, self.done = error, True
             return False
@@ -332,23 +352,7 @@ class Committer:
                 for batch, message in zip(pending.batches, pending.messages, strict=True):
                     position = places[batch.internal]
                     places[batch.internal] = position + message.length
-                    appends.append(
-                        Append(
-                            topic=batch.topic,
-                            partition=batch.partition,
-                            file=self._open[batch.internal].number,
-                            position=position,
-                            length=message.length,
-                            rows=batch.rows,
-                            min_time=batch.min_time,
-                            max_time=batch.max_time,
-                            schema=batch.schema,
-                            header=message.header,
-                            append_time=now,
-                            compressed=batch.compressed,
-                            expect=batch.expect,
-                        )
-                    )
+                    appends.append(batch.placed(message, self._open[batch.internal].number, position, now))
                 change = msgspec.structs.replace(change, appends=tuple(appends))
             changes.append(change)
         return changes

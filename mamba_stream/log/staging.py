@@ -17,7 +17,6 @@ from mamba_stream.core.clock import Clock
 from mamba_stream.errors import CommitUnknown, InvalidInput, MambaStreamError
 from mamba_stream.log.committer import Batch
 from mamba_stream.log.files import CommitFile
-from mamba_stream.log.format import Message, Rows, encode
 from mamba_stream.log.registrar import Registrar
 
 MOST_APPENDS: Final = 1 << 18
@@ -89,7 +88,7 @@ class StagedRows:
                 file.close()
 
     def _write(self, batches: Sequence[Batch], internal: bool) -> None:
-        messages = [_encoded(batch.message) for batch in batches]
+        messages = [batch.encoded() for batch in batches]
         file = self._file(internal)
         position = file.end
         file.write(
@@ -101,23 +100,7 @@ class StagedRows:
         if file.full or self._unsynced[internal] >= _SYNCED_BYTES:
             self._sync(internal)
         for batch, message in zip(batches, messages, strict=True):
-            self._appends.append(
-                Append(
-                    topic=batch.topic,
-                    partition=batch.partition,
-                    file=file.number,
-                    position=position,
-                    length=message.length,
-                    rows=batch.rows,
-                    min_time=batch.min_time,
-                    max_time=batch.max_time,
-                    schema=batch.schema,
-                    header=message.header,
-                    append_time=0,
-                    compressed=batch.compressed,
-                    expect=batch.expect,
-                )
-            )
+            self._appends.append(batch.placed(message, file.number, position, append_time=0))
             position += message.length
 
     def _sync(self, internal: bool) -> None:
@@ -130,9 +113,3 @@ class StagedRows:
             file = self._open[internal] = self._registrar.open_file(internal)
             self._files.append((file, file.end))
         return file
-
-
-def _encoded(message: Message | Rows) -> Message:
-    return (
-        encode(message.batch, message.layout, message.compression) if isinstance(message, Rows) else message
-    )

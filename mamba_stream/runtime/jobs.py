@@ -17,6 +17,7 @@ from mamba_stream.runtime.checkpoint import (
     read_state,
     savepoints,
     state_topic,
+    tasks_of,
 )
 from mamba_stream.runtime.lock import holder_of, lock_job
 from mamba_stream.runtime.progress import decode_record
@@ -128,12 +129,15 @@ def owned_topics(log: Log, name: str) -> list[str]:
 
 def _facts(log: Log, name: str, data: bytes) -> JobFacts:
     record, where = decode_record(data), holder_of(log, name)
+    # Of a job over workers, the tasks commit.
+    records = [record, *map(decode_record, log.records(tasks_of(name)).values())]
     state = "running" if where else "interrupted" if record.status == "running" else record.status
     return JobFacts(
         name=name,
         state=state,
         where=where or "",
-        commits=record.commits,
-        updated=datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=record.updated),
+        commits=sum(one.commits for one in records),
+        updated=datetime(1970, 1, 1, tzinfo=UTC)
+        + timedelta(microseconds=max(one.updated for one in records)),
         outputs=tuple(owned_topics(log, name)),
     )

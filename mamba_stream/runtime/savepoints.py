@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 
 from mamba_stream.core.clock import Clock, SystemClock
 from mamba_stream.core.names import check_name, did_you_mean
-from mamba_stream.errors import InvalidName, NotFound
+from mamba_stream.errors import InvalidName, NotFound, PipelineRefused
 from mamba_stream.log import Log
-from mamba_stream.runtime.checkpoint import JOBS, SAVEPOINTS, add_savepoint, savepoints, state_topic
+from mamba_stream.runtime.checkpoint import JOBS, SAVEPOINTS, add_savepoint, savepoints, state_topic, tasks_of
 from mamba_stream.runtime.jobs import find_job
 from mamba_stream.runtime.lock import lock_job
 from mamba_stream.runtime.options import STATES
@@ -64,6 +64,7 @@ def make_savepoint(log: Log, job: str, name: str, clock: Clock | None = None) ->
         JobNotFound: The log knows no such job.
         JobRunning: It runs: ask the job itself.
         AlreadyExists: It has a savepoint of this name.
+        PipelineRefused: It is run by workers.
     """
     find_job(log, job)
     check_savepoint(name)
@@ -71,6 +72,8 @@ def make_savepoint(log: Log, job: str, name: str, clock: Clock | None = None) ->
     try:
         data = log.record(JOBS, job)
         assert data is not None
+        if log.records(tasks_of(job)):
+            raise PipelineRefused(f"job {job!r} is run by workers: savepoints are of jobs that are one task")
         kept = Savepoint(
             decode_record(data).base, log[state_topic(job)].offsets()[0][1], (clock or SystemClock()).now()
         )

@@ -16,7 +16,7 @@ import mamba_stream as mamba
 from mamba_stream.operators.changes import OP_COLUMN
 from tests.runtime.desk import put
 from tests.runtime.model import SCHEMA, SEEDS, Row, at, cuts, frame, partitions
-from tests.runtime.test_same_rows import MEMORY, one_step
+from tests.runtime.test_same_rows import MEMORY, crash_along, one_step
 from tests.runtime.test_window_kinds import AGGREGATES, Kind, growing, judged, moved, results, sessions
 
 KINDS = {
@@ -90,15 +90,7 @@ def check_crashing(
     made = mamba.pipeline("job", stream.to("out"), stream.late.to("late"))
     with tempfile.TemporaryDirectory(dir=MEMORY) as place, mamba.open(Path(place) / "log") as log:
         topic = log.create_topic("rows", SCHEMA, partitions=len(parts), time="ts")
-        for number, batch in cuts(parts, chance):
-            topic.append(frame(batch), partition=number)
-            if chance.random() < 0.6:
-                continue
-            run = one_step(log, made, int(chance.integers(1, 9)))
-            for _ in range(int(chance.integers(0, 40))):
-                run.step()
-                if chance.random() < 0.3:
-                    run.commit("running")
+        crash_along(log, made, [(number, frame(batch)) for number, batch in cuts(parts, chance)], chance)
         topic.end()
         mamba.run(made, log)
         out, late = (log[name].scan().collect() for name in ("out", "late"))

@@ -69,6 +69,25 @@ def one_step(log: mamba.Log, made: Pipeline, rows: int) -> Run:
     return Run(made, log, options, SystemClock())
 
 
+def crash_along(
+    log: mamba.Log, made: Pipeline, batches: list[tuple[int, pl.DataFrame]], chance: np.random.Generator
+) -> None:
+    """Appends batches to the topic ``rows``, and now and then runs the pipeline a while, until it is dropped."""
+    for number, batch in batches:
+        log["rows"].append(batch, partition=number)
+        if chance.random() < 0.6:
+            continue
+        run = one_step(log, made, int(chance.integers(1, 9)))
+        for _ in range(int(chance.integers(0, 40))):
+            run.step()
+            if chance.random() < 0.3:
+                run.commit("running")
+            elif run.commit_done or chance.random() < 0.3:
+                run.begin_commit()
+        # What it did since its last commit never happened.
+        run.close()
+
+
 SPECS = st.sampled_from([(10, 10), (10, 5), (12, 5), (60, 20), (7, 7)])
 LATENESS = st.sampled_from([0, 5, 20, 60])
 
@@ -78,19 +97,7 @@ def check_crashing(parts: list[list[Row]], lateness: int, spec: tuple[int, int],
     made = pipeline(lateness, *spec)
     with tempfile.TemporaryDirectory(dir=MEMORY) as place, mamba.open(Path(place) / "log") as log:
         topic = log.create_topic("rows", SCHEMA, partitions=len(parts), time="ts")
-        for number, batch in cuts(parts, chance):
-            topic.append(frame(batch), partition=number)
-            if chance.random() < 0.6:
-                continue
-            run = one_step(log, made, int(chance.integers(1, 9)))
-            for _ in range(int(chance.integers(0, 40))):
-                run.step()
-                if chance.random() < 0.3:
-                    run.commit("running")
-                elif run.commit_done or chance.random() < 0.3:
-                    run.begin_commit()
-            # The run is dropped here: what it did since its last commit never happened.
-            run.close()
+        crash_along(log, made, [(number, frame(batch)) for number, batch in cuts(parts, chance)], chance)
         topic.end()
         mamba.run(made, log)
         expected = expect(parts, lateness=lateness, size=spec[0], every=spec[1])

@@ -18,7 +18,7 @@ from polars.testing import assert_frame_equal
 import mamba_stream as mamba
 from mamba_stream.operators import folding, grouping, rows as row_steps, window
 from tests.runtime.model import SCHEMA, SEEDS, Row, at, cuts, frame, partitions
-from tests.runtime.test_same_rows import MEMORY, one_step
+from tests.runtime.test_same_rows import MEMORY, crash_along
 from tests.runtime.test_window_kinds import BY_TIME, KINDS, LATENESS, Kind, judged
 
 AGGREGATES = {
@@ -65,15 +65,7 @@ def test_crashing_anywhere_and_cutting_anyhow_changes_nothing(name, parts, laten
         patched.setattr(grouping, "_CELLS_A_ROW", 1_000)
         patched.setattr(window, "_SMALL", int(chance.choice([0, 40])))
         topic = log.create_topic("rows", SCHEMA, partitions=len(parts), time="ts")
-        for number, batch in cuts(parts, chance):
-            topic.append(frame(batch), partition=number)
-            if chance.random() < 0.6:
-                continue
-            run = one_step(log, made, int(chance.integers(1, 9)))
-            for _ in range(int(chance.integers(0, 40))):
-                run.step()
-                if chance.random() < 0.3:
-                    run.commit("running")
+        crash_along(log, made, [(number, frame(batch)) for number, batch in cuts(parts, chance)], chance)
         topic.end()
         mamba.run(made, log)
         on_time, _ = judged(parts, lateness, kind.late_by)

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 import mamba_stream as mamba
 from mamba_stream.operators import window
 from tests.runtime.model import SCHEMA, SEEDS, Row, at, cuts, frame, partitions
-from tests.runtime.test_same_rows import MEMORY, one_step
+from tests.runtime.test_same_rows import MEMORY, crash_along
 
 Found = dict[tuple[Any, ...], list[Row]]
 Judge = Callable[[int, int | None], int | None]
@@ -190,15 +190,7 @@ def check_crashing(kind: Kind, parts: list[list[Row]], lateness: int, keyed: boo
     made = mamba.pipeline("job", stream.to("out"), stream.late.to("late"))
     with tempfile.TemporaryDirectory(dir=MEMORY) as place, mamba.open(Path(place) / "log") as log:
         topic = log.create_topic("rows", SCHEMA, partitions=len(parts), time="ts")
-        for number, batch in cuts(parts, chance):
-            topic.append(frame(batch), partition=number)
-            if chance.random() < 0.6:
-                continue
-            run = one_step(log, made, int(chance.integers(1, 9)))
-            for _ in range(int(chance.integers(0, 40))):
-                run.step()
-                if chance.random() < 0.3:
-                    run.commit("running")
+        crash_along(log, made, [(number, frame(batch)) for number, batch in cuts(parts, chance)], chance)
         topic.end()
         mamba.run(made, log)
         check(kind, parts, lateness, keyed, log["out"].scan().collect(), log["late"].scan().collect())

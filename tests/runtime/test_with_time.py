@@ -17,7 +17,7 @@ from mamba_stream.runtime.options import RunOptions
 from mamba_stream.runtime.run import Run
 from tests.runtime.desk import ManualClock
 from tests.runtime.model import EPOCH, SEEDS, Row, cuts, expect, frame, partitions
-from tests.runtime.test_same_rows import MEMORY, late_in, late_of, one_step
+from tests.runtime.test_same_rows import MEMORY, crash_along, late_in, late_of, one_step
 
 RAW = pl.Schema({"text": pl.String, "key": pl.String, "value": pl.Int64})
 LATENESS = st.sampled_from([0, 5, 20])
@@ -63,15 +63,7 @@ def test_crashing_anywhere_and_cutting_anyhow_changes_nothing(rows, lateness, se
     made = mamba.pipeline("job", *outputs)
     with tempfile.TemporaryDirectory(dir=MEMORY) as place, mamba.open(Path(place) / "log") as log:
         topic = log.create_topic("rows", RAW, partitions=len(rows))
-        for number, batch in cuts(rows, chance):
-            topic.append(raw(batch), partition=number)
-            if chance.random() < 0.6:
-                continue
-            run = one_step(log, made, int(chance.integers(1, 9)))
-            for _ in range(int(chance.integers(0, 40))):
-                run.step()
-                if chance.random() < 0.3:
-                    run.commit("running")
+        crash_along(log, made, [(number, raw(batch)) for number, batch in cuts(rows, chance)], chance)
         topic.end()
         run = one_step(log, made, 7)
         while run.step():

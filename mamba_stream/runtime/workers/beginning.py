@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from typing import Any
 
 from mamba_stream.core.clock import Clock
 from mamba_stream.core.names import check_name
@@ -13,6 +14,7 @@ from mamba_stream.log import Log, Transaction
 from mamba_stream.operators.lateness import NEVER
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.pipeline import Pipeline
+from mamba_stream.plan.stages import Exchange
 from mamba_stream.runtime.checkpoint import (
     OWNED,
     Checkpoints,
@@ -22,6 +24,8 @@ from mamba_stream.runtime.checkpoint import (
     place_of_task,
     put_state,
 )
+from mamba_stream.runtime.exchanges import exchange_schema
+from mamba_stream.runtime.faults import DeadLetters
 from mamba_stream.runtime.options import RunOptions
 from mamba_stream.runtime.outputs import make_topics
 from mamba_stream.runtime.prepared import Prepared
@@ -63,6 +67,11 @@ def begin(pipeline: Pipeline, log: Log, options: RunOptions, partitions: int, cl
     Raises:
         PipelineRefused: The pipeline cannot be right, or not go on from the state there is.
     """
+    if options.savepoint is not None:
+        raise PipelineRefused(
+            f"job {pipeline.name!r} cannot go back to savepoint {options.savepoint!r} over workers: savepoints are of "
+            "jobs that are one task; where it never ran over workers, run it with workers=1 first"
+        )
     prepared = Prepared(pipeline, log)
     for group in groups_of(pipeline.name, prepared.analysis.sources):
         check_name(group, "group")
@@ -78,11 +87,14 @@ def begin(pipeline: Pipeline, log: Log, options: RunOptions, partitions: int, cl
         _check_resumable(pipeline, prepared, saved.progress, made)
         if before is None:
             cut = cut_state(saved, prepared, layout)
-    make_internal_topics(log, pipeline.name, layout, prepared)
     owned = {key.partition("/")[2] for key in log.records(OWNED) if key.startswith(f"{pipeline.name}/")}
     shapes = {output: prepared.analysis.shapes[output] for output in pipeline.topics}
     topics = make_topics(log, pipeline.topics, shapes, replace=owned if options.anew else set())
+    if pipeline.on_error == "dead_letter":
+        topics += DeadLetters(pipeline.name, log, prepared.analysis, prepared.topics, clock).make()
     anew = saved is None
+    # What an earlier layout left is of no use to this one.
+    make_internal_topics(log, pipeline.name, layout, prepared, replace=anew or bool(cut))
     began = checkpoints.record
 
     def also(tx: Transaction) -> None:
@@ -130,18 +142,24 @@ def form_of(layout: Layout, prepared: Prepared) -> str:
             stage.tasks,
             [prepared.names[node] for node in stage.sources],
             [node.name for node in stage.nodes if isinstance(node, n.Stateful)],
-            [[one.number, one.key, one.partitions, one.partials is not None] for one in stage.exchanges],
+            [_form_of(exchange, prepared) for exchange in stage.exchanges],
         ]
         for stage in layout.stages
     ]
     return hashlib.blake2b(json.dumps(described).encode(), digest_size=16).hexdigest()
 
 
+def _form_of(exchange: Exchange, prepared: Prepared) -> list[Any]:
+    columns = exchange_schema(exchange, prepared.analysis).items()
+    named = [[name, str(dtype)] for name, dtype in columns]
+    return [exchange.number, exchange.key, exchange.partitions, exchange.partials is not None, named]
+
+
 def _check_resumable(pipeline: Pipeline, prepared: Prepared, saved: Progress, made: Progress) -> None:
     upgrade = prepared.upgrade(saved)
     problems = upgrade.problems()
     if saved.layout is not None and saved.layout != made.layout and not problems:
-        problems = ["its state is that of other tasks"]
+        problems = ["other columns, or other steps, go from one worker to another"]
     if problems:
         raise PipelineRefused(
             f"pipeline {pipeline.name!r} does not fit the state of its job: {'; '.join(problems)}. Run it with "

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 
+from mamba_stream.errors import AlreadyExists, SchemaMismatch
 from mamba_stream.log import Log
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.stages import Exchange, Stage, stages
 from mamba_stream.runtime.checkpoint import make_state_topic, place_of_task
-from mamba_stream.runtime.exchanges import make_exchange
+from mamba_stream.runtime.exchanges import exchange_topic, make_exchange
 from mamba_stream.runtime.prepared import Prepared
 
 
@@ -61,9 +63,31 @@ def layout_of_job(prepared: Prepared, partitions: int) -> Layout:
     return Layout(stages(prepared.analysis, partitions, spread))
 
 
-def make_internal_topics(log: Log, job: str, layout: Layout, prepared: Prepared) -> None:
-    """Makes the topics of exchanges and of the state of tasks."""
+def make_internal_topics(
+    log: Log, job: str, layout: Layout, prepared: Prepared, *, replace: bool = False
+) -> None:
+    """Makes the topics of exchanges and of the state of tasks.
+
+    Args:
+        log: The log.
+        job: The job's name.
+        layout: Its tasks.
+        prepared: The pipeline over the log.
+        replace: Make those anew that are there with other columns or partitions, of a layout that is not used any more.
+    """
     for exchange in layout.exchanges:
-        make_exchange(log, job, exchange, prepared.analysis)
+        name = exchange_topic(job, exchange)
+        _make(log, name, partial(make_exchange, log, job, exchange, prepared.analysis), replace=replace)
     for stage in layout.stages:
-        make_state_topic(log, place_of_task(job, stage.number, 0).topic, stage.tasks)
+        name = place_of_task(job, stage.number, 0).topic
+        _make(log, name, partial(make_state_topic, log, name, stage.tasks), replace=replace)
+
+
+def _make(log: Log, name: str, make: Callable[[], object], *, replace: bool) -> None:
+    try:
+        make()
+    except (AlreadyExists, SchemaMismatch):
+        if not replace:
+            raise
+        log.delete_topic(name)
+        make()

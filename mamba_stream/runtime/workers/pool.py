@@ -86,6 +86,11 @@ class _Worker:
     life: int = 0
     retires: bool = False
 
+    @property
+    def wanted(self) -> bool:
+        """Whether it is to live."""
+        return bool(self.tasks) or not self.retires
+
 
 class Pool:
     """The workers of one run of a job."""
@@ -156,6 +161,7 @@ class Pool:
         dues = [
             worker.due if worker.hand is None else worker.heard + self._patience(worker)
             for worker in self._workers.values()
+            if worker.hand is not None or worker.wanted
         ]
         return max(0.0, min(dues, default=now + 60.0) - now)
 
@@ -217,7 +223,7 @@ class Pool:
         for number, worker in list(self._workers.items()):
             if worker.hand is not None and now - worker.heard > self._patience(worker):
                 self._dead(number, worker, f"was silent for {now - worker.heard:.1f} s")
-            elif worker.hand is None and now >= worker.due and (worker.tasks or not worker.retires):
+            elif worker.hand is None and worker.wanted and now >= worker.due:
                 self._start(number, worker)
         self._settle()
 

@@ -118,8 +118,10 @@ class Worker:
         self._vigil.wake(name)
 
     def release(self, name: TaskName) -> None:
-        """Commits what a task did, and lets go of it."""
-        task = self.tasks.pop(name)
+        """Commits what a task did, and lets go of it; one that has come to its end meanwhile is gone already."""
+        task = self.tasks.pop(name, None)
+        if task is None:
+            return
         self.working = name
         task.commit("running")
         task.close()

@@ -10,6 +10,8 @@ import pytest
 from polars.testing import assert_frame_equal
 
 import mamba_stream as mamba
+from mamba_stream.runtime.jobs import find_job
+from mamba_stream.runtime.savepoints import make_savepoint
 from mamba_stream.runtime.workers.pooledjob import PooledJob
 from tests.runtime.workers.test_pooledjob import append, counting, expected, found, log, rows
 
@@ -72,3 +74,67 @@ def test_started_over_by_one_worker_nothing_is_left_of_the_tasks(log):
 def test_a_number_of_workers_that_cannot_be_is_refused(log, workers):
     with pytest.raises(mamba.InvalidInput, match="workers="):
         mamba.run(counting(), log=log, workers=workers)
+
+
+def test_rows_over_which_a_step_raises_are_dead_letters_over_workers_too(log):
+    append(log, rows(0, 3_000))
+    log["in"].end()
+    broken = mamba.stream("in").filter(
+        pl.when(pl.col("value") == 7).then(pl.lit("x")).otherwise(pl.lit("1")).cast(pl.Int64) > 0
+    )
+    pipeline = mamba.pipeline("sorting", broken.to("out"), on_error="dead_letter")
+    summary = mamba.run(pipeline, log=log, workers=2)
+    assert (summary.rows_out, summary.failed) == (2_999, 1)
+    assert log["sorting.dead"].scan().collect()["value"].to_list() == [7]
+
+
+def test_a_changed_pipeline_starts_over_and_is_refused_otherwise(log):
+    data = rows(0, 3_000)
+    append(log, data)
+    mamba.run(counting(), log=log, workers=2, until="now")
+    more = (
+        mamba.stream("in", lateness="1000s")
+        .window(mamba.tumbling("100s"), by="key")
+        .agg(rows=pl.len(), total=pl.col("value").sum(), most=pl.col("value").max())
+    )
+    changed = mamba.pipeline("counting", more.to("more"))
+    with pytest.raises(mamba.PipelineRefused, match="state='new'"):
+        mamba.run(changed, log=log, workers=2, until="now")
+    log["in"].end()
+    mamba.run(changed, log=log, workers=2, state="new")
+    found_now = log["more"].scan().select("key", "window_start", "rows", "total").collect()
+    assert_frame_equal(found_now, expected(data), check_row_order=False)
+
+
+def test_other_columns_between_workers_are_refused_before_anything_starts(log):
+    append(log, rows(0, 100))
+
+    def kept(*columns: str) -> mamba.Pipeline:
+        first = mamba.stream("in").select("ts", *columns).unique(["key"], within="1h", name="firsts")
+        return mamba.pipeline("firsts", first.to(f"out{len(columns)}"))
+
+    mamba.run(kept("key"), log=log, workers=2, until="now")
+    with pytest.raises(mamba.PipelineRefused, match="state='new'"):
+        mamba.run(kept("key", "value"), log=log, workers=2, until="now")
+
+
+def test_savepoints_are_of_jobs_that_are_one_task(log):
+    append(log, rows(0, 100))
+    mamba.run(counting(), log=log, until="now")
+    make_savepoint(log, "counting", "before")
+    with pytest.raises(mamba.PipelineRefused, match="workers=1 first"):
+        mamba.run(counting(), log=log, workers=2, state="before")
+    mamba.run(counting(), log=log, workers=2, until="now")
+    with pytest.raises(mamba.PipelineRefused, match="run by workers"):
+        make_savepoint(log, "counting", "behind")
+    with pytest.raises(mamba.PipelineRefused, match="cannot go back"):
+        mamba.run(counting(), log=log, state="before")
+
+
+def test_a_job_over_workers_is_told_of_as_others_are(log):
+    append(log, rows(0, 100))
+    mamba.run(counting(), log=log, workers=2, until="now")
+    facts = find_job(log, "counting")
+    assert (facts.state, facts.outputs) == ("stopped", ("out",))
+    # The job's own commit at its end, and two of each of 35 tasks at least.
+    assert facts.commits >= 36
