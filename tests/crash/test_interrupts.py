@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import threading
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,16 @@ CALLS = {
 }
 
 
-# What was interrupted in the middle of being made is left to the garbage collection.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.fixture(autouse=True)
+def nothing_half_made_is_left() -> Iterator[None]:
+    """What was interrupted in the middle of being made is collected here, not in a later test."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 @pytest.mark.parametrize("name", CALLS)
 def test_a_call_may_be_interrupted_anywhere_and_the_log_goes_on(place: Path, name: str) -> None:
     log = mamba.open(place / "log")

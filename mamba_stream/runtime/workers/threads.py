@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
+from mamba_stream.errors import MambaStreamError
 from mamba_stream.log import Log
 from mamba_stream.runtime.bell import Bell
 from mamba_stream.runtime.workers.executor import Hear
@@ -76,6 +77,9 @@ class _Thread(threading.Thread):
                     self._shift.follow(self._orders.get())
                 elif self._shift.turn() == 0:
                     self._log.wait(lsn, self._shift.seconds_to_next(), self._bell.rung)
+        except MambaStreamError as error:
+            # The log was closed under it.
+            self._shift.fail(error)
         finally:
             beating.set()
             self._shift.close()

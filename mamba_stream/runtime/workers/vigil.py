@@ -74,14 +74,21 @@ class Vigil:
             task: The same.
             words: What gives the words of those that it reads from.
         """
-        seconds = _COMMITTING if task.committing else task.seconds_to_next()
         feeds = [feed for feed in task.feeds if isinstance(feed, TopicFeed) and not feed.done]
         self._asleep[name] = _Sleep(
-            self._clock.monotonic() + seconds,
+            self._until(task),
             self._lsn,
             [(feed.topic, feed.partition, feed.position) for feed in feeds],
             [(word, word()) for word in words],
         )
+
+    def committed(self, name: TaskName, task: Task) -> None:
+        """A task's commit has come to its end: if it sleeps, when it is due by itself is known from now on.
+
+        What it sleeps for stays what it was when it last worked: it has not seen what came since.
+        """
+        if name in self._asleep:
+            self._asleep[name].until = self._until(task)
 
     def wake(self, name: TaskName) -> None:
         """A task is to work in the next turn."""
@@ -91,6 +98,9 @@ class Vigil:
         """How long a task sleeps if nothing comes; ``None`` for one that is awake."""
         sleep = self._asleep.get(name)
         return None if sleep is None else max(0.0, sleep.until - self._clock.monotonic())
+
+    def _until(self, task: Task) -> float:
+        return self._clock.monotonic() + (_COMMITTING if task.committing else task.seconds_to_next())
 
     def _has_news(self, sleep: _Sleep) -> bool:
         if sleep.lsn == self._lsn:

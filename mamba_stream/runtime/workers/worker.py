@@ -262,6 +262,4 @@ class Worker:
         self.working = name
         task.end_commit()
         self._worked.add(name)
-        if self._vigil.seconds(name) is not None:
-            # When it is due by itself could not be known before.
-            self._lay(name, task)
+        self._vigil.committed(name, task)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import polars as pl
 import pytest
 
@@ -24,7 +26,7 @@ def rows(value: int) -> pl.DataFrame:
 class Asked:
     """A worker with a task for each partition, and which of them were asked."""
 
-    def __init__(self, log, monkeypatch, stream, *, partitions=5, until="stopped"):
+    def __init__(self, log, monkeypatch, stream, *, partitions=5, until="stopped", committing=AtOnce):
         self.log = log
         self.topic = log.create_topic("in", SCHEMA, partitions=partitions, time="at")
         self.clock = Clock()
@@ -32,7 +34,7 @@ class Asked:
         pipeline = mamba.pipeline("job", stream(mamba.stream("in", idle="10s")).to("out"))
         begun = begin(pipeline, log, options, 3, self.clock)
         self.worker = Worker(
-            pipeline, begun.prepared, begun.layout.stages, log, options, self.clock, begun.run, AtOnce
+            pipeline, begun.prepared, begun.layout.stages, log, options, self.clock, begun.run, committing
         )
         for name in begun.layout.tasks:
             self.worker.take(name, 1)
@@ -133,3 +135,40 @@ def test_what_did_nothing_is_no_news(log, monkeypatch):
     asked.turn()
     assert [name for name, _ in asked.worker.news()] == [TaskName(0, 4)]
     assert asked.worker.news() == []
+
+
+class Held(AtOnce):
+    """A commit that goes on for as long as it is said to."""
+
+    made: ClassVar[list[Held]] = []
+
+    def __init__(self):
+        super().__init__()
+        self.going_on = False
+        self.made.append(self)
+
+    @property
+    def done(self):
+        return not (self.busy and self.going_on)
+
+
+def test_a_task_whose_commit_ends_as_those_it_reads_from_end_sees_that_they_did(log, monkeypatch):
+    def counted(stream):
+        return stream.window(mamba.tumbling("10s"), by="key").agg(rows=pl.len())
+
+    asked = Asked(log, monkeypatch, counted, partitions=1, committing=Held)
+    asked.rest()
+    _, *second_stage = Held.made[-4:]
+    for held in second_stage:
+        held.going_on = True
+    asked.topic.append(rows(1))
+    asked.clock.advance("1s")
+    for _ in range(4):
+        asked.turn()
+    assert [name.stage for name, task in asked.worker.tasks.items() if task.committing] == [1]
+    asked.topic.end()
+    asked.turn()
+    for held in second_stage:
+        held.going_on = False
+    asked.rest()
+    assert len(asked.worker.ended()) == 4
