@@ -25,7 +25,7 @@ from mamba_stream.plan.meeting import Meeting, key_behind, meeting_at, orders_an
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Exchange(n.Node):
-    """Where rows leave a stage, and enter another.
+    """Where rows leave a stage, and enter another, which is the only one that reads there.
 
     Attributes:
         number: Tells it from the others of the plan.
@@ -142,7 +142,7 @@ class _Cut:
         self._together = together
         self._at: dict[n.Node, list[_Open]] = {}
         self._key: dict[n.Node, Meeting] = {}
-        self._exchanges: dict[tuple[n.Node, tuple[str, ...], Halved | None], Exchange] = {}
+        self._exchanges: list[Exchange] = []
         for node in analysis.nodes:
             self._place(node)
 
@@ -151,7 +151,7 @@ class _Cut:
         opened = list(dict.fromkeys(stage for node in self._analysis.nodes for stage in self._at[node]))
         opened.sort(key=lambda stage: len(stage.before))
         leaves: dict[_Open, list[Exchange]] = {stage: [] for stage in opened}
-        for exchange in self._exchanges.values():
+        for exchange in self._exchanges:
             for stage in self._at[exchange.node]:
                 leaves[stage].append(exchange)
         return [
@@ -162,7 +162,7 @@ class _Cut:
     def disordered(self) -> set[n.Node]:
         """Steps over several tasks whose rows come to others that depend on the order among all of them."""
         found: set[n.Node] = set()
-        for exchange in self._exchanges.values():
+        for exchange in self._exchanges:
             if exchange.node in self._analysis.ordered:
                 found |= {node for node in _ordering(exchange.node) if self._key[node] != ()}
         return found - self._together
@@ -217,32 +217,37 @@ class _Cut:
 
     def _behind_exchanges(self, node: n.Node, wanted: Sequence[Meeting]) -> None:
         """A step begins, or joins, a stage that all its rows come to through exchanges."""
-        enters = {}
         partials = node if isinstance(node, Halved) and in_halves(node, self._analysis) else None
-        for port, (parent, want) in enumerate(zip(node.parents, wanted, strict=True)):
-            key = want or ()
-            if (parent, key, partials) not in self._exchanges:
-                self._exchanges[parent, key, partials] = Exchange(
-                    place=node.place,
-                    number=len(self._exchanges),
-                    node=parent,
-                    key=key,
-                    partitions=self._partitions if key else 1,
-                    partials=partials,
-                )
-            enters[node, port] = self._exchanges[parent, key, partials]
-        inlets = set(enters.values())
+        carried = [(parent, want or (), partials) for parent, want in zip(node.parents, wanted, strict=True)]
         for stage in {stage for stages in self._at.values() for stage in stages}:
-            if set(stage.enters.values()) == inlets:
+            inlets = {_carried(inlet): inlet for inlet in stage.enters.values()}
+            if inlets.keys() == set(carried):
                 break
         else:
+            # Never one that another stage reads: whoever has read rows has them trimmed away.
+            inlets = {one: self._exchange(node, *one) for one in dict.fromkeys(carried)}
             before = {stage for parent in node.parents for stage in self._at[parent]}
-            stage = _Open(max(inlet.partitions for inlet in inlets))
+            stage = _Open(max(inlet.partitions for inlet in inlets.values()))
             stage.before = before.union(*(one.before for one in before))
+        enters = {(node, port): inlets[one] for port, one in enumerate(carried)}
         stage.nodes.append(node)
         stage.enters.update(enters)
         self._at[node] = [stage]
         self._key[node] = () if stage.tasks == 1 else key_behind(node, wanted[0] or (), self._shapes)
+
+    def _exchange(
+        self, taker: n.Node, node: n.Node, key: tuple[str, ...], partials: Halved | None
+    ) -> Exchange:
+        exchange = Exchange(
+            place=taker.place,
+            number=len(self._exchanges),
+            node=node,
+            key=key,
+            partitions=self._partitions if key else 1,
+            partials=partials,
+        )
+        self._exchanges.append(exchange)
+        return exchange
 
     def _merged(self, stages: Sequence[_Open]) -> _Open:
         """Stages as one, since a step takes rows of all of them."""
@@ -261,6 +266,11 @@ class _Cut:
             if stage.before & set(others):
                 stage.before = (stage.before - set(others)) | {first}
         return first
+
+
+def _carried(exchange: Exchange) -> tuple[n.Node, tuple[str, ...], Halved | None]:
+    """What goes through an exchange."""
+    return exchange.node, exchange.key, exchange.partials
 
 
 def _reads_source(stage: _Open) -> bool:

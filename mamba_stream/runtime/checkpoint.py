@@ -192,6 +192,11 @@ class Checkpoints:
         return self._record
 
     @property
+    def outdated(self) -> bool:
+        """Whether somebody else has committed since this was made, or taken over."""
+        return self._log.record(self._place.namespace, self._place.key) != self._bytes
+
+    @property
     def starts_over(self) -> bool:
         """Whether the job starts over and has not committed since: what its sinks have is to be removed."""
         return self._reset is not None

@@ -6,6 +6,8 @@ import polars as pl
 import pytest
 
 import mamba_stream as mamba
+from mamba_stream.runtime.prepared import Prepared
+from mamba_stream.runtime.workers.layout import layout_of_job
 
 
 @pytest.fixture
@@ -41,6 +43,21 @@ def test_what_stays_with_its_key_is_not_cut_again(log):
     told = ranked.explain(format="stages")
     assert told.count("→") == 2
     assert told.count("stage 2: 32 tasks") == 1
+
+
+def test_what_one_stage_reads_no_other_does_since_it_is_trimmed_behind_it(log):
+    rows, others = log["in"].stream(), log["beside"].stream()
+    known = rows.unique("key", within="1m")
+    pairs = rows.join(others, on="key", within="1m")
+    pipeline = mamba.pipeline(
+        "job", known.to("known"), pairs.to("pairs"), rows.unique("key", within="2m").to("first")
+    )
+    prepared = Prepared(pipeline, log)
+    stages = layout_of_job(prepared, 4).stages
+    read = [exchange.number for stage in stages for exchange in stage.exchanges]
+    assert sorted(read) == [0, 1, 2]
+    # The two that want the same rows by the same key are one stage.
+    assert [len(stage.exchanges) for stage in stages] == [0, 0, 1, 2]
 
 
 def test_what_wants_whole_windows_is_done_by_one_task(log):

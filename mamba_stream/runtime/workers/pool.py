@@ -131,6 +131,7 @@ class Pool:
         self.error: MambaStreamError | None = None
         """Why the job cannot go on."""
         self._wake = wake
+        self._turned = clock.monotonic()
         for number, tasks in spread(layout.tasks, settings.workers).items():
             self._workers[number] = _Worker(tasks=set(tasks))
 
@@ -195,9 +196,12 @@ class Pool:
         for number, worker in self._workers.items():
             worker.retires = number >= workers
         there = {number: worker.tasks & self._left for number, worker in self._workers.items()}
-        for number, tasks in moves(there, workers).items():
+        for number, moved in moves(there, workers).items():
+            # Told twice it would answer twice, and by then may have been given a task again.
+            tasks = moved - self._workers[number].releasing
             self._workers[number].releasing |= tasks
-            self._send(number, Release(sorted(tasks)))
+            if tasks:
+                self._send(number, Release(sorted(tasks)))
             if not self._workers[number].ready:
                 self._free(number, tasks)
 
@@ -220,6 +224,11 @@ class Pool:
             if worker is not None and worker.life == life and worker.hand is not None:
                 self._hear(number, worker, report)
         now = self._clock.monotonic()
+        if now - self._turned > self._settings.lease:
+            # Who did not listen for so long cannot tell who was silent.
+            for worker in self._workers.values():
+                worker.heard = now
+        self._turned = now
         for number, worker in list(self._workers.items()):
             if worker.hand is not None and now - worker.heard > self._patience(worker):
                 self._dead(number, worker, f"was silent for {now - worker.heard:.1f} s")
@@ -263,9 +272,11 @@ class Pool:
             case Committed(asked):
                 self._waiting.get(asked, set()).discard(number)
             case Beat(tasks):
-                if any(self._commits_of(name) < facts.commits for name, facts in tasks):
+                # What it had to say of a task that it let go of came late: another one tells of it now.
+                own = [(name, facts) for name, facts in tasks if name in worker.tasks]
+                if any(self._commits_of(name) < facts.commits for name, facts in own):
                     worker.deaths = 0
-                self.facts.update(tasks)
+                self.facts.update(own)
             case Failed(code, message, task):
                 kind = getattr(errors, code, JobFailed)
                 self.error = kind(f"{message}" + (f" (task {task})" if task is not None else ""))

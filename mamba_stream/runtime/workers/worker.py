@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from mamba_stream.core.clock import Clock
-from mamba_stream.errors import StateTooLarge
+from mamba_stream.errors import MambaStreamError, StateTooLarge
 from mamba_stream.log import Log
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.pipeline import Pipeline
@@ -92,9 +92,23 @@ class Worker:
             JobFailed: It was given to another worker since.
             OffsetTrimmed: Rows that it was to read next are gone.
         """
-        stage = self._stages[name.stage]
         place = place_of_task(self._pipeline.name, name.stage, name.number)
-        checkpoints = Checkpoints(self._log, place, self._clock, self._run, lease)
+        while True:
+            checkpoints = Checkpoints(self._log, place, self._clock, self._run, lease)
+            try:
+                task = self._taken(name, checkpoints)
+            except MambaStreamError:
+                # Whoever had it may have committed once more while this one looked at what was left.
+                if checkpoints.outdated:
+                    continue
+                raise
+            break
+        self.tasks[name] = task
+        self._spent[name] = Spent(self._clock.monotonic())
+        self._vigil.wake(name)
+
+    def _taken(self, name: TaskName, checkpoints: Checkpoints) -> Task:
+        stage = self._stages[name.stage]
         saved = checkpoints.load()
         share = Share(stage, name.number, {one: self._board.words(one) for one in stage.exchanges})
         kept = [node.name for node in self._prepared.analysis.steps]
@@ -112,10 +126,12 @@ class Worker:
             self._budget,
             self._ring,
         )
-        task.claim()
-        self.tasks[name] = task
-        self._spent[name] = Spent(self._clock.monotonic())
-        self._vigil.wake(name)
+        try:
+            task.claim()
+        except BaseException:
+            task.close()
+            raise
+        return task
 
     def release(self, name: TaskName) -> None:
         """Commits what a task did, and lets go of it; one that has come to its end meanwhile is gone already."""
@@ -142,8 +158,9 @@ class Worker:
 
     def turn(self) -> int:
         """Lets every task work a little that has something to do; the number of rows that were read."""
-        self._board.look()
+        # In this order: what the board tells is what there was then, or later.
         self._vigil.look()
+        self._board.look()
         self._full = False
         rows, due = 0, False
         for name, task in list(self.tasks.items()):

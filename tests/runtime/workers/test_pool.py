@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from mamba_stream.runtime.counts import Counts
 from mamba_stream.runtime.workers.layout import Layout, TaskName
-from mamba_stream.runtime.workers.messages import Quit, Ready, Release, Released, Take
+from mamba_stream.runtime.workers.messages import Beat, Quit, Ready, Release, Released, Take, TaskFacts
 from mamba_stream.runtime.workers.pool import Pool, PoolSettings
 from mamba_stream.testing import Clock
 
@@ -90,3 +91,63 @@ def test_who_is_silent_past_the_lease_is_followed_by_another_with_its_tasks():
         pool.turn()
     assert hands.told[1] is not first
     assert [sorted(order.tasks) for order in hands.told[1]] == [sorted(tasks)]
+
+
+def test_a_task_is_told_to_be_released_once_and_an_old_answer_takes_none_away():
+    pool, hands, _ = pool_of(2)
+    pool.rescale(3)
+    [(giver, task)] = [
+        (number, order.tasks[0])
+        for number, told in hands.told.items()
+        for order in told
+        if isinstance(order, Release)
+    ]
+    # Before the answer came: it is still to move.
+    pool.rescale(3)
+    assert sum(isinstance(order, Release) for order in hands.told[giver]) == 1
+    for _ in range(2):
+        pool.turn()
+    hands.hear[giver](Released([task]))
+    pool.turn()
+    assert pool.tasks_of(2) == {task}
+
+
+def test_what_a_worker_says_too_late_of_a_task_that_it_let_go_of_does_not_count():
+    pool, hands, _ = pool_of(2)
+    pool.rescale(3)
+    for _ in range(2):
+        pool.turn()
+    [(giver, task)] = [
+        (number, order.tasks[0])
+        for number, told in hands.told.items()
+        for order in told
+        if isinstance(order, Release)
+    ]
+    hands.hear[giver](Released([task]))
+    hands.hear[2](Beat([(task, facts(commits=7))]))
+    pool.turn()
+    hands.hear[2](Beat([(task, facts(commits=7))]))
+    hands.hear[giver](Beat([(task, facts(commits=5))]))
+    pool.turn()
+    assert pool.facts[task].commits == 7
+
+
+def test_a_pool_that_stood_still_itself_takes_nobody_for_dead():
+    pool, hands, clock = pool_of(2)
+    before = dict(hands.told)
+    clock.advance("10s")
+    pool.turn()
+    assert hands.told == before
+    clock.advance("4s")
+    pool.turn()
+    hands.hear[0](Ready(0))
+    clock.advance("2s")
+    for _ in range(2):
+        pool.turn()
+    assert hands.told[0] is before[0]
+    assert hands.told[1] is not before[1]
+
+
+def facts(commits: int) -> TaskFacts:
+    nothing = Counts(0, 0, 0, 0, 0)
+    return TaskFacts(nothing, nothing, commits, {}, {}, {}, 0.0, 0.0, 0.0)

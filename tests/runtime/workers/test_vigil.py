@@ -9,9 +9,11 @@ import pytest
 
 import mamba_stream as mamba
 from mamba_stream.runtime.beside import AtOnce
+from mamba_stream.runtime.checkpoint import Checkpoints
 from mamba_stream.runtime.options import RunOptions
 from mamba_stream.runtime.task import Task
 from mamba_stream.runtime.workers.beginning import begin
+from mamba_stream.runtime.workers.board import Board
 from mamba_stream.runtime.workers.layout import TaskName
 from mamba_stream.runtime.workers.worker import Worker
 from mamba_stream.testing import Clock
@@ -32,7 +34,7 @@ class Asked:
         self.clock = Clock()
         options = RunOptions(until=until, anew=False, memory=1 << 30, commit=1.0, skip_gaps=False)
         pipeline = mamba.pipeline("job", stream(mamba.stream("in", idle="10s")).to("out"))
-        begun = begin(pipeline, log, options, 3, self.clock)
+        self.begun = begun = begin(pipeline, log, options, 3, self.clock)
         self.worker = Worker(
             pipeline, begun.prepared, begun.layout.stages, log, options, self.clock, begun.run, committing
         )
@@ -172,3 +174,65 @@ def test_a_task_whose_commit_ends_as_those_it_reads_from_end_sees_that_they_did(
         held.going_on = False
     asked.rest()
     assert len(asked.worker.ended()) == 4
+
+
+def beside(asked, *stages):
+    """Another worker of the same job, with the tasks of some stages."""
+    worker = Worker(
+        asked.worker._pipeline,
+        asked.begun.prepared,
+        asked.begun.layout.stages,
+        asked.log,
+        asked.worker._options,
+        asked.clock,
+        asked.begun.run,
+        AtOnce,
+    )
+    for name in asked.begun.layout.tasks:
+        if name.stage in stages:
+            del asked.worker.tasks[name]
+            worker.take(name, 2)
+    return worker
+
+
+def test_what_is_said_while_a_worker_looks_around_is_heard_in_the_next_turn(log, monkeypatch):
+    def counted(stream):
+        return stream.window(mamba.tumbling("10s"), by="key").agg(rows=pl.len())
+
+    asked = Asked(log, monkeypatch, counted, partitions=1, until=None)
+    others = beside(asked, 0)
+    asked.rest()
+    look, meanwhile = Board.look, [others.turn]
+
+    def looked(board):
+        look(board)
+        if board is asked.worker._board and meanwhile:
+            meanwhile.pop()()
+
+    monkeypatch.setattr(Board, "look", looked)
+    asked.topic.end()
+    asked.turn()
+    assert not meanwhile
+    assert not others.tasks
+    asked.rest()
+    assert not asked.worker.tasks
+
+
+def test_a_task_whose_last_runner_commits_while_it_is_taken_over_begins_behind_that_commit(log, monkeypatch):
+    asked = Asked(log, monkeypatch, lambda stream: stream.filter(pl.col("value") > 0), partitions=1)
+    asked.topic.append(rows(1))
+    asked.turn()
+    load, meanwhile = Checkpoints.load, [asked.worker.tasks[TaskName(0, 0)]]
+
+    def loaded(checkpoints):
+        saved = load(checkpoints)
+        if meanwhile:
+            meanwhile.pop().commit("running")
+        return saved
+
+    monkeypatch.setattr(Checkpoints, "load", loaded)
+    others = beside(asked, 0)
+    asked.topic.append(rows(2))
+    others.turn()
+    others.commit()
+    assert log["out"].scan().collect()["value"].to_list() == [1, 2]
