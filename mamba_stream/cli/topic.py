@@ -35,6 +35,11 @@ def topic() -> None:
     "--partitions", type=click.IntRange(min=1), default=1, show_default=True, help="How many partitions."
 )
 @click.option("--key", multiple=True, metavar="COLUMN", help="Equal keys go to one partition. Repeatable.")
+@click.option(
+    "--strict-key",
+    is_flag=True,
+    help="Refuse rows for a partition that their key does not say; workers count on it.",
+)
 @click.option("--time", metavar="COLUMN", help="The column that holds a row's time.")
 @click.option(
     "--compression",
@@ -51,6 +56,7 @@ def create(
     like: Path | None,
     partitions: int,
     key: tuple[str, ...],
+    strict_key: bool,
     time: str | None,
     compression: str,
     exist_ok: bool,
@@ -78,6 +84,7 @@ def create(
             schema,
             partitions=partitions,
             key=list(key) or None,
+            strict_key=strict_key,
             time=time,
             compression=compression,
             exist_ok=exist_ok,
@@ -118,14 +125,15 @@ def describe(topic: str, output: str, place: str | None) -> None:
     from mamba_stream.cli.printing import print_facts
 
     with open_place(place) as log:
-        columns = log[topic].polars_schema
-        facts = log[topic].describe()
+        found = log[topic]
+        columns, facts = found.polars_schema, found.describe()
     skew = facts.key_skew
     print_facts(
         {
             "topic": facts.name,
             "columns": {name: _type_name(dtype) for name, dtype in columns.items()},
             "key": list(facts.key),
+            "strict key": found.strict_key,
             "time": facts.time,
             "compression": facts.compression,
             "ended": facts.ended,

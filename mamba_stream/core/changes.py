@@ -34,7 +34,10 @@ class Append(msgspec.Struct, frozen=True, array_like=True):
 
 
 class CreateTopic(msgspec.Struct, frozen=True, array_like=True):
-    """A new topic. ``schema`` is an Arrow IPC schema message."""
+    """A new topic. ``schema`` is an Arrow IPC schema message.
+
+    ``strict_key`` says that rows lie where their key says, whoever appends them.
+    """
 
     name: str
     partitions: int
@@ -44,6 +47,7 @@ class CreateTopic(msgspec.Struct, frozen=True, array_like=True):
     schema: bytes
     internal: bool
     created: int
+    strict_key: bool = False
 
 
 class Sequence(msgspec.Struct, frozen=True, array_like=True):

@@ -23,9 +23,8 @@ from mamba_stream.dsl.tableverbs import TableVerbs
 from mamba_stream.dsl.windowverbs import WindowVerbs
 from mamba_stream.errors import PipelineRefused
 from mamba_stream.plan import nodes as n
-from mamba_stream.plan.explain import explain
 from mamba_stream.plan.shapes import Shape, infer_known
-from mamba_stream.plan.staging import explain_stages
+from mamba_stream.plan.staging import explained
 
 
 class Stream(RowVerbs, CodeVerbs, WindowVerbs, JoinVerbs, TableVerbs):
@@ -169,7 +168,7 @@ class Stream(RowVerbs, CodeVerbs, WindowVerbs, JoinVerbs, TableVerbs):
         format: Literal["text", "mermaid", "stages"] = "text",  # noqa: A002 - as in Polars
     ) -> str:
         """What the stream does, in words; a picture as Mermaid text; or how it is cut into stages for workers."""
-        return explain_stages([self._node]) if format == "stages" else explain([self._node], style=format)
+        return explained([self._node], format)
 
     def _then(self, node: n.Node, *others: Planned) -> Stream:
         shapes = dict(self._shapes)

@@ -29,6 +29,7 @@ def checked_topic(
     compression: str,
     internal: bool,
     created: int,
+    strict_key: bool = False,
 ) -> CreateTopic:
     """The change that creates the topic; raises what ``Log.create_topic`` says.
 
@@ -40,6 +41,10 @@ def checked_topic(
     if columns:
         # Refuses, before the first row does, what has no hash.
         hash_keys([pa.array([], arrow.field(column).type) for column in columns])
+    elif strict_key:
+        raise InvalidInput(
+            f"topic {name!r}: strict_key=True has rows lie where their key says, and there is none: give it key="
+        )
     if time is not None:
         _known(name, "time", time, arrow.names)
         time_type_of(arrow, time)
@@ -62,6 +67,7 @@ def checked_topic(
         schema=schema_bytes(arrow),
         internal=internal,
         created=created,
+        strict_key=bool(strict_key),
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from mamba_stream.core.batches import to_batches
-from mamba_stream.core.keys import split_by_partition
+from mamba_stream.core.keys import hash_keys, partitions_of, split_by_partition
 from mamba_stream.errors import InvalidInput
 from mamba_stream.log import format
 from mamba_stream.log.asked import offsets_of, partition_of
@@ -83,6 +83,8 @@ class Intake:
         if message is None or message.length > MAX_BYTES:
             return self.batches(pa.concat_batches(batches), partition, own=True)
         partition = partition_of(self._topic, partition)
+        for batch in batches:
+            self._check_place(batch, partition)
         times = [found for batch in batches if (found := self._times(batch)) != _NO_TIMES]
         span = (min(low for low, _ in times), max(high for _, high in times)) if times else _NO_TIMES
         return [self._batch(partition, message, sum(batch.num_rows for batch in batches), span)]
@@ -115,6 +117,7 @@ class Intake:
 
     def _route(self, batch: pa.RecordBatch, partition: int | None) -> list[tuple[int, pa.RecordBatch]]:
         if partition is not None:
+            self._check_place(batch, partition)
             return [(partition, batch)]
         if self._topic.partitions == 1:
             return [(0, batch)]
@@ -122,6 +125,22 @@ class Intake:
             return split_by_partition(batch, self._topic.key, self._topic.partitions)
         self._turn += 1
         return [(self._turn % self._topic.partitions, batch)]
+
+    def _check_place(self, batch: pa.RecordBatch, partition: int) -> None:
+        """Refuses rows that do not belong to a partition, where the topic's key is strict."""
+        topic = self._topic
+        if not topic.strict_key or topic.partitions == 1 or not batch.num_rows:
+            return
+        found = partitions_of(hash_keys([batch.column(name) for name in topic.key]), topic.partitions)
+        wrong = np.flatnonzero(found != partition)
+        if len(wrong):
+            row = int(wrong[0])
+            key = ", ".join(f"{name}={batch.column(name)[row].as_py()!r:.80}" for name in topic.key)
+            raise InvalidInput(
+                f"{self._to}: a row with {key} belongs to "
+                f"partition {found[row]}, not {partition}, and the topic was created with strict_key=True: leave out "
+                "partition=, and rows go where they belong"
+            )
 
     def _messages(
         self, batch: pa.RecordBatch, *, at_once: bool, own: bool

@@ -273,6 +273,7 @@ def _create(ledger: Ledger, create: CreateTopic) -> int:
         schema=number,
         internal=create.internal,
         created=create.created,
+        strict_key=create.strict_key,
     )
     ledger.put(rows.number_key(rows.TOPIC, number), rows.pack(row))
     for partition in range(create.partitions):

@@ -65,6 +65,7 @@ class Log:
         *,
         partitions: int = 1,
         key: str | Sequence[str] | None = None,
+        strict_key: bool = False,
         time: str | None = None,
         compression: str = "none",
         exist_ok: bool = False,
@@ -77,9 +78,12 @@ class Log:
             schema: An Arrow or Polars schema, a dict of Polars types, or a frame.
             partitions: How many; at most 256 with a key.
             key: Columns whose equal values go to one partition, in every process and version.
+            strict_key: Refuse an append whose ``partition=`` is not that of its rows' keys. Workers then find rows with
+                equal keys in one place, and need not bring them together.
             time: The column that holds the time of a row: a timestamp or a date.
             compression: ``none`` (read without a copy), ``lz4`` or ``zstd``.
-            exist_ok: Return the topic if it exists with this schema, these partitions, key and time.
+            exist_ok: Return the topic if it exists with this schema, these partitions, key and time; and with a
+                strict key, if that is asked for.
             internal: For the engine's own topics, whose names begin with ``_``.
 
         Raises:
@@ -91,6 +95,7 @@ class Log:
             canonical_schema(schema),
             partitions=partitions,
             key=key,
+            strict_key=strict_key,
             time=time,
             compression=compression,
             internal=internal,
@@ -292,3 +297,7 @@ def _same(topic: Topic, change: CreateTopic) -> None:
         have, want = getattr(topic, what), getattr(change, what)
         if have != want:
             raise AlreadyExists(f"topic {topic.name!r} exists with {what}={have!r}, not {want!r}")
+    if change.strict_key and not topic.strict_key:
+        raise AlreadyExists(
+            f"topic {topic.name!r} exists without strict_key=True: its rows may lie where their key does not say"
+        )

@@ -174,7 +174,7 @@ class FileRow(msgspec.Struct, frozen=True):
 
 
 class TopicRow(msgspec.Struct, frozen=True):
-    """A topic as it was created."""
+    """A topic as it was created. ``strict_key`` says that no row lies where its key does not say."""
 
     id: int
     name: str
@@ -185,6 +185,7 @@ class TopicRow(msgspec.Struct, frozen=True):
     schema: int
     internal: bool
     created: int
+    strict_key: bool = False
 
 
 class Meta(msgspec.Struct, frozen=True):

@@ -82,6 +82,11 @@ class Topic:
         return self._row.key
 
     @property
+    def strict_key(self) -> bool:
+        """Whether all rows lie in the partition that their key says, since no append can say otherwise."""
+        return self._row.strict_key
+
+    @property
     def time(self) -> str | None:
         """The column that holds the time of a row."""
         return self._row.time
@@ -114,7 +119,8 @@ class Topic:
 
         Args:
             data: A Polars or pandas frame, an Arrow table, batch or reader of batches, or a list of dicts.
-            partition: Where all rows go. Without, rows go where their key says, or round-robin.
+            partition: Where all rows go; with a strict key it has to be theirs. Without, rows go where their key
+                says, or round-robin.
             producer: With ``sequence``: a name under which a repeated append lands only once.
             sequence: The number of this append, one more than the producer's last.
             expect: ``{partition: offset}`` where partitions must end for the append to happen.
@@ -124,6 +130,7 @@ class Topic:
 
         Raises:
             SchemaMismatch: Columns or types are not those of the topic.
+            InvalidInput: A row's key does not belong to ``partition``, and the topic's key is strict.
             PreconditionFailed: A partition does not end as expected.
             SequenceGap: The sequence does not follow the producer's last one.
             TopicEnded: The topic takes no more rows.

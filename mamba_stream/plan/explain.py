@@ -14,12 +14,13 @@ from mamba_stream.plan.shapes import Shape, known_shapes, split_window
 from mamba_stream.plan.words import in_units
 
 
-def explain(roots: Sequence[n.Node], *, style: str) -> str:
+def explain(roots: Sequence[n.Node], *, style: str, also: Mapping[n.Node, str] | None = None) -> str:
     """A plan for people.
 
     Args:
         roots: Its last nodes.
         style: ``text``, or ``mermaid`` for a picture.
+        also: What else is to be said of nodes, where it is not a picture.
 
     Raises:
         InvalidInput: There is no such style.
@@ -28,18 +29,22 @@ def explain(roots: Sequence[n.Node], *, style: str) -> str:
     shapes = known_shapes(nodes)
     numbers = {node: number for number, node in enumerate(nodes, 1)}
     if style == "text":
-        return "\n".join(line for node in nodes for line in _lines(node, numbers, shapes))
+        remarks = also or {}
+        return "\n".join(line for node in nodes for line in _lines(node, numbers, shapes, remarks))
     if style == "mermaid":
         return "\n".join(["flowchart LR", *(_box(node, numbers) for node in nodes), *_arrows(nodes, numbers)])
     raise InvalidInput(f"explain(format={style!r}): choose 'text', 'mermaid' or 'stages'")
 
 
-def _lines(node: n.Node, numbers: Mapping[n.Node, int], shapes: Mapping[n.Node, Shape]) -> list[str]:
+def _lines(
+    node: n.Node, numbers: Mapping[n.Node, int], shapes: Mapping[n.Node, Shape], also: Mapping[n.Node, str]
+) -> list[str]:
     before = [numbers[parent] for parent in node.parents]
     # Only what does not simply follow the line above says where its rows come from.
     origin = "" if before in ([], [numbers[node] - 1]) else f" of {' and '.join(map(str, before))}"
     lines = [f"{numbers[node]:>3}  {node.verb}{origin}: {words_of(node)}"]
-    return lines + [f"       {line}" for line in remarks_on(node, shapes)]
+    remarks = [*remarks_on(node, shapes), *([f"over workers: {also[node]}"] if node in also else [])]
+    return lines + [f"       {line}" for line in remarks]
 
 
 @singledispatch

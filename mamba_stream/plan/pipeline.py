@@ -9,9 +9,8 @@ from typing import Literal, TypeVar
 from mamba_stream.core.names import check_name
 from mamba_stream.errors import PipelineRefused
 from mamba_stream.plan import nodes as n
-from mamba_stream.plan.explain import explain
 from mamba_stream.plan.names import check_step_names
-from mamba_stream.plan.staging import explain_stages
+from mamba_stream.plan.staging import explained
 
 LONGEST_NAME = 180
 """The names of a job's topic of state and group of offsets are made from the pipeline's."""
@@ -55,7 +54,7 @@ class Pipeline:
         format: Literal["text", "mermaid", "stages"] = "text",  # noqa: A002 - as in Polars
     ) -> str:
         """What the pipeline does, in words; a picture as Mermaid text; or how it is cut into stages for workers."""
-        return explain_stages(self.outputs) if format == "stages" else explain(self.outputs, style=format)
+        return explained(self.outputs, format)
 
 
 P = TypeVar("P", bound=Pipeline)

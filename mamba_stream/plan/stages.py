@@ -20,6 +20,7 @@ import polars as pl
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.analysis import Analysis
 from mamba_stream.plan.halves import Halved, in_halves
+from mamba_stream.plan.lying import Laid
 from mamba_stream.plan.meeting import Meeting, key_behind, meeting_at, orders_anew, takes_whole_windows
 
 
@@ -52,6 +53,8 @@ class Stage:
         enters: The exchanges that rows come from, by the step that takes them and its input.
         leaves: The exchanges that rows go to.
         tasks: On how many partitions it runs.
+        lie: The columns by whose hash rows lie in its tasks, by the step that takes them and its input, for steps whose
+            rows have to meet.
     """
 
     number: int
@@ -59,6 +62,7 @@ class Stage:
     enters: Mapping[tuple[n.Node, int], Exchange]
     leaves: Sequence[Exchange]
     tasks: int
+    lie: Mapping[tuple[n.Node, int], tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def sources(self) -> list[n.AnySource]:
@@ -91,20 +95,20 @@ def whole(analysis: Analysis) -> Stage:
     return Stage(0, analysis.nodes, {}, (), 1)
 
 
-def stages(analysis: Analysis, partitions: int, spread: Mapping[n.Node, int]) -> list[Stage]:
+def stages(analysis: Analysis, partitions: int, lie: Mapping[n.Node, Laid]) -> list[Stage]:
     """Cuts a plan; one stage where it cannot be cut.
 
     Args:
         analysis: The plan.
         partitions: How many tasks a stage behind an exchange by key has.
-        spread: How many partitions a source has, by source; of those that are not there, one task reads all.
+        lie: How the rows of sources lie in partitions; of those that are not there, one task reads all.
     """
     if any(isinstance(node, n.Handover) for node in analysis.nodes):
         # What comes second is read when the first is over, which one loop alone can tell.
         return [whole(analysis)]
     together = _of_whole_windows(analysis)
     while True:
-        cut = _Cut(analysis, partitions, spread, together)
+        cut = _Cut(analysis, partitions, lie, together)
         disordered = cut.disordered()
         if not disordered:
             return cut.stages()
@@ -125,23 +129,24 @@ class _Cut:
     """One way of cutting a plan."""
 
     def __init__(
-        self, analysis: Analysis, partitions: int, spread: Mapping[n.Node, int], together: set[n.Node]
+        self, analysis: Analysis, partitions: int, lie: Mapping[n.Node, Laid], together: set[n.Node]
     ) -> None:
         """Cuts it.
 
         Args:
             analysis: The plan.
             partitions: Tasks of a stage behind an exchange by key.
-            spread: Tasks of a stage that reads a source.
+            lie: How the rows of sources lie: each partition is a task of the stage that reads it.
             together: Steps whose rows all have to be in one task, whatever their keys.
         """
         self._analysis = analysis
         self._shapes = analysis.shapes
         self._partitions = partitions
-        self._spread = spread
+        self._laid = lie
         self._together = together
         self._at: dict[n.Node, list[_Open]] = {}
         self._key: dict[n.Node, Meeting] = {}
+        self._lie: dict[tuple[n.Node, int], tuple[str, ...]] = {}
         self._exchanges: list[Exchange] = []
         for node in analysis.nodes:
             self._place(node)
@@ -155,7 +160,14 @@ class _Cut:
             for stage in self._at[exchange.node]:
                 leaves[stage].append(exchange)
         return [
-            Stage(number, tuple(stage.nodes), stage.enters, tuple(leaves[stage]), stage.tasks)
+            Stage(
+                number,
+                tuple(stage.nodes),
+                stage.enters,
+                tuple(leaves[stage]),
+                stage.tasks,
+                {(node, port): key for (node, port), key in self._lie.items() if node in stage.nodes},
+            )
             for number, stage in enumerate(opened)
         ]
 
@@ -169,8 +181,9 @@ class _Cut:
 
     def _place(self, node: n.Node) -> None:
         if isinstance(node, n.Source):
-            tasks = self._spread.get(node, 1)
-            self._at[node], self._key[node] = [_Open(tasks, [node])], () if tasks == 1 else None
+            laid = self._laid.get(node, Laid())
+            self._at[node] = [_Open(laid.partitions, [node])]
+            self._key[node] = () if laid.partitions == 1 else laid.key or None
             return
         wanted = [self._meeting(node, port) for port in range(len(node.parents))]
         if not all(want is None or self._met(node, wanted) for want in wanted):
@@ -182,10 +195,14 @@ class _Cut:
         for stage in there:
             stage.nodes.append(node)
         self._at[node] = there
+        for port, parent in enumerate(node.parents):
+            if wanted[port] is not None:
+                self._lie[node, port] = self._key[parent] or ()
         if len(there) == 1 and there[0].tasks == 1:
             self._key[node] = ()
             return
-        keys = {self._key[parent] for parent in node.parents}
+        # Inputs that have met lie alike, though their columns may have other names.
+        keys = {self._key[parent] for parent in (node.parents[:1] if wanted[0] else node.parents)}
         key = keys.pop() if len(keys) == 1 else None
         self._key[node] = key_behind(node, key, self._shapes) if key else None
 
@@ -232,6 +249,7 @@ class _Cut:
         enters = {(node, port): inlets[one] for port, one in enumerate(carried)}
         stage.nodes.append(node)
         stage.enters.update(enters)
+        self._lie.update({entry: inlet.key for entry, inlet in enters.items()})
         self._at[node] = [stage]
         self._key[node] = () if stage.tasks == 1 else key_behind(node, wanted[0] or (), self._shapes)
 

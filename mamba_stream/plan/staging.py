@@ -8,14 +8,25 @@ from typing import Final
 from mamba_stream.errors import PipelineRefused
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.analysis import analyse
-from mamba_stream.plan.explain import words_of
+from mamba_stream.plan.explain import explain, words_of
+from mamba_stream.plan.lying import Laid, in_words, laid, why_shuffled
 from mamba_stream.plan.shapes import TopicFacts, known_shapes
 from mamba_stream.plan.stages import Exchange, Stage, stages
 
 PARTITIONS: Final = 32
 """How many tasks a stage behind a shuffle has, unless told otherwise."""
-_SOME: Final = 2
-"""Partitions of a topic that is not known yet: it has several, as far as cutting goes."""
+
+
+def explained(roots: Sequence[n.Node], style: str) -> str:
+    """A plan for people: ``text``, ``mermaid`` for a picture, or ``stages`` for how it is cut for workers.
+
+    Raises:
+        InvalidInput: There is no such style.
+        PipelineRefused: How it is cut is not known yet.
+    """
+    if style == "stages":
+        return explain_stages(roots)
+    return explain(roots, style=style, also=meetings(roots) if style == "text" else None)
 
 
 def explain_stages(roots: Sequence[n.Node]) -> str:
@@ -30,13 +41,48 @@ def explain_stages(roots: Sequence[n.Node]) -> str:
     nodes = n.walk(roots)
     numbers = {node: number for number, node in enumerate(nodes, 1)}
     analysis = analyse(roots, _facts(nodes))
-    spread: dict[n.Node, int] = {
-        node: _SOME if node.bound is None else node.bound.partitions
-        for node in analysis.sources
-        if isinstance(node, n.TopicSource)
-    }
-    cut = stages(analysis, PARTITIONS, spread)
-    return "\n".join(line for stage in cut for line in _lines(stage, cut, numbers))
+    lie = laid(analysis.sources)
+    cut = stages(analysis, PARTITIONS, lie)
+    met = _meetings(cut, lie)
+    return "\n".join(line for stage in cut for line in _lines(stage, cut, numbers, met))
+
+
+def meetings(roots: Sequence[n.Node]) -> Mapping[n.Node, str]:
+    """By step whose rows have to meet, whether they do where they lie, or why not; of what is known already."""
+    nodes = n.walk(roots)
+    if not all(node in known_shapes(nodes) for node in nodes):
+        return {}
+    try:
+        analysis = analyse(roots, _facts(nodes))
+    except PipelineRefused:
+        # It is refused where it is run.
+        return {}
+    lie = laid(analysis.sources)
+    if all(one.partitions == 1 for one in lie.values()):
+        return {}
+    return _meetings(stages(analysis, PARTITIONS, lie), lie)
+
+
+def _meetings(cut: Sequence[Stage], lie: Mapping[n.Node, Laid]) -> dict[n.Node, str]:
+    found = {}
+    for stage in cut:
+        for node, port in stage.lie:
+            if port or stage.tasks == 1:
+                continue
+            inlet = stage.enters.get((node, port))
+            if inlet is not None:
+                why = why_shuffled(_sources_of(node, cut), lie, inlet.key)
+                found[node] = f"a shuffle by {', '.join(inlet.key)}{': ' * bool(why)}{why}"
+            elif stage.sources:
+                found[node] = f"no shuffle: {in_words(stage.sources, lie)}"
+    return found
+
+
+def _sources_of(node: n.Node, cut: Sequence[Stage]) -> list[n.AnySource]:
+    """The sources that a step's rows come from, if they come from nothing but those."""
+    before = n.walk(node.parents)
+    shuffled = any(inlet in before for stage in cut for inlet, _ in stage.enters)
+    return [] if shuffled else [other for other in before if isinstance(other, n.AnySource)]
 
 
 def _facts(nodes: Sequence[n.Node]) -> dict[str, TopicFacts]:
@@ -54,10 +100,17 @@ def _facts(nodes: Sequence[n.Node]) -> dict[str, TopicFacts]:
     return found
 
 
-def _lines(stage: Stage, all_stages: Sequence[Stage], numbers: Mapping[n.Node, int]) -> Iterator[str]:
+def _lines(
+    stage: Stage,
+    all_stages: Sequence[Stage],
+    numbers: Mapping[n.Node, int],
+    met: Mapping[n.Node, str],
+) -> Iterator[str]:
     yield f"stage {stage.number}: {_tasks(stage)}"
     for node in stage.nodes:
         yield f"{numbers[node]:>5}  {node.verb}: {words_of(node)}"
+        if node in met:
+            yield f"       {met[node]}"
     for exchange in stage.leaves:
         [reader] = [other for other in all_stages if exchange in other.exchanges]
         yield f"       → stage {reader.number}: {_what(exchange, numbers)}"

@@ -75,6 +75,8 @@ def make_topics(
                     shapes[output].schema,
                     partitions=output.partitions or 1,
                     key=list(output.key) or None,
+                    # Those that read it can count on its key.
+                    strict_key=bool(output.key),
                     time=shapes[output].declared_time,
                     exist_ok=True,
                 )

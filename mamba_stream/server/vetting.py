@@ -93,6 +93,7 @@ def _created(create: CreateTopic, limits: Limits, now: int) -> CreateTopic:
         schema,
         partitions=create.partitions,
         key=create.key,
+        strict_key=create.strict_key,
         time=create.time,
         compression=create.compression,
         internal=create.internal,

@@ -98,3 +98,10 @@ def test_a_topic_is_deleted_only_when_that_is_confirmed(spawn_command, run_comma
     assert len(run_command("topic", "list", "-o", "json", "--log", log).json) == 1
     assert run_command("topic", "delete", "t", "--yes", "--log", log).code == 0
     assert run_command("topic", "list", "-o", "json", "--log", log).json == []
+
+
+def test_a_topic_with_a_strict_key_is_created_and_described(run_command, log):
+    create = ("topic", "create", "t", "--schema", "a:int64", "--key", "a", "--log", log)
+    assert run_command(*create, "--strict-key").code == 0
+    described = run_command("topic", "describe", "t", "-o", "json", "--log", log)
+    assert described.json["strict key"] is True

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from mamba_stream.errors import InvalidInput, SequenceGap, TopicEnded
+from mamba_stream.errors import AlreadyExists, InvalidInput, SequenceGap, TopicEnded
 from mamba_stream.log import Log, Topic, intake
 from tests.log.desk import FORMS, SCHEMA, frame_of
 from tests.log.pictures import rows_of
@@ -208,6 +208,33 @@ def test_a_partition_that_is_named_takes_all_rows_key_or_not(trades: Topic) -> N
     rows = [{"symbol": str(n)} for n in range(50)]
     assert trades.append(rows, partition=2) == {2: (0, 50)}
     assert trades.append(rows[:1], partition=np.int64(2)) == {2: (50, 51)}
+
+
+def test_a_strict_key_is_kept_by_every_append(log: Log) -> None:
+    topic = log.create_topic("t", {"k": str, "n": int}, partitions=5, key="k", strict_key=True)
+    rows = [{"k": f"key {n % 13}" if n % 7 else None, "n": n} for n in range(400)]
+    homes = defaultdict(set)
+    topic.append(rows)
+    for partition, _, (k, _n) in rows_of(topic):
+        homes[k].add(partition)
+    (home,) = homes["key 1"]
+    before = topic.offsets()
+    with pytest.raises(InvalidInput, match=rf"k='key 1' belongs to partition {home}, not {(home + 1) % 5}"):
+        topic.append(rows[1:2], partition=(home + 1) % 5)
+    assert topic.offsets() == before
+    assert list(topic.append(rows[1:2], partition=home)) == [home]
+    assert log["t"].strict_key
+
+
+def test_a_strict_key_is_a_key_and_part_of_what_a_topic_is(log: Log) -> None:
+    with pytest.raises(InvalidInput, match="give it key="):
+        log.create_topic("t", {"k": str}, strict_key=True)
+    log.create_topic("t", {"k": str}, key="k")
+    with pytest.raises(AlreadyExists, match="without strict_key=True"):
+        log.create_topic("t", {"k": str}, key="k", strict_key=True, exist_ok=True)
+    log.create_topic("s", {"k": str}, key="k", strict_key=True)
+    # Whoever does not ask for it takes it as it is.
+    assert log.create_topic("s", {"k": str}, key="k", exist_ok=True).strict_key
 
 
 # --- producers and expectations --------------------------------------------------------------------------------

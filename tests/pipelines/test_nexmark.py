@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Container
 from datetime import timedelta
 from functools import cache
 from itertools import pairwise
@@ -184,10 +185,19 @@ def portions(tables: Tables, count: int, chance: np.random.Generator) -> list[Ta
     ]
 
 
-def append(log: mamba.Log, tables: Tables, partitions: int, chance: np.random.Generator) -> None:
-    """In batches of various sizes; which partition a row goes to is left to chance."""
+def append(
+    log: mamba.Log,
+    tables: Tables,
+    partitions: int,
+    chance: np.random.Generator,
+    keyed: Container[str] = (),
+) -> None:
+    """In batches of various sizes; which partition a row goes to is left to chance, or to the keys of some streams."""
     for name in STREAMS:
         for rows in tables[name].iter_slices(int(chance.integers(1_000, 6_000))):
+            if name in keyed:
+                log[name].append(rows)
+                continue
             where = pl.Series(chance.integers(0, partitions, rows.height))
             for partition in range(partitions):
                 log[name].append(rows.filter(where == partition), partition=partition)

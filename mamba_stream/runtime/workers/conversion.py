@@ -21,7 +21,6 @@ from mamba_stream.operators.retimed import COUNTED
 from mamba_stream.operators.step import StatefulStep
 from mamba_stream.plan import joins, nodes as n
 from mamba_stream.plan.analysis import Analysis
-from mamba_stream.plan.meeting import meeting_at
 from mamba_stream.plan.stages import Stage
 from mamba_stream.runtime.checkpoint import Saved
 from mamba_stream.runtime.prepared import Prepared
@@ -61,7 +60,7 @@ def cut_state(saved: Saved, prepared: Prepared, layout: Layout) -> dict[TaskName
     for stage in layout.stages:
         for node in stage.nodes:
             if isinstance(node, n.Stateful):
-                for part, task, frame in _cut(node, analysis, stage, _restored(node, analysis, saved)):
+                for part, task, frame in _cut(node, stage, _restored(node, analysis, saved)):
                     found[TaskName(stage.number, task)].parts.append((node.name, part, frame))
     first = found[TaskName(layout.stages[0].number, 0)]
     first.progress = _with_counts(first.progress, saved.progress)
@@ -77,37 +76,33 @@ def _restored(node: n.Stateful, analysis: Analysis, saved: Saved) -> StatefulSte
     return step
 
 
-def _cut(
-    node: n.Stateful, analysis: Analysis, stage: Stage, step: StatefulStep
-) -> Iterator[tuple[str, int, pl.DataFrame]]:
+def _cut(node: n.Stateful, stage: Stage, step: StatefulStep) -> Iterator[tuple[str, int, pl.DataFrame]]:
     for part, frame in step.snapshot().items():
         if stage.tasks == 1 or part == COUNTED:
             yield part, 0, frame
             continue
         if not frame.height:
             continue
-        where = _tasks_of(node, part, frame, analysis, stage.tasks)
+        where = _tasks_of(node, part, frame, stage)
         for task in range(stage.tasks):
             rows = frame.filter(pl.Series(where == task))
             if rows.height:
                 yield part, task, rows
 
 
-def _tasks_of(
-    node: n.Stateful, part: str, frame: pl.DataFrame, analysis: Analysis, tasks: int
-) -> npt.NDArray[np.int64]:
+def _tasks_of(node: n.Stateful, part: str, frame: pl.DataFrame, stage: Stage) -> npt.NDArray[np.int64]:
     """Which task each row belongs to."""
     if isinstance(node, n.WithTime):
         return frame.get_column(PARTITION).to_numpy().astype(np.int64)
     port = 1 if isinstance(node, joins.StreamJoin) and part.startswith("right") else 0
-    key = meeting_at(node, port, analysis.shapes)
+    key = stage.lie[node, port]
     if not key or not set(key) <= set(frame.columns):
         raise PipelineRefused(
             f"step {node.name!r} ({node.verb} at {node.place}) remembers rows of which nobody knows which worker they "
             f"belong to ({part}): run the job with workers=1, or with state='new' to start over"
         )
     columns = batch_from_frame(frame.select(key)).columns
-    return partitions_of(hash_keys(columns), tasks).astype(np.int64)
+    return partitions_of(hash_keys(columns), stage.tasks).astype(np.int64)
 
 
 def _progress(saved: Progress, stage: Stage, task: int, prepared: Prepared) -> Progress:

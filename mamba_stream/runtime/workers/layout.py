@@ -11,6 +11,7 @@ import msgspec
 from mamba_stream.errors import AlreadyExists, SchemaMismatch
 from mamba_stream.log import Log
 from mamba_stream.plan import nodes as n
+from mamba_stream.plan.lying import Laid, laid_in
 from mamba_stream.plan.stages import Exchange, Stage, stages
 from mamba_stream.runtime.checkpoint import make_state_topic, place_of_task
 from mamba_stream.runtime.exchanges import exchange_topic, make_exchange
@@ -55,12 +56,12 @@ def layout_of_job(prepared: Prepared, partitions: int) -> Layout:
         prepared: The pipeline over its log.
         partitions: How many tasks a stage behind a shuffle has.
     """
-    spread: dict[n.Node, int] = {
-        source: prepared.topics[source.topic].partitions
+    lie: dict[n.Node, Laid] = {
+        source: laid_in(prepared.topics[source.topic])
         for source in prepared.analysis.sources
         if isinstance(source, n.TopicSource)
     }
-    return Layout(stages(prepared.analysis, partitions, spread))
+    return Layout(stages(prepared.analysis, partitions, lie))
 
 
 def make_internal_topics(

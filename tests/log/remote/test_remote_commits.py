@@ -7,7 +7,7 @@ import threading
 import polars as pl
 import pytest
 
-from mamba_stream.errors import AlreadyExists, CommitUnknown, QuotaExceeded, ServerUnavailable
+from mamba_stream.errors import AlreadyExists, CommitUnknown, InvalidInput, QuotaExceeded, ServerUnavailable
 from mamba_stream.log import Log, rows
 from mamba_stream.log.remote import connection as connections
 from mamba_stream.log.remote.connection import Connection
@@ -148,3 +148,13 @@ def test_what_clients_left_goes_with_the_server(server) -> None:
         log.create_topic("t", {"n": pl.Int64}).append([{"n": 1}])
     server.restart()
     assert known(server) == []
+
+
+def test_a_strict_key_is_kept_by_the_server(log: Log) -> None:
+    topic = log.create_topic("t", {"k": pl.String}, partitions=4, key="k", strict_key=True)
+    ((home, _),) = topic.append([{"k": "a"}]).items()
+    other = (home + 1) % 4
+    with pytest.raises(InvalidInput, match=f"k='a' belongs to partition {home}, not {other}"):
+        topic.append([{"k": "a"}], partition=other)
+    assert list(topic.append([{"k": "a"}], partition=home)) == [home]
+    assert log["t"].strict_key

@@ -11,16 +11,18 @@ from mamba_stream.operators.changes import OP_COLUMN, table_of
 from mamba_stream.runtime.run import Run
 from mamba_stream.runtime.workers.simulation import Misfortunes
 from tests.pipelines.test_nexmark import STREAMS, append, busy, check, options, portions
+from tests.runtime.workers.test_rows_that_lie_by_key import BY_AUCTION
 from tests.runtime.workers.test_simulated import nexmark
 
 
+@pytest.mark.parametrize("keys", [{}, BY_AUCTION], ids=["", "by key"])
 @pytest.mark.parametrize("query", QUERIES)
-def test_what_one_task_remembered_many_go_on_with(query):
+def test_what_one_task_remembered_many_go_on_with(query, keys):
     chance = np.random.default_rng(7)
     given = busy()
-    with nexmark(query, given, chance) as job:
+    with nexmark(query, given, chance, keys) as job:
         first, *others = portions(given, 3, chance)
-        append(job.log, first, 3, chance)
+        append(job.log, first, 3, chance, keys)
         run = Run(job.pipeline, job.log, options(700), SystemClock())
         while run.step():
             if chance.random() < 0.2:
@@ -28,7 +30,7 @@ def test_what_one_task_remembered_many_go_on_with(query):
         run.commit("stopped")
         run.close()
         for number, some in enumerate(others, 1):
-            append(job.log, some, 3, chance)
+            append(job.log, some, 3, chance, keys)
             last = number == len(others)
             if last:
                 for name in STREAMS:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from mamba_stream.runtime.workers.worker import Worker
 from mamba_stream.testing import Clock
 from tests.pipelines.test_nexmark import MEMORY, STREAMS, append, busy, check, portions
 
+NO_KEYS: dict[str, str] = {}
 TROUBLE = Misfortunes(dies=0.02, stalls=0.05, wakes=0.04)
 
 
@@ -80,10 +81,15 @@ class Simulated:
 
 
 @contextmanager
-def nexmark(query: str, given, chance: np.random.Generator) -> Iterator[Simulated]:
+def nexmark(
+    query: str, given, chance: np.random.Generator, keys: Mapping[str, str] = NO_KEYS
+) -> Iterator[Simulated]:
     with tempfile.TemporaryDirectory(dir=MEMORY) as place, mamba.open(Path(place) / "log") as log:
         for name in STREAMS:
-            log.create_topic(name, given[name], partitions=3, time="dateTime")
+            key = keys.get(name)
+            log.create_topic(
+                name, given[name], partitions=3, key=key, strict_key=key is not None, time="dateTime"
+            )
         topics = {name: mamba.stream(name, lateness="60s") for name in STREAMS}
         result = QUERIES[query](**topics, side_input=given["side_input"])
         yield Simulated(log, mamba.pipeline("job", result.to("out")), chance)

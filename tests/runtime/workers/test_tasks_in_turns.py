@@ -26,11 +26,31 @@ TAKEN_OVER = 60
 @pytest.mark.parametrize("tables", [busy, slow])
 @pytest.mark.parametrize("query", QUERIES)
 def test_a_query_over_tasks_that_begin_anew_gives_what_duckdb_gives(query, tables):
+    over_tasks(query, tables, keys={}, partitions=3)
+
+
+def over_tasks(query, tables, keys: dict[str, str], partitions: int) -> None:
+    """Runs a query over tasks that are taken over now and then, and holds it against DuckDB.
+
+    Args:
+        query: Its name.
+        tables: Gives what it reads.
+        keys: The column by which the rows of a stream lie, by stream; the others lie anyhow.
+        partitions: How many each stream has.
+    """
     chance = np.random.default_rng(5)
     given = tables()
     with tempfile.TemporaryDirectory(dir=MEMORY) as place, mamba.open(Path(place) / "log") as log:
         for name in STREAMS:
-            log.create_topic(name, given[name], partitions=3, time="dateTime")
+            key = keys.get(name)
+            log.create_topic(
+                name,
+                given[name],
+                partitions=partitions,
+                key=key,
+                strict_key=key is not None,
+                time="dateTime",
+            )
         topics = {name: mamba.stream(name, lateness="60s") for name in STREAMS}
         pipeline = mamba.pipeline("job", QUERIES[query](**topics, side_input=given["side_input"]).to("out"))
         prepared = Prepared(pipeline, log)
@@ -45,7 +65,7 @@ def test_a_query_over_tasks_that_begin_anew_gives_what_duckdb_gives(query, table
         parts = portions(given, 4, chance)
         lost = 0
         for number, some in enumerate(parts, 1):
-            append(log, some, 3, chance)
+            append(log, some, partitions, chance, keys)
             last = number == len(parts)
             if last:
                 for name in STREAMS:
