@@ -43,6 +43,7 @@ knows nothing of this package.
     ├── OffsetTrimmed                      the rows asked for were trimmed away
     ├── GroupInUse                         members are in the group, which must be stopped first
     ├── JobRunning                         a live job has this name
+    ├── JobNotRunning                      something was asked of a job, and nobody runs it
     ├── JobFailed                          a running pipeline stopped; the cause is in ``__cause__``
     │   ├── StepFailed                         a step, or your function in it, raised
     │   └── StateTooLarge                      state alone exceeds the memory limit
@@ -236,6 +237,10 @@ class GroupInUse(MambaStreamError):
 
 class JobRunning(MambaStreamError):
     """A live job has this name; the message says where it runs."""
+
+
+class JobNotRunning(MambaStreamError):
+    """Something was asked of a job, and nobody runs it; the message says what became of it."""
 
 
 class JobFailed(MambaStreamError):

@@ -2,14 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
 import click
 
 from mamba_stream.cli.options import log_option, open_place, output_option
 
+if TYPE_CHECKING:
+    from mamba_stream.log import Log
+    from mamba_stream.runtime.requests import What
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
 
 @click.group()
 def job() -> None:
-    """Jobs: list, reset, savepoints."""
+    """Jobs: what there are, what they do, and asking something of one that runs."""
+
+
+def _timeout_option(seconds: float) -> Callable[[_Function], _Function]:
+    """``--timeout``: how long to wait for what is asked of a job."""
+    return click.option(
+        "--timeout",
+        type=click.FloatRange(min=0, min_open=True),
+        default=seconds,
+        show_default=True,
+        metavar="SECONDS",
+        help="How long to wait until it is done. What the job has not begun by then is withdrawn.",
+    )
+
+
+def _ask(log: Log, name: str, what: What, timeout: float) -> tuple[str, bytes]:
+    from mamba_stream.runtime.asking import ask
+
+    try:
+        return ask(log, name, what, timeout)
+    except TimeoutError as error:
+        click.echo(f"error: {error}", err=True)
+        raise click.exceptions.Exit(1) from None
 
 
 @job.command(name="list")
@@ -25,6 +56,7 @@ def list_jobs(output: str, place: str | None) -> None:
             {
                 "job": found.name,
                 "state": found.state,
+                "workers": found.workers,
                 "where": found.where,
                 "commits": found.commits,
                 "last commit": found.updated,
@@ -65,18 +97,93 @@ def reset(name: str, yes: bool, place: str | None) -> None:
 
 @job.command()
 @click.argument("name")
-@click.argument("savepoint")
+@_timeout_option(60.0)
 @log_option
-def savepoint(name: str, savepoint: str, place: str | None) -> None:
-    """Keep what a job that does not run remembers, as SAVEPOINT, until it is deleted.
+def stop(name: str, timeout: float, place: str | None) -> None:
+    """Stop a job that another process runs: it finishes what it has in hand, commits, and ends.
+
+    The same pipeline, run again, goes on there.
+    """
+    from mamba_stream.runtime.requests import Stop
+
+    with open_place(place) as log:
+        said, _ = _ask(log, name, Stop(), timeout)
+    click.echo(said)
+
+
+@job.command()
+@click.argument("name")
+@_timeout_option(30.0)
+@log_option
+def cancel(name: str, timeout: float, place: str | None) -> None:
+    """End a job that another process runs at once, without a commit.
+
+    Its next run does again what was not committed.
+    """
+    from mamba_stream.runtime.requests import Cancel
+
+    with open_place(place) as log:
+        said, _ = _ask(log, name, Cancel(), timeout)
+    click.echo(said)
+
+
+@job.command()
+@click.argument("name")
+@click.argument("workers", type=click.IntRange(1))
+@_timeout_option(60.0)
+@log_option
+def rescale(name: str, workers: int, timeout: float, place: str | None) -> None:
+    """Have a job that another process runs go on with so many WORKERS; only the tasks that must move do.
+
+    Only a job that was begun with several workers can be.
+    """
+    from mamba_stream.runtime.requests import Rescale
+
+    with open_place(place) as log:
+        said, _ = _ask(log, name, Rescale(workers), timeout)
+    click.echo(f"{name} {said}")
+
+
+@job.command()
+@click.argument("name")
+@click.argument("savepoint")
+@_timeout_option(60.0)
+@log_option
+def savepoint(name: str, savepoint: str, timeout: float, place: str | None) -> None:
+    """Keep what a job remembers, as SAVEPOINT, until it is deleted; one that runs commits first.
 
     mamba-stream run FILE --state SAVEPOINT goes back to it.
     """
-    from mamba_stream.runtime.savepoints import make_savepoint
+    from mamba_stream.runtime.jobs import find_job
+    from mamba_stream.runtime.requests import Savepoint
+    from mamba_stream.runtime.savepoints import check_savepoint, make_savepoint
+
+    check_savepoint(savepoint)
+    with open_place(place) as log:
+        if find_job(log, name).where:
+            _ask(log, name, Savepoint(savepoint), timeout)
+        else:
+            make_savepoint(log, name, savepoint)
+    click.echo(f"kept the state of {name} as {savepoint}")
+
+
+@job.command()
+@click.argument("name")
+@click.option("-f", "--follow", is_flag=True, help="Go on with what happens, until Ctrl-C.")
+@click.option("-n", "--last", type=click.IntRange(0), metavar="N", help="Only the last N events.")
+@output_option
+@log_option
+def logs(name: str, follow: bool, last: int | None, output: str, place: str | None) -> None:
+    """Show what happened to a job: runs, workers, tasks that moved, what was asked of it, errors.
+
+    The log keeps the last 256 events of each job.
+    """
+    from mamba_stream.cli.joblogs import print_events
+    from mamba_stream.runtime.jobs import find_job
 
     with open_place(place) as log:
-        make_savepoint(log, name, savepoint)
-    click.echo(f"kept the state of {name} as {savepoint}")
+        find_job(log, name)
+        print_events(log, name, follow=follow, last=last, output=output)
 
 
 @job.command(name="savepoints")

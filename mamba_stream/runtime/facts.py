@@ -13,6 +13,57 @@ State = Literal["starting", "running", "finished", "stopped", "cancelled", "fail
 
 
 @dataclass(frozen=True)
+class TaskStatus:
+    """A task of a job at one moment; a job that runs as one task has one, and that is the whole of it.
+
+    Its time since its worker has it is divided in three shares, which are 1 together.
+
+    Attributes:
+        stage: The number of its stage.
+        number: Which of the stage's tasks it is.
+        worker: Who has it; ``None`` while nobody does.
+        rows_in: Rows read since the job first began, from sources and from other tasks.
+        rows_out: Rows given to topics and sinks since then.
+        commits: How many there were since then.
+        positions: The next offset to read, by source and partition.
+        state_bytes: The size of its state.
+        busy: The share in which it worked on rows, on what fell due, or on a commit.
+        idle: The share in which there was nothing to do, or another task of its worker worked.
+        backpressured: The share in which there was something to read that it may not read yet: others are behind, what
+            it gave was not taken as fast as it came, or a commit did not come through.
+        seconds: How long its worker has had it.
+    """
+
+    stage: int
+    number: int
+    worker: int | None
+    rows_in: int
+    rows_out: int
+    commits: int
+    positions: Mapping[str, Mapping[int, int]]
+    state_bytes: int
+    busy: float
+    idle: float
+    backpressured: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class StageStatus:
+    """A stage of a job at one moment.
+
+    Attributes:
+        number: Its number.
+        what: What it does, in words.
+        watermark: How far time has come in what it reads; ``None`` before the first row and after the last.
+    """
+
+    number: int
+    what: str
+    watermark: datetime | None
+
+
+@dataclass(frozen=True)
 class JobStatus:
     """A job at one moment; the counts are those since the job first began, commits of earlier runs included.
 
@@ -31,6 +82,8 @@ class JobStatus:
         state_bytes: The size of the state, by step.
         commits: How many there were.
         lsn: The number of the last commit.
+        stages: Its stages, those that others read from first.
+        tasks: Its tasks, and how each spends its time.
     """
 
     name: str
@@ -46,6 +99,8 @@ class JobStatus:
     state_bytes: Mapping[str, int]
     commits: int
     lsn: int | None
+    stages: tuple[StageStatus, ...] = ()
+    tasks: tuple[TaskStatus, ...] = ()
 
 
 @dataclass(frozen=True, repr=False)

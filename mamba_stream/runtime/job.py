@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import platform
 import threading
 from abc import ABC, abstractmethod
+from functools import partial
 
 import polars as pl
 
@@ -12,8 +16,12 @@ from mamba_stream.errors import JobFailed, MambaStreamError
 from mamba_stream.log import Log
 from mamba_stream.plan.analysis import Analysis
 from mamba_stream.runtime.bell import Bell
+from mamba_stream.runtime.describing import Inlets, JobDescription, describe, encode_description
 from mamba_stream.runtime.facts import JobStatus, RunSummary, State
 from mamba_stream.runtime.lock import lock_job
+from mamba_stream.runtime.places import line_of
+from mamba_stream.runtime.reception import Doing, Outcome, Reception
+from mamba_stream.runtime.requests import Cancel, Describe, Rescale, Savepoint, Stop, What
 from mamba_stream.runtime.savepoints import check_savepoint
 from mamba_stream.runtime.viewing import view_state
 
@@ -54,6 +62,7 @@ class Job(ABC):
         self._door = threading.Lock()
         self._asked: list[_Asked] = []
         self._over = False
+        self._reception: Reception | None = None
         self._thread = threading.Thread(target=self._work, name=f"mamba-stream {name}", daemon=True)
 
     def __repr__(self) -> str:
@@ -104,11 +113,24 @@ class Job(ABC):
         self._bell.ring()
         return self.wait(timeout)
 
-    def cancel(self) -> None:
-        """Ends the job at once, without a commit: the next run does again what was not committed."""
+    def cancel(self, timeout: float | None = None) -> None:
+        """Ends the job at once, without a commit: the next run does again what was not committed.
+
+        Args:
+            timeout: Seconds to wait at most.
+
+        Raises:
+            TimeoutError: It has not ended: a function of the pipeline is at work, and cannot be ended from outside.
+        """
         self._drop.set()
         self._bell.ring()
-        self._thread.join()
+        self._thread.join(timeout)
+        if self._thread.is_alive():
+            raise TimeoutError(f"job {self.name!r} has not ended within {timeout} s")
+
+    def describe(self) -> JobDescription:
+        """What ``mamba-stream job describe`` shows of it: its status, who runs it, and how much is still to be read."""
+        return describe(self._log, self.status, self.workers, self._inlets)
 
     def checkpoint(self, timeout: float | None = None) -> int:
         """Commits now; returns the number of the commit.
@@ -172,6 +194,21 @@ class Job(ABC):
 
     @property
     @abstractmethod
+    def _scale(self) -> int:
+        """How many workers it is to have."""
+
+    @property
+    @abstractmethod
+    def _scaled(self) -> bool:
+        """Whether it has them, and each its tasks."""
+
+    @property
+    @abstractmethod
+    def _inlets(self) -> dict[int, Inlets]:
+        """What each stage reads."""
+
+    @property
+    @abstractmethod
     def _analysis(self) -> Analysis:
         """The job's plan."""
 
@@ -183,9 +220,19 @@ class Job(ABC):
     def _end(self) -> None:
         """Lets go of all that the loop worked with."""
 
+    def _begin(self, run: int) -> None:
+        """Has the job work in its thread, as a run of this number."""
+        self._reception = Reception(self._log, self.name, run, self._clock, self._obey)
+        self._thread.start()
+
     def _work(self) -> None:
+        assert self._reception is not None
         try:
             try:
+                place = f"process {os.getpid()} on {platform.node()}"
+                self._reception.begin(
+                    self._scale, f"run over {self._log.place} by {place}: {self._as_begun()}"
+                )
                 summary = self._loop()
             finally:
                 self._end()
@@ -193,15 +240,73 @@ class Job(ABC):
         except BaseException as error:  # noqa: BLE001 - kept for whoever waits
             self._state, self._error = "failed", self._named(error)
         finally:
-            self._lock.release()
             with self._door:
                 self._over = True
+            # Before its name is free, so that nobody takes it for one that died.
+            with contextlib.suppress(MambaStreamError):
+                # It is over as it is: what could not be written of that, `wait` says.
+                self._reception.end(self._state, self._last_words())
+            self._lock.release()
+            with self._door:
                 self._answer(None)
 
     def _goes_on(self) -> bool:
         # In this order: whoever rings behind it ends the wait.
         self._bell.still()
+        assert self._reception is not None
+        self._reception.turn(self._scale)
         return not self._drop.is_set()
+
+    def _wait(self, lsn: int, seconds: float) -> None:
+        """Waits for the log, for a ring, and for what is asked of the job, so long at most."""
+        assert self._reception is not None
+        self._log.wait(lsn, min(seconds, self._reception.seconds()), self._bell.rung)
+
+    def _as_begun(self) -> str:
+        """How the run begins, in words."""
+        return f"{self._scale} worker{'s' * (self._scale > 1)}"
+
+    def _last_words(self) -> str:
+        if self._error is None:
+            return repr(self._summary)
+        where = line_of(self._error.__cause__ or self._error)
+        said = f"{type(self._error).__name__}: {self._error}"
+        return said if where is None or where in said else f"{said}\n  raised at {where}"
+
+    def _obey(self, what: What) -> Doing:
+        """Begins to do what another process asks."""
+        match what:
+            case Stop():
+                self._leave.set()
+                return self._outcome
+            case Cancel():
+                self._drop.set()
+                return self._outcome
+            case Rescale(workers):
+                self.rescale(workers)
+                return lambda: (f"has {self._scale} workers", b"") if self._scaled else None
+            case Savepoint(name):
+                check_savepoint(name)
+                asked = _Asked(name)
+                with self._door:
+                    self._asked.append(asked)
+                return partial(self._kept, asked)
+            case Describe():
+                described = self.describe()
+                return lambda: ("", encode_description(described))
+
+    def _outcome(self) -> Outcome | None:
+        """How the job ended, once it has."""
+        if not self._over:
+            return None
+        if self._error is not None:
+            raise JobFailed(self._last_words())
+        return repr(self._summary), b""
+
+    def _kept(self, asked: _Asked) -> Outcome | None:
+        if asked.refused is not None:
+            raise asked.refused
+        return (f"kept with commit {asked.lsn}", b"") if asked.lsn is not None else None
 
     def _answer(self, lsn: int | None) -> None:
         for done in self._asked:

@@ -21,6 +21,7 @@ from mamba_stream.runtime.checkpoint import (
 )
 from mamba_stream.runtime.lock import holder_of, lock_job
 from mamba_stream.runtime.progress import decode_record
+from mamba_stream.runtime.requests import RUNS, decode_run
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class JobFacts:
         state: ``running``, ``stopped``, ``finished``, or ``interrupted``: it died, or was cancelled, and its next run
             goes on from its last commit.
         where: The process that runs it, or nothing.
+        workers: How many workers run it; 0 while it does not run.
         commits: How many there were.
         updated: When the last was.
         outputs: The topics that it made.
@@ -40,6 +42,7 @@ class JobFacts:
     name: str
     state: str
     where: str
+    workers: int
     commits: int
     updated: datetime
     outputs: tuple[str, ...]
@@ -131,11 +134,14 @@ def _facts(log: Log, name: str, data: bytes) -> JobFacts:
     record, where = decode_record(data), holder_of(log, name)
     # Of a job over workers, the tasks commit.
     records = [record, *map(decode_record, log.records(tasks_of(name)).values())]
+    run = log.record(RUNS, name) if where else None
     state = "running" if where else "interrupted" if record.status == "running" else record.status
     return JobFacts(
         name=name,
         state=state,
         where=where or "",
+        # One that is only about to begin has not said it yet.
+        workers=0 if run is None else decode_run(run).workers,
         commits=sum(one.commits for one in records),
         updated=datetime(1970, 1, 1, tzinfo=UTC)
         + timedelta(microseconds=max(one.updated for one in records)),

@@ -53,6 +53,8 @@ class Run(Task):
         """
         prepared = Prepared(pipeline, log)
         self.pipeline, self._options = pipeline, options
+        self.names = prepared.names
+        """What the sources are called."""
         for group in groups_of(pipeline.name, prepared.analysis.sources):
             check_name(group, "group")
         make_state(log, pipeline.name)
@@ -66,6 +68,12 @@ class Run(Task):
             pipeline, prepared, share, log, checkpoints, saved, self.upgrade.kept, options, clock, ring=ring
         )
         self._take_over(log)
+
+    @property
+    def number(self) -> int:
+        """Which of the job's runs it is."""
+        assert self._checkpoints.record is not None
+        return self._checkpoints.record.epoch
 
     def _load(self, log: Log, checkpoints: Checkpoints) -> Saved | None:
         """Where this run begins: at the last commit, at a savepoint, or from nothing."""

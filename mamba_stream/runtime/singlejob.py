@@ -9,11 +9,17 @@ from mamba_stream.errors import AlreadyExists, InvalidInput
 from mamba_stream.log import Log
 from mamba_stream.plan.analysis import Analysis
 from mamba_stream.plan.pipeline import Pipeline
+from mamba_stream.plan.stages import whole
+from mamba_stream.runtime.describing import Inlets, inlets_of
 from mamba_stream.runtime.facts import JobStatus, RunSummary
 from mamba_stream.runtime.job import Job
 from mamba_stream.runtime.options import RunOptions
 from mamba_stream.runtime.run import Run
-from mamba_stream.runtime.watermarks import mark_of, moment_of
+from mamba_stream.runtime.status import StatusOf
+from mamba_stream.runtime.workers.facts import Spent, facts_of
+from mamba_stream.runtime.workers.layout import TaskName
+
+_TASK = TaskName(0, 0)
 
 
 class SingleJob(Job):
@@ -32,32 +38,14 @@ class SingleJob(Job):
         except BaseException:
             self._lock.release()
             raise
-        self._thread.start()
+        self._spent = Spent(self._clock.monotonic())
+        self._status = StatusOf(self.name, self._run.analysis, self._run.names, [whole(self._run.analysis)])
+        self._begin(self._run.number)
 
     @property
     def status(self) -> JobStatus:
-        run, engine = self._run, self._run.engine
-        watermarks, positions = {}, {}
-        for node, intake in engine.intakes.items():
-            name = intake.settings.name
-            positions[name] = {feed.partition: feed.position for feed in intake.feeds}
-            mark = mark_of(intake.times.values()).watermark
-            watermarks[name] = moment_of(mark, run.analysis.shapes[node])
-        return JobStatus(
-            name=self.name,
-            state=self._state,
-            rows_in=run.rows_in,
-            rows_out=run.rows_out,
-            late=run.late,
-            rejected=run.rejected,
-            failed=run.faults.rows,
-            watermarks=watermarks,
-            positions=positions,
-            waiting=engine.waiting,
-            state_bytes={node.name: step.bytes for node, step in engine.flow.steps.items()},
-            commits=run.commits,
-            lsn=run.lsn,
-        )
+        facts = facts_of(self._run, self._spent, self._clock.monotonic())
+        return self._status(self._state, {_TASK: facts}, {_TASK: 0}, self._run.lsn)
 
     @property
     def workers(self) -> dict[int, int]:
@@ -69,6 +57,18 @@ class SingleJob(Job):
         )
 
     @property
+    def _scale(self) -> int:
+        return 1
+
+    @property
+    def _scaled(self) -> bool:
+        return True
+
+    @property
+    def _inlets(self) -> dict[int, Inlets]:
+        return inlets_of(self.name, [whole(self._run.analysis)], self._run.names)
+
+    @property
     def _analysis(self) -> Analysis:
         return self._run.analysis
 
@@ -76,7 +76,7 @@ class SingleJob(Job):
         run = self._run
         while self._goes_on():
             lsn = self._log.heard()
-            rows = run.step()
+            rows = self._step()
             if self._leave.is_set() or (rows == 0 and run.over):
                 self._state = "finished" if run.ended else "stopped"
                 run.commit("finished" if run.ended else "stopped")
@@ -87,14 +87,28 @@ class SingleJob(Job):
                     self._keep()
                     self._answer(run.lsn)
             elif run.commit_due:
-                run.begin_commit()
+                self._begin_commit()
             elif run.commit_done:
                 run.end_commit()
             if rows == 0:
                 run.rest()
-                self._log.wait(lsn, run.seconds_to_next(), self._bell.rung)
+                self._wait(lsn, run.seconds_to_next())
         self._state = "cancelled"
         return run.summary("cancelled")
+
+    def _step(self) -> int:
+        run, begun = self._run, self._clock.monotonic()
+        rows = run.step()
+        worked, held = rows > 0 or run.engine.acted, bool(run.engine.waiting)
+        self._spent.turn(begun, self._clock.monotonic(), worked=worked, held=held)
+        return rows
+
+    def _begin_commit(self) -> None:
+        begun = self._clock.monotonic()
+        self._run.end_commit()
+        free = self._clock.monotonic()
+        self._run.begin_commit()
+        self._spent.committed(begun, free, self._clock.monotonic())
 
     def _keep(self) -> None:
         """Makes savepoints of the commit just made, for those who want one."""

@@ -27,7 +27,7 @@ Act = Literal["read", "write", "delete"]
 EVERYBODY: Final[tuple[Need, ...]] = ()
 """Nothing is needed beyond being known."""
 SHARED: Final = frozenset(
-    {"clients", "jobs", "jobs.outputs", "jobs.resets", "jobs.savepoints", "bounds", "priorities"}
+    {"clients", "jobs", "jobs.outputs", "jobs.resets", "jobs.runs", "jobs.savepoints", "bounds", "priorities"}
 )
 """Namespaces in which every record is somebody else's: whoever lists them gets those that he may see."""
 SERVER: Final = "server."
@@ -97,8 +97,9 @@ class Belongings:
                     *(() if act == "read" else (_part(act, key),)),
                     *self._of_topic(act, rest, "read"),
                 )
-            case "jobs.tasks" if rest:
-                # Whoever runs the job may write what its tasks have come to, and so may take it away.
+            case "jobs.tasks" | "jobs.requests" | "jobs.answers" | "jobs.journal" if rest:
+                # Whoever runs the job may write what its tasks have come to, what happened to it and what is asked of
+                # it, and so may take it away.
                 return (_of_job("read" if act == "read" else "write", rest),)
             case "letters" if rest:
                 return self._of_topic(act, rest, "delete")
@@ -114,8 +115,8 @@ class Belongings:
                 return self._of_topic(act, number, "write" if turn else "create")
             case "jobs":
                 return (_of_job(act, key),)
-            case "jobs.resets":
-                # The next run takes it away, as it goes.
+            case "jobs.resets" | "jobs.runs":
+                # The next run takes it away, as it goes, or writes another.
                 return (_of_job("read" if act == "read" else "write", key),)
             case "jobs.outputs" | "jobs.savepoints":
                 return (_of_job(act, key.partition("/")[0]),)

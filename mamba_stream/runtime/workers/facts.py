@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from mamba_stream.runtime.task import Task
 from mamba_stream.runtime.watermarks import mark_of
-from mamba_stream.runtime.workers.messages import SourceFacts, TaskFacts
+from mamba_stream.runtime.workers.messages import EntranceFacts, SourceFacts, TaskFacts
 
 
 @dataclass(slots=True)
@@ -15,8 +15,8 @@ class Spent:
 
     Attributes:
         since: When it began.
-        busy: Working on rows, or on what fell due.
-        held_back: With rows that it might have read, and did not, since it waits for others.
+        busy: Working on rows, on what fell due, or on a commit.
+        held_back: With rows that it might have read, and did not, since it waits for others; or waiting for a commit.
     """
 
     since: float
@@ -35,13 +35,29 @@ class Spent:
             held: Whether there was something to read that it may not read yet.
         """
         # Until a task has its next turn, nothing changes for it.
-        if self._was_held:
-            self.held_back += begun - self._ended
+        self._until(begun)
         if worked:
             self.busy += ended - begun
         elif held:
             self.held_back += ended - begun
         self._ended, self._was_held = ended, held and not worked
+
+    def committed(self, begun: float, free: float, ended: float) -> None:
+        """What was done was taken, to be committed.
+
+        Args:
+            begun: When that began.
+            free: When the commit before had come through.
+            ended: When it was taken.
+        """
+        self._until(begun)
+        self.held_back += free - begun
+        self.busy += ended - free
+        self._ended = ended
+
+    def _until(self, now: float) -> None:
+        if self._was_held:
+            self.held_back += now - self._ended
 
 
 def facts_of(task: Task, spent: Spent, now: float) -> TaskFacts:
@@ -68,4 +84,10 @@ def facts_of(task: Task, spent: Spent, now: float) -> TaskFacts:
         busy=spent.busy,
         held_back=spent.held_back,
         seconds=now - spent.since,
+        entered={
+            exchange.number: EntranceFacts(
+                entrance.feed.mark.watermark, entrance.feed.mark.idle, entrance.feed.position, entrance.rows
+            )
+            for exchange, entrance in task.engine.entrances.items()
+        },
     )

@@ -81,6 +81,22 @@ class SourceFacts(msgspec.Struct, frozen=True, array_like=True):
     waiting: tuple[int, ...]
 
 
+class EntranceFacts(msgspec.Struct, frozen=True, array_like=True):
+    """How far a task has come in an exchange.
+
+    Attributes:
+        watermark: In ticks of the time of the rows that come.
+        idle: Whether nothing holds back time there.
+        position: The next offset to read.
+        rows: How many rows have come since the job first began.
+    """
+
+    watermark: int
+    idle: bool
+    position: int
+    rows: int
+
+
 class TaskFacts(msgspec.Struct, frozen=True, array_like=True):
     """What a task did, and how it spends its time.
 
@@ -94,6 +110,7 @@ class TaskFacts(msgspec.Struct, frozen=True, array_like=True):
         busy: Seconds spent working.
         held_back: Seconds in which there was something to read, but not to be read, since others are behind.
         seconds: How long this worker has had the task.
+        entered: How far it has come in what other tasks write, by exchange.
     """
 
     counts: Counts
@@ -105,6 +122,7 @@ class TaskFacts(msgspec.Struct, frozen=True, array_like=True):
     busy: float
     held_back: float
     seconds: float
+    entered: dict[int, EntranceFacts] = {}
 
 
 class Taken(msgspec.Struct, frozen=True, tag="taken"):

@@ -41,6 +41,9 @@ from mamba_stream.runtime.workers.messages import (
 PAUSES: Final = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 """Seconds between a death and the next start, the longer the more of them come one upon the other."""
 
+_NAMED: Final = 6
+"""So many tasks are named where they are told of."""
+
 
 @dataclass(frozen=True, slots=True)
 class PoolSettings:
@@ -102,6 +105,7 @@ class Pool:
         settings: PoolSettings,
         clock: Clock,
         wake: Callable[[], None] = lambda: None,
+        note: Callable[[str, str], None] = lambda what, text: None,
     ) -> None:
         """Nothing is started yet.
 
@@ -111,6 +115,7 @@ class Pool:
             settings: How to go about it.
             clock: The clock.
             wake: Called from any thread when something was heard, and :meth:`turn` is to be called.
+            note: Called with what has happened: its kind, and more words.
         """
         self._executor = executor
         self._settings = settings
@@ -132,6 +137,7 @@ class Pool:
         """Why the job cannot go on."""
         self._wake = wake
         self._turned = clock.monotonic()
+        self._note = note
         for number, tasks in spread(layout.tasks, settings.workers).items():
             self._workers[number] = _Worker(tasks=set(tasks))
 
@@ -151,6 +157,25 @@ class Pool:
     def workers(self) -> dict[int, int]:
         """The workers that are ready, with the numbers of their processes."""
         return {number: worker.process for number, worker in self._workers.items() if worker.ready}
+
+    @property
+    def scale(self) -> int:
+        """How many workers there are to be."""
+        return sum(not worker.retires for worker in self._workers.values())
+
+    @property
+    def settled(self) -> bool:
+        """Whether those are ready, the others gone, and no task is on its way from one to another."""
+        return not self._homeless and all(
+            worker.hand is None if worker.retires else worker.ready and not worker.releasing
+            for worker in self._workers.values()
+        )
+
+    @property
+    def owners(self) -> dict[TaskName, int]:
+        """Which worker has a task."""
+        workers = list(self._workers.items())
+        return {task: number for number, worker in workers if worker.ready for task in tuple(worker.tasks)}
 
     def tasks_of(self, worker: int) -> frozenset[TaskName]:
         """The tasks of a worker."""
@@ -190,6 +215,7 @@ class Pool:
 
     def rescale(self, workers: int) -> None:
         """Has the tasks run by so many workers from now on; only what must move does."""
+        self._note("rescaled", f"from {self.scale} to {workers} workers")
         for number in range(workers):
             worker = self._workers.setdefault(number, _Worker())
             worker.retires = False
@@ -252,6 +278,8 @@ class Pool:
         match report:
             case Ready(process):
                 worker.ready, worker.process = True, process
+                where = f"process {process}" if process else "a thread"
+                self._note("worker", f"{number} is ready ({where}) and has {_words(worker.tasks)}")
                 if worker.tasks:
                     self._give(number, worker.tasks)
                 if self._leaving:
@@ -301,7 +329,10 @@ class Pool:
                 f"worker {number} {reason}, for the {worker.deaths}th time without a commit in between: this job does "
                 "not come further; run it with workers=1 to see what happens in this process"
             )
-        worker.due = self._clock.monotonic() + PAUSES[min(worker.deaths - 1, len(PAUSES) - 1)]
+        pause = PAUSES[min(worker.deaths - 1, len(PAUSES) - 1)]
+        worker.due = self._clock.monotonic() + pause
+        follows = f"; another follows in {pause:g} s" if worker.wanted and self.error is None else ""
+        self._note("worker", f"{number} (process {worker.process}) {reason}{follows}")
 
     def _free(self, number: int, tasks: Iterable[TaskName]) -> None:
         worker = self._workers[number]
@@ -313,19 +344,24 @@ class Pool:
 
     def _settle(self) -> None:
         """Gives tasks without a worker to those that have the fewest; lets workers go that are not needed."""
+        given: dict[int, list[TaskName]] = {}
         for task in sorted(self._homeless):
             number = min(
                 (number for number, worker in self._workers.items() if not worker.retires),
                 key=lambda one: (len(self._workers[one].tasks), one),
             )
             self._workers[number].tasks.add(task)
+            given.setdefault(number, []).append(task)
             if self._workers[number].ready:
                 self._give(number, [task])
         self._homeless.clear()
+        for number, tasks in given.items():
+            self._note("moved", f"{_words(tasks)} to worker {number}")
         for number, worker in self._workers.items():
             if worker.retires and not worker.tasks and worker.hand is not None:
                 worker.hand.send(Quit())
                 worker.hand, worker.ready = None, False
+                self._note("worker", f"{number} (process {worker.process}) is not needed any more")
                 self._commits_nothing(number)
 
     def _commits_nothing(self, number: int) -> None:
@@ -348,3 +384,12 @@ class Pool:
     def _tell(self, order: Order) -> None:
         for number in self._workers:
             self._send(number, order)
+
+
+def _words(tasks: Iterable[TaskName]) -> str:
+    """Tasks in words: how many, and the first of them."""
+    names = [str(task) for task in sorted(tasks)]
+    if not names:
+        return "no task"
+    more = f" … {names[-1]}" if len(names) > _NAMED else ""
+    return f"{len(names)} task{'s' * (len(names) > 1)} ({' '.join(names[:_NAMED])}{more})"

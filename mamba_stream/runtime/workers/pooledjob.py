@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from datetime import datetime
+from collections.abc import Callable
 from typing import Final
 
 from mamba_stream.core.clock import Clock, SystemClock
@@ -15,14 +14,14 @@ from mamba_stream.plan.analysis import Analysis
 from mamba_stream.plan.pipeline import Pipeline
 from mamba_stream.plan.staging import PARTITIONS
 from mamba_stream.runtime.counts import added, added_lateness, summary_of
+from mamba_stream.runtime.describing import Inlets, inlets_of
 from mamba_stream.runtime.facts import JobStatus, RunSummary
 from mamba_stream.runtime.job import Job
 from mamba_stream.runtime.options import RunOptions
-from mamba_stream.runtime.watermarks import Mark, combined, moment_of
+from mamba_stream.runtime.status import StatusOf
 from mamba_stream.runtime.workers.beginning import Begun, begin
 from mamba_stream.runtime.workers.executor import Executor
 from mamba_stream.runtime.workers.layout import TaskName
-from mamba_stream.runtime.workers.messages import SourceFacts
 from mamba_stream.runtime.workers.pool import Pool, PoolSettings
 
 _LOOK: Final = 1.0
@@ -68,43 +67,19 @@ class PooledJob(Job):
         except BaseException:
             self._lock.release()
             raise
-        self._pool = Pool(begun.layout, self._executor, settings, self._clock, self._bell.ring)
+        self._pool = Pool(
+            begun.layout, self._executor, settings, self._clock, self._bell.ring, self._note_event
+        )
+        prepared = begun.prepared
+        self._status = StatusOf(self.name, prepared.analysis, prepared.names, begun.layout.stages)
         self._since = self._clock.monotonic()
         self._wanted: int | None = None
-        self._thread.start()
+        self._begin(begun.run)
 
     @property
     def status(self) -> JobStatus:
-        facts = dict(self._pool.facts)
-        counts = added(one.counts for one in facts.values())
-        sources: dict[str, list[SourceFacts]] = {}
-        state_bytes: dict[str, int] = {}
-        for one in facts.values():
-            for name, found in one.sources.items():
-                sources.setdefault(name, []).append(found)
-            for name, size in one.state_bytes.items():
-                state_bytes[name] = state_bytes.get(name, 0) + size
-        waiting = {
-            name: tuple(sorted(p for part in parts for p in part.waiting)) for name, parts in sources.items()
-        }
-        return JobStatus(
-            name=self.name,
-            state=self._state,
-            rows_in=counts.rows_in,
-            rows_out=counts.rows_out,
-            late=counts.late,
-            rejected=counts.rejected,
-            failed=counts.failed,
-            watermarks=self._watermarks(sources),
-            positions={
-                name: {p: at for part in parts for p, at in part.positions.items()}
-                for name, parts in sources.items()
-            },
-            waiting={name: partitions for name, partitions in waiting.items() if partitions},
-            state_bytes=state_bytes,
-            commits=sum(one.commits for one in facts.values()),
-            lsn=self._log.heard(),
-        )
+        pool = self._pool
+        return self._status(self._state, dict(pool.facts), pool.owners, self._log.heard())
 
     @property
     def workers(self) -> dict[int, int]:
@@ -121,16 +96,28 @@ class PooledJob(Job):
         self._bell.ring()
 
     @property
+    def _scale(self) -> int:
+        return self._pool.scale if self._wanted is None else self._wanted
+
+    @property
+    def _scaled(self) -> bool:
+        return self._wanted is None and self._pool.settled
+
+    @property
+    def _inlets(self) -> dict[int, Inlets]:
+        return inlets_of(self.name, self._begun.layout.stages, self._begun.prepared.names)
+
+    def _as_begun(self) -> str:
+        layout = self._begun.layout
+        return f"{super()._as_begun()}, {len(layout.tasks)} tasks in {len(layout.stages)} stages"
+
+    def _note_event(self, what: str, text: str) -> None:
+        assert self._reception is not None
+        self._reception.note(what, text)
+
+    @property
     def _analysis(self) -> Analysis:
         return self._begun.prepared.analysis
-
-    def _watermarks(self, sources: Mapping[str, list[SourceFacts]]) -> dict[str, datetime | None]:
-        analysis, names = self._analysis, self._begun.prepared.names
-        found = {}
-        for node in analysis.sources:
-            mark = combined(Mark(one.watermark, one.idle) for one in sources.get(names[node], ()))
-            found[names[node]] = moment_of(mark.watermark, analysis.shapes[node])
-        return found
 
     def _loop(self) -> RunSummary:
         pool = self._pool
@@ -156,7 +143,7 @@ class PooledJob(Job):
             if asked is not None and pool.committed(asked):
                 asked = None
                 self._committed()
-            self._log.wait(lsn, min(_LOOK, pool.seconds_to_next()), self._bell.rung)
+            self._wait(lsn, min(_LOOK, pool.seconds_to_next()))
         self._state = "cancelled"
         return self._summed()
 

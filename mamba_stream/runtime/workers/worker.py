@@ -272,7 +272,11 @@ class Worker:
         for name, task in self.tasks.items():
             if task.commit_due_within(self._options.commit / 2):
                 self.working = name
+                begun = self._clock.monotonic()
+                task.end_commit()
+                free = self._clock.monotonic()
                 task.begin_commit()
+                self._spent[name].committed(begun, free, self._clock.monotonic())
                 self._worked.add(name)
 
     def _end_commit(self, name: TaskName, task: Task) -> None:
