@@ -243,8 +243,8 @@ class Job(ABC):
             with self._door:
                 self._over = True
             # Before its name is free, so that nobody takes it for one that died.
-            with contextlib.suppress(MambaStreamError):
-                # It is over as it is: what could not be written of that, `wait` says.
+            with contextlib.suppress(Exception):
+                # Whatever may be wrong with the log by now: how it ended, `wait` says.
                 self._reception.end(self._state, self._last_words())
             self._lock.release()
             with self._door:
