@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 import polars as pl
 
@@ -30,6 +32,42 @@ class RowsFailed(MambaStreamError):
 
 class Unsuited(SchemaMismatch):
     """A user's function cannot stand where it does, whatever the rows: no rows are to blame."""
+
+
+class ProcessDied(Exception):
+    """The process that worked on these rows ended: raised in a later one, in place of working on them again.
+
+    Of rows that can be cut in two it says nothing yet: some of them may be to blame, or none. What is left when they
+    were cut is tried until there can be no doubt.
+
+    Attributes:
+        deaths: How often that has happened over these very rows.
+    """
+
+    def __init__(self, how: str, deaths: int) -> None:
+        super().__init__(
+            f"the process {how}{f', {deaths} times' if deaths > 1 else ''}, working on nothing else"
+        )
+        self.deaths = deaths
+
+
+Watch = Callable[[pl.DataFrame, bool], AbstractContextManager[None]]
+"""Makes a note of rows, and of whether they can be cut in two, for as long as a user's code works on them. It raises
+``ProcessDied`` instead where that has ended the process before."""
+
+WATCH: Final[ContextVar[Watch | None]] = ContextVar("WATCH", default=None)
+"""What watches over the user's code in the step that works now; as a rule, nothing does."""
+
+
+def watched(rows: pl.DataFrame | None, *, cuttable: bool) -> AbstractContextManager[object]:
+    """Watches over a user's code that works on some rows, where somebody wants that.
+
+    Args:
+        rows: The rows.
+        cuttable: Whether it could be given half of them instead.
+    """
+    watch = WATCH.get()
+    return nullcontext() if watch is None or rows is None else watch(rows, cuttable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,16 +150,29 @@ def worked(
     Raises:
         RowsFailed: Rows are not to be left out, and these should be.
     """
+    watching = work if WATCH.get() is None else _watching(work, whole)
     try:
-        return [work(frame)], []
+        return [watching(frame)], []
     except (RowsFailed, *UNRELATED):
         raise
     except FAILURES as error:
-        if not tolerates:
+        work = watching
+        if not tolerates and not isinstance(error, ProcessDied):
             piece = culprit(work, frame, error, whole=whole)
             raise RowsFailed(piece.of(frame)) from error
         sifted = sift(work, frame, error, whole=whole)
+        if sifted.failed and not tolerates:
+            piece = sifted.failed[0]
+            raise RowsFailed(piece.of(frame)) from piece.error
         return sifted.results, [piece.of(frame) for piece in sifted.failed]
+
+
+def _watching(work: Callable[[pl.DataFrame], T], whole: str | None) -> Callable[[pl.DataFrame], T]:
+    def watching(frame: pl.DataFrame) -> T:
+        with watched(frame, cuttable=can_be_cut(frame, whole)):
+            return work(frame)
+
+    return watching
 
 
 def culprit(
@@ -147,6 +198,11 @@ def culprit(
             # It raises over all of them and over neither half: what it does depends on how rows are cut.
             break
     return found
+
+
+def can_be_cut(frame: pl.DataFrame, whole: str | None = None) -> bool:
+    """Whether there are halves of a frame to try; arguments as for :func:`sift`."""
+    return _middle(frame, whole) > 0
 
 
 def _middle(frame: pl.DataFrame, whole: str | None) -> int:

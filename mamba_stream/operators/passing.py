@@ -9,7 +9,7 @@ from typing import Final
 import polars as pl
 
 from mamba_stream.operators.columns import ORIGIN, PREFIX, TIME, ticks
-from mamba_stream.operators.failures import FAILURES, UNRELATED, RowsFailed, worked
+from mamba_stream.operators.failures import FAILURES, UNRELATED, RowsFailed, watched, worked
 from mamba_stream.operators.in_order import InOrder
 from mamba_stream.operators.remembering import Part, Remembering
 from mamba_stream.operators.step import NOTHING, Made
@@ -86,20 +86,22 @@ class PassingStep(Remembering):
 
     def _acted_on(self, rows: pl.DataFrame) -> Iterator[Made]:
         try:
-            yield self.passed(rows)
+            with watched(rows, cuttable=True):
+                made = self.passed(rows)
+            yield made
         except (RowsFailed, *UNRELATED):
             raise
         except FAILURES:
             if self.together:
                 rows = rows.sort(self.together, maintain_order=True)
                 rows = rows.with_columns(pl.struct(self.together).rle_id().alias(_TOGETHER))
-            made, failed = worked(
+            several, failed = worked(
                 lambda piece: self.passed(piece.drop(_TOGETHER, strict=False)),
                 rows,
                 tolerates=self.tolerates,
                 whole=_TOGETHER if self.together else None,
             )
-            yield from made
+            yield from several
             yield Made(failed=failed)
 
     def restored(self, closed: int) -> None:

@@ -28,7 +28,7 @@ from mamba_stream.operators.columns import (
     ticks,
     visible,
 )
-from mamba_stream.operators.failures import FAILURES, RowsFailed
+from mamba_stream.operators.failures import FAILURES, ProcessDied, RowsFailed, watched
 from mamba_stream.operators.fitting import fitted
 from mamba_stream.operators.in_order import InOrder
 from mamba_stream.operators.keyed import TOUCHED, KeyedTable
@@ -242,7 +242,8 @@ class ProcessStep:
         self._calls.begin(slots, times)
         self._timers.begin(fired, self._now)
         try:
-            found = self._called(rows, times)
+            with watched(fired if rows is None else rows, cuttable=len(slots) > 1):
+                found = self._called(rows, times)
         except FAILURES as error:
             self._hold.release()
             self._renew()
@@ -321,7 +322,7 @@ class ProcessStep:
             first = max(low - height, 0)
             woken = None if fired is None or high <= height else fired.slice(first, high - height - first)
             self._call(made, part, woken, slots[low:high], times[low:high], bound, clocks)
-        if not self.tolerates:
+        if not self.tolerates and not isinstance(error, ProcessDied):
             # It raises over all of them and over no half: what it does depends on how rows are cut.
             raise RowsFailed(Failed(_offending(rows, fired), error)) from error
 

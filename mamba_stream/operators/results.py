@@ -21,7 +21,7 @@ from mamba_stream.operators.columns import (
     SOURCE,
     visible,
 )
-from mamba_stream.operators.failures import FAILURES, RowsFailed, worked
+from mamba_stream.operators.failures import FAILURES, RowsFailed, watched, worked
 from mamba_stream.operators.folding import Folds
 from mamba_stream.operators.grouping import grouped_in_order, ordered
 from mamba_stream.operators.rowstore import Mask
@@ -159,7 +159,8 @@ class Results:
             rows = rows.sort(ORDER)
         try:
             origin = self._origin() if self._set.with_origin else []
-            return Finished(self._computed(partials, rows, bounds, origin))
+            with watched(partials, cuttable=True):
+                return Finished(self._computed(partials, rows, bounds, origin))
         except FAILURES:
             return self._without_failing(partials, rows, bounds, tolerates=tolerates)
 

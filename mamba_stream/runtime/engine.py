@@ -24,6 +24,7 @@ from mamba_stream.plan.refusing import refusing
 from mamba_stream.plan.stages import Exchange, Stage, whole
 from mamba_stream.runtime.alignment import Company, Standing, companies
 from mamba_stream.runtime.budget import Budget
+from mamba_stream.runtime.care import Care
 from mamba_stream.runtime.exchanges import Entrance
 from mamba_stream.runtime.faults import Faults
 from mamba_stream.runtime.feeds import Feed, Portion
@@ -56,6 +57,7 @@ class Engine:
         stage: Stage | None = None,
         entrances: Mapping[Exchange, Entrance] = _NONE,
         ring: Callable[[], None] = lambda: None,
+        care: Care | None = None,
     ) -> None:
         """Puts a stage over its sources.
 
@@ -72,10 +74,11 @@ class Engine:
             stage: The part of the plan; left out, it is the whole plan.
             entrances: Where rows of other stages come in.
             ring: Called, in any thread, when there is something to do though no rows came.
+            care: Makes note of what steps are about to do, where that may end the process.
         """
         self.analysis = analysis
         stage = stage or whole(analysis)
-        self.flow = Flow(analysis, sinks, faults, stage, ring)
+        self.flow = Flow(analysis, sinks, faults, stage, ring, care)
         self.entrances = entrances
         self.marks: Mapping[n.Node, Mark] = {}
         """How far time has come behind each step."""

@@ -14,6 +14,7 @@ from mamba_stream.core.clock import Clock
 from mamba_stream.core.deadletters import Death, dead_rows, dead_schema
 from mamba_stream.log import Log, Topic
 from mamba_stream.operators.columns import OFFSET, ORIGIN, PARTITION, SOURCE, visible
+from mamba_stream.operators.failures import ProcessDied
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.analysis import Analysis
 from mamba_stream.plan.refusing import first_line
@@ -26,6 +27,8 @@ _LONGEST: Final = 300
 _NEAR: Final = 4_096
 """Rows of a partition that lie no further apart are read together."""
 _NOWHERE: Final = -1
+_Cause = tuple[str, int]
+"""Why a row was left out, and after how many attempts."""
 ROW: Final = "row"
 """The column of dead letters that are no topic's rows: the row as JSON."""
 
@@ -45,6 +48,11 @@ class Fault:
     error: BaseException
     rows: pl.DataFrame
     what: str = ""
+
+    @property
+    def attempts(self) -> int:
+        """How often the step was tried with them."""
+        return self.error.deaths if isinstance(self.error, ProcessDied) else 1
 
 
 class Faults:
@@ -143,9 +151,9 @@ class DeadLetters:
     def of(self, faults: Sequence[Fault]) -> list[tuple[str, pa.RecordBatch]]:
         """What was left out as rows of these topics: a row of a topic once, however many steps raise over it."""
         found: list[tuple[str, pa.RecordBatch]] = []
-        causes: dict[tuple[str, int], dict[int, str]] = {}
+        causes: dict[tuple[str, int], dict[int, _Cause]] = {}
         for fault in faults:
-            cause = in_words(fault)
+            cause = in_words(fault), fault.attempts
             made = self._noted(fault.rows, cause, causes)
             if made.height:
                 found.append((self._made, self._as_json(visible(made), cause)))
@@ -155,7 +163,7 @@ class DeadLetters:
         return found
 
     def _noted(
-        self, rows: pl.DataFrame, cause: str, causes: dict[tuple[str, int], dict[int, str]]
+        self, rows: pl.DataFrame, cause: _Cause, causes: dict[tuple[str, int], dict[int, _Cause]]
     ) -> pl.DataFrame:
         """Notes the cause for each row that is a topic's, by topic, partition and offset; gives the others."""
         if not set(ORIGIN) <= set(rows.columns):
@@ -172,7 +180,7 @@ class DeadLetters:
         return rows[others] if others else rows.clear()
 
     def _letters(
-        self, topic: Topic, partition: int, causes: Mapping[int, str]
+        self, topic: Topic, partition: int, causes: Mapping[int, _Cause]
     ) -> list[tuple[str, pa.RecordBatch]]:
         """The rows at these offsets as the topic has them, with all their columns, read once more."""
         found = []
@@ -185,16 +193,16 @@ class DeadLetters:
             ):
                 at = np.flatnonzero(np.isin(batch.offsets, run))
                 if len(at):
-                    deaths = [Death(offset, 1, causes[offset]) for offset in batch.offsets[at].tolist()]
+                    deaths = [_death(offset, causes[offset]) for offset in batch.offsets[at].tolist()]
                     rows = batch.data.take(pa.array(at))
                     found.append((self._names[topic.name], self._dead(rows, deaths, topic.name, partition)))
         return found
 
-    def _as_json(self, rows: pl.DataFrame, cause: str) -> pa.RecordBatch:
+    def _as_json(self, rows: pl.DataFrame, cause: _Cause) -> pa.RecordBatch:
         text = rows.select(pl.struct(pl.all()).struct.json_encode().alias(ROW))
         [batch] = text.to_arrow(compat_level=pl.CompatLevel.oldest()).combine_chunks().to_batches()
         self._log.create_topic(self._made, dead_schema(batch.schema), exist_ok=True)
-        return self._dead(batch, [Death(_NOWHERE, 1, cause)] * rows.height, f"{self._job}.made", 0)
+        return self._dead(batch, [_death(_NOWHERE, cause)] * rows.height, f"{self._job}.made", 0)
 
     def _dead(self, rows: pa.RecordBatch, deaths: list[Death], topic: str, partition: int) -> pa.RecordBatch:
         return dead_rows(
@@ -205,3 +213,7 @@ class DeadLetters:
             group=f"job.{self._job}",
             now=self._clock.now(),
         )
+
+
+def _death(offset: int, cause: _Cause) -> Death:
+    return Death(offset, cause[1], cause[0])

@@ -17,7 +17,17 @@ import polars as pl
 from mamba_stream.core.single import written_out
 from mamba_stream.errors import JobFailed, StepFailed
 from mamba_stream.operators.columns import ORIGIN
-from mamba_stream.operators.failures import FAILURES, UNRELATED, Piece, RowsFailed, Unsuited, culprit, sift
+from mamba_stream.operators.failures import (
+    FAILURES,
+    UNRELATED,
+    Piece,
+    ProcessDied,
+    RowsFailed,
+    Unsuited,
+    can_be_cut,
+    culprit,
+    sift,
+)
 from mamba_stream.operators.lateness import FOREVER, NEVER
 from mamba_stream.operators.retimed import COUNTED, Retimed
 from mamba_stream.operators.rows import RowSteps
@@ -42,6 +52,7 @@ from mamba_stream.plan.process import SideRows
 from mamba_stream.plan.refusing import first_line
 from mamba_stream.plan.stages import Exchange, Stage, whole
 from mamba_stream.plan.verbs import row_verb
+from mamba_stream.runtime.care import Care
 from mamba_stream.runtime.faults import Fault, Faults, shown
 from mamba_stream.runtime.halves import Reducing, first_half_of, second_half_of
 from mamba_stream.runtime.inflight import InFlight
@@ -79,6 +90,12 @@ class LateCounts:
         self.short.add(late.by[~idle])
 
 
+_REMEDY: Final = (
+    "on_error='dead_letter' or 'skip' leaves out rows over which workers die; to go on with them, mend what the step "
+    "calls, or give it what it lacks (memory, where the system ended it)"
+)
+
+
 class Flow:
     """The steps of a plan, wired."""
 
@@ -89,6 +106,7 @@ class Flow:
         faults: Faults | None = None,
         stage: Stage | None = None,
         ring: Callable[[], None] = lambda: None,
+        care: Care | None = None,
     ) -> None:
         """Wires a stage.
 
@@ -98,11 +116,13 @@ class Flow:
             faults: What becomes of rows over which a step raises; left out, that is the end.
             stage: The part of the plan; left out, it is the whole plan.
             ring: Called, in any thread, when there are answers from outside to go on with.
+            care: Makes note of what steps are about to do, where that may end the process.
         """
         self._analysis = analysis
         self._stage = stage = stage or whole(analysis)
         self._faults = faults or Faults("fail")
         self._tracer = Tracer(analysis)
+        self._care = care
         self._pushed: tuple[n.Node, Callable[[], pl.DataFrame]] | None = None
         self._pushed_bytes = 0
         self._ring = ring
@@ -142,6 +162,7 @@ class Flow:
             frame: The rows.
             read: Gives them with their origin, where it has to be known; those of an exchange have it if they need it.
         """
+        self._tracer.begin()
         self._pushed = None if read is None or isinstance(inlet, Exchange) else (inlet, read)
         self._pushed_bytes = int(frame.estimated_size()) if self._flights else 0
         self._pass(inlet, frame if inlet in self._in_chunks else written_out(frame))
@@ -336,7 +357,8 @@ class Flow:
             if node in fused or isinstance(node, n.Source | n.Beside):
                 continue
             if isinstance(node, n.RowStep):
-                chain = _chain(node, consumers, last)
+                # With care, each verb by itself: so it is known which one it was.
+                chain = [node] if self._care is not None else _chain(node, consumers, last)
                 fused.update(chain)
                 takes = [self._rows(chain)]
             elif isinstance(node, n.Stateful):
@@ -349,7 +371,7 @@ class Flow:
             elif isinstance(node, n.Concat):
                 takes = [self._union(node, port) for port, _ in before]
             elif isinstance(node, MapAsync):
-                takes = [self._asking(node)]
+                takes = [self._asking(node) if self._care is None else self._asking_now(node)]
             else:
                 takes = [self._plain(node)]
             for (_, inlet), take in zip(before, takes, strict=True):
@@ -373,22 +395,46 @@ class Flow:
     def _rows(self, chain: Sequence[n.RowStep]) -> Sink:
         steps, first, last = self._row_steps(chain), chain[0], chain[-1]
         whole = steps.whole
+        work = self._with_care(first, steps, whole)
+
+        def culprit_of(rows: pl.DataFrame) -> n.Node:
+            return chain[steps.culprit(rows)] if len(chain) > 1 else first
 
         def take(frame: pl.DataFrame) -> None:
             try:
-                result = steps(frame)
+                result = work(frame)
             except FAILURES as error:
-                for left in self._left(
-                    lambda rows: chain[steps.culprit(rows)], first.parent, steps, frame, error, whole
-                ):
+                for left in self._left(culprit_of, first.parent, work, frame, error, whole):
                     self._pass(last, left)
             else:
                 self._pass(last, result)
 
         return take
 
+    def _with_care(
+        self, node: n.Node, work: Callable[[pl.DataFrame], T], whole: str | None = None
+    ) -> Callable[[pl.DataFrame], T]:
+        """What a step does with rows; with a note of them, where that may end the process."""
+        care = self._care
+        if care is None:
+            return work
+
+        def careful(frame: pl.DataFrame) -> T:
+            with care.over(_words(node), self.reading, frame, cuttable=can_be_cut(frame, whole)):
+                return work(frame)
+
+        return careful
+
     def _plain(self, node: n.Node) -> Sink:
-        operator = operator_of(node, self._analysis)
+        return self._apart(node, operator_of(node, self._analysis))
+
+    def _asking_now(self, node: MapAsync) -> Sink:
+        """Waits for all answers before anything else is done."""
+        flight = self._flights[node] = InFlight(*calls_of(node, self._analysis), self._ring)
+        return self._apart(node, flight.operator)
+
+    def _apart(self, node: n.Node, does: Callable[[pl.DataFrame], pl.DataFrame]) -> Sink:
+        operator = self._with_care(node, does)
 
         def take(frame: pl.DataFrame) -> None:
             try:
@@ -455,12 +501,14 @@ class Flow:
                 # What was half done must not be done again, nor be taken for done.
                 raise self._failed(node, error) from error
 
+        adding = self._with_care(node, add)
+
         def take(frame: pl.DataFrame) -> None:
             counts.rows += frame.height if counted else 0
             try:
-                made = add(frame)
+                made = adding(frame)
             except FAILURES as error:
-                for left in self._left(lambda _: node, node.parents[port], add, frame, error):
+                for left in self._left(lambda _: node, node.parents[port], adding, frame, error):
                     self._give(node, left, port)
             else:
                 self._give(node, made, port)
@@ -500,7 +548,8 @@ class Flow:
             frame_with = frame.drop(ORIGIN, strict=False).hstack(origins)
         else:
             frame_with = frame
-        if self._faults.policy == "fail" or isinstance(error, Unsuited):
+        may_leave_out = self._faults.policy != "fail" and not isinstance(error, Unsuited)
+        if not may_leave_out and not isinstance(error, ProcessDied):
             # What did not end in time would take as long again for each half.
             slow = isinstance(error, TimeoutError)
             piece = Piece(0, frame.height, error) if slow else culprit(work, frame, error, whole=whole)
@@ -509,12 +558,21 @@ class Flow:
             raise self._failed(step_of_rows(found), piece.error, rows) from error
         sifted = sift(work, frame, error, whole=whole)
         for piece in sifted.failed:
-            node = step_of_rows(frame.slice(piece.first, piece.rows))
-            self._faults.note(Fault(_words(node), piece.error, frame_with.slice(piece.first, piece.rows)))
+            node, rows = (
+                step_of_rows(frame.slice(piece.first, piece.rows)),
+                frame_with.slice(piece.first, piece.rows),
+            )
+            if not may_leave_out:
+                raise self._failed(node, piece.error, rows) from piece.error
+            self._tracer.leave_out(node, rows)
+            self._faults.note(Fault(_words(node), piece.error, rows))
         yield from sifted.results
 
     def _guarded(self, node: n.Node, work: Callable[[], T]) -> T:
         try:
+            if self._care is not None:
+                with self._care.over(_words(node), self.reading, self.reading, cuttable=False):
+                    return work()
             return work()
         except JobFailed:
             raise
@@ -535,6 +593,8 @@ class Flow:
         if rows is not None:
             count = "a row" if rows.height == 1 else f"{rows.height:,} rows"
             said.append(f"over {what and f'{what}, '}{count}:\n{shown(rows, self._place)}")
+        if isinstance(error, ProcessDied):
+            said.append(_REMEDY)
         return StepFailed("\n".join(said))
 
     def _place(self, origin: tuple[int, ...]) -> str:

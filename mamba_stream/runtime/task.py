@@ -19,6 +19,7 @@ from mamba_stream.plan.pipeline import Pipeline
 from mamba_stream.plan.stages import Exchange, Stage
 from mamba_stream.runtime.beside import Beside, Committing
 from mamba_stream.runtime.budget import Budget
+from mamba_stream.runtime.care import Care
 from mamba_stream.runtime.checkpoint import Checkpoints, Saved
 from mamba_stream.runtime.connectors import ConnectorFeed, ConnectorFeeds, extent_of
 from mamba_stream.runtime.counts import Counts, StepLateness, summary_of
@@ -93,6 +94,7 @@ class Task:
         committing: Committing | None = None,
         budget: Budget | None = None,
         ring: Callable[[], None] = lambda: None,
+        care: Care | None = None,
     ) -> None:
         """Opens what is read and written, and puts the state back.
 
@@ -109,6 +111,7 @@ class Task:
             committing: Makes commits durable while the task goes on; a thread of the task's own, if left out.
             budget: How much it takes in; what suits the whole job's memory, if left out.
             ring: Called from any thread when there is something to do for whoever waits.
+            care: Makes note of what steps are about to do, where that may end the process.
 
         Raises:
             OffsetTrimmed: Rows that were to be read next are gone.
@@ -151,6 +154,7 @@ class Task:
             stage=stage,
             entrances={exchange: self._entrance(exchange) for exchange in stage.exchanges},
             ring=ring,
+            care=care,
         )
         self._restore(saved, kept)
         self._begun = clock.monotonic()

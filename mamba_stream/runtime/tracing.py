@@ -24,6 +24,16 @@ class Tracer:
 
     def __init__(self, analysis: Analysis) -> None:
         self._analysis = analysis
+        self._left_out: dict[n.Node, list[pl.DataFrame]] = {}
+
+    def begin(self) -> None:
+        """Other rows were read."""
+        self._left_out = {}
+
+    def leave_out(self, node: n.Node, rows: pl.DataFrame) -> None:
+        """Rows, with their origin, did not get through a node: they are not taken there again."""
+        if set(ORIGIN) <= set(rows.columns):
+            self._left_out.setdefault(node, []).append(rows.select(ORIGIN))
 
     def origins(
         self, node: n.Node, frame: pl.DataFrame, source: n.Node, read: Callable[[], pl.DataFrame]
@@ -59,6 +69,8 @@ class Tracer:
         if len(ways) != 1:
             return None
         [rows] = ways
+        for gone in self._left_out.get(node, ()):
+            rows = rows.join(gone, on=ORIGIN, how="anti", maintain_order="left")
         shapes, present = self._analysis.shapes, self._analysis.present
         if isinstance(node, n.RowStep):
             verb = row_verb(node, shapes[node.parent], shapes[node], present[node.parent])

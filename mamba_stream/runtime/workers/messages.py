@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from mamba_stream.runtime.care import Attempt, Death
 from mamba_stream.runtime.counts import Counts, StepLateness
 from mamba_stream.runtime.workers.layout import TaskName
 
@@ -14,10 +15,15 @@ class Take(msgspec.Struct, frozen=True, tag="take"):
     Attributes:
         tasks: The tasks.
         lease: Under which number; whoever was given one of them later keeps it, even if it hears of that first.
+        care: How many rows to read before a commit, at first, saying what is done with them; 0 does without. The
+            worker releases a task that has come through what there was.
+        known: What ended the processes before that ran one of them so.
     """
 
     tasks: list[TaskName]
     lease: int
+    care: int = 0
+    known: list[Death] = []
 
 
 class Release(msgspec.Struct, frozen=True, tag="release"):
@@ -51,6 +57,24 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     """
 
     process: int
+
+
+class Trying(msgspec.Struct, frozen=True, tag="trying"):
+    """From a worker: this is what it does now; what it said last, its end may be due to.
+
+    Attributes:
+        task: Of which task; ``None`` when that has had its turn.
+        attempt: What.
+    """
+
+    task: TaskName | None
+    attempt: Attempt | None = None
+
+
+class Through(msgspec.Struct, frozen=True, tag="through"):
+    """From a worker: it has come through these tasks with care. What it did of them is committed, and they are free."""
+
+    tasks: list[TaskName]
 
 
 class Released(msgspec.Struct, frozen=True, tag="released"):
@@ -175,4 +199,4 @@ class Gone(msgspec.Struct, frozen=True, tag="gone"):
     reason: str
 
 
-Report = Ready | Taken | Released | Over | Committed | Beat | Failed | Gone
+Report = Ready | Taken | Trying | Through | Released | Over | Committed | Beat | Failed | Gone

@@ -33,13 +33,17 @@ from mamba_stream.runtime.workers.messages import (
     Release,
     Released,
     Report,
-    Take,
     Taken,
     TaskFacts,
+    Through,
+    Trying,
 )
+from mamba_stream.runtime.workers.suspects import Suspects
 
 PAUSES: Final = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 """Seconds between a death and the next start, the longer the more of them come one upon the other."""
+_ALONE: Final = 1_000
+"""The number of the first worker that has one task and no other, over which one has died."""
 
 _NAMED: Final = 6
 """So many tasks are named where they are told of."""
@@ -76,6 +80,8 @@ class _Worker:
         process: The number of its process.
         life: Which of its lives this is: what an earlier one says does not count.
         retires: Whether it is to end when it has no more tasks.
+        alone: Whether it is there for one task, over which another worker has died.
+        trying: What it said last that it was doing.
     """
 
     hand: Hand | None = None
@@ -88,6 +94,8 @@ class _Worker:
     process: int = 0
     life: int = 0
     retires: bool = False
+    alone: bool = False
+    trying: Trying | None = None
 
     @property
     def wanted(self) -> bool:
@@ -129,6 +137,8 @@ class Pool:
         self._commits = 0
         self._leases = 0
         self._leaving = False
+        self._suspects = Suspects()
+        self._isolated = 0
         self.facts: dict[TaskName, TaskFacts] = {}
         """What every task has done, as it was last heard."""
         self.begun: dict[TaskName, Counts] = {}
@@ -221,7 +231,9 @@ class Pool:
             worker.retires = False
         for number, worker in self._workers.items():
             worker.retires = number >= workers
-        there = {number: worker.tasks & self._left for number, worker in self._workers.items()}
+        there = {
+            number: worker.tasks & self._left for number, worker in self._workers.items() if not worker.alone
+        }
         for number, moved in moves(there, workers).items():
             # Told twice it would answer twice, and by then may have been given a task again.
             tasks = moved - self._workers[number].releasing
@@ -264,6 +276,7 @@ class Pool:
 
     def _start(self, number: int, worker: _Worker) -> None:
         worker.life += 1
+        worker.trying = None
         worker.ready, worker.heard = False, self._clock.monotonic()
         life = worker.life
 
@@ -287,9 +300,16 @@ class Pool:
             case Taken(tasks):
                 for name, facts in tasks:
                     self.begun.setdefault(name, facts.begun)
-                    self.facts[name] = facts
+                self._came(worker, tasks)
+            case Trying() as trying:
+                worker.trying = trying
             case Released(tasks):
+                self._suspects.clear(tasks)
                 self._free(number, tasks)
+            case Through(tasks):
+                self._suspects.clear(tasks)
+                # Of what it was told to release it says that it has, too.
+                self._free(number, [name for name in tasks if name not in worker.releasing])
             case Over(task, ended, facts):
                 self.facts[task] = facts
                 worker.tasks.discard(task)
@@ -301,38 +321,62 @@ class Pool:
                 self._waiting.get(asked, set()).discard(number)
             case Beat(tasks):
                 # What it had to say of a task that it let go of came late: another one tells of it now.
-                own = [(name, facts) for name, facts in tasks if name in worker.tasks]
-                if any(self._commits_of(name) < facts.commits for name, facts in own):
-                    worker.deaths = 0
-                self.facts.update(own)
+                self._came(worker, [(name, facts) for name, facts in tasks if name in worker.tasks])
             case Failed(code, message, task):
                 kind = getattr(errors, code, JobFailed)
                 self.error = kind(f"{message}" + (f" (task {task})" if task is not None else ""))
             case Gone(reason):
                 self._dead(number, worker, reason)
 
-    def _commits_of(self, task: TaskName) -> int:
-        known = self.facts.get(task)
-        return 0 if known is None else known.commits
+    def _came(self, worker: _Worker, tasks: Iterable[tuple[TaskName, TaskFacts]]) -> None:
+        """It is heard how far tasks have come; a commit that was not known yet says that this worker gets somewhere."""
+        for name, facts in tasks:
+            known = self.facts.get(name)
+            if known is not None and known.commits < facts.commits:
+                worker.deaths = 0
+                self._suspects.progressed(name)
+            self.facts[name] = facts
 
     def _dead(self, number: int, worker: _Worker, reason: str) -> None:
         """A worker is gone: another one follows it, and has its tasks."""
         if worker.hand is not None:
             worker.hand.kill()
+        blamed = self._suspects.died(worker.tasks, worker.trying, reason) if worker.ready else None
         worker.hand, worker.ready = None, False
         # What it was to release it has not, and is free.
         self._free(number, set(worker.releasing))
         self._commits_nothing(number)
+        if blamed is not None:
+            self._isolate(number, worker, blamed, reason)
+            return
         worker.deaths += 1
         if worker.deaths > self._settings.restarts:
             self.error = JobFailed(
-                f"worker {number} {reason}, for the {worker.deaths}th time without a commit in between: this job does "
-                "not come further; run it with workers=1 to see what happens in this process"
+                f"worker {number}, which has {_words(worker.tasks)}, {reason}, for the {worker.deaths}th time without "
+                "a commit in between: this job does not come further; run it with workers=1 to see what happens in "
+                "this process"
             )
         pause = PAUSES[min(worker.deaths - 1, len(PAUSES) - 1)]
         worker.due = self._clock.monotonic() + pause
         follows = f"; another follows in {pause:g} s" if worker.wanted and self.error is None else ""
         self._note("worker", f"{number} (process {worker.process}) {reason}{follows}")
+
+    def _isolate(self, number: int, worker: _Worker, task: TaskName, reason: str) -> None:
+        """A worker has died over a task: that has one of its own from now on, and harms no other."""
+        self._note(
+            "worker",
+            f"{number} (process {worker.process}) {reason}, at task {task}, which runs by itself now",
+        )
+        worker.due = self._clock.monotonic()
+        if task not in worker.tasks:
+            return
+        self.error = self.error or self._suspects.hopeless(task, self._settings.restarts)
+        if not worker.alone:
+            worker.tasks.discard(task)
+            worker.deaths = 0
+            alone = _Worker(tasks={task}, due=worker.due, retires=True, alone=True)
+            self._workers[_ALONE + self._isolated] = alone
+            self._isolated += 1
 
     def _free(self, number: int, tasks: Iterable[TaskName]) -> None:
         worker = self._workers[number]
@@ -371,7 +415,8 @@ class Pool:
 
     def _give(self, number: int, tasks: Iterable[TaskName]) -> None:
         self._leases += 1
-        self._send(number, Take(sorted(tasks), self._leases))
+        for take in self._suspects.takes(tasks, self._leases):
+            self._send(number, take)
 
     def _patience(self, worker: _Worker) -> float:
         return self._settings.lease if worker.ready else self._settings.start

@@ -20,6 +20,7 @@ from mamba_stream.runtime.workers.messages import (
     Report,
     Take,
     Taken,
+    Through,
 )
 from mamba_stream.runtime.workers.worker import Worker
 
@@ -35,7 +36,7 @@ class Shift:
             say: Tells the pool something.
         """
         self._worker = worker
-        self._say = say
+        self._say = worker.say = say
         self.over = False
         """Whether there is nothing more to do: it was told to quit, or cannot go on."""
 
@@ -43,9 +44,9 @@ class Shift:
         """Does what the pool says."""
         with _Saying(self):
             match order:
-                case Take(tasks, lease):
+                case Take(tasks, lease, care, known):
                     for name in tasks:
-                        self._worker.take(name, lease)
+                        self._worker.take(name, lease, care, known)
                     self._say(Taken(self._worker.facts(tasks)))
                 case Release(tasks):
                     for name in tasks:
@@ -65,6 +66,8 @@ class Shift:
             rows = self._worker.turn()
             for over in self._worker.ended():
                 self._say(over)
+            if through := self._worker.through():
+                self._say(Through(through))
             return rows
         return 0
 

@@ -18,6 +18,10 @@ from mamba_stream.runtime.workers.shift import Shift
 from mamba_stream.runtime.workers.worker import Worker
 
 
+class Killed(BaseException):
+    """Raised by a function of a pipeline: the simulated worker that runs it dies there."""
+
+
 @dataclass(frozen=True, slots=True)
 class Misfortunes:
     """What may happen to a worker at each of its turns, as probabilities.
@@ -107,14 +111,18 @@ class Simulation:
             life.stopped = True
             self.told.append(f"{life.number} stands still")
             return False
-        if life.orders:
-            order = life.orders.popleft()
-            self.told.append(f"{life.number} hears {order}")
-            life.shift.follow(order)
-            rows = 0
-        else:
-            rows = life.shift.turn()
-            self._say(life, life.shift.beat())
+        rows = 0
+        try:
+            if life.orders:
+                order = life.orders.popleft()
+                self.told.append(f"{life.number} hears {order}")
+                life.shift.follow(order)
+            else:
+                rows = life.shift.turn()
+                self._say(life, life.shift.beat())
+        except Killed as killed:
+            self._end(life, f"was killed by {killed}")
+            return False
         if life.shift.over:
             self._end(life, "ended")
         return rows > 0

@@ -13,6 +13,7 @@ from mamba_stream.plan.pipeline import Pipeline
 from mamba_stream.plan.stages import Stage
 from mamba_stream.runtime.beside import Committing
 from mamba_stream.runtime.budget import Budget
+from mamba_stream.runtime.care import Care, Death
 from mamba_stream.runtime.checkpoint import Checkpoints, place_of_task
 from mamba_stream.runtime.memory import in_words
 from mamba_stream.runtime.options import RunOptions
@@ -20,9 +21,10 @@ from mamba_stream.runtime.prepared import Prepared
 from mamba_stream.runtime.task import LOOK, Share, Task
 from mamba_stream.runtime.workers.backlog import MOST, Backlog
 from mamba_stream.runtime.workers.board import Board
+from mamba_stream.runtime.workers.careful import Careful
 from mamba_stream.runtime.workers.facts import Spent, facts_of
 from mamba_stream.runtime.workers.layout import TaskName
-from mamba_stream.runtime.workers.messages import Over, TaskFacts
+from mamba_stream.runtime.workers.messages import Over, Report, TaskFacts
 from mamba_stream.runtime.workers.vigil import Vigil
 
 _FULL: Final = 0.1
@@ -71,6 +73,10 @@ class Worker:
         self.working: TaskName | None = None
         """The task that works now, or raised when it last worked."""
         self._over: list[Over] = []
+        self._careful: dict[TaskName, Careful] = {}
+        self._through: list[TaskName] = []
+        self.say: Callable[[Report], None] = lambda _: None
+        """Tells the pool something."""
         self._spent: dict[TaskName, Spent] = {}
         self._leaving = False
         self._full = False
@@ -81,12 +87,14 @@ class Worker:
         self._vigil = Vigil(log, clock)
         self._worked: set[TaskName] = set()
 
-    def take(self, name: TaskName, lease: int) -> None:
+    def take(self, name: TaskName, lease: int, rows: int = 0, known: Sequence[Death] = ()) -> None:
         """Takes a task over from whoever ran it: from here on nobody else can commit it.
 
         Args:
             name: The task.
             lease: The number under which it was given to this worker.
+            rows: How many rows it reads between two commits, where it is to say what it does before it does it.
+            known: What ended processes before that ran it so.
 
         Raises:
             JobFailed: It was given to another worker since.
@@ -95,19 +103,22 @@ class Worker:
         place = place_of_task(self._pipeline.name, name.stage, name.number)
         while True:
             checkpoints = Checkpoints(self._log, place, self._clock, self._run, lease)
+            careful = Careful(name, rows, known, checkpoints, self.say) if rows else None
             try:
-                task = self._taken(name, checkpoints)
+                task = self._taken(name, checkpoints, None if careful is None else careful.care)
             except MambaStreamError:
                 # Whoever had it may have committed once more while this one looked at what was left.
                 if checkpoints.outdated:
                     continue
                 raise
             break
+        if careful is not None:
+            self._careful[name] = careful
         self.tasks[name] = task
         self._spent[name] = Spent(self._clock.monotonic())
         self._vigil.wake(name)
 
-    def _taken(self, name: TaskName, checkpoints: Checkpoints) -> Task:
+    def _taken(self, name: TaskName, checkpoints: Checkpoints, care: Care | None) -> Task:
         stage = self._stages[name.stage]
         saved = checkpoints.load()
         share = Share(stage, name.number, {one: self._board.words(one) for one in stage.exchanges})
@@ -125,6 +136,7 @@ class Worker:
             None if self._make_committing is None else self._make_committing(),
             self._budget,
             self._ring,
+            care,
         )
         try:
             task.claim()
@@ -139,8 +151,14 @@ class Worker:
         if task is None:
             return
         self.working = name
+        self._careful.pop(name, None)
         task.commit("running")
         task.close()
+
+    def through(self) -> list[TaskName]:
+        """The tasks that came through what they had to be careful with, and were let go of since the last time."""
+        through, self._through = self._through, []
+        return through
 
     def commit(self) -> None:
         """Commits all that was done."""
@@ -238,8 +256,12 @@ class Worker:
         stage = self._stages[name.stage]
         reads = bool(stage.sources)
         begun = self._clock.monotonic()
+        careful = self._careful.get(name)
         full = not (reads and self._leaving) and self._backlog.full(name.stage)
-        rows = 0 if full or (reads and self._leaving) else task.step()
+        if full or (reads and self._leaving):
+            rows = 0
+        else:
+            rows = task.step() if careful is None else careful.step(task)
         held, ended = full or bool(task.engine.waiting), self._clock.monotonic()
         self._spent[name].turn(begun, ended, worked=rows > 0 or task.engine.acted, held=held)
         if full:
@@ -250,8 +272,12 @@ class Worker:
             self._over.append(Over(name, ended, self._facts(name, task)))
             task.close()
             del self.tasks[name]
+            self._careful.pop(name, None)
             return 0
-        if rows == 0:
+        if careful is not None and not full and careful.is_through(rows):
+            self.release(name)
+            self._through.append(name)
+        elif rows == 0:
             task.rest()
             if not full:
                 self._lay(name, task)
