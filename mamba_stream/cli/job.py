@@ -97,6 +97,32 @@ def reset(name: str, yes: bool, place: str | None) -> None:
 
 @job.command()
 @click.argument("name")
+@_timeout_option(10.0)
+@output_option
+@log_option
+def describe(name: str, timeout: float, output: str, place: str | None) -> None:
+    """Show what a job is doing: its stages and tasks, who runs them, how far they are, and what went wrong last.
+
+    One that runs is asked; of any other, this is what its last commit left.
+    """
+    from mamba_stream.cli.jobdescribe import print_description
+    from mamba_stream.runtime.asking import ask
+    from mamba_stream.runtime.describing import decode_description
+    from mamba_stream.runtime.jobs import find_job
+    from mamba_stream.runtime.requests import Describe
+
+    with open_place(place) as log:
+        facts, described, unheard = find_job(log, name), None, ""
+        if facts.where:
+            try:
+                described = decode_description(ask(log, name, Describe(), timeout)[1])
+            except TimeoutError as error:
+                unheard = str(error)
+        print_description(log, facts, described, unheard, output)
+
+
+@job.command()
+@click.argument("name")
 @_timeout_option(60.0)
 @log_option
 def stop(name: str, timeout: float, place: str | None) -> None:

@@ -80,6 +80,35 @@ def job_of_group(log: Log, group: str) -> str | None:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """How far a job has read a partition, as its last commit left it.
+
+    Attributes:
+        topic: The topic.
+        partition: The partition's number.
+        position: The next offset to read.
+        lag: How many rows are there that are not read.
+    """
+
+    topic: str
+    partition: int
+    position: int
+    lag: int
+
+
+def readings_of(log: Log, name: str) -> list[Reading]:
+    """How far a job has read the topics that are its sources, whether it runs or not."""
+    found = []
+    for group in log.groups():
+        if job_of_group(log, group) != name:
+            continue
+        for (topic, partition), position in sorted(log.group_offsets(group).items()):
+            end = log[topic].offsets()[partition][1] if topic in log else position
+            found.append(Reading(topic, partition, position, max(0, end - position)))
+    return found
+
+
+@dataclass(frozen=True)
 class Reset:
     """What became of what a job had.
 

@@ -24,6 +24,7 @@ _LONGEST: Final = 1_600
 """Bytes of an event's text; of a longer one, beginning and end are kept."""
 _WAITING: Final = 64
 """How many events wait to be written; beyond that the oldest of them goes."""
+_WRONG: Final = frozenset({"died", "failed"})
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -55,6 +56,11 @@ class Event:
     run: int
     what: str
     text: str
+
+    @property
+    def wrong(self) -> bool:
+        """Whether something went wrong."""
+        return self.what in _WRONG
 
 
 class Journal:

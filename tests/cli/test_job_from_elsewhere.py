@@ -21,7 +21,7 @@ PIPELINE = """
 import mamba_stream as mamba
 import polars as pl
 
-rows = mamba.stream("in").with_columns(bucket=pl.col("value") % 5)
+rows = mamba.stream("in", idle="1d").with_columns(bucket=pl.col("value") % 5)
 counted = rows.window(mamba.tumbling("1m"), by="bucket").agg(rows=pl.len(), total=pl.col("value").sum())
 pipeline = mamba.pipeline("counting", counted.to("out"))
 """
@@ -102,6 +102,18 @@ def finish(place, run_command):
     return found.with_columns(pl.col("rows").cast(pl.Int64)).sort("bucket", "window_start").rows()
 
 
+def check_description(found, workers):
+    """What any job says of itself while it runs."""
+    assert (found["job"], found["state"], found["workers"]) == ("counting", "running", workers)
+    assert found["stages"][0]["what"].startswith("in: ")
+    assert {task["worker"] for task in found["tasks"]} <= {*range(workers), None}
+    for task in found["tasks"]:
+        assert task["busy"] + task["idle"] + task["backpressured"] == pytest.approx(1)
+    # Which of them its commits have come to is up to it; that it is told of the same rows is not.
+    assert all(one["position"] + one["lag"] == ROWS // 3 for one in found["reading"])
+    assert found["errors"] == []
+
+
 def test_a_job_of_one_task_is_stopped_from_elsewhere(
     place, tmp_path, environment, spawn_command, monkeypatch
 ):
@@ -109,6 +121,8 @@ def test_a_job_of_one_task_is_stopped_from_elsewhere(
         (listed,) = spawn_command("job", "list", "-o", "json", "--log", place).json
         assert (listed["state"], listed["workers"]) == ("running", 1)
         assert f"process {job.pid}" in listed["where"]
+        described = spawn_command("job", "describe", "counting", "-o", "json", "--log", place)
+        check_description(described.json, workers=1)
         stopped = spawn_command("job", "stop", "counting", "--log", place)
         assert (stopped.code, stopped.err) == (0, "")
         assert stopped.out.startswith("counting stopped: 600 rows in")
@@ -129,6 +143,9 @@ def test_a_job_over_workers_is_rescaled_and_stopped_from_elsewhere(
         assert rescaled.out == "counting has 3 workers\n"
         workers = children(job.pid)
         assert len(workers) == 3
+        described = spawn_command("job", "describe", "counting", "-o", "json", "--log", place).json
+        check_description(described, workers=3)
+        assert {*described["processes"].values()} == {*workers}
         with mamba.open(place) as log:
             append(log, ROWS)
         stopped = spawn_command("job", "stop", "counting", "--log", place)

@@ -292,7 +292,7 @@ class Pool:
             case Ready(process):
                 worker.ready, worker.process = True, process
                 where = f"process {process}" if process else "a thread"
-                self._note("worker", f"{number} is ready ({where}) and has {_words(worker.tasks)}")
+                self._note("worker", f"worker {number} is ready ({where}) and has {_words(worker.tasks)}")
                 if worker.tasks:
                     self._give(number, worker.tasks)
                 if self._leaving:
@@ -359,7 +359,7 @@ class Pool:
         pause = PAUSES[min(worker.deaths - 1, len(PAUSES) - 1)]
         worker.due = self._clock.monotonic() + pause
         follows = f"; another follows in {pause:g} s" if worker.wanted and self.error is None else ""
-        self._note("worker", f"{number} (process {worker.process}) {reason}{follows}")
+        self._note("died", f"worker {number} (process {worker.process}) {reason}{follows}")
 
     def _isolate(self, number: int, worker: _Worker, task: TaskName, reason: str) -> None:
         """A worker has died over a task: that has one of its own from now on, and harms no other."""
@@ -405,7 +405,7 @@ class Pool:
             if worker.retires and not worker.tasks and worker.hand is not None:
                 worker.hand.send(Quit())
                 worker.hand, worker.ready = None, False
-                self._note("worker", f"{number} (process {worker.process}) is not needed any more")
+                self._note("worker", f"worker {number} (process {worker.process}) is not needed any more")
                 self._commits_nothing(number)
 
     def _commits_nothing(self, number: int) -> None:
