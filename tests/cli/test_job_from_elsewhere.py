@@ -67,8 +67,9 @@ def running(place, tmp_path, environment, *options):
     ) as job:
         try:
             with mamba.open(place) as log:
-                until(lambda: commits(log) > 0 or job.poll() is not None, "its first commit")
-                assert job.poll() is None, job.stderr.read()
+                while commits(log) == 0:
+                    assert job.poll() is None, job.stderr.read()
+                    log.wait(log.heard(), 0.5)
                 yield job
         finally:
             job.kill()
@@ -117,7 +118,7 @@ def check_description(found, workers):
 def test_a_job_of_one_task_is_stopped_from_elsewhere(
     place, tmp_path, environment, spawn_command, monkeypatch
 ):
-    with running(place, tmp_path, environment, "--commit", "50ms") as job:
+    with running(place, tmp_path, environment, "--commit", "200ms") as job:
         (listed,) = spawn_command("job", "list", "-o", "json", "--log", place).json
         assert (listed["state"], listed["workers"]) == ("running", 1)
         assert f"process {job.pid}" in listed["where"]
@@ -137,7 +138,7 @@ def test_a_job_over_workers_is_rescaled_and_stopped_from_elsewhere(
     place, tmp_path, environment, spawn_command, run_command, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    with running(place, tmp_path, environment, "--workers", "2", "--commit", "50ms") as job:
+    with running(place, tmp_path, environment, "--workers", "2", "--commit", "200ms") as job:
         rescaled = spawn_command("job", "rescale", "counting", "3", "--log", place)
         assert (rescaled.code, rescaled.err) == (0, "")
         assert rescaled.out == "counting has 3 workers\n"
@@ -165,7 +166,7 @@ def test_a_job_over_workers_is_cancelled_from_elsewhere(
     place, tmp_path, environment, spawn_command, run_command, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    with running(place, tmp_path, environment, "--workers", "2", "--commit", "50ms") as job:
+    with running(place, tmp_path, environment, "--workers", "2", "--commit", "200ms") as job:
         workers = children(job.pid)
         cancelled = spawn_command("job", "cancel", "counting", "--log", place)
         assert cancelled.code == 0, cancelled.err
@@ -176,7 +177,7 @@ def test_a_job_over_workers_is_cancelled_from_elsewhere(
 
 
 def test_a_job_that_was_killed_is_not_waited_for(place, tmp_path, environment, spawn_command):
-    with running(place, tmp_path, environment, "--commit", "50ms") as job:
+    with running(place, tmp_path, environment, "--commit", "200ms") as job:
         job.send_signal(signal.SIGSTOP)
         command = [sys.executable, "-m", "mamba_stream.cli", "job", "stop", "counting", "--log", place]
         with (
@@ -187,7 +188,7 @@ def test_a_job_that_was_killed_is_not_waited_for(place, tmp_path, environment, s
             job.kill()
             assert asking.wait(60) == 1
             assert "ended before it heard of that" in asking.stderr.read()
-    with running(place, tmp_path, environment, "--commit", "50ms") as job:
+    with running(place, tmp_path, environment, "--commit", "200ms") as job:
         with mamba.open(place) as log:
             assert log.records("jobs.requests/counting") == {}
         assert job.poll() is None
