@@ -78,7 +78,11 @@ def topic(operation, name="orders"):
         ("jobs.outputs", "etl/x", {group("describe", "job.etl")}, {group("read", "job.etl")}, {group("delete", "job.etl")}),
         ("jobs.savepoints", "etl/x", {group("describe", "job.etl")}, {group("read", "job.etl")}, {group("delete", "job.etl")}),
         ("jobs.tasks/etl", "0/1", {group("describe", "job.etl")}, {group("read", "job.etl")}, {group("read", "job.etl")}),
+        ("jobs.requests/etl", "a1", {group("describe", "job.etl")}, {group("read", "job.etl")}, {group("read", "job.etl")}),
+        ("jobs.answers/etl", "a1/0000", {group("describe", "job.etl")}, {group("read", "job.etl")}, {group("read", "job.etl")}),
+        ("jobs.journal/etl", "017", {group("describe", "job.etl")}, {group("read", "job.etl")}, {group("read", "job.etl")}),
         ("jobs.resets", "etl", {group("describe", "job.etl")}, {group("read", "job.etl")}, {group("read", "job.etl")}),
+        ("jobs.runs", "etl", {group("describe", "job.etl")}, {group("read", "job.etl")}, {group("read", "job.etl")}),
         ("sessions", "next", set(), set(), set()),
         ("server.topics", "orders", {ADMIN}, {ADMIN}, {ADMIN}),
     ],
@@ -229,12 +233,25 @@ WHOLE = [
     "jobs",
     "jobs.outputs",
     "jobs.resets",
+    "jobs.runs",
     "jobs.savepoints",
     "bounds",
     "priorities",
     "server.topics",
 ]
-PARTS = ["owners", "cursor", "pending", "groups", "letters", "jobs.tasks", "lock", "x"]
+PARTS = [
+    "owners",
+    "cursor",
+    "pending",
+    "groups",
+    "letters",
+    "jobs.tasks",
+    "jobs.requests",
+    "jobs.answers",
+    "jobs.journal",
+    "lock",
+    "x",
+]
 SPACES = [*WHOLE, *TEXTS, *("/".join(parts) for parts in itertools.product(PARTS, TEXTS))]
 SPACES += ["/".join(parts) for parts in itertools.product(["cursor", "pending"], ["mailers", ""], TEXTS)]
 
