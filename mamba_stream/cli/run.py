@@ -35,6 +35,10 @@ def _until(_context: click.Context, _parameter: click.Parameter, value: str | No
         raise click.BadParameter(said) from None
 
 
+def _workers(_context: click.Context, _parameter: click.Parameter, value: str) -> int | str:
+    return int(value) if value.isascii() and value.isdigit() else value
+
+
 @click.command()
 @click.argument("pipeline", metavar="FILE")
 @click.option(
@@ -59,10 +63,12 @@ def _until(_context: click.Context, _parameter: click.Parameter, value: str | No
 )
 @click.option(
     "--workers",
-    type=click.IntRange(1),
-    default=1,
+    callback=_workers,
+    default="1",
     show_default=True,
-    help="How many workers run it: 1 is this process, more are processes of their own.",
+    metavar="N|auto|auto:N-M|exactly:N",
+    help="How many workers run it: 1 is this process, more are processes of their own, where that is faster; auto: as "
+    "many as the load takes; exactly: though one were faster.",
 )
 @click.option(
     "--grace",
@@ -79,7 +85,7 @@ def run(
     state: Any,
     commit: str,
     latency: str | None,
-    workers: int,
+    workers: int | str,
     grace: str,
     quiet: bool,
     place: str | None,
@@ -100,6 +106,8 @@ def run(
         job = mamba.start(
             made, log=place, until=until, state=state, commit=commit, latency=latency, workers=workers
         )
+        if job.note:
+            click.echo(f"{job.name}: {job.note}", err=True)
         signals.at_work = True
         with watching(job, quiet=quiet) as view:
             while job.status.state == "running" and not signals.received:

@@ -26,7 +26,7 @@ def start(
     state: str = "resume",
     memory: str | float | None = None,
     commit: str | timedelta = "1s",
-    workers: int = 1,
+    workers: int | str = 1,
     on_gap: str = "fail",
     latency: str | timedelta | None = None,
 ) -> Job:
@@ -54,7 +54,7 @@ def run(
     state: str = "resume",
     memory: str | float | None = None,
     commit: str | timedelta = "1s",
-    workers: int = 1,
+    workers: int | str = 1,
     on_gap: str = "fail",
     latency: str | timedelta | None = None,
 ) -> RunSummary:
@@ -77,7 +77,9 @@ def run(
         commit: How often to commit.
         workers: How many workers run it. One is this process; more are processes of their own, to which the pipeline
             is sent, with the functions in it. Its state is then cut by key among them, and stays so: run with one
-            worker later, it is run by this process alone, but goes on as it was cut.
+            worker later, it is run by this process alone, but goes on as it was cut. Where one worker is faster than
+            so many, there is one, and ``job.note`` says why; ``"exactly:4"`` has four all the same. ``"auto"`` has as
+            many as the load takes, up to the number of processors; ``"auto:2-8"`` between two and eight.
         on_gap: ``"earliest"`` goes on behind rows that were trimmed away before they were read.
         latency: How long a row should be on its way at most, as far as that is up to the run: it reads so much at a
             time, and commits results so soon. Left out, it reads as much as is efficient, and commits every ``commit``.

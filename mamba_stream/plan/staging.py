@@ -7,6 +7,7 @@ from typing import Final
 
 from mamba_stream.errors import PipelineRefused
 from mamba_stream.plan import nodes as n
+from mamba_stream.plan.alone import alone
 from mamba_stream.plan.analysis import analyse
 from mamba_stream.plan.explain import explain, words_of
 from mamba_stream.plan.lying import Laid, in_words, laid, why_shuffled
@@ -44,7 +45,12 @@ def explain_stages(roots: Sequence[n.Node]) -> str:
     lie = laid(analysis.sources)
     cut = stages(analysis, PARTITIONS, lie)
     met = _meetings(cut, lie)
-    return "\n".join(line for stage in cut for line in _lines(stage, cut, numbers, met))
+    lines = [line for stage in cut for line in _lines(stage, cut, numbers, met)]
+    one = alone(cut)
+    if one is not None:
+        fewer = "" if one.enough is None else f" with workers= less than {one.enough}"
+        lines.append(f"one worker{fewer}: {one.why}")
+    return "\n".join(lines)
 
 
 def meetings(roots: Sequence[n.Node]) -> Mapping[n.Node, str]:

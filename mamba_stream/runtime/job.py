@@ -50,6 +50,8 @@ class Job(ABC):
         """
         self.name = name
         """The job's name, which is the pipeline's."""
+        self.note = ""
+        """What is worth knowing of how it runs: why by one worker, where several were asked for."""
         self._log = log
         self._clock = clock
         self._bell = Bell(log)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 from mamba_stream.core.clock import Clock, SystemClock
@@ -21,12 +22,28 @@ from mamba_stream.runtime.workers.layout import TaskName
 
 _TASK = TaskName(0, 0)
 
+_logger = logging.getLogger(__name__)
+
 
 class SingleJob(Job):
     """A pipeline at work as one task."""
 
-    def __init__(self, pipeline: Pipeline, log: Log, options: RunOptions, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        log: Log,
+        options: RunOptions,
+        clock: Clock | None = None,
+        why_alone: str = "",
+    ) -> None:
         """Checks the pipeline against the log, takes the job's name and begins.
+
+        Args:
+            pipeline: The pipeline.
+            log: The log.
+            options: How it is run.
+            clock: The clock.
+            why_alone: Why it is not run by the workers that were asked for.
 
         Raises:
             JobRunning: A live job has this name.
@@ -40,6 +57,9 @@ class SingleJob(Job):
             raise
         self._spent = Spent(self._clock.monotonic())
         self._status = StatusOf(self.name, self._run.analysis, self._run.names, [whole(self._run.analysis)])
+        if why_alone:
+            self.note = f"one worker is faster than several would be: {why_alone}"
+            _logger.info("job %r: %s", self.name, self.note)
         self._begin(self._run.number)
 
     @property
@@ -52,9 +72,13 @@ class SingleJob(Job):
         return {0: os.getpid()}
 
     def rescale(self, workers: int) -> None:
+        why, asked = (f" ({self.note})", f"'exactly:{workers}'") if self.note else ("", workers)
         raise InvalidInput(
-            f"job {self.name!r} runs as one task in this process: stop it, and run it with workers={workers}"
+            f"job {self.name!r} runs as one task in this process{why}: stop it, and run it with workers={asked}"
         )
+
+    def _as_begun(self) -> str:
+        return f"{super()._as_begun()}{f' ({self.note})' * bool(self.note)}"
 
     @property
     def _scale(self) -> int:

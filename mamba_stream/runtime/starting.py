@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from mamba_stream.core.clock import Clock, SystemClock
 from mamba_stream.log import Log
+from mamba_stream.plan.alone import alone
 from mamba_stream.plan.pipeline import Pipeline
+from mamba_stream.plan.staging import PARTITIONS
 from mamba_stream.runtime.checkpoint import JOBS, read_state
 from mamba_stream.runtime.job import Job
 from mamba_stream.runtime.options import RunOptions
+from mamba_stream.runtime.prepared import Prepared
+from mamba_stream.runtime.processors import processors
 from mamba_stream.runtime.progress import decode_record
 from mamba_stream.runtime.singlejob import SingleJob
 from mamba_stream.runtime.workers.beginning import Begun
 from mamba_stream.runtime.workers.executor import Executor
+from mamba_stream.runtime.workers.layout import layout_of_job
 from mamba_stream.runtime.workers.pool import PoolSettings
 from mamba_stream.runtime.workers.pooledjob import PooledJob
 from mamba_stream.runtime.workers.processes import ProcessExecutor
@@ -33,9 +40,11 @@ def start_job(pipeline: Pipeline, log: Log, options: RunOptions, clock: Clock | 
         PipelineRefused: The pipeline cannot be right, or not go on from the state there is.
     """
     clock = clock or SystemClock()
-    if options.workers == 1 and (options.anew or not _has_tasks(log, pipeline.name)):
-        return SingleJob(pipeline, log, options, clock)
-    settings = PoolSettings(options.workers)
+    if options.anew or not _has_tasks(log, pipeline.name):
+        why = "" if options.workers == 1 else one_is_better(pipeline, log, options)
+        if options.workers == 1 or why:
+            return SingleJob(pipeline, log, replace(options, workers=1, least=None), clock, why)
+    settings = PoolSettings(options.least or options.workers)
 
     def starting(begun: Begun) -> Executor:
         if options.workers == 1:
@@ -50,6 +59,22 @@ def start_job(pipeline: Pipeline, log: Log, options: RunOptions, clock: Clock | 
         )
 
     return PooledJob(pipeline, log, options, settings, starting, clock=clock)
+
+
+def one_is_better(pipeline: Pipeline, log: Log, options: RunOptions) -> str:
+    """Why one worker does a job faster than those that are asked for; empty where it does not, or is not to.
+
+    Args:
+        pipeline: The pipeline.
+        log: The log.
+        options: How it is to be run.
+    """
+    if options.exactly or options.savepoint is not None:
+        return ""
+    found = alone(layout_of_job(Prepared(pipeline, log), PARTITIONS).stages)
+    if found is None or not found.is_better(min(options.workers, processors())):
+        return ""
+    return found.why
 
 
 def _has_tasks(log: Log, job: str) -> bool:

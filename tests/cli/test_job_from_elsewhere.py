@@ -96,7 +96,7 @@ def finish(place, run_command):
     """Ends the topic, runs the job to its end with two workers, and gives what it has put out in all."""
     with mamba.open(place) as log:
         log["in"].end()
-    done = run_command("run", "counting.py", "--workers", "2", "--log", place)
+    done = run_command("run", "counting.py", "--workers", "exactly:2", "--log", place)
     assert done.code == 0, done.err
     with mamba.open(place) as log:
         found = log["out"].scan().select("bucket", "window_start", "rows", "total").collect()
@@ -138,7 +138,7 @@ def test_a_job_over_workers_is_rescaled_and_stopped_from_elsewhere(
     place, tmp_path, environment, spawn_command, run_command, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    with running(place, tmp_path, environment, "--workers", "2", "--commit", "200ms") as job:
+    with running(place, tmp_path, environment, "--workers", "exactly:2", "--commit", "200ms") as job:
         rescaled = spawn_command("job", "rescale", "counting", "3", "--log", place)
         assert (rescaled.code, rescaled.err) == (0, "")
         assert rescaled.out == "counting has 3 workers\n"
@@ -166,7 +166,7 @@ def test_a_job_over_workers_is_cancelled_from_elsewhere(
     place, tmp_path, environment, spawn_command, run_command, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    with running(place, tmp_path, environment, "--workers", "2", "--commit", "200ms") as job:
+    with running(place, tmp_path, environment, "--workers", "exactly:2", "--commit", "200ms") as job:
         workers = children(job.pid)
         cancelled = spawn_command("job", "cancel", "counting", "--log", place)
         assert cancelled.code == 0, cancelled.err

@@ -23,6 +23,7 @@ from mamba_stream.runtime.workers.beginning import Begun, begin
 from mamba_stream.runtime.workers.executor import Executor
 from mamba_stream.runtime.workers.layout import TaskName
 from mamba_stream.runtime.workers.pool import Pool, PoolSettings
+from mamba_stream.runtime.workers.scaling import Scaling
 
 _LOOK: Final = 1.0
 """Seconds until the pool is looked after when nothing is heard."""
@@ -74,6 +75,8 @@ class PooledJob(Job):
         self._status = StatusOf(self.name, prepared.analysis, prepared.names, begun.layout.stages)
         self._since = self._clock.monotonic()
         self._wanted: int | None = None
+        most = min(options.workers, len(begun.layout.tasks))
+        self._scaling = None if options.least is None else Scaling(min(options.least, most), most)
         self._begin(begun.run)
 
     @property
@@ -92,6 +95,8 @@ class PooledJob(Job):
     def rescale(self, workers: int) -> None:
         if not is_whole(workers) or workers < 1:
             raise InvalidInput(f"rescale({workers!r}): give a number of workers from 1 on")
+        # From here on it is as many as somebody wanted.
+        self._scaling = None
         self._wanted = workers
         self._bell.ring()
 
@@ -128,6 +133,8 @@ class PooledJob(Job):
             if self._leave.is_set() and not left:
                 pool.leave()
                 left = True
+            if not left:
+                self._scale_by_load()
             if self._wanted is not None:
                 wanted, self._wanted = self._wanted, None
                 pool.rescale(wanted)
@@ -146,6 +153,16 @@ class PooledJob(Job):
             self._wait(lsn, min(_LOOK, pool.seconds_to_next()))
         self._state = "cancelled"
         return self._summed()
+
+    def _scale_by_load(self) -> None:
+        """Has as many workers as the load takes, where that is to be found out."""
+        pool, scaling, now = self._pool, self._scaling, self._clock.monotonic()
+        if scaling is None or not scaling.due(now):
+            return
+        waiting = sum(self.describe().lag.values())
+        found = scaling.look(now, pool.scale, dict(pool.facts), waiting, settled=pool.settled)
+        if found is not None:
+            pool.rescale(found)
 
     def _committed(self) -> None:
         """Answers those who wanted a commit."""

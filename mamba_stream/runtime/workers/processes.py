@@ -22,6 +22,7 @@ from mamba_stream.log.store import Store, acquire
 from mamba_stream.log.ways import way_to
 from mamba_stream.plan.pipeline import Pipeline
 from mamba_stream.runtime.options import RunOptions
+from mamba_stream.runtime.processors import processors
 from mamba_stream.runtime.workers.echo import Echo
 from mamba_stream.runtime.workers.executor import Hear
 from mamba_stream.runtime.workers.messages import Failed, Gone, Order, Quit, Report
@@ -147,10 +148,9 @@ class ProcessExecutor:
         return _Launched(process, Wire(ours), registry)
 
     def _their_environment(self) -> dict[str, str]:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         # Together they are to have as many threads as there are processors; and a heap for every thread would be
         # reserved many times over.
-        ours = {_THREADS: str(max(1, cores // self.workers)), _ARENAS: "4"}
+        ours = {_THREADS: str(max(1, processors() // self.workers)), _ARENAS: "4"}
         return {**ours, **self._environment}
 
 

@@ -11,6 +11,7 @@ from polars.testing import assert_frame_equal
 
 import mamba_stream as mamba
 from mamba_stream.runtime.jobs import find_job
+from mamba_stream.runtime.journal import read_journal
 from mamba_stream.runtime.savepoints import make_savepoint
 from mamba_stream.runtime.workers.pooledjob import PooledJob
 from tests.runtime.workers.test_pooledjob import append, counting, expected, found, log, rows
@@ -138,3 +139,66 @@ def test_a_job_over_workers_is_told_of_as_others_are(log):
     assert (facts.state, facts.outputs) == ("stopped", ("out",))
     # The job's own commit at its end, and two of each of 35 tasks at least.
     assert facts.commits >= 36
+
+
+@pytest.mark.planned
+def test_where_one_worker_is_faster_there_is_one_and_it_says_why(log, caplog):
+    data = rows(0, 3_000)
+    append(log, data)
+    with caplog.at_level("INFO", logger="mamba_stream"):
+        job = mamba.start(counting(), log=log, workers=2, until="stopped")
+    assert job.workers == {0: os.getpid()}
+    assert "Polars does all of it" in job.note
+    assert job.note in caplog.text
+    with pytest.raises(mamba.InvalidInput, match="Polars does all of it.*workers='exactly:2'"):
+        job.rescale(2)
+    log["in"].end()
+    job.wait(60)
+    assert job.note in log_of(log, "counting")
+    assert_frame_equal(found(log), expected(data), check_row_order=False)
+
+
+@pytest.mark.planned
+def test_as_many_as_it_has_to_be_there_are_though_one_were_faster(log):
+    data = rows(0, 3_000)
+    append(log, data)
+    log["in"].end()
+    job = mamba.start(counting(), log=log, workers="exactly:2")
+    assert isinstance(job, PooledJob)
+    assert job.note == ""
+    job.wait(120)
+    assert_frame_equal(found(log), expected(data), check_row_order=False)
+    # Its state is cut among tasks now, and those are for two again.
+    again = mamba.start(counting(), log=log, workers=2)
+    assert isinstance(again, PooledJob)
+    again.wait(120)
+
+
+@pytest.mark.planned
+def test_a_job_whose_functions_can_be_divided_has_the_workers_that_were_asked_for(log):
+    append(log, rows(0, 300))
+    log["in"].end()
+    same = mamba.stream("in").map_batches(lambda frame: frame)
+    job = mamba.start(mamba.pipeline("same", same.to("out")), log=log, workers=2)
+    assert isinstance(job, PooledJob)
+    assert job.wait(120).rows_out == 300
+
+
+@pytest.mark.planned
+def test_how_many_workers_there_are_is_found_out_from_one_on(log):
+    append(log, rows(0, 300))
+    same = mamba.stream("in").map_batches(lambda frame: frame)
+    job = mamba.start(mamba.pipeline("same", same.to("out")), log=log, workers="auto:1-3", until="stopped")
+    assert isinstance(job, PooledJob)
+    while job.status.rows_in < 300:
+        job.checkpoint(60)
+    assert list(job.workers) == [0]
+    # By hand it can be changed all the same.
+    job.rescale(2)
+    while len(job.workers) < 2:
+        job.checkpoint(60)
+    assert job.stop(60).rows_out == 300
+
+
+def log_of(log, job):
+    return "\n".join(event.text for event in read_journal(log, job))
