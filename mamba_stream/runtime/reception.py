@@ -13,7 +13,7 @@ from mamba_stream.errors import JobFailed, MambaStreamError, PreconditionFailed
 from mamba_stream.log import Log
 from mamba_stream.runtime.inbox import Inbox
 from mamba_stream.runtime.journal import Journal
-from mamba_stream.runtime.requests import RUNS, Answer, Request, RunRecord, What, encode, in_words
+from mamba_stream.runtime.requests import RUNS, Answer, Describe, Request, RunRecord, What, encode, in_words
 
 _SOON: Final = 0.05
 """Seconds until the next turn while something that was asked for is not done."""
@@ -92,14 +92,15 @@ class Reception:
         self._answer(self._workers, last=True)
 
     def _take(self, number: str, request: Request) -> None:
-        self.note("asked", f"to {in_words(request.what)}, by {request.by}")
         try:
             with self._log.transaction() as tx:
                 self._inbox.take(tx, number)
-                self._journal.write(tx)
         except PreconditionFailed:
-            self.note("asked", "no more: it was withdrawn")
+            # It was withdrawn.
             return
+        if not isinstance(request.what, Describe):
+            # Whoever only looks, again and again perhaps, is to push nothing out of the journal.
+            self.note("asked", f"to {in_words(request.what)}, by {request.by}")
         try:
             self._doing[number] = self._obey(request.what)
         except MambaStreamError as error:

@@ -110,6 +110,8 @@ def test_a_description_of_any_length_comes_back_whole(log):
     assert described.lag == {0: 0}
     job.stop()
     assert left_over(log) == []
+    # To look is nothing that happens to a job.
+    assert happened(log) == ["started", "stopped"]
 
 
 def test_nobody_is_asked_where_nobody_runs_the_job(log):
