@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import sys
 import time
@@ -36,7 +37,11 @@ def _until(_context: click.Context, _parameter: click.Parameter, value: str | No
 
 
 def _workers(_context: click.Context, _parameter: click.Parameter, value: str) -> int | str:
-    return int(value) if value.isascii() and value.isdigit() else value
+    if re.fullmatch(r"[1-9]\d*|auto(:\d+-\d+)?|exactly:\d+", value, re.ASCII) is None:
+        raise click.BadParameter(
+            f"{value!r} is neither a number from 1 on nor 'auto', 'auto:1-8' or 'exactly:2'"
+        )
+    return int(value) if value.isdigit() else value
 
 
 @click.command()

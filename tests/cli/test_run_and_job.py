@@ -154,3 +154,10 @@ def test_an_unknown_job_is_not_found(run_command, log, file):
     missing = run_command("job", "reset", "doublin", "--yes", "--log", log)
     assert missing.code == 3
     assert "did you mean 'doubling'?" in missing.err
+
+
+@pytest.mark.parametrize("workers", ["0", "two", "auto:3", "exactly:"])
+def test_a_number_of_workers_that_cannot_be_is_a_mistake_of_use(run_command, tmp_path, workers):
+    done = run_command("run", "flights", "--workers", workers, "--log", tmp_path / "log")
+    assert done.code == 2
+    assert "exactly:2" in done.err
