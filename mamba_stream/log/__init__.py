@@ -10,7 +10,7 @@ from mamba_stream.log.opening import directory_of, locate, open_log, storage_of
 from mamba_stream.log.remote.address import Credentials
 from mamba_stream.log.storage import Lock, LogStatistics, Reader
 from mamba_stream.log.topic import Start, Topic
-from mamba_stream.log.transaction import Transaction
+from mamba_stream.log.transaction import Transaction, commit_together
 
 __all__ = [
     "Credentials",
@@ -22,6 +22,7 @@ __all__ = [
     "Start",
     "Topic",
     "Transaction",
+    "commit_together",
     "directory_of",
     "locate",
     "open_log",

@@ -93,24 +93,17 @@ class CommitCounts:
 
 
 @dataclass(slots=True, eq=False)
-class _Pending:
+class _Change:
+    """A change set on its way, and what became of it."""
+
     change: ChangeSet
     batches: Sequence[Batch]
-    done: bool = False
-    answer: Applied | None = None
-    error: BaseException | None = None
-    wake: threading.Lock = field(default_factory=threading.Lock)
-    group: list[_Pending] = field(default_factory=list)
-    """Those that it leads."""
-    following: _Pending | None = None
-    """Whom it wakes when it leaves."""
-    left: bool = False
+    outcome: Applied | BaseException | None = None
     messages: list[Message] = field(default_factory=list)
     """Its batches, encoded."""
     bytes: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.wake.acquire()
         self.bytes = sum(batch.message.length for batch in self.batches)
 
     def encode(self) -> bool:
@@ -118,10 +111,39 @@ class _Pending:
         try:
             self.messages = [batch.encoded() for batch in self.batches]
         except Exception as error:  # noqa: BLE001 - raised where it was to be appended
-            self.error, self.done = error, True
+            self.outcome = error
             return False
         self.bytes = sum(message.length for message in self.messages)
         return True
+
+
+@dataclass(slots=True, eq=False)
+class _Pending:
+    """A caller that waits, with one change set or several."""
+
+    changes: Sequence[_Change]
+    done: bool = False
+    interrupted: bool = False
+    wake: threading.Lock = field(default_factory=threading.Lock)
+    group: list[_Pending] = field(default_factory=list)
+    """Those that it leads."""
+    following: _Pending | None = None
+    """Whom it wakes when it leaves."""
+    left: bool = False
+
+    def __post_init__(self) -> None:
+        self.wake.acquire()
+
+    @property
+    def bytes(self) -> int:
+        return sum(change.bytes for change in self.changes)
+
+    def fail(self, error: BaseException) -> None:
+        """Answers what was not answered."""
+        for change in self.changes:
+            if change.outcome is None:
+                change.outcome = error
+        self.done = True
 
 
 class Committer:
@@ -158,9 +180,21 @@ class Committer:
 
     def commit(self, change: ChangeSet, batches: Sequence[Batch] = ()) -> Applied:
         """Commits the change set with these batches appended, durably; raises if it did not happen."""
+        (outcome,) = self._commit([_Change(change, batches)])
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    def commit_together(
+        self, changes: Sequence[tuple[ChangeSet, Sequence[Batch]]]
+    ) -> list[Applied | BaseException]:
+        """Commits several change sets, durably, at the cost of one; what became of each."""
+        return self._commit([_Change(change, batches) for change, batches in changes])
+
+    def _commit(self, changes: Sequence[_Change]) -> list[Applied | BaseException]:
         # Before any lock: over a fork a thread that holds one is not inherited, but its lock is.
         self._registrar.check()
-        pending = _Pending(change, batches)
+        pending = _Pending(changes)
         try:
             if not self._arrive(pending):
                 self._wait(pending)
@@ -174,10 +208,9 @@ class Committer:
             except BaseException:
                 self._leave(pending)
                 raise
-        if pending.error is not None:
-            raise pending.error
-        assert pending.answer is not None
-        return pending.answer
+        outcomes = [change.outcome for change in changes if change.outcome is not None]
+        assert len(outcomes) == len(changes)
+        return outcomes
 
     def roll(self) -> None:
         """Closes the open commit files, so that they can be sealed."""
@@ -254,12 +287,12 @@ class Committer:
     def _hand_over(self, pending: _Pending) -> None:
         for other in pending.group:
             if not other.done:
-                other.error = CommitUnknown("the commit was interrupted: reopen the log and look")
-                other.done = True
+                other.interrupted = True
+                other.fail(CommitUnknown("the commit was interrupted: reopen the log and look"))
         waiting = [other for other in pending.group if other is not pending and not other.left]
         for one, following in pairwise([pending, *waiting]):
             one.following = following
-        if not pending.done or pending.error is not None:
+        if not pending.done or pending.interrupted:
             # Interrupted while it waited, or while it took its group.
             self._arrived = deque(p for p in self._arrived if p is not pending and not p.done)
         if self._leader is pending:
@@ -276,15 +309,16 @@ class Committer:
             if self._closed:
                 raise LogClosed(CLOSED)
             self._registrar.check()
-            ready = [pending for pending in group if pending.encode()]
+            ready = [change for pending in group for change in pending.changes if change.encode()]
             places = self._write(ready)
             self._apply(ready, places)
+            for pending in group:
+                pending.done = True
             self._announce()
         except MambaStreamError as error:
             for pending in group:
                 if not pending.done:
-                    pending.error = error
-                    pending.done = True
+                    pending.fail(error)
             if isinstance(error, LogFailed):
                 self._registrar.fail(error)
         finally:
@@ -297,15 +331,15 @@ class Committer:
                 group.append(self._arrived[0])
                 size += self._arrived.popleft().bytes
 
-    def _write(self, group: list[_Pending]) -> dict[bool, int]:
-        """Writes the group's messages, one file for users' topics and one for internal ones."""
+    def _write(self, ready: list[_Change]) -> dict[bool, int]:
+        """Writes the messages, one file for users' topics and one for internal ones."""
         places: dict[bool, int] = {}
         try:
             for internal in (False, True):
                 messages = [
                     message
-                    for pending in group
-                    for batch, message in zip(pending.batches, pending.messages, strict=True)
+                    for change in ready
+                    for batch, message in zip(change.batches, change.messages, strict=True)
                     if batch.internal is internal
                 ]
                 if not messages:
@@ -324,9 +358,9 @@ class Committer:
         for internal, position in places.items():
             self._open[internal].rewind(position)
 
-    def _apply(self, group: list[_Pending], places: dict[bool, int]) -> None:
+    def _apply(self, ready: list[_Change], places: dict[bool, int]) -> None:
         now = self._clock.now()
-        changes = self._placed(group, dict(places), now)
+        changes = self._placed(ready, dict(places), now)
         try:
             answers = self._registrar.apply(changes, now)
         except NotCommitted:
@@ -336,20 +370,16 @@ class Committer:
         if not any(isinstance(answer, Applied) and not answer.repeated for answer in answers):
             for internal, position in places.items():
                 self._open[internal].reuse(position)
-        for pending, answer in zip(group, answers, strict=True):
-            if isinstance(answer, Applied):
-                pending.answer = answer
-            else:
-                pending.error = answer
-            pending.done = True
+        for change, answer in zip(ready, answers, strict=True):
+            change.outcome = answer
 
-    def _placed(self, group: list[_Pending], places: dict[bool, int], now: int) -> list[ChangeSet]:
+    def _placed(self, ready: list[_Change], places: dict[bool, int], now: int) -> list[ChangeSet]:
         changes = []
-        for pending in group:
-            change = pending.change
-            if pending.batches:
+        for one in ready:
+            change = one.change
+            if one.batches:
                 appends = []
-                for batch, message in zip(pending.batches, pending.messages, strict=True):
+                for batch, message in zip(one.batches, one.messages, strict=True):
                     position = places[batch.internal]
                     places[batch.internal] = position + message.length
                     appends.append(batch.placed(message, self._open[batch.internal].number, position, now))
@@ -379,16 +409,19 @@ class Committer:
 
     def _count(self, group: list[_Pending], seconds: float) -> None:
         counts = self._counts
-        accepted = [p for p in group if p.answer is not None and not p.answer.repeated]
-        counts[0] += bool(accepted)
-        counts[1] += len(accepted)
-        counts[2] += sum(p.answer is None for p in group)
-        for pending in accepted:
-            counts[3] += sum(batch.rows for batch in pending.batches)
-            counts[4] += pending.bytes
-            # What was written before.
-            counts[3] += sum(append.rows for append in pending.change.appends)
-            counts[4] += sum(append.length for append in pending.change.appends)
+        applied = 0
+        for one in (change for pending in group for change in pending.changes):
+            if not isinstance(one.outcome, Applied):
+                counts[2] += 1
+            elif not one.outcome.repeated:
+                applied += 1
+                counts[3] += sum(batch.rows for batch in one.batches)
+                counts[4] += one.bytes
+                # What was written before.
+                counts[3] += sum(append.rows for append in one.change.appends)
+                counts[4] += sum(append.length for append in one.change.appends)
+        counts[0] += bool(applied)
+        counts[1] += applied
         self._seconds += seconds
         self._times.add(seconds)
         self._pace = seconds

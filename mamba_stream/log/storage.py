@@ -212,6 +212,16 @@ class Storage(Protocol):
         """Commits durably, with batches of :meth:`intake` appended, and wakes whoever waits."""
         ...
 
+    def commit_together(
+        self, changes: Sequence[tuple[ChangeSet, Sequence[Any]]]
+    ) -> list[Applied | BaseException]:
+        """Commits several change sets, each by itself, at the cost of one where that is possible; what became of each.
+
+        Raises:
+            MambaStreamError: The storage cannot be used.
+        """
+        ...
+
     def heads(self, topic: TopicRow, partitions: Sequence[int] | None = None) -> Mapping[int, PartitionHead]:
         """The state of the topic's partitions, all of one moment."""
         ...

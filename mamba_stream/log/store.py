@@ -90,6 +90,11 @@ class Store:
         """Commits durably, and wakes whoever waits."""
         return self.committer.commit(change, batches)
 
+    def commit_together(
+        self, changes: Sequence[tuple[ChangeSet, Sequence[Batch]]]
+    ) -> list[Applied | BaseException]:
+        return self.committer.commit_together(changes)
+
     def answered(self, once: Once) -> Applied | None:
         return answered(self.get(rows.once_key(once.name)), once)
 

@@ -104,7 +104,7 @@ class Topic:
     @property
     def ended(self) -> bool:
         """Whether the topic is finished: bounded, and closed to appends."""
-        return self._heads()[0].ended
+        return self._heads([0])[0].ended
 
     def append(
         self,
@@ -207,9 +207,9 @@ class Topic:
         """``{partition: (begin, end)}``: the first offset there is, and the next one to be given."""
         return {partition: (head.begin, head.end) for partition, head in self._heads().items()}
 
-    def heads(self) -> Mapping[int, PartitionHead]:
-        """What is known of each partition without a look at its rows, of one moment."""
-        return self._heads()
+    def heads(self, partitions: Sequence[int] | None = None) -> Mapping[int, PartitionHead]:
+        """What is known of each partition without a look at its rows, of one moment; or of these partitions only."""
+        return self._heads(None if partitions is None else partitions_of(self._row, partitions))
 
     def sizes(self) -> dict[int, int]:
         """``{partition: bytes}``: what its rows take on disk."""
@@ -294,8 +294,8 @@ class Topic:
         except TopicNotFound as error:
             raise TopicNotFound(f"topic {self.name!r} was deleted; nothing was committed") from error
 
-    def _heads(self) -> Mapping[int, PartitionHead]:
-        return self._store.heads(self._row)
+    def _heads(self, partitions: Sequence[int] | None = None) -> Mapping[int, PartitionHead]:
+        return self._store.heads(self._row, partitions)
 
     def _positions(self, start: Start, partitions: list[int]) -> dict[int, int]:
         heads = self._store.heads(self._row, partitions)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from mamba_stream.core.changes import (
     MAX_RECORD_BYTES,
+    Applied,
     ChangeSet,
     Forget,
     GroupOffset,
@@ -153,6 +154,14 @@ class Transaction:
             NotCommitted: Nothing was changed.
             CommitUnknown: It may or may not have happened.
         """
+        try:
+            answer = self._log._store.commit(*self._taken())
+        except TopicNotFound as error:
+            raise self._not_found() from error
+        self._settle(answer)
+
+    def _taken(self) -> tuple[ChangeSet, list[Any]]:
+        """What is to be committed, once."""
         self._check_open()
         self._done = True
         change = ChangeSet(
@@ -163,12 +172,14 @@ class Transaction:
             requires=tuple(self._requires),
             forgets=tuple(self._forgets),
         )
-        try:
-            answer = self._log._store.commit(change, self._batches)
-        except TopicNotFound as error:
-            there = {row.id for row in self._log._store.topics()}
-            gone = ", ".join(repr(name) for number, name in self._names.items() if number not in there)
-            raise TopicNotFound(f"topic {gone} was deleted; nothing was committed") from error
+        return change, self._batches
+
+    def _not_found(self) -> TopicNotFound:
+        there = {row.id for row in self._log._store.topics()}
+        gone = ", ".join(repr(name) for number, name in self._names.items() if number not in there)
+        return TopicNotFound(f"topic {gone} was deleted; nothing was committed")
+
+    def _settle(self, answer: Applied) -> None:
         self._batches = []
         self.lsn = answer.lsn
         for topic, partition, first, following in answer.ranges:
@@ -200,6 +211,32 @@ class Transaction:
     def _check_open(self) -> None:
         if self._done:
             raise MambaStreamError("this transaction is over: begin another with log.transaction()")
+
+
+def commit_together(log: Log, transactions: Sequence[Transaction]) -> list[BaseException | None]:
+    """Commits several transactions, each by itself: one that is refused does not disturb the others.
+
+    In a directory that costs about what one costs.
+
+    Args:
+        log: Their log.
+        transactions: The transactions, which are over behind this.
+
+    Returns:
+        For each, what :meth:`Transaction.commit` would raise; ``None`` where it is committed.
+
+    Raises:
+        MambaStreamError: Nothing was committed, for a reason that holds for all.
+    """
+    outcomes = log._store.commit_together([transaction._taken() for transaction in transactions])
+    found: list[BaseException | None] = []
+    for transaction, outcome in zip(transactions, outcomes, strict=True):
+        if isinstance(outcome, BaseException):
+            found.append(transaction._not_found() if isinstance(outcome, TopicNotFound) else outcome)
+        else:
+            transaction._settle(outcome)
+            found.append(None)
+    return found
 
 
 def _are_places(offsets: object) -> bool:

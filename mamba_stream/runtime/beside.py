@@ -6,57 +6,52 @@ import threading
 import weakref
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Protocol
 
 
-class _Piece:
-    """A piece of work, and what came of it."""
+class Piece:
+    """What came of a piece of work, for whoever waits for it."""
 
-    def __init__(self, work: Callable[[], object]) -> None:
-        self._work = work
+    def __init__(self) -> None:
         self._error: BaseException | None = None
-        self.over = threading.Event()
+        self._over = threading.Event()
 
-    def do(self) -> None:
+    @property
+    def is_over(self) -> bool:
+        """Whether :meth:`finish` would not have to wait."""
+        return self._over.is_set()
+
+    def do(self, work: Callable[[], object]) -> None:
+        """Does the work."""
         try:
-            self._work()
+            work()
         except BaseException as error:  # noqa: BLE001 - raised by whoever waits
             self._error = error
-        self.over.set()
+        self._over.set()
+
+    def end(self, error: BaseException) -> None:
+        """It failed before it could be done."""
+        self._error = error
+        self._over.set()
+
+    def wait(self, seconds: float) -> bool:
+        """Waits for its end, so long at most; whether it came."""
+        return self._over.wait(seconds)
 
     def finish(self) -> None:
-        self.over.wait()
+        """Waits for its end; raises what the work raised."""
+        self._over.wait()
         if self._error is not None:
             raise self._error
 
 
-class Committing(Protocol):
-    """Does one piece of work at a time, while whoever gave it goes on."""
-
-    @property
-    def busy(self) -> bool:
-        """Whether there is work that was not yet finished."""
-        ...
-
-    @property
-    def done(self) -> bool:
-        """Whether :meth:`finish` would not have to wait."""
-        ...
-
-    def begin(self, work: Callable[[], object]) -> None:
-        """Begins with a piece of work; the one before has to be finished."""
-        ...
-
-    def finish(self) -> None:
-        """Waits for the work, if there is any; raises what it raised."""
-        ...
+_Asked = tuple[Piece, Callable[[], object]]
 
 
 class AtOnce:
     """Does the work while whoever gave it waits, for where all has to happen in one thread."""
 
     def __init__(self) -> None:
-        self._piece: _Piece | None = None
+        self._piece: Piece | None = None
 
     @property
     def busy(self) -> bool:
@@ -67,8 +62,8 @@ class AtOnce:
         return True
 
     def begin(self, work: Callable[[], object]) -> None:
-        self._piece = _Piece(work)
-        self._piece.do()
+        self._piece = Piece()
+        self._piece.do(work)
 
     def finish(self) -> None:
         if self._piece is not None:
@@ -96,9 +91,9 @@ class Beside:
         """
         self._name = name
         # To begin a thread is to wait for it, and on a busy machine that takes longer than the work.
-        self._asked: SimpleQueue[_Piece | None] = SimpleQueue()
+        self._asked: SimpleQueue[_Asked | None] = SimpleQueue()
         self._begun = False
-        self._piece: _Piece | None = None
+        self._piece: Piece | None = None
 
     @property
     def busy(self) -> bool:
@@ -108,7 +103,7 @@ class Beside:
     @property
     def done(self) -> bool:
         """Whether :meth:`finish` would not have to wait."""
-        return self._piece is None or self._piece.over.is_set()
+        return self._piece is None or self._piece.is_over
 
     def begin(self, work: Callable[[], object]) -> None:
         """Begins with a piece of work; the one before has to be finished."""
@@ -117,12 +112,12 @@ class Beside:
             threading.Thread(target=_work, args=(self._asked,), name=self._name, daemon=True).start()
             weakref.finalize(self, self._asked.put, None)
             self._begun = True
-        self._piece = _Piece(work)
-        self._asked.put(self._piece)
+        self._piece = Piece()
+        self._asked.put((self._piece, work))
 
     def wait(self, seconds: float) -> bool:
         """Waits for the work, so long at most; returns whether :meth:`finish` would not have to wait."""
-        return self._piece is None or self._piece.over.wait(seconds)
+        return self._piece is None or self._piece.wait(seconds)
 
     def finish(self) -> None:
         """Waits for the work, if there is any.
@@ -135,8 +130,9 @@ class Beside:
             piece.finish()
 
 
-def _work(asked: SimpleQueue[_Piece | None]) -> None:
+def _work(asked: SimpleQueue[_Asked | None]) -> None:
     # It knows its work and nothing else: whoever began it can be let go of.
-    while (piece := asked.get()) is not None:
-        piece.do()
-        del piece
+    while (found := asked.get()) is not None:
+        piece, work = found
+        piece.do(work)
+        del found, piece, work

@@ -24,9 +24,10 @@ import pyarrow as pa
 
 from mamba_stream.core.clock import Clock
 from mamba_stream.core.names import check_name
-from mamba_stream.errors import AlreadyExists, JobFailed, PipelineRefused, PreconditionFailed
+from mamba_stream.errors import AlreadyExists, PipelineRefused
 from mamba_stream.log import Log, Topic, Transaction
 from mamba_stream.operators.step import StatefulStep
+from mamba_stream.runtime.commits import Commit
 from mamba_stream.runtime.progress import (
     JobRecord,
     MarkRecord,
@@ -161,7 +162,9 @@ class _Whole:
 class Checkpoints:
     """The commits of one job, or one task, by one runner."""
 
-    def __init__(self, log: Log, place: Place, clock: Clock, run: int = 0, lease: int = 0) -> None:
+    def __init__(
+        self, log: Log, place: Place, clock: Clock, run: int = 0, lease: int = 0, *, settled: bool = False
+    ) -> None:
         """Looks up what the last commit left.
 
         Args:
@@ -170,18 +173,20 @@ class Checkpoints:
             clock: The clock.
             run: Of a task, the run of its job.
             lease: Of a task, the number under which it was given to this runner; later ones are greater.
+            settled: The log was settled since the runner before was known to be gone. It may have been killed in its
+                last commit, which is to count from here on and not later.
         """
         self._log = log
         self._place = place
         self._clock = clock
         self._run, self._lease = run, lease
-        # The runner before may have been killed in its last commit: it counts from here on, not later.
-        log.settle()
+        if not settled:
+            log.settle()
         self._bytes = log.record(place.namespace, place.key)
         self._record = None if self._bytes is None else decode_record(self._bytes)
         reset = log.record(RESETS, place.key) if place.namespace == JOBS else None
         self._reset = None if reset is None else decode_record(reset)
-        self._end = log[place.topic].offsets()[place.partition][1]
+        self._end = log[place.topic].heads([place.partition])[place.partition].end
         self._written = 0
         self._whole: _Whole | None = None
         self.lsn: int | None = None
@@ -195,6 +200,14 @@ class Checkpoints:
     def outdated(self) -> bool:
         """Whether somebody else has committed since this was made, or taken over."""
         return self._log.record(self._place.namespace, self._place.key) != self._bytes
+
+    @property
+    def given_on(self) -> bool:
+        """Whether the task was given to another worker since, which was there first: it is to be left alone."""
+        record = self._record
+        return (
+            bool(self._run) and record is not None and (record.run, record.lease) >= (self._run, self._lease)
+        )
 
     @property
     def starts_over(self) -> bool:
@@ -224,8 +237,8 @@ class Checkpoints:
         empty: Sequence[str],
         replaced: Mapping[str, StatefulStep] | None = None,
         also: Callable[[Transaction], None] | None = None,
-    ) -> None:
-        """Takes the job over: from here on no other runner's commit goes through.
+    ) -> Commit:
+        """Takes the job over: once what this gives is committed, no other runner's commit goes through.
 
         Args:
             progress: Where this run begins.
@@ -234,42 +247,45 @@ class Checkpoints:
             empty: Output topics to empty, together with the state.
             replaced: Steps whose state takes the place of what the last commit left.
             also: What else belongs to it.
+
+        Returns:
+            What commits it, in any thread, before anything else is done here.
         """
-        if self._run and self._record and (self._record.run, self._record.lease) >= (self._run, self._lease):
-            raise JobFailed(
-                f"{self._place.words} was given to another worker since: this one leaves it alone"
-            )
-        now = self._clock.now()
-        tx = self._begin()
-        if also is not None:
-            also(tx)
         before = None if anew else self._record
-        base = self._end if before is None else before.base
-        for name in empty:
-            tx.trim(name, {p: end for p, (_, end) in self._log[name].offsets().items()})
-        for name in owned:
-            tx.put_record(OWNED, f"{self._place.job}/{name}", b"")
-        if replaced is not None:
-            base = self._end
-        written = 0
-        for rows in _batches(encode(progress), _held((replaced or {}).items(), whole=True)):
-            tx.append(self._place.topic, rows, partition=self._place.partition)
-            written += rows.nbytes
-        if before is None or replaced is not None:
-            self._trim(tx, base)
-            self._written = written
-        if anew and self._record is not None:
-            tx.put_record(RESETS, self._place.key, encode(self._record))
-            self._reset = self._record
+        now = self._clock.now()
+        base = self._end if before is None or replaced is not None else before.base
+        reset = self._record if anew and self._record is not None else self._reset
         # What a sink holds from before a reset must not have the numbers of what comes.
-        epoch = 1 + max(
-            (known.epoch for known in (self._record, self._reset) if known is not None), default=0
-        )
+        epoch = 1 + max((known.epoch for known in (self._record, reset) if known is not None), default=0)
         started = now if before is None else before.started
         commits, marks = (before.commits, before.marks) if before is not None else (0, {})
-        self._finish(
-            tx, JobRecord(epoch, base, "running", commits, started, now, self._run, self._lease, marks)
-        )
+        record = JobRecord(epoch, base, "running", commits, started, now, self._run, self._lease, marks)
+        written = 0
+
+        def write(tx: Transaction) -> JobRecord:
+            nonlocal written
+            if also is not None:
+                also(tx)
+            for name in empty:
+                tx.trim(name, {p: end for p, (_, end) in self._log[name].offsets().items()})
+            for name in owned:
+                tx.put_record(OWNED, f"{self._place.job}/{name}", b"")
+            for rows in _batches(encode(progress), _held((replaced or {}).items(), whole=True)):
+                tx.append(self._place.topic, rows, partition=self._place.partition)
+                written += rows.nbytes
+            if before is None or replaced is not None:
+                self._trim(tx, base)
+            if reset is not self._reset:
+                assert reset is not None
+                tx.put_record(RESETS, self._place.key, encode(reset))
+            return record
+
+        def settled() -> None:
+            self._reset = reset
+            if before is None or replaced is not None:
+                self._written = written
+
+        return self._commit(write, settled)
 
     def take(
         self,
@@ -281,7 +297,7 @@ class Checkpoints:
         status: str,
         read: Mapping[str, int] = _NOTHING_READ,
         marks: Mapping[int, MarkRecord] = _NO_MARKS,
-    ) -> Callable[[], None]:
+    ) -> Commit:
         """Takes what happened since the last commit, to be committed.
 
         Args:
@@ -294,8 +310,7 @@ class Checkpoints:
             marks: How far time has come in the rows that went to exchanges, by their numbers.
 
         Returns:
-            What commits it, in any thread, before anything is taken again. It raises ``JobFailed`` where another
-            runner has taken the job over.
+            What commits it, in any thread, before anything is taken again.
         """
         assert self._record is not None
         before, base, ends = self._record, self._record.base, status != "running"
@@ -314,8 +329,7 @@ class Checkpoints:
         pieces = deque(_held(steps.items(), whole=True)) if due and not at_once else None
         come = encode(progress)
 
-        def commit() -> None:
-            tx = self._begin()
+        def write(tx: Transaction) -> JobRecord:
             if self._reset is not None:
                 tx.delete_record(RESETS, self._place.key)
             for name, frame in outputs:
@@ -330,17 +344,16 @@ class Checkpoints:
                 tx.append(self._place.topic, rows, partition=self._place.partition)
                 self._written += rows.nbytes
             commits, now = before.commits + 1, self._clock.now()
-            self._finish(
-                tx,
-                msgspec.structs.replace(
-                    before, base=base, status=status, commits=commits, updated=now, marks={**marks}
-                ),
+            return msgspec.structs.replace(
+                before, base=base, status=status, commits=commits, updated=now, marks={**marks}
             )
+
+        def settled() -> None:
             self._reset = None
             if pieces is not None:
                 self._whole, self._written = _Whole(self._end, pieces), 0
 
-        return commit
+        return self._commit(write, settled)
 
     def keep(self, name: str) -> None:
         """Keeps what the last commit left under a name, for as long as nobody deletes it.
@@ -365,18 +378,30 @@ class Checkpoints:
         tx.require_record(self._place.namespace, self._place.key, self._bytes)
         return tx
 
-    def _finish(self, tx: Transaction, record: JobRecord) -> None:
-        data = encode(record)
-        tx.put_record(self._place.namespace, self._place.key, data)
-        try:
-            tx.commit()
-        except PreconditionFailed as error:
-            raise JobFailed(
-                f"another runner has taken over {self._place.words}: this one stops; what it had committed stays"
-            ) from error
-        self._record, self._bytes = record, data
-        self._end = tx.offsets[self._place.topic, self._place.partition][1]
-        self.lsn = tx.lsn
+    def _commit(self, write: Callable[[Transaction], JobRecord], settled: Callable[[], None]) -> Commit:
+        """A commit.
+
+        Args:
+            write: Writes it; gives the record that it leaves.
+            settled: Called when it came through.
+        """
+        left: list[tuple[JobRecord, bytes]] = []
+
+        def written() -> Transaction:
+            tx = self._begin()
+            record = write(tx)
+            data = encode(record)
+            tx.put_record(self._place.namespace, self._place.key, data)
+            left.append((record, data))
+            return tx
+
+        def note(tx: Transaction) -> None:
+            self._record, self._bytes = left[-1]
+            self._end = tx.offsets[self._place.topic, self._place.partition][1]
+            self.lsn = tx.lsn
+            settled()
+
+        return Commit(written, note, self._place.words)
 
 
 def put_state(

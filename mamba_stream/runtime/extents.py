@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from typing import Literal
 
@@ -23,22 +23,35 @@ Until = Literal["stopped", "now"] | datetime | date | None
 
 
 def begin_of(
-    node: n.TopicSource, topic: Topic, known: SourceProgress | None, *, skip_gaps: bool
+    node: n.TopicSource,
+    topic: Topic,
+    known: SourceProgress | None,
+    partitions: Sequence[int] | None = None,
+    *,
+    skip_gaps: bool,
 ) -> dict[int, int]:
     """The first offset to read, by partition.
+
+    Args:
+        node: The source.
+        topic: Its topic.
+        known: What was read so far.
+        partitions: Of these only; of all, if left out.
+        skip_gaps: Whether to go on behind rows that are gone.
 
     Raises:
         OffsetTrimmed: Rows that were to be read next are gone, and gaps are not to be skipped.
     """
-    there = topic.offsets()
     if known is None:
-        wanted, remedy = first_offsets(topic, node.start), "begins there"
+        wanted, remedy = first_offsets(topic, node.start, partitions), "begins there"
     else:
-        wanted = {partition: saved.position for partition, saved in known.partitions.items()}
+        mine = known.partitions if partitions is None else known.partitions.keys() & set(partitions)
+        wanted = {partition: known.partitions[partition].position for partition in mine}
         remedy = "goes on there, state='new' starts over"
+    there = topic.heads(list(wanted))
     positions = {}
     for partition, position in wanted.items():
-        begin = there[partition][0]
+        begin = there[partition].begin
         if position < begin and not skip_gaps:
             raise OffsetTrimmed(
                 f"topic {topic.name!r}, partition {partition}: the job has to {'begin' if known is None else 'go on'} "
@@ -71,7 +84,7 @@ def ends_of(
         PipelineRefused: A moment cannot be found in a stream without a time.
     """
     if until == "now":
-        return {partition: end for partition, (_, end) in topic.offsets().items()}
+        return {partition: head.end for partition, head in topic.heads(list(positions)).items()}
     if not isinstance(until, datetime | date):
         return {}
     with refusing(node):
@@ -94,7 +107,7 @@ def ends_of(
 
 def _reached(topic: Topic, partition: int, position: int, time: str, moment: int) -> int:
     """Where a column that the topic knows nothing of first reaches a moment; the end if it does not."""
-    end = topic.offsets()[partition][1]
+    end = topic.heads([partition])[partition].end
     rows = topic.read(
         start={partition: position}, partitions=[partition], columns=[time], end={partition: end}
     )

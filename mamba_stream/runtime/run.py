@@ -128,6 +128,6 @@ class Run(Task):
             empty=empty,
             replaced={node.name: step for node, step in self.engine.flow.steps.items()} if replaces else None,
             also=(lambda tx: forget_tasks(tx, log, job)) if anew else None,
-        )
+        )()
         # Not before: from here on no other runner can commit.
         self._deliveries.recover(anew=self._options.anew or self._checkpoints.starts_over)

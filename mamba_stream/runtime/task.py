@@ -11,16 +11,18 @@ from typing import Any
 import polars as pl
 
 from mamba_stream.core.clock import Clock
+from mamba_stream.errors import JobFailed
 from mamba_stream.log import Log
 from mamba_stream.operators.retimed import Retimed
 from mamba_stream.operators.tally import Tally
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.pipeline import Pipeline
 from mamba_stream.plan.stages import Exchange, Stage
-from mamba_stream.runtime.beside import Beside, Committing
+from mamba_stream.runtime.beside import Beside
 from mamba_stream.runtime.budget import Budget
 from mamba_stream.runtime.care import Care
 from mamba_stream.runtime.checkpoint import Checkpoints, Saved
+from mamba_stream.runtime.commits import Commit, Committing
 from mamba_stream.runtime.connectors import ConnectorFeed, ConnectorFeeds, extent_of
 from mamba_stream.runtime.counts import Counts, StepLateness, summary_of
 from mamba_stream.runtime.deliveries import Deliveries
@@ -164,7 +166,7 @@ class Task:
         self._pace = Pace(options.latency, self.engine.rows)
         self._unseen_since: float | None = None
         self._told: dict[int, MarkRecord] = {}
-        self._committing = committing or Beside(f"mamba-stream {pipeline.name}: commit")
+        self._committing: Committing = committing or Beside(f"mamba-stream {pipeline.name}: commit")
         self._taken: list[tuple[ConnectorFeed, Any]] = []
         self._shown: dict[str, dict[tuple[str, int], int]] = {}
         self.at_begin = self.counts
@@ -330,8 +332,8 @@ class Task:
             self._committing.finish()
             self._tell()
 
-    def _take(self, status: str) -> Callable[[], None]:
-        """Takes what was done since the last commit; gives what commits it."""
+    def _take(self, status: str) -> Commit:
+        """Takes what was done since the last commit."""
         self._settle()
         self.engine.flow.leave()
         marks = self._marks()
@@ -381,8 +383,24 @@ class Task:
         self._taken = []
 
     def claim(self) -> None:
-        """Takes the task over: from here on nobody else can commit it."""
-        self._checkpoints.claim(self._progress(), anew=self._checkpoints.record is None, owned=(), empty=())
+        """Begins to take the task over."""
+        anew = self._checkpoints.record is None
+        self._committing.begin(self._checkpoints.claim(self._progress(), anew=anew, owned=(), empty=()))
+
+    def claimed(self) -> bool:
+        """Waits for that; from then on nobody else can commit the task.
+
+        Returns:
+            Whether it is taken over; otherwise somebody else has committed it meanwhile, or taken it over.
+        """
+        try:
+            self._committing.finish()
+        except JobFailed:
+            return False
+        return True
+
+    def recover(self) -> None:
+        """Brings sinks to where the commit was that the task begins with."""
         self._deliveries.recover(anew=self._checkpoints.starts_over)
 
     def keep(self, name: str) -> None:
@@ -421,14 +439,12 @@ class Task:
             )
             return self._outside[node].feeds
         topic = self._topics[node.topic]
-        begins = begin_of(node, topic, known, skip_gaps=self._options.skip_gaps)
+        mine = None if self._share.stage.tasks == 1 else [self._share.number]
+        begins = begin_of(node, topic, known, mine, skip_gaps=self._options.skip_gaps)
         ends = ends_of(node, topic, self.analysis.shapes[node], self._options.until, begins, known)
         columns = self.analysis.read_from(node)
-        alone = self._share.stage.tasks == 1
         return [
-            TopicFeed(topic, p, offset, columns, stop=ends.get(p))
-            for p, offset in sorted(begins.items())
-            if alone or p == self._share.number
+            TopicFeed(topic, p, offset, columns, stop=ends.get(p)) for p, offset in sorted(begins.items())
         ]
 
     def _bounded(self, node: n.AnySource) -> bool:
@@ -439,7 +455,7 @@ class Task:
 
     def _entrance(self, exchange: Exchange) -> Entrance:
         topic = self._log[exchange_topic(self.pipeline.name, exchange)]
-        begin = topic.offsets()[self._share.number][0]
+        begin = topic.heads([self._share.number])[self._share.number].begin
         known = self._saved.entered.get(exchange.number, EntranceProgress(begin, 0))
         schema = exchange_schema(exchange, self.analysis)
         feed = ExchangeFeed(topic, self._share.number, known.position, schema, self._share.words[exchange])

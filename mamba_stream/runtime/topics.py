@@ -39,13 +39,19 @@ def identity_of(topic: Topic) -> str:
     return str(topic.number)
 
 
-def first_offsets(topic: Topic, start: object) -> dict[int, int]:
+def first_offsets(topic: Topic, start: object, partitions: Sequence[int] | None = None) -> dict[int, int]:
     """Where a first run begins, by partition.
+
+    Args:
+        topic: The topic.
+        start: Where to begin.
+        partitions: In these only; in all, if left out.
 
     Raises:
         InvalidInput: It is not a start, or lies behind an end.
     """
-    reader = topic.reader(start=start)  # type: ignore[arg-type]  # whatever it is, the topic judges it
+    # Whatever the start is, the topic judges it.
+    reader = topic.reader(start=start, partitions=partitions)  # type: ignore[arg-type]
     positions = reader.positions
     reader.close()
     return positions

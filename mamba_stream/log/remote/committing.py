@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Sequence as Several
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import msgspec
@@ -32,6 +33,7 @@ from mamba_stream.log.remote.pieces import FROM_BYTES, Upload
 from mamba_stream.log.remote.protocol import Commit, Goodbye, Rows, encode
 
 _NOTHING: Final = ChangeSet()
+_AT_A_TIME: Final = 8
 _LARGEST_BODY: Final = (1 << 31) - (1 << 20)
 _SAYS_NOTHING: Final = (LogUnavailable, AccessDenied, QuotaExceeded, NotFound)
 """What may be answered before anybody looks whether the commit had come before."""
@@ -71,6 +73,22 @@ class RemoteCommitter:
         lane.next += 1
         self._give_back(lane)
         return answer
+
+    def commit_together(
+        self, changes: Several[tuple[ChangeSet, Several[RowsOut]]]
+    ) -> list[Applied | BaseException]:
+        """Commits several, some at a time, so that the server shares the cost among them; what became of each."""
+
+        def one(asked: tuple[ChangeSet, Several[RowsOut]]) -> Applied | BaseException:
+            try:
+                return self.commit(*asked)
+            except Exception as error:  # noqa: BLE001 - raised by whoever wanted this one
+                return error
+
+        if len(changes) == 1:
+            return [one(changes[0])]
+        with ThreadPoolExecutor(min(_AT_A_TIME, len(changes)), "mamba-stream commit") as threads:
+            return list(threads.map(one, changes))
 
     def part(self) -> None:
         """Tells the server that nobody will ask for this process's commits again."""

@@ -108,6 +108,11 @@ class RemoteStorage:
     def commit(self, change: ChangeSet, batches: Sequence[RowsOut] = ()) -> Applied:
         return self._committer.commit(change, batches)
 
+    def commit_together(
+        self, changes: Sequence[tuple[ChangeSet, Sequence[RowsOut]]]
+    ) -> list[Applied | BaseException]:
+        return self._committer.commit_together(changes)
+
     def heads(self, topic: TopicRow, partitions: Sequence[int] | None = None) -> dict[int, PartitionHead]:
         wanted = protocol.AskHeads(topic.id, None if partitions is None else list(partitions))
         with naming(topic):

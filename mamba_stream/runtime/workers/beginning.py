@@ -113,7 +113,7 @@ def begin(pipeline: Pipeline, log: Log, options: RunOptions, partitions: int, cl
         empty=[name for name in owned if name in log] if options.anew else [],
         replaced={} if cut else None,
         also=also,
-    )
+    )()
     assert checkpoints.record is not None
     return Begun(prepared, layout, checkpoints, checkpoints.record.epoch, partitions)
 

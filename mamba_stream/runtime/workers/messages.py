@@ -150,9 +150,15 @@ class TaskFacts(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Taken(msgspec.Struct, frozen=True, tag="taken"):
-    """From a worker: it runs these tasks, and nobody else can commit them."""
+    """From a worker: it runs these tasks, and nobody else can commit them.
+
+    Attributes:
+        tasks: The tasks.
+        refused: Those that were given to it, too, but to another worker since: it leaves them alone.
+    """
 
     tasks: list[tuple[TaskName, TaskFacts]]
+    refused: list[TaskName] = []
 
 
 class Over(msgspec.Struct, frozen=True, tag="over"):

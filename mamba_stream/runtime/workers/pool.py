@@ -297,10 +297,14 @@ class Pool:
                     self._give(number, worker.tasks)
                 if self._leaving:
                     self._send(number, Leave())
-            case Taken(tasks):
+            case Taken(tasks, refused):
                 for name, facts in tasks:
                     self.begun.setdefault(name, facts.begun)
                 self._came(worker, tasks)
+                if strange := sorted(worker.tasks.intersection(refused)):
+                    self.error = JobFailed(
+                        f"another runner has taken over task {strange[0]}: this one stops; what it had committed stays"
+                    )
             case Trying() as trying:
                 worker.trying = trying
             case Released(tasks):

@@ -45,12 +45,10 @@ class Shift:
         with _Saying(self):
             match order:
                 case Take(tasks, lease, care, known):
-                    for name in tasks:
-                        self._worker.take(name, lease, care, known)
-                    self._say(Taken(self._worker.facts(tasks)))
+                    taken = self._worker.take(tasks, lease, care, known)
+                    self._say(Taken(self._worker.facts(taken), [one for one in tasks if one not in taken]))
                 case Release(tasks):
-                    for name in tasks:
-                        self._worker.release(name)
+                    self._worker.release(tasks)
                     self._say(Released(tasks))
                 case Commit(number):
                     self._worker.commit()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from mamba_stream.core.clock import Clock
@@ -11,10 +11,10 @@ from mamba_stream.log import Log
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.pipeline import Pipeline
 from mamba_stream.plan.stages import Stage
-from mamba_stream.runtime.beside import Committing
 from mamba_stream.runtime.budget import Budget
 from mamba_stream.runtime.care import Care, Death
 from mamba_stream.runtime.checkpoint import Checkpoints, place_of_task
+from mamba_stream.runtime.commits import Together
 from mamba_stream.runtime.memory import in_words
 from mamba_stream.runtime.options import RunOptions
 from mamba_stream.runtime.prepared import Prepared
@@ -43,7 +43,7 @@ class Worker:
         options: RunOptions,
         clock: Clock,
         run: int,
-        committing: Callable[[], Committing] | None = None,
+        together: Together | None = None,
         ring: Callable[[], None] = lambda: None,
     ) -> None:
         """A worker without tasks.
@@ -56,7 +56,7 @@ class Worker:
             options: How the job is run.
             clock: The clock.
             run: The number of the job's run.
-            committing: Gives each task what makes its commits durable; left out, that is a thread for each.
+            together: Makes the tasks' commits durable; left out, a thread does.
             ring: Called from any thread when there is something to do for whoever waits.
         """
         self._pipeline = pipeline
@@ -66,7 +66,7 @@ class Worker:
         self._options = options
         self._clock = clock
         self._run = run
-        self._make_committing = committing
+        self._together = together or Together(log, f"mamba-stream {pipeline.name}: commits", ring)
         self._ring = ring
         self._board = Board(log, pipeline.name, stages, run)
         self.tasks: dict[TaskName, Task] = {}
@@ -87,43 +87,88 @@ class Worker:
         self._vigil = Vigil(log, clock)
         self._worked: set[TaskName] = set()
 
-    def take(self, name: TaskName, lease: int, rows: int = 0, known: Sequence[Death] = ()) -> None:
-        """Takes a task over from whoever ran it: from here on nobody else can commit it.
+    def take(
+        self, names: Sequence[TaskName], lease: int, rows: int = 0, known: Sequence[Death] = ()
+    ) -> list[TaskName]:
+        """Takes tasks over from whoever ran them: from here on nobody else can commit them.
 
         Args:
-            name: The task.
-            lease: The number under which it was given to this worker.
-            rows: How many rows it reads between two commits, where it is to say what it does before it does it.
-            known: What ended processes before that ran it so.
+            names: The tasks.
+            lease: The number under which they were given to this worker.
+            rows: How many rows they read between two commits, where they are to say what they do before they do it.
+            known: What ended processes before that ran them so.
+
+        Returns:
+            Those that it has; the others were given to another worker since.
 
         Raises:
-            JobFailed: It was given to another worker since.
-            OffsetTrimmed: Rows that it was to read next are gone.
+            OffsetTrimmed: Rows that a task was to read next are gone.
         """
-        place = place_of_task(self._pipeline.name, name.stage, name.number)
-        while True:
-            checkpoints = Checkpoints(self._log, place, self._clock, self._run, lease)
-            careful = Careful(name, rows, known, checkpoints, self.say) if rows else None
-            try:
-                task = self._taken(name, checkpoints, None if careful is None else careful.care)
-            except MambaStreamError:
-                # Whoever had it may have committed once more while this one looked at what was left.
-                if checkpoints.outdated:
-                    continue
-                raise
-            break
-        if careful is not None:
-            self._careful[name] = careful
-        self.tasks[name] = task
-        self._spent[name] = Spent(self._clock.monotonic())
-        self._vigil.wake(name)
+        taken: list[TaskName] = []
+        while names:
+            found = self._claim(names, lease, rows, known)
+            taken += [name for name, mine in found.items() if mine]
+            names = [name for name, mine in found.items() if not mine]
+        return taken
 
-    def _taken(self, name: TaskName, checkpoints: Checkpoints, care: Care | None) -> Task:
+    def _claim(
+        self, names: Sequence[TaskName], lease: int, rows: int, known: Sequence[Death]
+    ) -> dict[TaskName, bool]:
+        """Tries to take tasks over, with one call to the log.
+
+        Returns:
+            Whether it could, by task; whoever had it may have committed once more meanwhile. Without those that were
+            given to another worker since.
+        """
+        # Whoever ran them may have been killed in its last commit: it counts from here on, not later.
+        self._log.settle()
+        found: dict[TaskName, bool] = {}
+        loaded: dict[TaskName, Task] = {}
+        cautious: dict[TaskName, Careful] = {}
+        try:
+            for name in names:
+                self.working = name
+                place = place_of_task(self._pipeline.name, name.stage, name.number)
+                checkpoints = Checkpoints(self._log, place, self._clock, self._run, lease, settled=True)
+                if checkpoints.given_on:
+                    continue
+                found[name] = False
+                careful = Careful(name, rows, known, checkpoints, self.say) if rows else None
+                try:
+                    loaded[name] = task = self._loaded(
+                        name, checkpoints, None if careful is None else careful.care
+                    )
+                except MambaStreamError:
+                    if checkpoints.outdated:
+                        continue
+                    raise
+                if careful is not None:
+                    cautious[name] = careful
+                task.claim()
+            self._together.go()
+            for name, task in loaded.items():
+                self.working = name
+                if task.claimed():
+                    task.recover()
+                    self.tasks[name] = task
+                    self._spent[name] = Spent(self._clock.monotonic())
+                    self._vigil.wake(name)
+                    found[name] = True
+                    if name in cautious:
+                        self._careful[name] = cautious[name]
+        finally:
+            for name, task in loaded.items():
+                if not found[name]:
+                    task.close()
+        return found
+
+    def _loaded(self, name: TaskName, checkpoints: Checkpoints, care: Care | None) -> Task:
+        """A task as its last commit left it."""
         stage = self._stages[name.stage]
         saved = checkpoints.load()
         share = Share(stage, name.number, {one: self._board.words(one) for one in stage.exchanges})
         kept = [node.name for node in self._prepared.analysis.steps]
-        task = Task(
+        return Task(
             self._pipeline,
             self._prepared,
             share,
@@ -133,27 +178,20 @@ class Worker:
             kept,
             self._options,
             self._clock,
-            None if self._make_committing is None else self._make_committing(),
+            self._together.place(),
             self._budget,
             self._ring,
             care,
         )
-        try:
-            task.claim()
-        except BaseException:
-            task.close()
-            raise
-        return task
 
-    def release(self, name: TaskName) -> None:
-        """Commits what a task did, and lets go of it; one that has come to its end meanwhile is gone already."""
-        task = self.tasks.pop(name, None)
-        if task is None:
-            return
-        self.working = name
-        self._careful.pop(name, None)
-        task.commit("running")
-        task.close()
+    def release(self, names: Sequence[TaskName]) -> None:
+        """Commits what tasks did, and lets go of them; those that came to their end meanwhile are gone already."""
+        left = {name: task for name in names if (task := self.tasks.get(name)) is not None}
+        self._commit(left)
+        for name, task in left.items():
+            del self.tasks[name]
+            self._careful.pop(name, None)
+            task.close()
 
     def through(self) -> list[TaskName]:
         """The tasks that came through what they had to be careful with, and were let go of since the last time."""
@@ -162,11 +200,19 @@ class Worker:
 
     def commit(self) -> None:
         """Commits all that was done."""
-        for name, task in self.tasks.items():
-            self.working = name
-            task.commit("running")
+        self._commit(self.tasks)
+        for name in self.tasks:
             self._worked.add(name)
             self._vigil.wake(name)
+
+    def _commit(self, tasks: Mapping[TaskName, Task]) -> None:
+        for name, task in tasks.items():
+            self.working = name
+            task.begin_commit()
+        self._together.go()
+        for name, task in tasks.items():
+            self.working = name
+            task.end_commit()
 
     def leave(self) -> None:
         """Lets tasks come to their end: sources are read no further, and what was read goes through."""
@@ -275,7 +321,7 @@ class Worker:
             self._careful.pop(name, None)
             return 0
         if careful is not None and not full and careful.is_through(rows):
-            self.release(name)
+            self.release([name])
             self._through.append(name)
         elif rows == 0:
             task.rest()
@@ -292,8 +338,8 @@ class Worker:
     def _begin_commits(self) -> None:
         """Begins the commits that are due, and with them those that soon will be.
 
-        They go to the log together: to make one durable costs what it costs for all, and whoever waits for the log is
-        woken once. From then on they are due at the same time.
+        They go to the log in one call: to make one durable costs what it costs for all, and whoever waits for the log
+        is woken once. From then on they are due at the same time.
         """
         for name, task in self.tasks.items():
             if task.commit_due_within(self._options.commit / 2):
@@ -304,6 +350,7 @@ class Worker:
                 task.begin_commit()
                 self._spent[name].committed(begun, free, self._clock.monotonic())
                 self._worked.add(name)
+        self._together.go()
 
     def _end_commit(self, name: TaskName, task: Task) -> None:
         self.working = name

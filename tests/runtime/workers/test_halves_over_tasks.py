@@ -79,8 +79,7 @@ def work(
     make_topics(log, pipeline.topics, shapes, replace=set())
     options = RunOptions(until=until, anew=False, memory=1 << 30, commit=0.01, skip_gaps=False, rows=10)
     worker = Worker(pipeline, prepared, layout.stages, log, options, SystemClock(), run)
-    for task in layout.tasks:
-        worker.take(task, 0)
+    worker.take(layout.tasks, 0)
     lease = 0
     while worker.tasks:
         worker.turn()
@@ -89,7 +88,7 @@ def work(
             # What it had begun to commit is committed; what it did since is done again.
             worker.tasks[name].end_commit()
             lease += 1
-            worker.take(name, lease)
+            worker.take([name], lease)
     worker.close()
     assert lease > 0
     return layout

@@ -14,7 +14,7 @@ import mamba_stream as mamba
 from mamba_pipelines.nexmark import QUERIES
 from mamba_stream.log import Transaction
 from mamba_stream.operators.changes import OP_COLUMN, table_of
-from mamba_stream.runtime.beside import AtOnce
+from mamba_stream.runtime.commits import Together
 from mamba_stream.runtime.options import RunOptions
 from mamba_stream.runtime.workers.beginning import begin
 from mamba_stream.runtime.workers.pool import Pool, PoolSettings
@@ -60,7 +60,7 @@ class Simulated:
                 options,
                 self.clock,
                 begun.run,
-                AtOnce,
+                Together(self.log),
             )
 
         simulation = Simulation(make, self.chance, misfortunes)

@@ -81,8 +81,7 @@ def over_tasks(query, tables, keys: dict[str, str], partitions: int) -> None:
                 rows=int(chance.integers(500, 3_000)),
             )
             worker = Worker(pipeline, prepared, layout.stages, log, options, SystemClock(), number)
-            for task in layout.tasks:
-                worker.take(task, 0)
+            worker.take(layout.tasks, 0)
             while worker.tasks:
                 worker.turn()
                 if worker.tasks and (lost == 0 or (lost < TAKEN_OVER and chance.random() < 0.3)):
@@ -90,7 +89,7 @@ def over_tasks(query, tables, keys: dict[str, str], partitions: int) -> None:
                     name = list(worker.tasks)[int(chance.integers(len(worker.tasks)))]
                     worker.tasks[name].end_commit()
                     lost += 1
-                    worker.take(name, lost)
+                    worker.take([name], lost)
             worker.close()
         assert lost > 0
         rows = log["out"].scan().collect()

@@ -10,6 +10,7 @@ import pytest
 import mamba_stream as mamba
 from mamba_stream.runtime.beside import AtOnce
 from mamba_stream.runtime.checkpoint import Checkpoints
+from mamba_stream.runtime.commits import Together
 from mamba_stream.runtime.options import RunOptions
 from mamba_stream.runtime.task import Task
 from mamba_stream.runtime.workers.beginning import begin
@@ -28,7 +29,7 @@ def rows(value: int) -> pl.DataFrame:
 class Asked:
     """A worker with a task for each partition, and which of them were asked."""
 
-    def __init__(self, log, monkeypatch, stream, *, partitions=5, until="stopped", committing=AtOnce):
+    def __init__(self, log, monkeypatch, stream, *, partitions=5, until="stopped", together=Together):
         self.log = log
         self.topic = log.create_topic("in", SCHEMA, partitions=partitions, time="at")
         self.clock = Clock()
@@ -36,10 +37,9 @@ class Asked:
         pipeline = mamba.pipeline("job", stream(mamba.stream("in", idle="10s")).to("out"))
         self.begun = begun = begin(pipeline, log, options, 3, self.clock)
         self.worker = Worker(
-            pipeline, begun.prepared, begun.layout.stages, log, options, self.clock, begun.run, committing
+            pipeline, begun.prepared, begun.layout.stages, log, options, self.clock, begun.run, together(log)
         )
-        for name in begun.layout.tasks:
-            self.worker.take(name, 1)
+        self.worker.take(begun.layout.tasks, 1)
         self.steps: list[TaskName] = []
         step = Task.step
 
@@ -154,11 +154,18 @@ class Held(AtOnce):
         return not (self.busy and self.going_on)
 
 
+class HeldTogether(Together):
+    """Gives each task such commits."""
+
+    def place(self):
+        return Held()
+
+
 def test_a_task_whose_commit_ends_as_those_it_reads_from_end_sees_that_they_did(log, monkeypatch):
     def counted(stream):
         return stream.window(mamba.tumbling("10s"), by="key").agg(rows=pl.len())
 
-    asked = Asked(log, monkeypatch, counted, partitions=1, committing=Held)
+    asked = Asked(log, monkeypatch, counted, partitions=1, together=HeldTogether)
     asked.rest()
     _, *second_stage = Held.made[-4:]
     for held in second_stage:
@@ -186,12 +193,12 @@ def beside(asked, *stages):
         asked.worker._options,
         asked.clock,
         asked.begun.run,
-        AtOnce,
+        Together(asked.log),
     )
-    for name in asked.begun.layout.tasks:
-        if name.stage in stages:
-            del asked.worker.tasks[name]
-            worker.take(name, 2)
+    names = [name for name in asked.begun.layout.tasks if name.stage in stages]
+    for name in names:
+        del asked.worker.tasks[name]
+    assert worker.take(names, 2) == names
     return worker
 
 
@@ -236,3 +243,27 @@ def test_a_task_whose_last_runner_commits_while_it_is_taken_over_begins_behind_t
     others.turn()
     others.commit()
     assert log["out"].scan().collect()["value"].to_list() == [1, 2]
+
+
+def test_of_tasks_that_are_taken_together_one_that_was_given_to_another_since_is_left_alone(log, monkeypatch):
+    asked = Asked(log, monkeypatch, lambda stream: stream.filter(pl.col("value") > 0), partitions=3)
+    others = beside(asked, 0)
+    settle = type(log).settle
+
+    def one_is_faster(opened):
+        # Between what is looked up and what is claimed.
+        monkeypatch.setattr(type(log), "settle", settle)
+        assert fastest.take([TaskName(0, 1)], 5) == [TaskName(0, 1)]
+
+    fastest, late = beside(asked), beside(asked)
+    assert late.take([TaskName(0, 0), TaskName(0, 1), TaskName(0, 2)], 1) == []
+    assert fastest.take([TaskName(0, 1)], 4) == [TaskName(0, 1)]
+    assert late.take([TaskName(0, 0), TaskName(0, 1), TaskName(0, 2)], 3) == [TaskName(0, 0), TaskName(0, 2)]
+    asked.topic.append(rows(1), partition=0)
+    asked.topic.append(rows(2), partition=1)
+    for worker in (late, fastest):
+        worker.turn()
+        worker.commit()
+    assert sorted(log["out"].scan().collect()["value"]) == [1, 2]
+    with pytest.raises(mamba.errors.JobFailed, match="taken over task"):
+        others.commit()
