@@ -185,4 +185,4 @@ class TopicFeed:
             self._ended = self._reader.exhausted
         elif self.done and not self._ended and self._topic.ended:
             # In this order: what was appended before the topic was ended is seen by the second look.
-            self._ended = self._position >= self._topic.offsets()[self.partition][1]
+            self._ended = self._position >= self._topic.heads([self.partition])[self.partition].end

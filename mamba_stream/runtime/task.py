@@ -282,17 +282,24 @@ class Task:
 
     def seconds_to_next(self) -> float:
         """How long there is nothing to do unless rows come."""
+        return min(self.seconds_to_work(), self.seconds_to_commit())
+
+    def seconds_to_work(self) -> float:
+        """How long a step has nothing to do unless rows come."""
         idle = self.engine.seconds_to_idleness()
-        due = self._seconds_to_commit() if self._dirty else None
-        if self._committing.busy:
-            due = LOOK
         outside = min((found.seconds_to_reading for found in self._outside.values()), default=_LONG)
         # A connector that cannot tell when it has rows is asked.
         outside = max(outside, self._pace.ask)
-        most = _SOON if self.engine.unasked or self._deliveries.rolling else _LONG
-        timer = self.engine.seconds_to_timer()
-        waits = (idle, due, timer, outside, most)
+        most = _SOON if self.engine.unasked else _LONG
+        waits = (idle, self.engine.seconds_to_timer(), outside, most)
         return max(0.0, min(seconds for seconds in waits if seconds is not None))
+
+    def seconds_to_commit(self) -> float:
+        """How long there is no commit to begin, or to end."""
+        if self._committing.busy:
+            return LOOK
+        most = _SOON if self._deliveries.rolling else _LONG
+        return max(0.0, min(most, self._seconds_to_commit())) if self._dirty else most
 
     def commit(self, status: str) -> None:
         """Makes durable what was done since the last commit, and then tells those outside.

@@ -45,7 +45,7 @@ class Board:
     def look(self) -> None:
         """Looks at the records, if there was a commit since the last time."""
         lsn = self._log.heard()
-        if lsn == self._lsn:
+        if lsn == self._lsn or not self._writers:
             return
         self._lsn = lsn
         found = self._log.records(tasks_of(self._job))
@@ -61,10 +61,6 @@ class Board:
     def words(self, exchange: Exchange) -> Callable[[], Word]:
         """What gives how far those that write to an exchange have come."""
         return lambda: self._words.get(exchange, NOTHING_SAID)
-
-    def over(self, keys: Sequence[str]) -> bool:
-        """Whether tasks have come to their end in this run."""
-        return all(key in self._records and self._is_over(self._records[key]) for key in keys)
 
     def _hear(self, exchange: Exchange, writers: Sequence[str]) -> None:
         records = [self._records.get(key) for key in writers]

@@ -1,4 +1,4 @@
-"""Which tasks of a worker have something to do; the others sleep, however many they are.
+"""Which tasks of a worker have something to do but to commit; the others sleep, however many they are.
 
 To let a task look for itself costs a third of a millisecond, and of hundreds that a worker has one may have rows. So
 what tasks wait for is looked at together: the heads of the topics that they read, once after a commit to the log.
@@ -17,16 +17,13 @@ from mamba_stream.runtime.feeds import TopicFeed
 from mamba_stream.runtime.task import Task
 from mamba_stream.runtime.workers.layout import TaskName
 
-_COMMITTING = 60.0
-"""Seconds until a task is looked at that waits for its commit: its end is seen by whoever asks for it."""
-
 
 @dataclass(slots=True)
 class _Sleep:
     """A task that found nothing to do.
 
     Attributes:
-        until: When it has something to do in any case.
+        until: When it has something to do in any case, but to commit: for that it need not be awake.
         lsn: The number that the log had reached when it was last found to have nothing to do.
         places: What it reads: the topic, the partition, and the next offset.
         words: What gives the words of those that it reads from, and what they had said.
@@ -76,19 +73,11 @@ class Vigil:
         """
         feeds = [feed for feed in task.feeds if isinstance(feed, TopicFeed) and not feed.done]
         self._asleep[name] = _Sleep(
-            self._until(task),
+            self._clock.monotonic() + task.seconds_to_work(),
             self._lsn,
             [(feed.topic, feed.partition, feed.position) for feed in feeds],
             [(word, word()) for word in words],
         )
-
-    def committed(self, name: TaskName, task: Task) -> None:
-        """A task's commit has come to its end: if it sleeps, when it is due by itself is known from now on.
-
-        What it sleeps for stays what it was when it last worked: it has not seen what came since.
-        """
-        if name in self._asleep:
-            self._asleep[name].until = self._until(task)
 
     def wake(self, name: TaskName) -> None:
         """A task is to work in the next turn."""
@@ -98,9 +87,6 @@ class Vigil:
         """How long a task sleeps if nothing comes; ``None`` for one that is awake."""
         sleep = self._asleep.get(name)
         return None if sleep is None else max(0.0, sleep.until - self._clock.monotonic())
-
-    def _until(self, task: Task) -> float:
-        return self._clock.monotonic() + (_COMMITTING if task.committing else task.seconds_to_next())
 
     def _has_news(self, sleep: _Sleep) -> bool:
         if sleep.lsn == self._lsn:

@@ -18,7 +18,7 @@ from mamba_stream.runtime.commits import Together
 from mamba_stream.runtime.memory import in_words
 from mamba_stream.runtime.options import RunOptions
 from mamba_stream.runtime.prepared import Prepared
-from mamba_stream.runtime.task import LOOK, Share, Task
+from mamba_stream.runtime.task import Share, Task
 from mamba_stream.runtime.workers.backlog import MOST, Backlog
 from mamba_stream.runtime.workers.board import Board
 from mamba_stream.runtime.workers.careful import Careful
@@ -292,9 +292,7 @@ class Worker:
 
     def _seconds_of(self, name: TaskName, task: Task) -> float:
         asleep = self._vigil.seconds(name)
-        if asleep is None:
-            return task.seconds_to_next()
-        return min(asleep, LOOK) if task.committing else asleep
+        return min(task.seconds_to_work() if asleep is None else asleep, task.seconds_to_commit())
 
     def _work(self, name: TaskName, task: Task) -> int:
         self.working = name
@@ -330,9 +328,10 @@ class Worker:
         return rows
 
     def _lay(self, name: TaskName, task: Task) -> None:
-        """Lets a task sleep that has nothing to do, unless only connectors know when that is over."""
+        """Lets a task sleep that has nothing to do, unless somebody outside the log knows when that is over."""
         stage = self._stages[name.stage]
-        if not any(isinstance(node, n.ConnectorSource) for node in stage.sources):
+        asks = task.engine.flow.in_flight
+        if not asks and not any(isinstance(node, n.ConnectorSource) for node in stage.sources):
             self._vigil.lay(name, task, [self._board.words(exchange) for exchange in stage.exchanges])
 
     def _begin_commits(self) -> None:
@@ -356,4 +355,3 @@ class Worker:
         self.working = name
         task.end_commit()
         self._worked.add(name)
-        self._vigil.committed(name, task)
