@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import polars as pl
 import pytest
 
 from mamba_stream.errors import (
+    DiskFull,
     InvalidInput,
     InvalidName,
     LogClosed,
@@ -21,7 +24,9 @@ from mamba_stream.errors import (
     TopicEnded,
     TopicNotFound,
 )
-from mamba_stream.log import Log, Topic, Transaction, open_log, rows
+from mamba_stream.log import Log, Topic, Transaction, commit_together, open_log, rows
+from mamba_stream.log.committer import Batch
+from mamba_stream.log.format import Message
 from tests.log.pictures import picture, rows_of
 
 
@@ -358,3 +363,78 @@ def test_a_transaction_over_many_partitions_is_one_commit(log: Log) -> None:
             tx.append("many", [{"n": partition}], partition=partition)
     assert log.statistics().commits - before.commits == 1
     assert rows_of(topic) == [(p, 0, (p,)) for p in range(128)]
+
+
+@pytest.mark.embedded
+def test_of_transactions_that_are_committed_together_each_is_accepted_or_refused_by_itself(
+    log: Log, plain: Topic, audit: Topic
+) -> None:
+    ended = log.create_topic("ended", {"n": int})
+    ended.end()
+    gone = log.create_topic("gone", {"n": int})
+    transactions = [log.transaction() for _ in range(6)]
+    for number, tx in enumerate(transactions):
+        tx.append("plain", [{"n": number}])
+        tx.put_record("seen", str(number), b"")
+    transactions[1].require_record("seen", "0", None)
+    transactions[2].require_record("seen", "0", b"")
+    transactions[3].append("ended", [{"n": 3}])
+    transactions[4].append("gone", [{"n": 4}])
+    log.delete_topic(gone.name)
+    before = log.statistics()
+    outcomes = commit_together(log, transactions)
+    assert [type(outcome) for outcome in outcomes] == [
+        type(None), PreconditionFailed, type(None), TopicEnded, TopicNotFound, type(None)
+    ]  # fmt: skip
+    assert "'gone' was deleted" in str(outcomes[4])
+    after = log.statistics()
+    assert (after.commits - before.commits, after.changes - before.changes) == (1, 3)
+    assert after.refused - before.refused == 3
+    assert [row for _, _, row in rows_of(plain)] == [(0,), (2,), (5,)]
+    assert list(log.records("seen")) == ["0", "2", "5"]
+    assert transactions[5].offsets == {("plain", 0): (2, 3)}
+    assert transactions[0].lsn is not None
+    assert transactions[1].lsn is None
+    with pytest.raises(MambaStreamError, match="is over"):
+        transactions[0].commit()
+    assert commit_together(log, []) == []
+
+
+@pytest.mark.embedded
+def test_what_cannot_be_encoded_fails_alone_among_those_that_are_committed_together(
+    log: Log, plain: Topic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transactions = [log.transaction() for _ in range(3)]
+    for number, tx in enumerate(transactions):
+        tx.append("plain", [{"n": number}])
+    (broken,) = transactions[1]._batches
+
+    def encoded(batch: Batch) -> Message:
+        if batch is broken:
+            raise RuntimeError("no")
+        return encode(batch)
+
+    encode = Batch.encoded
+    monkeypatch.setattr(Batch, "encoded", encoded)
+    outcomes = commit_together(log, transactions)
+    assert [type(outcome) for outcome in outcomes] == [type(None), RuntimeError, type(None)]
+    assert [row for _, _, row in rows_of(plain)] == [(0,), (2,)]
+
+
+@pytest.mark.embedded
+def test_a_disk_that_is_full_refuses_all_that_are_committed_together(
+    log: Log, plain: Topic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transactions = [log.transaction() for _ in range(2)]
+    for number, tx in enumerate(transactions):
+        tx.append("plain", [{"n": number}])
+
+    def full(fd: int) -> None:
+        raise OSError(errno.ENOSPC, "no room")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fdatasync", full)
+        assert [type(outcome) for outcome in commit_together(log, transactions)] == [DiskFull, DiskFull]
+    assert not rows_of(plain)
+    plain.append([{"n": 2}])
+    assert [row for _, _, row in rows_of(plain)] == [(2,)]

@@ -7,8 +7,15 @@ import threading
 import polars as pl
 import pytest
 
-from mamba_stream.errors import AlreadyExists, CommitUnknown, InvalidInput, QuotaExceeded, ServerUnavailable
-from mamba_stream.log import Log, rows
+from mamba_stream.errors import (
+    AlreadyExists,
+    CommitUnknown,
+    InvalidInput,
+    PreconditionFailed,
+    QuotaExceeded,
+    ServerUnavailable,
+)
+from mamba_stream.log import Log, commit_together, rows
 from mamba_stream.log.remote import connection as connections
 from mamba_stream.log.remote.connection import Connection
 from mamba_stream.log.remote.failing import Lost
@@ -158,3 +165,21 @@ def test_a_strict_key_is_kept_by_the_server(log: Log) -> None:
         topic.append([{"k": "a"}], partition=other)
     assert list(topic.append([{"k": "a"}], partition=home)) == [home]
     assert log["t"].strict_key
+
+
+def test_transactions_that_are_committed_together_land_once_each_though_answers_are_lost(
+    log: Log, losing
+) -> None:
+    topic = log.create_topic("t", {"n": pl.Int64})
+    transactions = [log.transaction() for _ in range(20)]
+    for number, tx in enumerate(transactions):
+        tx.append("t", [{"n": number}])
+        tx.require_record("n", "k", b"" if number % 5 == 4 else None)
+    lost = losing(7)
+    outcomes = commit_together(log, transactions)
+    assert len(lost) == 7
+    refused = [number for number, outcome in enumerate(outcomes) if outcome is not None]
+    assert refused == [4, 9, 14, 19]
+    assert all(isinstance(outcomes[number], PreconditionFailed) for number in refused)
+    landed = sorted(row[0] for _, _, row in rows_of(topic))
+    assert landed == [number for number in range(20) if number not in refused]

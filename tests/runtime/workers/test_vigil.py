@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 import mamba_stream as mamba
+from mamba_stream.errors import JobFailed
 from mamba_stream.runtime.beside import AtOnce
 from mamba_stream.runtime.checkpoint import Checkpoints
 from mamba_stream.runtime.commits import Together
@@ -245,25 +246,43 @@ def test_a_task_whose_last_runner_commits_while_it_is_taken_over_begins_behind_t
     assert log["out"].scan().collect()["value"].to_list() == [1, 2]
 
 
-def test_of_tasks_that_are_taken_together_one_that_was_given_to_another_since_is_left_alone(log, monkeypatch):
-    asked = Asked(log, monkeypatch, lambda stream: stream.filter(pl.col("value") > 0), partitions=3)
-    others = beside(asked, 0)
-    settle = type(log).settle
+def test_of_tasks_that_are_taken_together_those_that_were_given_to_another_since_are_left_alone(
+    log, monkeypatch
+):
+    asked = Asked(log, monkeypatch, lambda stream: stream.filter(pl.col("value") > 0), partitions=4)
+    late, another = beside(asked), beside(asked)
+    first, second, third, fourth = asked.begun.layout.tasks
+    assert another.take([second], 3) == [second]
+    load, meanwhile = Checkpoints.load, [third]
 
-    def one_is_faster(opened):
-        # Between what is looked up and what is claimed.
-        monkeypatch.setattr(type(log), "settle", settle)
-        assert fastest.take([TaskName(0, 1)], 5) == [TaskName(0, 1)]
+    def loaded(checkpoints):
+        saved = load(checkpoints)
+        if meanwhile:
+            # Behind its look at them, and before its own change of them.
+            assert another.take([meanwhile.pop()], 4) == [third]
+        return saved
 
-    fastest, late = beside(asked), beside(asked)
-    assert late.take([TaskName(0, 0), TaskName(0, 1), TaskName(0, 2)], 1) == []
-    assert fastest.take([TaskName(0, 1)], 4) == [TaskName(0, 1)]
-    assert late.take([TaskName(0, 0), TaskName(0, 1), TaskName(0, 2)], 3) == [TaskName(0, 0), TaskName(0, 2)]
-    asked.topic.append(rows(1), partition=0)
-    asked.topic.append(rows(2), partition=1)
-    for worker in (late, fastest):
+    monkeypatch.setattr(Checkpoints, "load", loaded)
+    assert late.take([third, first, second, fourth], 2) == [first, fourth]
+    for partition in range(4):
+        asked.topic.append(rows(partition + 1), partition=partition)
+    for worker in (late, another):
         worker.turn()
         worker.commit()
-    assert sorted(log["out"].scan().collect()["value"]) == [1, 2]
-    with pytest.raises(mamba.errors.JobFailed, match="taken over task"):
-        others.commit()
+    assert sorted(log["out"].scan().collect()["value"]) == [1, 2, 3, 4]
+    with pytest.raises(JobFailed, match="taken over task 0"):
+        asked.worker.commit()
+
+
+def test_tasks_are_taken_over_and_commit_in_one_call(log, monkeypatch):
+    asked = Asked(log, monkeypatch, lambda stream: stream.filter(pl.col("value") > 0), partitions=9)
+    for partition in range(9):
+        asked.topic.append(rows(partition + 1), partition=partition)
+    calls = log.statistics().commits
+    other = beside(asked, 0)
+    assert log.statistics().commits == calls + 1
+    other.turn()
+    asked.clock.advance("1s")
+    other.turn()
+    assert log.statistics().commits == calls + 2
+    assert log["out"].offsets()[0][1] == 9
