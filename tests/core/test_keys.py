@@ -368,3 +368,16 @@ def test_the_vectors_of_the_page_hold(key: str, rows: int) -> None:
     assert xxhash.xxh64_intdigest(raw) == digest
     columns = [pa.concat_arrays([column] * rows) for column in VECTORS[key]]
     assert set(hash_keys(columns).tolist()) == {digest}
+
+
+def test_rows_are_split_by_key_without_pandas() -> None:
+    code = (
+        "import sys, polars as pl\n"
+        "from mamba_stream.core.keys import split_by_partition\n"
+        "rows = pl.DataFrame({'k': ['a', 'b', 'c', None], 'n': [1, 2, 3, 4]}).to_arrow().to_batches()[0]\n"
+        "assert len(split_by_partition(rows, ['k'], 8)) > 1\n"
+        "assert len(split_by_partition(rows, ['n'], 8)) > 1\n"
+        "assert len(split_by_partition(rows, ['k', 'n'], 8)) > 1\n"
+        "assert 'pandas' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
