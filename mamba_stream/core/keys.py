@@ -55,6 +55,11 @@ _NARROW_ROWS: Final = 1 << 16
 """Up to here the places of rows fit 16 bits, by which Arrow gathers in half the time."""
 _NAN: Final = np.uint64(0x7FF8_0000_0000_0000)
 _NANOSECONDS: Final = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "ns": 1}
+# Given NumPy's arrays or Python's objects, or asked for them, Arrow imports pandas first, if there is one, which takes longer
+# than all else here: what is made or looked at here are buffers.
+_NO_BYTES: Final = pa.Array.from_buffers(
+    pa.large_binary(), 1, [None, pa.py_buffer(bytes(16)), pa.py_buffer(b"")]
+)[0]
 _DAY_NS: Final = 86_400_000_000_000
 _LOW_HALF: Final = np.uint64(0xFFFF_FFFF)
 _32: Final = np.uint64(32)
@@ -149,7 +154,6 @@ def split_by_partition(
 
 
 def _as_arrow(numbers: NDArray[np.intp]) -> pa.Array:
-    # Given NumPy's arrays, Arrow would import pandas first, if there is one, which takes longer than all else here.
     data = np.ascontiguousarray(numbers, np.int64)
     return pa.Array.from_buffers(pa.int64(), len(data), [None, pa.py_buffer(data)])
 
@@ -202,7 +206,10 @@ def _is_bytes(dtype: pa.DataType) -> bool:
 
 
 def _nulls(column: pa.Array) -> NDArray[np.bool_]:
-    return np.asarray(column.is_null().to_numpy(zero_copy_only=False), np.bool_)
+    found = column.is_null()
+    bits = np.frombuffer(found.buffers()[1], np.uint8)
+    flags = np.unpackbits(bits, count=found.offset + len(found), bitorder="little")
+    return flags[found.offset :].astype(np.bool_)
 
 
 def _buffer(column: pa.Array, at: int, dtype: Any, width: int = 1) -> NDArray[Any]:
@@ -294,9 +301,7 @@ def _texts(column: pa.Array) -> list[bytes]:
 def _joined(columns: Sequence[pa.Array]) -> pa.Array:
     """The bytes of a key of several columns, where strings or nulls make them differ in length."""
     parts = [part for column in columns for part in _parts(column)]
-    return pc.binary_join_element_wise(
-        *parts, pa.scalar(b"", pa.large_binary()), null_handling="replace", null_replacement=b""
-    )
+    return pc.binary_join_element_wise(*parts, _NO_BYTES, null_handling="replace", null_replacement=b"")
 
 
 def _parts(column: pa.Array) -> list[pa.Array]:

@@ -6,6 +6,8 @@ import datetime as dt
 import math
 import re
 import struct
+import subprocess
+import sys
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path

@@ -13,7 +13,7 @@ import pytest
 
 import mamba_stream as mamba
 from mamba_stream.errors import JobFailed, StepFailed
-from mamba_stream.runtime.beside import AtOnce
+from mamba_stream.runtime.commits import Together
 from mamba_stream.runtime.options import RunOptions
 from mamba_stream.runtime.workers.beginning import begin
 from mamba_stream.runtime.workers.messages import Gone
@@ -78,7 +78,9 @@ def simulated(
     begun = begin(pipeline, log, options, 4, clock)
 
     def make() -> Worker:
-        return Worker(pipeline, begun.prepared, begun.layout.stages, log, options, clock, begun.run, AtOnce)
+        return Worker(
+            pipeline, begun.prepared, begun.layout.stages, log, options, clock, begun.run, Together(log)
+        )
 
     simulation = Simulation(make, chance, misfortunes)
     pool = Pool(begun.layout, simulation, PoolSettings(workers, lease=lease, restarts=restarts), clock)
