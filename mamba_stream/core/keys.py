@@ -55,8 +55,8 @@ _NARROW_ROWS: Final = 1 << 16
 """Up to here the places of rows fit 16 bits, by which Arrow gathers in half the time."""
 _NAN: Final = np.uint64(0x7FF8_0000_0000_0000)
 _NANOSECONDS: Final = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "ns": 1}
-# Given NumPy's arrays or Python's objects, or asked for them, Arrow imports pandas first, if there is one, which takes longer
-# than all else here: what is made or looked at here are buffers.
+# Given NumPy's arrays or Python's objects, or asked for them, Arrow imports pandas first, if there is one, which takes
+# longer than all else here: what is made or looked at here are buffers.
 _NO_BYTES: Final = pa.Array.from_buffers(
     pa.large_binary(), 1, [None, pa.py_buffer(bytes(16)), pa.py_buffer(b"")]
 )[0]
