@@ -50,6 +50,9 @@ SAVEPOINTS = "jobs.savepoints"
 TASKS = "jobs.tasks"
 """How the namespace begins of the records of a job's tasks, where it has several; in it, ``stage/task``."""
 
+KEPT = "jobs.kept"
+"""How the namespace begins of what a job's savepoints hold of its tasks; in it, ``savepoint/stage/task``."""
+
 RESETS = "jobs.resets"
 """The namespace of the last records of jobs that start over, until their sinks have removed what they wrote."""
 
@@ -109,14 +112,39 @@ def place_of_task(job: str, stage: int, task: int) -> Place:
     return Place(job, tasks_of(job), task_key(stage, task), f"_tasks.{job}.{stage}", task, words)
 
 
-def forget_tasks(tx: Transaction, log: Log, job: str) -> None:
-    """Lets go, within a transaction, of all that the tasks of a job had, and of what was on its way between them."""
+def forget_tasks(tx: Transaction, log: Log, job: str, *, held: bool = True) -> None:
+    """Lets go, within a transaction, of all that the tasks of a job had, and of what was on its way between them.
+
+    Args:
+        tx: The transaction.
+        log: The log.
+        job: The job's name.
+        held: But not of what savepoints hold.
+    """
     for key in log.records(tasks_of(job)):
         tx.delete_record(tasks_of(job), key)
+    kept = held_states(log, job) if held else {}
     for name in log.topics(internal=True):
         kind, _, rest = name.partition(".")
-        if kind in ("_tasks", "_exchange") and rest.rpartition(".")[0] == job:
-            tx.trim(name, {p: end for p, (_, end) in log[name].offsets().items()})
+        owner, _, number = rest.rpartition(".")
+        if kind in ("_tasks", "_exchange") and owner == job:
+            ends = {p: end for p, (_, end) in log[name].offsets().items()}
+            if kind == "_tasks":
+                ends = {p: min([end, *kept.get(f"{number}/{p}", ())]) for p, end in ends.items()}
+            tx.trim(name, ends)
+
+
+def held_states(log: Log, job: str) -> dict[str, list[int]]:
+    """Where the states of tasks begin that savepoints hold, by the key of the task."""
+    found: dict[str, list[int]] = {}
+    for key, data in log.records(kept_of(job)).items():
+        found.setdefault(key.partition("/")[2], []).append(decode_savepoint(data).base)
+    return found
+
+
+def kept_of(job: str) -> str:
+    """The namespace of what a job's savepoints hold of its tasks."""
+    return f"{KEPT}/{job}"
 
 
 def tasks_of(job: str) -> str:
@@ -370,7 +398,11 @@ class Checkpoints:
 
     def _trim(self, tx: Transaction, base: int) -> None:
         """Lets go of state before an offset, but not of what savepoints hold."""
-        held = [savepoint.base for savepoint in savepoints(self._log, self._place.job).values()]
+        job = self._place.job
+        if self._place.namespace == JOBS:
+            held = [savepoint.base for savepoint in savepoints(self._log, job).values()]
+        else:
+            held = held_states(self._log, job).get(self._place.key, [])
         tx.trim(self._place.topic, {self._place.partition: min([base, *held])})
 
     def _begin(self) -> Transaction:
@@ -453,12 +485,24 @@ def read_state(log: Log, job: str, base: int, end: int | None = None) -> Saved:
     return _read(log[state_topic(job)], 0, base, end)
 
 
-def read_tasks(log: Log, job: str) -> Iterator[Saved]:
-    """What the last commit of each of a job's tasks left."""
-    for key, data in log.records(tasks_of(job)).items():
+def read_tasks(log: Log, job: str, savepoint: str | None = None) -> dict[str, Saved]:
+    """What the last commit of each of a job's tasks left, or a savepoint holds of it, by the keys of the tasks."""
+    found = {}
+    places: dict[str, tuple[int, int | None]]
+    if savepoint is None:
+        places = {key: (decode_record(data).base, None) for key, data in log.records(tasks_of(job)).items()}
+    else:
+        kept = {
+            key.partition("/")[2]: decode_savepoint(data)
+            for key, data in log.records(kept_of(job)).items()
+            if key.partition("/")[0] == savepoint
+        }
+        places = {key: (one.base, one.end) for key, one in kept.items()}
+    for key, (base, end) in places.items():
         stage, _, task = key.partition("/")
         place = place_of_task(job, int(stage), int(task))
-        yield _read(log[place.topic], place.partition, decode_record(data).base, None)
+        found[key] = _read(log[place.topic], place.partition, base, end)
+    return found
 
 
 def _read(topic: Topic, partition: int, base: int, end: int | None) -> Saved:
@@ -496,6 +540,22 @@ def add_savepoint(tx: Transaction, log: Log, job: str, name: str, savepoint: Sav
     if name in savepoints(log, job):
         raise AlreadyExists(f"job {job!r} has a savepoint {name!r}: choose another name, or delete that one")
     tx.put_record(SAVEPOINTS, f"{job}/{name}", encode(savepoint))
+    for key, data in log.records(tasks_of(job)).items():
+        # Whatever a task commits from here on does not belong to it.
+        tx.require_record(tasks_of(job), key, data)
+        stage, _, task = key.partition("/")
+        place = place_of_task(job, int(stage), int(task))
+        end = log[place.topic].offsets()[place.partition][1]
+        held = Savepoint(decode_record(data).base, end, savepoint.created)
+        tx.put_record(kept_of(job), f"{name}/{key}", encode(held))
+
+
+def remove_savepoint(tx: Transaction, log: Log, job: str, name: str) -> None:
+    """Lets go of a savepoint within a transaction."""
+    tx.delete_record(SAVEPOINTS, f"{job}/{name}")
+    for key in log.records(kept_of(job)):
+        if key.partition("/")[0] == name:
+            tx.delete_record(kept_of(job), key)
 
 
 def _twins(one: str, other: str) -> bool:

@@ -26,7 +26,7 @@ from mamba_stream.runtime.savepoints import check_savepoint
 from mamba_stream.runtime.viewing import view_state
 
 
-class _Asked:
+class Asked:
     """Somebody waits for a commit, which may be wanted as a savepoint."""
 
     def __init__(self, savepoint: str | None = None) -> None:
@@ -62,7 +62,7 @@ class Job(ABC):
         self._leave = threading.Event()
         self._drop = threading.Event()
         self._door = threading.Lock()
-        self._asked: list[_Asked] = []
+        self._asked: list[Asked] = []
         self._over = False
         self._reception: Reception | None = None
         self._thread = threading.Thread(target=self._work, name=f"mamba-stream {name}", daemon=True)
@@ -141,7 +141,7 @@ class Job(ABC):
             TimeoutError: It did not come to it in time.
             JobFailed: The job is over.
         """
-        return self._ask(_Asked(), timeout)
+        return self._ask(Asked(), timeout)
 
     def savepoint(self, name: str, timeout: float | None = None) -> int:
         """Commits now, and keeps what the job remembers under a name until it is deleted.
@@ -163,7 +163,7 @@ class Job(ABC):
             JobFailed: The job is over: ``mamba-stream job savepoint`` does it for a job that does not run.
         """
         check_savepoint(name)
-        return self._ask(_Asked(name), timeout)
+        return self._ask(Asked(name), timeout)
 
     def state(self, step: str) -> pl.DataFrame:
         """What a step remembers as of the job's last commit, as a frame; the job may run or be over.
@@ -178,7 +178,7 @@ class Job(ABC):
         """
         return view_state(self._log, self.name, self._analysis, step)
 
-    def _ask(self, done: _Asked, timeout: float | None) -> int:
+    def _ask(self, done: Asked, timeout: float | None) -> int:
         with self._door:
             if self._over:
                 raise JobFailed(f"job {self.name!r} is over ({self._state}): there is nothing to commit")
@@ -289,7 +289,7 @@ class Job(ABC):
                 return lambda: (f"has {self._scale} workers", b"") if self._scaled else None
             case Savepoint(name):
                 check_savepoint(name)
-                asked = _Asked(name)
+                asked = Asked(name)
                 with self._door:
                     self._asked.append(asked)
                 return partial(self._kept, asked)
@@ -305,7 +305,7 @@ class Job(ABC):
             raise JobFailed(self._last_words())
         return repr(self._summary), b""
 
-    def _kept(self, asked: _Asked) -> Outcome | None:
+    def _kept(self, asked: Asked) -> Outcome | None:
         if asked.refused is not None:
             raise asked.refused
         return (f"kept with commit {asked.lsn}", b"") if asked.lsn is not None else None

@@ -12,9 +12,9 @@ from mamba_stream.runtime.checkpoint import (
     JOBS,
     OWNED,
     RESETS,
-    SAVEPOINTS,
     forget_tasks,
     read_state,
+    remove_savepoint,
     savepoints,
     state_topic,
     tasks_of,
@@ -144,8 +144,8 @@ def reset_job(log: Log, name: str) -> Reset:
             tx.delete_record(JOBS, name)
             tx.put_record(RESETS, name, data)
             for savepoint in gone:
-                tx.delete_record(SAVEPOINTS, f"{name}/{savepoint}")
-            forget_tasks(tx, log, name)
+                remove_savepoint(tx, log, name, savepoint)
+            forget_tasks(tx, log, name, held=False)
             for topic in (*emptied, state_topic(name)):
                 if topic in log:
                     tx.trim(topic, {p: end for p, (_, end) in log[topic].offsets().items()})

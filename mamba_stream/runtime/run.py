@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mamba_stream.core.clock import Clock
-from mamba_stream.core.names import check_name, did_you_mean
-from mamba_stream.errors import NotFound, PipelineRefused
+from mamba_stream.core.names import check_name
 from mamba_stream.log import Log
 from mamba_stream.plan.pipeline import Pipeline
 from mamba_stream.plan.stages import whole
@@ -17,14 +16,15 @@ from mamba_stream.runtime.checkpoint import (
     forget_tasks,
     make_state,
     place_of_job,
-    read_state,
-    savepoints,
 )
+from mamba_stream.runtime.left import left_for
+from mamba_stream.runtime.merging import merged
 from mamba_stream.runtime.options import RunOptions
 from mamba_stream.runtime.outputs import make_topics
 from mamba_stream.runtime.prepared import Prepared
 from mamba_stream.runtime.progress import Progress
 from mamba_stream.runtime.task import Share, Task, groups_of
+from mamba_stream.runtime.upgrade import check_resumable
 
 
 class Run(Task):
@@ -59,10 +59,10 @@ class Run(Task):
             check_name(group, "group")
         make_state(log, pipeline.name)
         checkpoints = Checkpoints(log, place_of_job(pipeline.name), clock)
-        saved = self._load(log, checkpoints)
+        saved = self._load(log, prepared, checkpoints)
         self.upgrade = prepared.upgrade(saved.progress if saved is not None else Progress())
         if saved is not None:
-            self._check_resumable()
+            check_resumable(self.upgrade, options)
         share = Share(whole(prepared.analysis))
         super().__init__(
             pipeline, prepared, share, log, checkpoints, saved, self.upgrade.kept, options, clock, ring=ring
@@ -75,40 +75,12 @@ class Run(Task):
         assert self._checkpoints.record is not None
         return self._checkpoints.record.epoch
 
-    def _load(self, log: Log, checkpoints: Checkpoints) -> Saved | None:
+    def _load(self, log: Log, prepared: Prepared, checkpoints: Checkpoints) -> Saved | None:
         """Where this run begins: at the last commit, at a savepoint, or from nothing."""
-        if self._options.anew:
+        left = left_for(log, self.pipeline, self._options, checkpoints)
+        if left is None:
             return None
-        name = self._options.savepoint
-        if name is None:
-            return checkpoints.load()
-        there = savepoints(log, self.pipeline.name)
-        if name not in there:
-            raise NotFound(
-                f"job {self.pipeline.name!r} has no savepoint {name!r}{did_you_mean(name, there)}; there are "
-                f"{', '.join(there) or 'none'} (state= is 'resume', 'new', 'upgrade' or a savepoint's name)"
-            )
-        for output in self.pipeline.sinks:
-            raise PipelineRefused(
-                f"job {self.pipeline.name!r} cannot go back to savepoint {name!r}: sink {output.sink.name!r} (to at "
-                f"{output.place}) has what came after it, and would get it again: give the pipeline another name"
-            )
-        return read_state(log, self.pipeline.name, there[name].base, there[name].end)
-
-    def _check_resumable(self) -> None:
-        upgrade = self.upgrade
-        if upgrade.fits or (self._options.upgrade and upgrade.possible):
-            return
-        keep = (
-            f", with state='upgrade' to keep the state of {', '.join(map(repr, upgrade.kept)) or 'no step'} and "
-            "have the others begin without any from here on"
-            if upgrade.possible
-            else ""
-        )
-        raise PipelineRefused(
-            f"pipeline {self.pipeline.name!r} does not fit the state of its job: {'; '.join(upgrade.problems())}. "
-            f"Run it with state='new' to start over{keep}, or give it another name"
-        )
+        return merged(left.tasks, prepared) if left.tasks else left.saved
 
     def _take_over(self, log: Log) -> None:
         job = self.pipeline.name
@@ -127,7 +99,7 @@ class Run(Task):
             owned=[name for name in made if name not in owned],
             empty=empty,
             replaced={node.name: step for node, step in self.engine.flow.steps.items()} if replaces else None,
-            also=(lambda tx: forget_tasks(tx, log, job)) if anew else None,
+            also=(lambda tx: forget_tasks(tx, log, job)) if anew or replaces else None,
         )()
         # Not before: from here on no other runner can commit.
         self._deliveries.recover(anew=self._options.anew or self._checkpoints.starts_over)

@@ -9,8 +9,16 @@ from mamba_stream.core.clock import Clock, SystemClock
 from mamba_stream.core.names import check_name, did_you_mean
 from mamba_stream.errors import InvalidName, NotFound, PipelineRefused
 from mamba_stream.log import Log
-from mamba_stream.runtime.checkpoint import JOBS, SAVEPOINTS, add_savepoint, savepoints, state_topic, tasks_of
+from mamba_stream.runtime.checkpoint import (
+    JOBS,
+    add_savepoint,
+    remove_savepoint,
+    savepoints,
+    state_topic,
+    tasks_of,
+)
 from mamba_stream.runtime.jobs import find_job
+from mamba_stream.runtime.left import is_drained
 from mamba_stream.runtime.lock import lock_job
 from mamba_stream.runtime.options import STATES
 from mamba_stream.runtime.progress import Savepoint, decode_record
@@ -64,7 +72,7 @@ def make_savepoint(log: Log, job: str, name: str, clock: Clock | None = None) ->
         JobNotFound: The log knows no such job.
         JobRunning: It runs: ask the job itself.
         AlreadyExists: It has a savepoint of this name.
-        PipelineRefused: It is run by workers.
+        PipelineRefused: It is run by workers, and rows are on their way between them.
     """
     find_job(log, job)
     check_savepoint(name)
@@ -72,8 +80,11 @@ def make_savepoint(log: Log, job: str, name: str, clock: Clock | None = None) ->
     try:
         data = log.record(JOBS, job)
         assert data is not None
-        if log.records(tasks_of(job)):
-            raise PipelineRefused(f"job {job!r} is run by workers: savepoints are of jobs that are one task")
+        if log.records(tasks_of(job)) and not is_drained(decode_record(data)):
+            raise PipelineRefused(
+                f"job {job!r} was interrupted, and rows are on their way between its workers: run it until they have "
+                "come through (until='now'), or stop it while it runs, and make the savepoint then"
+            )
         kept = Savepoint(
             decode_record(data).base, log[state_topic(job)].offsets()[0][1], (clock or SystemClock()).now()
         )
@@ -97,4 +108,4 @@ def delete_savepoint(log: Log, job: str, name: str) -> None:
             f"job {job!r} has no savepoint {name!r}{did_you_mean(name, there)}; there are {', '.join(there) or 'none'}"
         )
     with log.transaction() as tx:
-        tx.delete_record(SAVEPOINTS, f"{job}/{name}")
+        remove_savepoint(tx, log, job, name)

@@ -40,7 +40,7 @@ def start_job(pipeline: Pipeline, log: Log, options: RunOptions, clock: Clock | 
         PipelineRefused: The pipeline cannot be right, or not go on from the state there is.
     """
     clock = clock or SystemClock()
-    if options.anew or not _has_tasks(log, pipeline.name):
+    if options.anew or options.savepoint is not None or not _has_tasks(log, pipeline.name):
         why = "" if options.workers == 1 else one_is_better(pipeline, log, options)
         if options.workers == 1 or why:
             return SingleJob(pipeline, log, replace(options, workers=1, least=None), clock, why)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from mamba_stream.errors import PipelineRefused
+from mamba_stream.runtime.options import RunOptions
 from mamba_stream.runtime.progress import Progress
 
 
@@ -74,4 +76,24 @@ def upgrade_of(job: str, progress: Progress, layouts: Mapping[str, str], sources
         changed=tuple(name for name, layout in layouts.items() if known.get(name, layout) != layout),
         gone=tuple(name for name in known if name not in layouts),
         sources=tuple(sources),
+    )
+
+
+def check_resumable(upgrade: Upgrade, options: RunOptions) -> None:
+    """Refuses a pipeline that does not fit what its job left, unless what fits is to be kept.
+
+    Raises:
+        PipelineRefused: It does not fit; the message says what, and what can be done.
+    """
+    if upgrade.fits or (options.upgrade and upgrade.possible):
+        return
+    keep = (
+        f", with state='upgrade' to keep the state of {', '.join(map(repr, upgrade.kept)) or 'no step'} and "
+        "have the others begin without any from here on"
+        if upgrade.possible
+        else ""
+    )
+    raise PipelineRefused(
+        f"pipeline {upgrade.job!r} does not fit the state of its job: {'; '.join(upgrade.problems())}. "
+        f"Run it with state='new' to start over{keep}, or give it another name"
     )

@@ -37,7 +37,7 @@ def view_state(log: Log, job: str, analysis: Analysis, name: str) -> pl.DataFram
     if saved.progress.layout is None:
         return _view(found[name], analysis, saved)
     # Of a job over workers, each task has its share of the keys.
-    parts = [one for one in read_tasks(log, job) if any(owner == name for owner, _, _ in one.state)]
+    parts = [one for one in read_tasks(log, job).values() if any(owner == name for owner, _, _ in one.state)]
     views = [_view(found[name], analysis, one) for one in parts]
     return pl.concat(views) if views else step_of(found[name], analysis).view()
 

@@ -101,6 +101,8 @@ class Belongings:
                 # Whoever runs the job may write what its tasks have come to, what happened to it and what is asked of
                 # it, and so may take it away.
                 return (_of_job("read" if act == "read" else "write", rest),)
+            case "jobs.kept" if rest:
+                return (_of_job(act, rest),)
             case "letters" if rest:
                 return self._of_topic(act, rest, "delete")
         match namespace:

@@ -7,6 +7,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from mamba_stream.core.clock import Clock
 from mamba_stream.core.names import check_name
 from mamba_stream.errors import PipelineRefused
@@ -23,14 +25,19 @@ from mamba_stream.runtime.checkpoint import (
     place_of_job,
     place_of_task,
     put_state,
+    read_tasks,
+    task_key,
 )
 from mamba_stream.runtime.exchanges import exchange_schema
 from mamba_stream.runtime.faults import DeadLetters
+from mamba_stream.runtime.left import Left, left_for
+from mamba_stream.runtime.merging import merged
 from mamba_stream.runtime.options import RunOptions
 from mamba_stream.runtime.outputs import make_topics
 from mamba_stream.runtime.prepared import Prepared
 from mamba_stream.runtime.progress import LayoutProgress, Progress, SourceProgress, StepProgress
 from mamba_stream.runtime.task import groups_of
+from mamba_stream.runtime.upgrade import check_resumable
 from mamba_stream.runtime.workers.conversion import TaskState, cut_state
 from mamba_stream.runtime.workers.layout import Layout, TaskName, layout_of_job, make_internal_topics
 
@@ -61,38 +68,32 @@ def begin(pipeline: Pipeline, log: Log, options: RunOptions, partitions: int, cl
         pipeline: The pipeline.
         log: The log.
         options: How it is to be run.
-        partitions: How many tasks a stage behind a shuffle has, where the job has none yet.
+        partitions: How many tasks a stage behind a shuffle has, where the job has none yet, or is upgraded.
         clock: The clock.
 
     Raises:
         PipelineRefused: The pipeline cannot be right, or not go on from the state there is.
     """
-    if options.savepoint is not None:
-        raise PipelineRefused(
-            f"job {pipeline.name!r} cannot go back to savepoint {options.savepoint!r} over workers: savepoints are of "
-            "jobs that are one task; where it never ran over workers, run it with workers=1 first"
-        )
     prepared = Prepared(pipeline, log)
     for group in groups_of(pipeline.name, prepared.analysis.sources):
         check_name(group, "group")
     make_state(log, pipeline.name)
     checkpoints = Checkpoints(log, place_of_job(pipeline.name), clock)
-    saved = None if options.anew else checkpoints.load()
-    before = None if saved is None else saved.progress.layout
-    partitions = partitions if before is None else before.partitions
+    left = left_for(log, pipeline, options, checkpoints)
+    before = None if left is None else left.saved.progress.layout
+    if before is not None and not (options.upgrade and left is not None and left.drained):
+        partitions = before.partitions
     layout = layout_of_job(prepared, partitions)
     made = _progress(prepared, layout, partitions)
     cut: dict[TaskName, TaskState] = {}
-    if saved is not None:
-        _check_resumable(pipeline, prepared, saved.progress, made)
-        if before is None:
-            cut = cut_state(saved, prepared, layout)
+    if left is not None:
+        cut = _begun_with(left, log, pipeline, prepared, layout, made, options)
     owned = {key.partition("/")[2] for key in log.records(OWNED) if key.startswith(f"{pipeline.name}/")}
     shapes = {output: prepared.analysis.shapes[output] for output in pipeline.topics}
     topics = make_topics(log, pipeline.topics, shapes, replace=owned if options.anew else set())
     if pipeline.on_error == "dead_letter":
         topics += DeadLetters(pipeline.name, log, prepared.analysis, prepared.topics, clock).make()
-    anew = saved is None
+    anew = left is None
     # What an earlier layout left is of no use to this one.
     make_internal_topics(log, pipeline.name, layout, prepared, replace=anew or bool(cut))
     began = checkpoints.record
@@ -155,13 +156,41 @@ def _form_of(exchange: Exchange, prepared: Prepared) -> list[Any]:
     return [exchange.number, exchange.key, exchange.partitions, exchange.partials is not None, named]
 
 
-def _check_resumable(pipeline: Pipeline, prepared: Prepared, saved: Progress, made: Progress) -> None:
-    upgrade = prepared.upgrade(saved)
-    problems = upgrade.problems()
-    if saved.layout is not None and saved.layout != made.layout and not problems:
-        problems = ["other columns, or other steps, go from one worker to another"]
-    if problems:
+def _begun_with(
+    left: Left,
+    log: Log,
+    pipeline: Pipeline,
+    prepared: Prepared,
+    layout: Layout,
+    made: Progress,
+    options: RunOptions,
+) -> dict[TaskName, TaskState]:
+    """What tasks are to begin with, where that is not what they have.
+
+    Raises:
+        PipelineRefused: What the job left does not fit, or cannot be known to.
+    """
+    before = left.saved.progress.layout
+    upgrade = prepared.upgrade(left.saved.progress)
+    same = upgrade.fits and before == made.layout
+    if before is not None and not same and not left.drained and upgrade.possible:
+        changes = upgrade.problems() or ["other columns, or other steps, go from one worker to another"]
         raise PipelineRefused(
-            f"pipeline {pipeline.name!r} does not fit the state of its job: {'; '.join(problems)}. Run it with "
-            "state='new' to start over, or give it another name"
+            f"pipeline {pipeline.name!r} was changed since its job was interrupted ({'; '.join(changes)}), and rows "
+            "are on their way between workers as it was then. Run the pipeline as it was until they have come through "
+            "(until='now'), and then this one; or run this one with state='new' to start over, or under another name"
         )
+    check_resumable(upgrade, options)
+    if before is None:
+        return cut_state(left.saved, prepared, layout, upgrade.kept)
+    if same and left.tasks:
+        # What was on its way between them then has come through: they read on from what is there now.
+        return {
+            name: TaskState(msgspec.structs.replace(saved.progress, entered={}), [*saved.state])
+            for name in layout.tasks
+            if (saved := left.tasks.get(task_key(name.stage, name.number))) is not None
+        }
+    if same:
+        return {}
+    tasks = left.tasks or read_tasks(log, pipeline.name)
+    return cut_state(merged(tasks, prepared, upgrade.kept), prepared, layout, upgrade.kept)

@@ -1,12 +1,11 @@
 """The state of a job that was one task, cut into that of many.
 
-What a step remembers is rows with their keys; a row goes to the task that the rows of its key go to. A job does not go
-back: what tasks remember is numbered by each of them for itself.
+What a step remembers is rows with their keys; a row goes to the task that the rows of its key go to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -40,26 +39,29 @@ class TaskState:
     parts: Parts = field(default_factory=list)
 
 
-def cut_state(saved: Saved, prepared: Prepared, layout: Layout) -> dict[TaskName, TaskState]:
+def cut_state(
+    saved: Saved, prepared: Prepared, layout: Layout, kept: Collection[str]
+) -> dict[TaskName, TaskState]:
     """What each task begins with.
 
     Args:
         saved: What the job's last commit left.
         prepared: The pipeline over its log.
         layout: The tasks.
+        kept: The steps whose state is kept.
 
     Raises:
         PipelineRefused: A step remembers rows that do not say where they belong.
     """
     analysis = prepared.analysis
     found = {
-        TaskName(stage.number, task): TaskState(_progress(saved.progress, stage, task, prepared))
+        TaskName(stage.number, task): TaskState(_progress(saved.progress, stage, task, prepared, kept))
         for stage in layout.stages
         for task in range(stage.tasks)
     }
     for stage in layout.stages:
         for node in stage.nodes:
-            if isinstance(node, n.Stateful):
+            if isinstance(node, n.Stateful) and node.name in kept:
                 for part, task, frame in _cut(node, stage, _restored(node, analysis, saved)):
                     found[TaskName(stage.number, task)].parts.append((node.name, part, frame))
     first = found[TaskName(layout.stages[0].number, 0)]
@@ -105,7 +107,9 @@ def _tasks_of(node: n.Stateful, part: str, frame: pl.DataFrame, stage: Stage) ->
     return partitions_of(hash_keys(columns), stage.tasks).astype(np.int64)
 
 
-def _progress(saved: Progress, stage: Stage, task: int, prepared: Prepared) -> Progress:
+def _progress(
+    saved: Progress, stage: Stage, task: int, prepared: Prepared, kept: Collection[str]
+) -> Progress:
     sources = {}
     for node in stage.sources:
         name = prepared.names[node]
@@ -117,7 +121,7 @@ def _progress(saved: Progress, stage: Stage, task: int, prepared: Prepared) -> P
     steps = {
         node.name: _step_progress(saved.steps[node.name], counted=task == 0)
         for node in stage.nodes
-        if isinstance(node, n.Stateful)
+        if isinstance(node, n.Stateful) and node.name in kept
     }
     sinks = {
         node.name: saved.sinks[node.name]

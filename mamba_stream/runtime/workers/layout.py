@@ -8,12 +8,13 @@ from functools import partial
 
 import msgspec
 
-from mamba_stream.errors import AlreadyExists, SchemaMismatch
+from mamba_stream.errors import AlreadyExists, PipelineRefused, SchemaMismatch
 from mamba_stream.log import Log
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.lying import Laid, laid_in
 from mamba_stream.plan.stages import Exchange, Stage, stages
-from mamba_stream.runtime.checkpoint import make_state_topic, place_of_task
+from mamba_stream.plan.staging import PARTITIONS
+from mamba_stream.runtime.checkpoint import held_states, make_state_topic, place_of_task
 from mamba_stream.runtime.exchanges import exchange_topic, make_exchange
 from mamba_stream.runtime.prepared import Prepared
 
@@ -79,9 +80,19 @@ def make_internal_topics(
     for exchange in layout.exchanges:
         name = exchange_topic(job, exchange)
         _make(log, name, partial(make_exchange, log, job, exchange, prepared.analysis), replace=replace)
+    # As many for each: what savepoints hold of an earlier layout is in the same topics, whatever its stages were.
+    most = max(PARTITIONS, *(stage.tasks for stage in layout.stages))
     for stage in layout.stages:
         name = place_of_task(job, stage.number, 0).topic
-        _make(log, name, partial(make_state_topic, log, name, stage.tasks), replace=replace)
+        if name in log and log[name].partitions >= stage.tasks:
+            continue
+        if name in log and held_states(log, job):
+            raise PipelineRefused(
+                f"job {job!r}: stage {stage.number} has {stage.tasks} tasks now, and savepoints hold what it had when "
+                f"they were {log[name].partitions}: delete them (mamba-stream job savepoints {job} --delete NAME), or "
+                "give the pipeline another name"
+            )
+        _make(log, name, partial(make_state_topic, log, name, most), replace=replace)
 
 
 def _make(log: Log, name: str, make: Callable[[], object], *, replace: bool) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Final
+from dataclasses import replace
+from typing import Final, Literal
 
 from mamba_stream.core.clock import Clock, SystemClock
 from mamba_stream.core.numbers import is_whole
-from mamba_stream.errors import InvalidInput, PipelineRefused
+from mamba_stream.errors import AlreadyExists, InvalidInput
 from mamba_stream.log import Log
 from mamba_stream.plan.analysis import Analysis
 from mamba_stream.plan.pipeline import Pipeline
@@ -16,7 +17,7 @@ from mamba_stream.plan.staging import PARTITIONS
 from mamba_stream.runtime.counts import added, added_lateness, summary_of
 from mamba_stream.runtime.describing import Inlets, inlets_of
 from mamba_stream.runtime.facts import JobStatus, RunSummary
-from mamba_stream.runtime.job import Job
+from mamba_stream.runtime.job import Asked, Job
 from mamba_stream.runtime.options import RunOptions
 from mamba_stream.runtime.status import StatusOf
 from mamba_stream.runtime.workers.beginning import Begun, begin
@@ -62,15 +63,14 @@ class PooledJob(Job):
             PipelineRefused: The pipeline cannot be right, or not go on from the state there is.
         """
         super().__init__(pipeline.name, log, clock or SystemClock())
+        self._pipeline, self._options, self._partitions = pipeline, options, partitions
+        self._settings, self._starting = settings, starting
         try:
             self._begun = begun = begin(pipeline, log, options, partitions, self._clock)
-            self._executor = starting(begun)
+            self._pool = self._new_pool(settings)
         except BaseException:
             self._lock.release()
             raise
-        self._pool = Pool(
-            begun.layout, self._executor, settings, self._clock, self._bell.ring, self._note_event
-        )
         prepared = begun.prepared
         self._status = StatusOf(self.name, prepared.analysis, prepared.names, begun.layout.stages)
         self._since = self._clock.monotonic()
@@ -124,13 +124,18 @@ class PooledJob(Job):
     def _analysis(self) -> Analysis:
         return self._begun.prepared.analysis
 
+    def _new_pool(self, settings: PoolSettings) -> Pool:
+        executor = self._starting(self._begun)
+        return Pool(self._begun.layout, executor, settings, self._clock, self._bell.ring, self._note_event)
+
     def _loop(self) -> RunSummary:
         pool = self._pool
         asked: int | None = None
         left = False
         while self._goes_on():
             lsn = self._log.heard()
-            if self._leave.is_set() and not left:
+            if not left and (self._leave.is_set() or self._wanted_savepoints()):
+                # A savepoint holds what tasks remember, and nothing that is on its way between them.
                 pool.leave()
                 left = True
             if not left:
@@ -142,10 +147,14 @@ class PooledJob(Job):
             if pool.error is not None:
                 raise pool.error
             if pool.over:
-                self._state = "finished" if pool.ended else "stopped"
-                self._note("finished" if pool.ended else "stopped")
+                ended: Literal["finished", "stopped"] = "finished" if pool.ended else "stopped"
+                self._note(ended)
+                if self._keep() and not (pool.ended or self._leave.is_set()):
+                    pool, asked, left = self._go_on(), None, False
+                    continue
+                self._state = ended
                 return self._summed()
-            if self._asked and asked is None:
+            if asked is None and any(one.savepoint is None for one in self._asked):
                 asked = pool.commit()
             if asked is not None and pool.committed(asked):
                 asked = None
@@ -164,16 +173,41 @@ class PooledJob(Job):
         if found is not None:
             pool.rescale(found)
 
-    def _committed(self) -> None:
-        """Answers those who wanted a commit."""
+    def _wanted_savepoints(self) -> list[Asked]:
         with self._door:
-            for asked in self._asked:
-                if asked.savepoint is not None:
-                    asked.refused = PipelineRefused(
-                        f"job {self.name!r} is run by several workers, and has no savepoints: stop it, and run it "
-                        "with workers=1"
-                    )
+            return [asked for asked in self._asked if asked.savepoint is not None]
+
+    def _keep(self) -> bool:
+        """Makes savepoints of what was left when all had come through, for those who want one; whether anybody did."""
+        wanted = self._wanted_savepoints()
+        for asked in wanted:
+            assert asked.savepoint is not None
+            try:
+                self._begun.checkpoints.keep(asked.savepoint)
+            except AlreadyExists as error:
+                asked.refused = error
+        if wanted:
+            with self._door:
+                self._answer(self._log.heard())
+        return bool(wanted)
+
+    def _go_on(self) -> Pool:
+        """Begins anew where all had come to their end; what was said of this run's end counts for the next no more."""
+        before = self._pool
+        before.cancel()
+        options = replace(self._options, anew=False, savepoint=None, upgrade=False)
+        self._begun = begin(self._pipeline, self._log, options, self._partitions, self._clock)
+        self._pool = pool = self._new_pool(replace(self._settings, workers=before.scale))
+        pool.facts, pool.begun = dict(before.facts), dict(before.begun)
+        return pool
+
+    def _committed(self) -> None:
+        """Answers those who wanted a commit and nothing else."""
+        with self._door:
+            kept = [asked for asked in self._asked if asked.savepoint is not None]
+            self._asked = [asked for asked in self._asked if asked.savepoint is None]
             self._answer(self._log.heard())
+            self._asked = kept
 
     def _note(self, status: str) -> None:
         """Says in the job's own record how the run ended."""

@@ -38,7 +38,14 @@ class Simulated:
         self.told: list[str] = []
 
     def run(
-        self, workers: int, *, misfortunes: Misfortunes, until: str | None, rescales: bool = False
+        self,
+        workers: int,
+        *,
+        misfortunes: Misfortunes,
+        until: str | None,
+        rescales: bool = False,
+        partitions: int = 4,
+        upgrade: bool = False,
     ) -> int:
         """Runs to the end, or until the coordinator dies; the number of deaths and moves."""
         options = RunOptions(
@@ -48,8 +55,9 @@ class Simulated:
             commit=0.05,
             skip_gaps=False,
             rows=int(self.chance.integers(100, 1_000)),
+            upgrade=upgrade,
         )
-        begun = begin(self.pipeline, self.log, options, 4, self.clock)
+        begun = begin(self.pipeline, self.log, options, partitions, self.clock)
 
         def make() -> Worker:
             return Worker(

@@ -12,7 +12,7 @@ from polars.testing import assert_frame_equal
 import mamba_stream as mamba
 from mamba_stream.runtime.jobs import find_job
 from mamba_stream.runtime.journal import read_journal
-from mamba_stream.runtime.savepoints import make_savepoint
+from mamba_stream.runtime.savepoints import list_savepoints
 from mamba_stream.runtime.workers.pooledjob import PooledJob
 from tests.runtime.workers.test_pooledjob import append, counting, expected, found, log, rows
 
@@ -107,7 +107,7 @@ def test_a_changed_pipeline_starts_over_and_is_refused_otherwise(log):
     assert_frame_equal(found_now, expected(data), check_row_order=False)
 
 
-def test_other_columns_between_workers_are_refused_before_anything_starts(log):
+def test_with_other_columns_between_workers_a_job_goes_on_once_all_rows_have_come_through(log):
     append(log, rows(0, 100))
 
     def kept(*columns: str) -> mamba.Pipeline:
@@ -115,21 +115,24 @@ def test_other_columns_between_workers_are_refused_before_anything_starts(log):
         return mamba.pipeline("firsts", first.to(f"out{len(columns)}"))
 
     mamba.run(kept("key"), log=log, workers=2, until="now")
-    with pytest.raises(mamba.PipelineRefused, match="state='new'"):
-        mamba.run(kept("key", "value"), log=log, workers=2, until="now")
+    append(log, rows(100, 2_000))
+    mamba.run(kept("key", "value"), log=log, workers=2, until="now")
+    assert log["out1"].scan().collect().height == 17
+    # Those that were seen before are known still.
+    assert log["out2"].scan().collect().height == 0
 
 
-def test_savepoints_are_of_jobs_that_are_one_task(log):
-    append(log, rows(0, 100))
-    mamba.run(counting(), log=log, until="now")
-    make_savepoint(log, "counting", "before")
-    with pytest.raises(mamba.PipelineRefused, match="workers=1 first"):
-        mamba.run(counting(), log=log, workers=2, state="before")
-    mamba.run(counting(), log=log, workers=2, until="now")
-    with pytest.raises(mamba.PipelineRefused, match="run by workers"):
-        make_savepoint(log, "counting", "behind")
-    with pytest.raises(mamba.PipelineRefused, match="cannot go back"):
-        mamba.run(counting(), log=log, state="before")
+def test_a_running_job_of_two_workers_keeps_a_savepoint(log):
+    data = rows(0, 4_000)
+    append(log, data[:2_000])
+    job = mamba.start(counting(), log=log, workers=2, until="stopped", commit="50ms")
+    job.savepoint("kept", 120)
+    append(log, data[2_000:])
+    log["in"].end()
+    summary = job.wait(120)
+    assert (summary.state, summary.rows_in) == ("finished", 4_000)
+    assert_frame_equal(found(log), expected(data), check_row_order=False)
+    assert [facts.name for facts in list_savepoints(log, "counting")] == ["kept"]
 
 
 def test_a_job_over_workers_is_told_of_as_others_are(log):
