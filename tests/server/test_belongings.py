@@ -81,6 +81,7 @@ def topic(operation, name="orders"):
         ("jobs.requests/etl", "a1", {group("describe", "job.etl")}, {group("read", "job.etl")}, {group("read", "job.etl")}),
         ("jobs.answers/etl", "a1/0000", {group("describe", "job.etl")}, {group("read", "job.etl")}, {group("read", "job.etl")}),
         ("jobs.journal/etl", "017", {group("describe", "job.etl")}, {group("read", "job.etl")}, {group("read", "job.etl")}),
+        ("jobs.kept/etl", "x/0/1", {group("describe", "job.etl")}, {group("read", "job.etl")}, {group("delete", "job.etl")}),
         ("jobs.resets", "etl", {group("describe", "job.etl")}, {group("read", "job.etl")}, {group("read", "job.etl")}),
         ("jobs.runs", "etl", {group("describe", "job.etl")}, {group("read", "job.etl")}, {group("read", "job.etl")}),
         ("sessions", "next", set(), set(), set()),
@@ -249,6 +250,7 @@ PARTS = [
     "jobs.requests",
     "jobs.answers",
     "jobs.journal",
+    "jobs.kept",
     "lock",
     "x",
 ]

@@ -107,21 +107,6 @@ def test_a_changed_pipeline_starts_over_and_is_refused_otherwise(log):
     assert_frame_equal(found_now, expected(data), check_row_order=False)
 
 
-def test_with_other_columns_between_workers_a_job_goes_on_once_all_rows_have_come_through(log):
-    append(log, rows(0, 100))
-
-    def kept(*columns: str) -> mamba.Pipeline:
-        first = mamba.stream("in").select("ts", *columns).unique(["key"], within="1h", name="firsts")
-        return mamba.pipeline("firsts", first.to(f"out{len(columns)}"))
-
-    mamba.run(kept("key"), log=log, workers=2, until="now")
-    append(log, rows(100, 2_000))
-    mamba.run(kept("key", "value"), log=log, workers=2, until="now")
-    assert log["out1"].scan().collect().height == 17
-    # Those that were seen before are known still.
-    assert log["out2"].scan().collect().height == 0
-
-
 def test_a_running_job_of_two_workers_keeps_a_savepoint(log):
     data = rows(0, 4_000)
     append(log, data[:2_000])
