@@ -59,6 +59,8 @@ _SOON = 0.1
 a sink is asked that may want a commit by itself."""
 _ASKING = 4
 """Commits are so many times as far apart, at least, as the last of them waited for answers from outside."""
+_FIRST = 0.1
+"""So soon, as a share of the time between two, comes the first commit of a task that was taken over: it goes on."""
 _LONG = 60.0
 """Seconds until the next turn where whatever may come wakes whoever waits."""
 
@@ -407,8 +409,9 @@ class Task:
         return True
 
     def recover(self) -> None:
-        """Brings sinks to where the commit was that the task begins with."""
+        """The task is taken over: brings sinks to where the commit was that it begins with."""
         self._deliveries.recover(anew=self._checkpoints.starts_over)
+        self._committed = self._clock.monotonic() - (1 - _FIRST) * self._options.commit
 
     def keep(self, name: str) -> None:
         """Keeps what the last commit left under a name."""

@@ -84,6 +84,7 @@ def test_a_task_is_asked_when_its_commit_is_due_and_others_that_soon_would_be_co
     log, monkeypatch
 ):
     asked = Asked(log, monkeypatch, lambda stream: stream.filter(pl.col("value") > 0))
+    asked.worker.commit()
     asked.topic.append(rows(1), partition=1)
     asked.turn()
     asked.clock.advance("700ms")
@@ -286,3 +287,22 @@ def test_tasks_are_taken_over_and_commit_in_one_call(log, monkeypatch):
     other.turn()
     assert log.statistics().commits == calls + 2
     assert log["out"].offsets()[0][1] == 9
+
+
+def test_a_task_that_was_taken_over_shows_soon_that_it_goes_on(log, monkeypatch):
+    asked = Asked(log, monkeypatch, lambda stream: stream.filter(pl.col("value") > 0), partitions=1)
+    asked.topic.append(rows(1))
+    other = beside(asked, 0)
+    other.turn()
+    assert log["out"].offsets()[0][1] == 0
+    asked.clock.advance("100ms")
+    other.turn()
+    assert log["out"].offsets()[0][1] == 1
+    asked.topic.append(rows(2))
+    other.turn()
+    asked.clock.advance("900ms")
+    other.turn()
+    assert log["out"].offsets()[0][1] == 1, "the next one comes when it is due"
+    asked.clock.advance("100ms")
+    other.turn()
+    assert log["out"].offsets()[0][1] == 2
