@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mamba_stream.errors import MambaStreamError
+from mamba_stream.errors import JobFailed, MambaStreamError
 from mamba_stream.runtime.places import line_of
 from mamba_stream.runtime.workers.layout import TaskName
 from mamba_stream.runtime.workers.messages import (
@@ -46,6 +46,8 @@ class Shift:
             match order:
                 case Take(tasks, lease, care, known):
                     taken = self._worker.take(tasks, lease, care, known)
+                    if not self._worker.tasks:
+                        raise JobFailed(f"task {tasks[0]} was given to another worker since, and so were all others")
                     self._say(Taken(self._worker.facts(taken), [one for one in tasks if one not in taken]))
                 case Release(tasks):
                     self._worker.release(tasks)
