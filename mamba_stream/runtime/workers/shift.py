@@ -47,7 +47,9 @@ class Shift:
                 case Take(tasks, lease, care, known):
                     taken = self._worker.take(tasks, lease, care, known)
                     if not self._worker.tasks:
-                        raise JobFailed(f"task {tasks[0]} was given to another worker since, and so were all others")
+                        raise JobFailed(
+                            f"task {tasks[0]} was given to another worker since, and so were all others"
+                        )
                     self._say(Taken(self._worker.facts(taken), [one for one in tasks if one not in taken]))
                 case Release(tasks):
                     self._worker.release(tasks)
