@@ -23,8 +23,11 @@ import pytest
 
 from mamba_stream import errors
 from mamba_stream.core.clock import Clock
+from mamba_stream.core.durability import PROMISES
+from mamba_stream.dsl.opening import open_log
 from mamba_stream.log import opening, store as stores
 from mamba_stream.log.index import MAP_SIZE
+from mamba_stream.log.log import Log
 from mamba_stream.log.remote.address import Address, Credentials
 from mamba_stream.log.remote.storage import RemoteStorage, connect
 
@@ -39,9 +42,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=("thread", "process"),
         help="let every log be a server's, which runs in a thread or a process of its own; give it behind the paths",
     )
+    parser.addoption("--durability", choices=tuple(PROMISES), help="open every log with this durability")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    level = config.getoption("--durability")
+    if level is not None:
+        Log.__init__.__defaults__ = (level,)
+        open_log.__kwdefaults__["durability"] = level
     kind = config.getoption("--served")
     if kind is not None:
         served = Served(OwnProcess() if kind == "process" else Threads())
@@ -52,9 +60,9 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What looks into a directory's storage is about that, and has nothing to say of a server's."""
     kind = config.getoption("--served")
-    if kind is None:
-        return
-    marks = ("embedded", "inside") if kind == "process" else ("embedded",)
+    marks = {None: (), "thread": ("embedded",), "process": ("embedded", "inside")}[kind]
+    if config.getoption("--durability") not in (None, "commit"):
+        marks = (*marks, "synced")
     away = [item for item in items if any(item.get_closest_marker(mark) for mark in marks)]
     if away:
         config.hook.pytest_deselected(items=away)

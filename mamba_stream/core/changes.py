@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import msgspec
 
+from mamba_stream.core.durability import Durability
+
 MAX_RECORD_BYTES = 2048
 """A record is a pointer or a small state, never data: larger values belong into a topic."""
 
@@ -108,7 +110,7 @@ class ChangeSet(msgspec.Struct, frozen=True, array_like=True):
 
     ``drops`` and ``ends`` name topics by number. ``requires`` lists records that must have exactly these
     values (``None``: must not exist) when the change set is applied; an ``Append`` with ``expect`` requires
-    the partition to end there.
+    the partition to end there. ``durability`` is what has to be true before it is acknowledged.
     """
 
     creates: tuple[CreateTopic, ...] = ()
@@ -122,6 +124,7 @@ class ChangeSet(msgspec.Struct, frozen=True, array_like=True):
     requires: tuple[Record, ...] = ()
     forgets: tuple[Forget, ...] = ()
     once: Once | None = None
+    durability: Durability = "commit"
 
 
 class Applied(msgspec.Struct, frozen=True, array_like=True):

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 from mamba_stream import log as logs
+from mamba_stream.core.durability import Durability, check_durability
 from mamba_stream.dsl.sources import AppendTime, stream
 from mamba_stream.dsl.streams import Stream
 from mamba_stream.errors import InvalidInput
@@ -85,6 +86,7 @@ def open_log(
     ca: str | os.PathLike[str] | None = None,
     certificate: str | os.PathLike[str] | None = None,
     key: str | os.PathLike[str] | None = None,
+    durability: Durability = "commit",
 ) -> Log:
     """Opens a log: a directory, created if missing, or a server's.
 
@@ -97,6 +99,8 @@ def open_log(
         certificate: A file with this client's certificate, where a server asks for one
             (``$MAMBA_STREAM_CERTIFICATE``).
         key: A file with its key (``$MAMBA_STREAM_KEY``).
+        durability: What a loss of power can do to what is committed through it, unless a call says otherwise:
+            ``"commit"``, ``"interval"`` or ``"os"``, as ``Topic.append`` explains them.
 
     Raises:
         NotALog: The directory holds something else.
@@ -109,6 +113,11 @@ def open_log(
     if isinstance(place, Log):
         if shown:
             raise InvalidInput(f"this log is open already: {', '.join(shown)} are for opening one")
+        if durability not in ("commit", place.durability):
+            raise InvalidInput(
+                f"this log is open already, with durability={place.durability!r}: open it anew"
+            )
         return place
     known = logs.Credentials.of()
-    return Log(logs.storage_of(place, credentials=replace(known, **shown) if shown else None))
+    level = check_durability(durability)
+    return Log(logs.storage_of(place, credentials=replace(known, **shown) if shown else None), level)

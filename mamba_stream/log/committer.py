@@ -21,6 +21,7 @@ import msgspec
 
 from mamba_stream.core.changes import Append, Applied, ChangeSet
 from mamba_stream.core.clock import Clock
+from mamba_stream.core.durability import strictest
 from mamba_stream.core.histogram import Durations
 from mamba_stream.errors import CommitUnknown, LogClosed, LogFailed, MambaStreamError, NotCommitted
 from mamba_stream.log.files import CommitFile
@@ -179,7 +180,7 @@ class Committer:
         return CommitCounts(commits, changes, refused, rows, size, self._seconds, self._times.counts)
 
     def commit(self, change: ChangeSet, batches: Sequence[Batch] = ()) -> Applied:
-        """Commits the change set with these batches appended, durably; raises if it did not happen."""
+        """Commits the change set with these batches appended, as durably as it asks for; raises if it did not."""
         (outcome,) = self._commit([_Change(change, batches)])
         if isinstance(outcome, BaseException):
             raise outcome
@@ -188,7 +189,7 @@ class Committer:
     def commit_together(
         self, changes: Sequence[tuple[ChangeSet, Sequence[Batch]]]
     ) -> list[Applied | BaseException]:
-        """Commits several change sets, durably, at the cost of one; what became of each."""
+        """Commits several change sets, as durably as each asks for, at the cost of one; what became of each."""
         return self._commit([_Change(change, batches) for change, batches in changes])
 
     def _commit(self, changes: Sequence[_Change]) -> list[Applied | BaseException]:
@@ -310,7 +311,8 @@ class Committer:
                 raise LogClosed(CLOSED)
             self._registrar.check()
             ready = [change for pending in group for change in pending.changes if change.encode()]
-            places = self._write(ready)
+            durability = strictest(one.change.durability for one in ready)
+            places = self._write(ready, synced=durability == "commit")
             self._apply(ready, places)
             for pending in group:
                 pending.done = True
@@ -331,7 +333,7 @@ class Committer:
                 group.append(self._arrived[0])
                 size += self._arrived.popleft().bytes
 
-    def _write(self, ready: list[_Change]) -> dict[bool, int]:
+    def _write(self, ready: list[_Change], *, synced: bool) -> dict[bool, int]:
         """Writes the messages, one file for users' topics and one for internal ones."""
         places: dict[bool, int] = {}
         try:
@@ -347,7 +349,7 @@ class Committer:
                 file = self._file(internal)
                 places[internal] = file.end
                 parts = [part for message in messages for part in message.parts()]
-                file.write(parts, sum(message.length for message in messages))
+                file.write(parts, sum(message.length for message in messages), synced=synced)
         except NotCommitted:
             self._rewind(places)
             raise

@@ -22,11 +22,11 @@ import pyarrow as pa
 
 from mamba_stream.errors import DiskFull, LogFailed, NotCommitted
 from mamba_stream.log import directory, rows
-from mamba_stream.log.index import Index
 from mamba_stream.log.ledger import Ledger
 from mamba_stream.log.rows import FileRow
 
 if TYPE_CHECKING:
+    from mamba_stream.log.index import Index
     from mamba_stream.log.views import Draft
 
 FULL = 256 << 20

@@ -2,6 +2,10 @@
 
 Read transactions are one lookup each, never held over user code, I/O or a ``yield``: a long reader keeps
 every page freed after it from being reused. The map grows by itself.
+
+Commits that need not be on the disk yet lie over it (:mod:`mamba_stream.log.recent`) until one that has to be takes
+them along. Whoever writes takes the upper one's lock first, so that below nothing changes without what lies above;
+and who reads opens the upper one first: what was flushed in between is then found below.
 """
 
 from __future__ import annotations
@@ -13,10 +17,10 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import lmdb
 
@@ -30,8 +34,10 @@ from mamba_stream.errors import (
     LogUnavailable,
     ReadOnlyLog,
 )
-from mamba_stream.log import directory
+from mamba_stream.log import directory, rows
 from mamba_stream.log.format import Damaged
+from mamba_stream.log.overlay import OverlaidDraft, OverlaidView
+from mamba_stream.log.recent import Recent, first_mark, flushed
 from mamba_stream.log.views import Draft, View
 
 T = TypeVar("T")
@@ -65,6 +71,9 @@ class Index:
         """Threads that are in a transaction, each in one; one that was interrupted may be left here until its next."""
         self._resizing = False
         self._unusable: Exception | None = None
+        self._writable = writable
+        self._recent: Recent | None = None
+        self._opening = threading.Lock()
         try:
             self._env = _environment(path, map_size, writable)
         except lmdb.ReadonlyError as error:
@@ -81,23 +90,44 @@ class Index:
         """A consistent view of one moment, for a lookup."""
         try:
             self._enter()
-            with self._begin() as transaction:
-                yield View(transaction)
+            with self._layers() as view:
+                yield view
         except (lmdb.Error, Damaged) as error:
             raise _translated(error, self._path, reading=True) from error
         finally:
             self._leave()
 
-    def update(self, change: Callable[[Draft], T]) -> T:
-        """Runs ``change`` in the write transaction and commits it, durably.
+    @contextmanager
+    def _layers(self) -> Iterator[View]:
+        if self._recent is None:
+            with self._begin() as lower:
+                if flushed(lower) is None or not self._looks_above():
+                    yield View(lower)
+                    return
+        assert self._recent is not None
+        with self._recent.begin() as upper, self._begin() as lower:
+            if self._recent.pending(upper) and self._recent.generation(upper) > (flushed(lower) or 0):
+                yield OverlaidView(upper, lower)
+            else:
+                yield View(lower)
 
-        ``change`` may run more than once (the map may have to grow); what it raises aborts.
+    def update(
+        self, change: Callable[[Draft], T], *, durable: bool = True, unsynced: Collection[int] = ()
+    ) -> T:
+        """Runs ``change`` in the write transaction and commits it.
+
+        Args:
+            change: May run more than once (the map may have to grow); what it raises aborts.
+            durable: Whether it is on the disk when this returns, and with it all that came before.
+            unsynced: The numbers of files with bytes that are not on the disk, if it need not be either.
         """
         try:
             self._enter()
             while True:
                 try:
-                    return self._attempt(change)
+                    if durable:
+                        return self._attempt(change)
+                    return self._attempt_above(change, unsynced)
                 except lmdb.MapFullError:
                     self._resize(self._env.info()["map_size"] * 2)
                 except lmdb.MapResizedError:
@@ -112,6 +142,14 @@ class Index:
         finally:
             self._leave()
 
+    def flush(self) -> bool:
+        """Has everything on the disk that was committed; whether anything had to be done."""
+        with self.view() as view:
+            if not isinstance(view, OverlaidView):
+                return False
+        self.update(lambda draft: None)
+        return True
+
     def settle(self) -> None:
         """Makes visible what a process had committed when it was killed before it could say so.
 
@@ -120,6 +158,8 @@ class Index:
         """
         try:
             self._enter()
+            if self._recent is not None:
+                self._recent.begin(write=True).abort()
             self._env.begin(write=True).abort()
         except lmdb.MapResizedError:
             self._resize(0)
@@ -139,7 +179,8 @@ class Index:
 
     def reclaim(self) -> int:
         """Frees the places of readers that died; says how many."""
-        return int(self._env.reader_check())
+        above = 0 if self._recent is None else self._recent.reclaim()
+        return above + int(self._env.reader_check())
 
     def size(self) -> int:
         """What the index takes on disk, in bytes."""
@@ -159,6 +200,8 @@ class Index:
             self._unusable = LogClosed(CLOSED)
             self._gate.wait_for(lambda: forked or self._alone())
         if not forked:
+            if self._recent is not None:
+                self._recent.close()
             self._env.close()
 
     def _begin(self) -> lmdb.Transaction:
@@ -169,14 +212,93 @@ class Index:
                 self._resize(0)
 
     def _attempt(self, change: Callable[[Draft], T]) -> T:
-        transaction = self._env.begin(write=True)
-        try:
-            result = change(Draft(transaction))
-        except BaseException:
+        if self._recent is None:
+            transaction = self._env.begin(write=True)
+            try:
+                above = flushed(transaction) is not None
+                result = None if above else change(Draft(transaction))
+            except BaseException:
+                transaction.abort()
+                raise
+            if not above:
+                transaction.commit()
+                return cast("T", result)
+            # Another process has begun to commit without waiting for the disk: its lock comes first.
             transaction.abort()
-            raise
-        transaction.commit()
-        return result
+            self._looks_above()
+        return self._attempt_below(change)
+
+    def _attempt_below(self, change: Callable[[Draft], T]) -> T:
+        """With the lock of what lies above, and all of it taken along."""
+        recent = self._recent
+        assert recent is not None
+        with recent.begin() as upper:
+            if why := recent.refused(upper):
+                raise self._refused(why)
+            if recent.pending(upper):
+                # Most of it without the lock, for which others wait.
+                self._sync(recent, upper)
+        with _writing(recent.begin(write=True)) as upper:
+            lower = self._env.begin(write=True)
+            try:
+                generation = recent.generation(upper)
+                pending = recent.pending(upper) and generation > (flushed(lower) or 0)
+                if pending:
+                    self._sync(recent, upper)
+                    recent.pour(upper, lower)
+                result = change(Draft(lower))
+            except BaseException:
+                lower.abort()
+                raise
+            lower.commit()
+            if pending:
+                recent.empty(upper, generation)
+                upper.commit()
+            return result
+
+    def _attempt_above(self, change: Callable[[Draft], T], unsynced: Collection[int]) -> T:
+        if self._recent is None:
+            self._attempt(_begin_above)
+            self._looks_above()
+        recent = self._recent
+        assert recent is not None
+        with recent.begin() as upper:
+            if why := recent.refused(upper):
+                raise self._refused(why)
+            crowded = recent.crowded(upper)
+        if crowded:
+            self._attempt_below(lambda draft: None)
+        with _writing(recent.begin(write=True)) as upper, self._begin() as lower:
+            before = flushed(lower) or 0
+            if recent.generation(upper) <= before:
+                recent.empty(upper, before)
+            result = change(OverlaidDraft(upper, lower))
+            recent.mark(upper, unsynced)
+            upper.commit()
+            return result
+
+    def _looks_above(self) -> bool:
+        """Whether there can be anything that waits for the disk; from now on it is looked at."""
+        with self._opening:
+            if self._recent is None:
+                place = self._path.parent / directory.RECENT
+                self._recent = Recent.of(place, self._path.parent / directory.FILES, writable=self._writable)
+            return self._recent is not None
+
+    def _sync(self, recent: Recent, upper: lmdb.Transaction) -> None:
+        try:
+            recent.sync(upper)
+        except OSError as error:
+            # What the disk refused once, the system may take for written the next time.
+            upper.abort()
+            recent.refuse(str(error))
+            raise self._refused(str(error)) from error
+
+    def _refused(self, why: str) -> LogFailed:
+        return LogFailed(
+            f"{self._path.parent}: what was committed without waiting for the disk could not be written to it ({why}). "
+            "It can be read until the machine is started again: copy what you need, and look at the disk"
+        )
 
     def _found_no_room(self, error: lmdb.Error) -> bool:
         """Whether a commit failed for want of room only, so that it certainly did not happen."""
@@ -232,6 +354,21 @@ class Index:
             finally:
                 self._resizing = False
                 self._gate.notify_all()
+
+
+@contextmanager
+def _writing(transaction: lmdb.Transaction) -> Iterator[lmdb.Transaction]:
+    """Undone at the end, unless it was committed."""
+    try:
+        yield transaction
+    finally:
+        # Of one that was committed there is nothing to undo.
+        transaction.abort()
+
+
+def _begin_above(draft: Draft) -> None:
+    if draft.get(rows.RECENT) is None:
+        draft.put(rows.RECENT, first_mark())
 
 
 def _environment(path: Path, map_size: int, writable: bool) -> lmdb.Environment:

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from mamba_stream.core.changes import ChangeSet, CreateTopic
 from mamba_stream.core.clock import Clock
+from mamba_stream.core.durability import Durability, check_durability
 from mamba_stream.core.names import check_name, did_you_mean
 from mamba_stream.core.schemas import canonical_schema, describe_difference, schema_from_bytes
 from mamba_stream.errors import AlreadyExists, InvalidInput, LogClosed, SchemaMismatch, TopicNotFound
@@ -29,8 +30,10 @@ class Log:
     process shares what is open; each handle is closed on its own.
     """
 
-    def __init__(self, store: Storage) -> None:
+    def __init__(self, store: Storage, durability: Durability = "commit") -> None:
         self._shared = store
+        self.durability = check_durability(durability)
+        """What has to be so before a commit through this handle returns, unless told otherwise."""
         self._open = True
         self._topics: dict[str, Topic] = {}
 
@@ -146,9 +149,17 @@ class Log:
         self._store.commit(ChangeSet(drops=(self[name]._row.id,)))
         self._topics.pop(name, None)
 
-    def transaction(self) -> Transaction:
-        """Begins a transaction: ``with log.transaction() as tx: ...``."""
-        return Transaction(self)
+    def transaction(self, *, durability: Durability | None = None) -> Transaction:
+        """Begins a transaction: ``with log.transaction() as tx: ...``.
+
+        Args:
+            durability: What has to be so before its commit returns; what the log was opened with unless told otherwise.
+        """
+        return Transaction(self, durability)
+
+    def flush(self) -> None:
+        """Has everything on the disk that was committed, by whichever process, at whatever durability."""
+        self._store.flush()
 
     def lsn(self) -> int:
         """The number of the last commit."""

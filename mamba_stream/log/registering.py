@@ -76,6 +76,10 @@ class Settle(msgspec.Struct, tag="settle", array_like=True):
     """A commit in flight is to be over."""
 
 
+class Flush(msgspec.Struct, tag="flush", array_like=True):
+    """Everything that was committed is to be on the disk."""
+
+
 class Seal(msgspec.Struct, tag="seal", array_like=True):
     """Commit files are to be repacked; asked again under the same number, whether they are.
 
@@ -85,7 +89,7 @@ class Seal(msgspec.Struct, tag="seal", array_like=True):
     number: int
 
 
-Request = Apply | Open | Close | Tidy | Settle | Seal
+Request = Apply | Open | Close | Tidy | Settle | Flush | Seal
 requests = msgspec.msgpack.Decoder(Request)
 answers = msgspec.msgpack.Decoder(Answer | Failure)
 
@@ -118,6 +122,9 @@ class SocketRegistrar:
 
     def settle(self) -> None:
         self._ask(Settle())
+
+    def flush(self) -> None:
+        self._ask(Flush())
 
     def seal(self, store: object) -> int:
         asked = Seal(next(self._seals))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
@@ -10,9 +11,11 @@ import msgspec
 
 from mamba_stream.core.changes import Applied, ChangeSet
 from mamba_stream.core.clock import Clock
+from mamba_stream.core.durability import strictest
 from mamba_stream.errors import MambaStreamError
 from mamba_stream.log import files, ledger, sealing
 from mamba_stream.log.files import CommitFile
+from mamba_stream.log.flushing import Flushing
 from mamba_stream.log.index import Index
 from mamba_stream.log.recovery import recover
 
@@ -25,7 +28,9 @@ class Registrar(Protocol):
     """What a committer asks of whoever writes the index."""
 
     def apply(self, changes: Sequence[ChangeSet], now: int) -> list[Applied | MambaStreamError]:
-        """Applies change sets whose bytes are durable, in one synced transaction; what became of each.
+        """Applies change sets in one transaction, as durably as the strictest of them asks for; what became of each.
+
+        The bytes of their appends are on the disk already where one of them asks for ``commit``.
 
         Raises:
             NotCommitted: None of them happened.
@@ -47,6 +52,10 @@ class Registrar(Protocol):
 
     def settle(self) -> None:
         """Waits for a commit in flight, and makes visible the last one of a process that was killed in it."""
+        ...
+
+    def flush(self) -> None:
+        """Has everything on the disk that was committed."""
         ...
 
     def seal(self, store: Store) -> int:
@@ -77,6 +86,7 @@ class IndexRegistrar:
         self._files = directory
         self._clock = clock
         self._reclaimed = clock.monotonic()
+        self._flushing = Flushing(index.flush)
 
     def apply(self, changes: Sequence[ChangeSet], now: int) -> list[Applied | MambaStreamError]:
         answers: list[Applied | MambaStreamError] = []
@@ -91,7 +101,14 @@ class IndexRegistrar:
                     answers.append(error)
             book.flush()
 
-        self._index.update(change)
+        durability = strictest(value.durability for value in changes)
+        if durability == "commit":
+            self._index.update(change)
+        else:
+            files = {append.file for value in changes for append in value.appends}
+            self._index.update(change, durable=False, unsynced=files)
+            if durability == "interval":
+                self._flushing.ask()
         if self._clock.monotonic() - self._reclaimed >= _RECLAIM_SECONDS:
             # What a reader saw that was killed while it looked is kept on disk until somebody does this.
             self._index.reclaim()
@@ -122,8 +139,15 @@ class IndexRegistrar:
     def seal(self, store: Store) -> int:
         return sealing.seal(store)
 
+    def flush(self) -> None:
+        self._index.flush()
+
     def close(self) -> None:
-        """The index is closed by whoever opened it."""
+        """Has all of it on the disk. The index is closed by whoever opened it."""
+        self._flushing.close()
+        # One that failed has nothing to say any more.
+        with contextlib.suppress(MambaStreamError):
+            self._index.flush()
 
     def check(self) -> None:
         self._index.check()

@@ -17,6 +17,7 @@ from mamba_stream.log.registering import (
     Apply,
     Close,
     Failure,
+    Flush,
     Open,
     Request,
     Settle,
@@ -80,6 +81,9 @@ class Registry(threading.Thread):
             return Answer(number=registrar.tidy())
         if isinstance(request, Settle):
             self._store.settle()
+            return Answer()
+        if isinstance(request, Flush):
+            registrar.flush()
             return Answer()
         return self._seal(request.number)
 

@@ -29,6 +29,7 @@ SEQUENCE = b"\x0a"
 SCHEMA = b"\x0b"
 ONCE = b"\x0c"
 USED = b"\x0d"
+RECENT = b"\x0e"
 ENTRY = b"\x10"
 
 NO_TIME = -(1 << 63)

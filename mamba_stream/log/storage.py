@@ -299,6 +299,10 @@ class Storage(Protocol):
         """Waits for a commit in flight, and makes visible the last one of a process that was killed in it."""
         ...
 
+    def flush(self) -> None:
+        """Has everything on the disk that was committed."""
+        ...
+
     def wait(self, lsn: int, timeout: float, called: Callable[[], bool] | None = None) -> int:
         """Returns once the log is past ``lsn``, or after ``timeout`` seconds; the lsn it is at.
 

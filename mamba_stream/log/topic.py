@@ -10,12 +10,14 @@ import polars as pl
 import pyarrow as pa
 
 from mamba_stream.core.changes import Applied, ChangeSet, Sequence as ProducerSequence, Trim
+from mamba_stream.core.durability import Durability, check_durability
 from mamba_stream.core.durations import to_time
 from mamba_stream.core.names import did_you_mean
 from mamba_stream.core.numbers import is_whole
 from mamba_stream.core.predicates import Predicate, check, from_expr
 from mamba_stream.core.schemas import polars_schema
 from mamba_stream.errors import ExpressionRefused, InvalidInput, SchemaMismatch, TopicNotFound
+from mamba_stream.log.appended import Appended
 from mamba_stream.log.asked import LONGEST_TEXT, is_text, offset_of, offsets_of, partitions_of
 from mamba_stream.log.batch import LogBatch
 from mamba_stream.log.rows import TopicRow
@@ -114,8 +116,9 @@ class Topic:
         producer: str | None = None,
         sequence: int | None = None,
         expect: Mapping[int, int] | None = None,
-    ) -> dict[int, tuple[int, int]]:
-        """Appends rows, all or none; when it returns they are durable.
+        durability: Durability | None = None,
+    ) -> Appended:
+        """Appends rows, all or none; when it returns no death of a process can lose them.
 
         Args:
             data: A Polars or pandas frame, an Arrow table, batch or reader of batches, or a list of dicts.
@@ -124,9 +127,14 @@ class Topic:
             producer: With ``sequence``: a name under which a repeated append lands only once.
             sequence: The number of this append, one more than the producer's last.
             expect: ``{partition: offset}`` where partitions must end for the append to happen.
+            durability: What a loss of power can do. ``"commit"``: nothing, they are on the disk. ``"interval"``: they
+                are within a second. ``"os"``: they are when the log is flushed, by ``log.flush()``, ``log.close()`` or
+                a commit at ``"commit"``. The log goes back to its last flush as a whole. What the log was opened with
+                unless told otherwise.
 
         Returns:
-            ``{partition: (first offset, next offset)}`` of these rows.
+            ``{partition: (first offset, next offset)}`` of these rows; its ``durability``, ``promise`` and ``lsn`` say
+            what else came of them.
 
         Raises:
             SchemaMismatch: Columns or types are not those of the topic.
@@ -139,9 +147,10 @@ class Topic:
         sequences = producer_sequences(self._row.id, producer, sequence)
         batches = self._intake.batches(data, partition, expect, at_once=True)
         if not batches and not sequences:
-            return {}
-        answer = self._commit(ChangeSet(sequences=sequences), batches)
-        return merged_ranges(answer.ranges)
+            return Appended({}, self._store.heard(), "commit")
+        level = self._log.durability if durability is None else check_durability(durability)
+        answer = self._commit(ChangeSet(sequences=sequences, durability=level), batches)
+        return Appended(merged_ranges(answer.ranges), answer.lsn, level)
 
     def read(
         self,

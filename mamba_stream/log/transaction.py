@@ -16,6 +16,7 @@ from mamba_stream.core.changes import (
     Sequence as ProducerSequence,
     Trim,
 )
+from mamba_stream.core.durability import Durability, check_durability
 from mamba_stream.core.names import check_name
 from mamba_stream.errors import InvalidInput, MambaStreamError, TopicNotFound
 from mamba_stream.log.asked import offset_of, offsets_of, partition_of, text_of
@@ -36,8 +37,9 @@ class Transaction:
         offsets: ``{(topic, partition): (first, next)}`` of the appended rows, once it happened.
     """
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: Log, durability: Durability | None = None) -> None:
         self._log = log
+        self._durability = log.durability if durability is None else check_durability(durability)
         self._topic = log.__getitem__
         self._batches: list[Any] = []
         self._sequences: list[ProducerSequence] = []
@@ -147,7 +149,7 @@ class Transaction:
         self._forgets.append(Forget(known.topic, known.producer))
 
     def commit(self) -> None:
-        """Makes everything visible, durably.
+        """Makes everything visible, as durably as the transaction was begun.
 
         Raises:
             PreconditionFailed: A required record or an expected end is not so; nothing was changed.
@@ -171,6 +173,7 @@ class Transaction:
             records=tuple(self._records.values()),
             requires=tuple(self._requires),
             forgets=tuple(self._forgets),
+            durability=self._durability,
         )
         return change, self._batches
 

@@ -323,6 +323,13 @@ ACTIONS = {
             "waits for a commit",
         ),
         Action(
+            "flush",
+            Nothing,
+            _free,
+            lambda desk, caller, request: desk.storage.flush(),
+            "has everything on the disk that was committed",
+        ),
+        Action(
             "seal",
             Nothing,
             _of_log("admin"),

@@ -180,8 +180,11 @@ class Supervisor:
                 self._install(child)
                 return None
         # Where it failed, it ends by itself, and what it wrote was passed on.
-        code = child.wait(_LAST if child.over else 0.0)
+        over = child.over
+        code = child.wait(_LAST if over else 0.0)
         child.kill()
+        if not (over or child.failed):
+            return f"the listener did not answer within {_START:.0f} s: is this machine too busy?"
         return child.failed or f"the listener ended before it answered, with {_ending(code)}"
 
     def _install(self, child: Child) -> None:

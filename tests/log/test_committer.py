@@ -24,8 +24,10 @@ from mamba_stream.errors import (
     LogFailed,
     LogUnavailable,
     PreconditionFailed,
+    TopicEnded,
 )
 from mamba_stream.log import Log, Topic, committer, directory, files, open_log
+from mamba_stream.log.appended import Appended
 from mamba_stream.log.index import Index
 from tests.log.pictures import picture, rows_of, unsound
 
@@ -81,7 +83,7 @@ def test_one_who_is_refused_does_not_disturb_the_others(log: Log, plain: Topic) 
         lambda: plain.append([{"n": 3}], expect={0: 1}),
     )
     assert [type(answer) for answer in answers] == [
-        dict, PreconditionFailed, type(answers[2]), dict
+        Appended, PreconditionFailed, TopicEnded, Appended
     ]  # fmt: skip
     assert [row for _, _, row in rows_of(plain)] == [(0,), (3,)]
     assert log.statistics().refused == 2
@@ -118,6 +120,7 @@ def broken(code: int, after: int = 0) -> Callable[..., Any]:
 os_fdatasync = os.fdatasync
 
 
+@pytest.mark.synced
 def test_a_full_disk_fails_the_append_and_nothing_else(
     log: Log, plain: Topic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,6 +136,7 @@ def test_a_full_disk_fails_the_append_and_nothing_else(
     assert [row for _, _, row in rows_of(plain)] == [(0,), (2,)]
 
 
+@pytest.mark.synced
 def test_a_full_disk_under_the_index_fails_the_append_and_nothing_else(
     log: Log, plain: Topic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,6 +158,7 @@ def test_a_full_disk_under_the_index_fails_the_append_and_nothing_else(
     assert plain.append([{"n": 2}]) == {0: (1, 2)}
 
 
+@pytest.mark.synced
 def test_an_io_error_under_the_index_is_a_full_disk_only_where_the_disk_is_full(
     log: Log, plain: Topic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,6 +206,7 @@ def test_a_full_disk_in_the_page_that_publishes_a_commit_leaves_it_unknown(
         plain.append([{"n": 2}])
 
 
+@pytest.mark.synced
 def test_an_io_error_under_the_rows_stops_the_handle_and_reopening_heals(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,6 +227,7 @@ def test_an_io_error_under_the_rows_stops_the_handle_and_reopening_heals(
     assert unsound(tmp_path / "log") == []
 
 
+@pytest.mark.synced
 def test_an_io_error_under_the_index_leaves_the_outcome_unknown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,6 +250,7 @@ def test_an_io_error_under_the_index_leaves_the_outcome_unknown(
     assert unsound(tmp_path / "log") == []
 
 
+@pytest.mark.synced
 def test_those_who_shared_a_failed_commit_are_told_the_same(
     log: Log, plain: Topic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,6 +261,7 @@ def test_those_who_shared_a_failed_commit_are_told_the_same(
     assert plain.offsets() == {0: (0, 0)}
 
 
+@pytest.mark.synced
 def test_when_the_leader_is_interrupted_the_others_know_that_they_do_not_know(
     log: Log, plain: Topic, monkeypatch: pytest.MonkeyPatch
 ) -> None:

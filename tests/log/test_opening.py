@@ -147,6 +147,7 @@ def test_what_could_not_be_opened_can_be_opened_once_it_is_right(tmp_path: Path)
         assert log.lsn() == 0
 
 
+@pytest.mark.synced
 def test_the_index_may_begin_small(tmp_path: Path) -> None:
     with open_log(tmp_path / "log", map_size=1 << 16) as log:
         topic = log.create_topic("plain", {"n": int})

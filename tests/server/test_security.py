@@ -120,6 +120,7 @@ def requests(log):
             [protocol.Asked("heads", msgspec.Raw(msgspec.msgpack.encode(protocol.AskHeads(number))))]
         ),
         "settle": protocol.Nothing(),
+        "flush": protocol.Nothing(),
         "seal": protocol.Nothing(),
         "statistics": protocol.Nothing(),
         "commit": protocol.Commit(record),
@@ -140,6 +141,7 @@ FREE = {
     "wait",
     "together",
     "settle",
+    "flush",
 }
 """For everybody who is known: what they list is what the caller may see, and the rest says nothing of what is stored."""
 EMPTY = {"topics": [], "all_heads": [], "groups": [], "group_offsets": []}

@@ -188,6 +188,9 @@ class RemoteStorage:
         known = self._watcher.known
         return self.lsn() if known is None else known
 
+    def flush(self) -> None:
+        self._connection.ask("flush", Nothing(), None)  # type: ignore[arg-type]
+
     def settle(self) -> None:
         self._connection.ask("settle", Nothing(), None)  # type: ignore[arg-type]
 

@@ -1,0 +1,70 @@
+"""Having flushed, within a second, what was committed without waiting for the disk."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Final
+
+from mamba_stream.errors import MambaStreamError
+
+INTERVAL: Final = 1.0
+"""Seconds that a commit of durability ``interval`` may wait for the disk."""
+
+
+class Flushing:
+    """A thread that flushes; it begins when it is first asked for, and rests while nothing was committed."""
+
+    def __init__(self, flush: Callable[[], object]) -> None:
+        """Nothing is asked for yet.
+
+        Args:
+            flush: Has everything on the disk that was committed.
+        """
+        self._flush = flush
+        self._asked = threading.Event()
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+
+    def ask(self) -> None:
+        """Something was committed that is to be on the disk within a second."""
+        if self._asked.is_set():
+            return
+        self._asked.set()
+        with self._starting:
+            if self._thread is None and not self._over.is_set():
+                arguments = (weakref.WeakMethod(self._flush), self._asked, self._over)
+                self._thread = threading.Thread(
+                    target=_work, args=arguments, name="mamba-stream flush", daemon=True
+                )
+                self._thread.start()
+
+    def close(self) -> None:
+        """Ends the thread; what was asked for may not have been done."""
+        with self._starting:
+            self._over.set()
+            self._asked.set()
+        if self._thread is not None:
+            self._thread.join()
+
+
+def _work(
+    flush: weakref.WeakMethod[Callable[[], object]], asked: threading.Event, over: threading.Event
+) -> None:
+    while True:
+        asked.wait()
+        if over.wait(INTERVAL):
+            return
+        # Before the flush: what is committed while it goes on is for the next.
+        asked.clear()
+        now = flush()
+        if now is None:
+            return
+        try:
+            now()
+        except MambaStreamError:
+            # Whoever commits next is told; it may succeed again, where the disk was full.
+            asked.set()
+        del now

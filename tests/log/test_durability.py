@@ -1,0 +1,195 @@
+"""What each durability promises: a killed process loses nothing, a loss of power takes back a suffix of commits, as a whole."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+import mamba_stream as mamba
+from mamba_stream.errors import InvalidInput, LogFailed
+from mamba_stream.log import directory, files, rows
+from mamba_stream.log.index import Index
+from mamba_stream.log.overlay import OverlaidView
+from tests.server.running import until
+
+pytestmark = [pytest.mark.embedded, pytest.mark.synced]
+
+WRITER = """
+import sys
+import mamba_stream as mamba
+log = mamba.open(sys.argv[1], durability=sys.argv[2])
+topic = log.create_topic("t", {"n": mamba_type()}, exist_ok=True)
+first, count = int(sys.argv[3]), int(sys.argv[4])
+for n in range(first, first + count):
+    topic.append([{"n": n}])
+    print(n, flush=True)
+sys.stdin.read()
+""".replace("mamba_type()", "__import__('polars').Int64")
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    return tmp_path / "log"
+
+
+def writer(place: Path, durability: str, first: int, count: int) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(place), durability, str(first), str(count)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def lose_power(place: Path) -> None:
+    """What the machine has forgotten when it starts again: what was never synced."""
+    for boot in (place / directory.RECENT).glob("*"):
+        boot.rename(boot.with_name("before"))
+    index = Index(place / directory.INDEX)
+    with index.view() as view:
+        ends = {key[1:]: rows.unpack(rows.FileRow, value).end for key, value in view.items(rows.FILE)}
+    index.close()
+    for path in (place / directory.FILES).glob("*.commit"):
+        end = ends.get((files.number_of(path.name) or 0).to_bytes(4, "big"), 0)
+        os.truncate(path, min(path.stat().st_size, end))
+
+
+def numbers(place: Path) -> list[int]:
+    with mamba.open(place) as log:
+        return log["t"].scan().collect()["n"].to_list()
+
+
+@pytest.mark.parametrize("durability", ["interval", "os"])
+def test_a_process_that_is_killed_loses_nothing(place: Path, durability: str) -> None:
+    with writer(place, durability, 0, 50) as process:
+        for _ in range(50):
+            process.stdout.readline()
+        process.send_signal(signal.SIGKILL)
+    assert numbers(place) == list(range(50))
+
+
+def test_a_loss_of_power_takes_the_log_back_to_what_was_flushed(place: Path) -> None:
+    with writer(place, "os", 0, 20) as process:
+        for _ in range(20):
+            process.stdout.readline()
+        with mamba.open(place) as log:
+            assert log["t"].scan().collect().height == 20
+            log.create_topic("u", {"n": pl.Int64}).append([{"n": 1}])
+            log["t"].append([{"n": 20}], durability="os")
+            with log.transaction(durability="os") as tx:
+                tx.append("t", [{"n": 21}])
+                tx.append("u", [{"n": 2}])
+            copy = shutil.copytree(place, place.with_name("copy"), ignore=shutil.ignore_patterns("wake"))
+        process.send_signal(signal.SIGKILL)
+    lose_power(copy)
+    assert numbers(copy) == list(range(20))
+    with mamba.open(copy) as log:
+        assert log["u"].scan().collect().rows() == [(1,)]
+        log["t"].append([{"n": 77}])
+    assert numbers(copy) == [*range(20), 77]
+    assert numbers(place) == list(range(22))
+
+
+def test_whoever_closes_a_log_has_it_flushed_and_so_has_flush(place: Path) -> None:
+    with mamba.open(place, durability="os") as log:
+        log.create_topic("t", {"n": pl.Int64}).append([{"n": 0}])
+        log.flush()
+        log["t"].append([{"n": 1}])
+        copy = shutil.copytree(place, place.with_name("copy"), ignore=shutil.ignore_patterns("wake"))
+    lose_power(copy)
+    assert numbers(copy) == [0]
+    lose_power(place)
+    assert numbers(place) == [0, 1]
+
+
+def test_interval_is_flushed_by_itself(place: Path) -> None:
+    with mamba.open(place, durability="interval") as log:
+        log.create_topic("t", {"n": pl.Int64})
+        for n in range(3):
+            log["t"].append([{"n": n}])
+            until(lambda: not waits(log))
+        copy = shutil.copytree(place, place.with_name("copy"), ignore=shutil.ignore_patterns("wake"))
+        log["t"].append([{"n": 3}], durability="os")
+        assert waits(log)
+    lose_power(copy)
+    assert numbers(copy) == [0, 1, 2]
+    assert numbers(place) == [0, 1, 2, 3]
+
+
+def waits(log: mamba.Log) -> bool:
+    """Whether anything waits for the disk."""
+    with log._shared.index.view() as view:
+        return isinstance(view, OverlaidView)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_left_of_several_writers_at_any_durability_is_a_prefix(place: Path, seed: int) -> None:
+    chance = random.Random(seed)
+    with mamba.open(place) as log:
+        log.create_topic("t", {"n": pl.Int64})
+    levels = [chance.choice(["commit", "interval", "os", "os"]) for _ in range(3)]
+    processes = [writer(place, level, 1_000 * number, 60) for number, level in enumerate(levels)]
+    for _ in range(chance.randrange(20, 60)):
+        chance.choice(processes).stdout.readline()
+    for process in processes:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdin.close()
+        process.stdout.close()
+    copy = shutil.copytree(place, place.with_name("copy"), ignore=shutil.ignore_patterns("wake"))
+    lose_power(copy)
+    left, whole = numbers(copy), numbers(place)
+    assert left == whole[: len(left)]
+    for number, level in enumerate(levels):
+        mine = [n for n in whole if n // 1_000 == number]
+        assert mine == list(range(1_000 * number, 1_000 * number + len(mine)))
+        if level == "commit":
+            # One that was killed before it could say so may be left out of nothing.
+            assert [n for n in left if n // 1_000 == number] == mine
+    with mamba.open(copy) as log:
+        assert log.statistics() is not None
+        log["t"].append([{"n": -1}])
+
+
+def test_levels_are_checked(place: Path) -> None:
+    with pytest.raises(InvalidInput, match="did you mean 'interval'"):
+        mamba.open(place, durability="intervall")  # type: ignore[arg-type]
+    with mamba.open(place) as log:
+        topic = log.create_topic("t", {"n": pl.Int64})
+        with pytest.raises(InvalidInput, match="choose 'commit'"):
+            topic.append([{"n": 1}], durability="fsync")  # type: ignore[arg-type]
+        with pytest.raises(InvalidInput, match="open it anew"):
+            mamba.open(log, durability="os")
+
+
+def test_what_the_disk_refuses_stops_all_who_commit_and_can_be_read(place: Path, monkeypatch) -> None:
+    with mamba.open(place, durability="os") as log:
+        log.create_topic("t", {"n": pl.Int64}).append([{"n": 0}])
+        log.flush()
+        log["t"].append([{"n": 1}])
+        synced = os.fdatasync
+
+        def broken(fd: int) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        monkeypatch.setattr(os, "fdatasync", broken)
+        with pytest.raises(LogFailed, match="look at the disk"):
+            log.flush()
+        # The system took it for written, and says nothing the second time.
+        monkeypatch.setattr(os, "fdatasync", synced)
+        for durability in ("commit", "os"):
+            with pytest.raises(LogFailed):
+                log["t"].append([{"n": 2}], durability=durability)
+    with mamba.open(place) as log:
+        assert log["t"].scan().collect()["n"].to_list() == [0, 1]
+        with pytest.raises(LogFailed, match="copy what you need"):
+            log["t"].append([{"n": 3}])

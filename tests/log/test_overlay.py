@@ -1,0 +1,118 @@
+"""Rows that wait for the disk lie over those that are on it: what is read is what a dictionary says, at any moment."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from hypothesis import HealthCheck, given, settings, strategies as st
+
+from mamba_stream.log import directory
+from mamba_stream.log.index import Index
+
+KEYS = st.binary(min_size=1, max_size=3).map(lambda key: b"\x10" + key)
+VALUES = st.binary(max_size=4)
+CHANGES = st.lists(
+    st.one_of(
+        st.tuples(st.just("put"), KEYS, VALUES),
+        st.tuples(st.just("delete"), KEYS, st.none()),
+        st.tuples(st.just("delete_prefix"), KEYS.map(lambda key: key[:2]), st.none()),
+    ),
+    max_size=8,
+)
+COMMITS = st.lists(st.tuples(st.booleans(), st.booleans(), CHANGES), max_size=12)
+PROBES = st.lists(KEYS, max_size=6)
+
+
+class Given(Exception):
+    """A change that is taken back."""
+
+
+@given(COMMITS, PROBES)
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_both_layers_read_as_one(tmp_path: Path, commits, probes):
+    place = tmp_path / "log"
+    shutil.rmtree(place, ignore_errors=True)
+    for name in (directory.INDEX, directory.FILES):
+        (place / name).mkdir(parents=True)
+    index = Index(place / directory.INDEX, 1 << 24)
+    expected: dict[bytes, bytes] = {}
+    try:
+        for durable, refused, changes in commits:
+            after = dict(expected)
+
+            def change(draft, changes=changes, after=after, refused=refused):
+                for what, key, value in changes:
+                    if what == "put":
+                        draft.put(key, value)
+                        after[key] = value
+                    elif what == "delete":
+                        draft.delete(key)
+                        after.pop(key, None)
+                    else:
+                        draft.delete_prefix(key)
+                        for one in [one for one in after if one.startswith(key)]:
+                            del after[one]
+                    assert rows_of(draft) == after
+                if refused:
+                    raise Given
+
+            try:
+                index.update(change, durable=durable)
+                expected = after
+            except Given:
+                pass
+            check(index, expected, probes)
+        index.flush()
+        assert not index.flush()
+        check(index, expected, probes)
+        # What the machine forgets at a loss of power.
+        shutil.rmtree(place / directory.RECENT, ignore_errors=True)
+    finally:
+        index.close()
+    index = Index(place / directory.INDEX, 1 << 24)
+    try:
+        check(index, expected, probes)
+    finally:
+        index.close()
+
+
+def rows_of(view) -> dict[bytes, bytes]:
+    return dict(view.items(b"\x10"))
+
+
+def check(index: Index, expected: dict[bytes, bytes], probes: list[bytes]) -> None:
+    with index.view() as view:
+        assert list(view.items(b"\x10")) == sorted(expected.items())
+        assert list(view.openings(b"\x10")) == sorted({key[1:].partition(b"\0")[0] for key in expected})
+        for probe in [*probes, *expected]:
+            assert view.get(probe) == expected.get(probe)
+            below = [key for key in expected if key <= probe]
+            assert view.floor(probe, b"\x10") == max(below, default=None)
+            start = [item for item in sorted(expected.items()) if item[0] >= probe]
+            assert list(view.items(b"\x10", probe)) == start
+
+
+def test_only_what_was_flushed_is_there_after_a_loss_of_power(tmp_path: Path):
+    for name in (directory.INDEX, directory.FILES):
+        (tmp_path / name).mkdir()
+    index = Index(tmp_path / directory.INDEX, 1 << 24)
+    index.update(lambda draft: draft.put(b"\x10a", b"1"), durable=False)
+    index.update(lambda draft: draft.put(b"\x10b", b"2"))
+    index.update(lambda draft: draft.put(b"\x10c", b"3"), durable=False)
+    index.update(lambda draft: draft.delete(b"\x10a"), durable=False)
+    index.close()
+    again = Index(tmp_path / directory.INDEX, 1 << 24)
+    with again.view() as view:
+        assert rows_of(view) == {b"\x10b": b"2", b"\x10c": b"3"}
+    again.close()
+    [boot] = (tmp_path / directory.RECENT).iterdir()
+    boot.rename(boot.with_name("another"))
+    again = Index(tmp_path / directory.INDEX, 1 << 24)
+    with again.view() as view:
+        assert rows_of(view) == {b"\x10a": b"1", b"\x10b": b"2"}
+    again.update(lambda draft: draft.put(b"\x10d", b"4"), durable=False)
+    with again.view() as view:
+        assert rows_of(view) == {b"\x10a": b"1", b"\x10b": b"2", b"\x10d": b"4"}
+    again.close()
+    assert [one.name for one in (tmp_path / directory.RECENT).iterdir()] == [boot.name]
