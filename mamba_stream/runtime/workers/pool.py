@@ -81,6 +81,7 @@ class _Worker:
         life: Which of its lives this is: what an earlier one says does not count.
         retires: Whether it is to end when it has no more tasks.
         alone: Whether it is there for one task, over which another worker has died.
+        lent: Whether others took over the tasks that it had when it died.
         trying: What it said last that it was doing.
     """
 
@@ -95,6 +96,7 @@ class _Worker:
     life: int = 0
     retires: bool = False
     alone: bool = False
+    lent: bool = False
     trying: Trying | None = None
 
     @property
@@ -231,10 +233,14 @@ class Pool:
             worker.retires = False
         for number, worker in self._workers.items():
             worker.retires = number >= workers
+        self._level()
+
+    def _level(self) -> None:
+        """Has those give up tasks who have more than their share."""
         there = {
             number: worker.tasks & self._left for number, worker in self._workers.items() if not worker.alone
         }
-        for number, moved in moves(there, workers).items():
+        for number, moved in moves(there, self.scale).items():
             # Told twice it would answer twice, and by then may have been given a task again.
             tasks = moved - self._workers[number].releasing
             self._workers[number].releasing |= tasks
@@ -290,13 +296,7 @@ class Pool:
         worker.heard = self._clock.monotonic()
         match report:
             case Ready(process):
-                worker.ready, worker.process = True, process
-                where = f"process {process}" if process else "a thread"
-                self._note("worker", f"worker {number} is ready ({where}) and has {_words(worker.tasks)}")
-                if worker.tasks:
-                    self._give(number, worker.tasks)
-                if self._leaving:
-                    self._send(number, Leave())
+                self._begin(number, worker, process)
             case Taken(tasks, refused):
                 for name, facts in tasks:
                     self.begun.setdefault(name, facts.begun)
@@ -332,6 +332,19 @@ class Pool:
             case Gone(reason):
                 self._dead(number, worker, reason)
 
+    def _begin(self, number: int, worker: _Worker, process: int) -> None:
+        """A worker is ready."""
+        worker.ready, worker.process = True, process
+        where = f"process {process}" if process else "a thread"
+        self._note("worker", f"worker {number} is ready ({where}) and has {_words(worker.tasks)}")
+        if worker.tasks:
+            self._give(number, worker.tasks)
+        if self._leaving:
+            self._send(number, Leave())
+        if worker.lent:
+            worker.lent = False
+            self._level()
+
     def _came(self, worker: _Worker, tasks: Iterable[tuple[TaskName, TaskFacts]]) -> None:
         """It is heard how far tasks have come; a commit that was not known yet says that this worker gets somewhere."""
         for name, facts in tasks:
@@ -342,7 +355,7 @@ class Pool:
             self.facts[name] = facts
 
     def _dead(self, number: int, worker: _Worker, reason: str) -> None:
-        """A worker is gone: another one follows it, and has its tasks."""
+        """A worker is gone: another one follows it, and has its tasks, or as many of those that others took over."""
         if worker.hand is not None:
             worker.hand.kill()
         blamed = self._suspects.died(worker.tasks, worker.trying, reason) if worker.ready else None
@@ -360,10 +373,24 @@ class Pool:
                 "a commit in between: this job does not come further; run it with workers=1 to see what happens in "
                 "this process"
             )
+        if self._may_lend(worker):
+            worker.lent = True
+            self._free(number, set(worker.tasks))
         pause = PAUSES[min(worker.deaths - 1, len(PAUSES) - 1)]
         worker.due = self._clock.monotonic() + pause
         follows = f"; another follows in {pause:g} s" if worker.wanted and self.error is None else ""
         self._note("died", f"worker {number} (process {worker.process}) {reason}{follows}")
+
+    def _may_lend(self, worker: _Worker) -> bool:
+        """Whether others take over the tasks of one that is gone, until there is one that follows it.
+
+        To start a process takes a second and more. But what a second worker dies of would be the tasks.
+        """
+        return not worker.alone and not self._suspects.any(worker.tasks) and self._has_ready
+
+    @property
+    def _has_ready(self) -> bool:
+        return any(other.ready and not other.retires for other in self._workers.values())
 
     def _isolate(self, number: int, worker: _Worker, task: TaskName, reason: str) -> None:
         """A worker has died over a task: that has one of its own from now on, and harms no other."""
@@ -396,14 +423,18 @@ class Pool:
         for task in sorted(self._homeless):
             number = min(
                 (number for number, worker in self._workers.items() if not worker.retires),
-                key=lambda one: (len(self._workers[one].tasks), one),
+                key=lambda one: (
+                    self._has_ready > self._workers[one].ready,
+                    len(self._workers[one].tasks),
+                    one,
+                ),
             )
             self._workers[number].tasks.add(task)
             given.setdefault(number, []).append(task)
-            if self._workers[number].ready:
-                self._give(number, [task])
         self._homeless.clear()
         for number, tasks in given.items():
+            if self._workers[number].ready:
+                self._give(number, tasks)
             self._note("moved", f"{_words(tasks)} to worker {number}")
         for number, worker in self._workers.items():
             if worker.retires and not worker.tasks and worker.hand is not None:

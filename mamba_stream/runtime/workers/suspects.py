@@ -59,6 +59,10 @@ class Suspects:
         self._known[last.task] = [*others, Death(last.attempt, times, how.partition("; ")[0])]
         return last.task
 
+    def any(self, tasks: Iterable[TaskName]) -> bool:
+        """Whether one of these may be why its worker died: it is not the first that did."""
+        return any(task in self._known or self._strikes.get(task, 0) >= STRIKES for task in tasks)
+
     def progressed(self, task: TaskName) -> None:
         """A task has committed."""
         self._strikes.pop(task, None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mamba_stream.runtime.counts import Counts
 from mamba_stream.runtime.workers.layout import Layout, TaskName
-from mamba_stream.runtime.workers.messages import Beat, Quit, Ready, Release, Released, Take, TaskFacts
+from mamba_stream.runtime.workers.messages import Beat, Gone, Quit, Ready, Release, Released, Take, TaskFacts
 from mamba_stream.runtime.workers.pool import Pool, PoolSettings
 from mamba_stream.testing import Clock
 
@@ -79,18 +79,54 @@ def test_only_what_must_move_does_and_under_a_later_lease():
     assert hands.told[2][-1] == Take(order.tasks, max(leases))
 
 
-def test_who_is_silent_past_the_lease_is_followed_by_another_with_its_tasks():
+def silent(pool: Pool, hands: Hands, clock: Clock, others: list[int]) -> None:
+    """Time goes by in which only these are heard."""
+    for _ in range(2):
+        clock.advance("3s")
+        for number in others:
+            hands.hear[number](Beat([]))
+        pool.turn()
+
+
+def test_tasks_of_who_is_silent_past_the_lease_go_to_the_others_until_another_follows_it():
     pool, hands, clock = pool_of(2)
     tasks, first = pool.tasks_of(1), hands.told[1]
-    clock.advance("3s")
-    hands.hear[0](Ready(0))
+    silent(pool, hands, clock, [0])
+    assert hands.told[0][-1].tasks == sorted(tasks)
+    assert pool.tasks_of(0) == set(Tasks().tasks)
+    # It follows, and has its share.
     pool.turn()
-    clock.advance("3s")
-    hands.hear[0](Ready(0))
-    for _ in range(3):
-        pool.turn()
+    pool.turn()
     assert hands.told[1] is not first
-    assert [sorted(order.tasks) for order in hands.told[1]] == [sorted(tasks)]
+    release = hands.told[0][-1]
+    assert isinstance(release, Release)
+    hands.hear[0](Released(release.tasks))
+    pool.turn()
+    assert [order.tasks for order in hands.told[1]] == [release.tasks]
+    assert len(release.tasks) == 2
+
+
+def test_tasks_of_which_two_workers_may_have_died_are_lent_to_no_third():
+    pool, hands, clock = pool_of(3)
+    tasks = pool.tasks_of(2)
+    silent(pool, hands, clock, [0, 1])
+    [taker] = [number for number in (0, 1) if tasks <= pool.tasks_of(number)]
+    [other] = {0, 1} - {taker}
+    mine, theirs = pool.tasks_of(taker), pool.tasks_of(other)
+    hands.hear[taker](Gone("died"))
+    pool.turn()
+    assert pool.tasks_of(other) == theirs
+    assert pool.tasks_of(taker) == mine
+
+
+def test_a_worker_that_is_the_only_one_is_followed_by_one_with_its_tasks():
+    pool, hands, clock = pool_of(1)
+    first = hands.told[0]
+    silent(pool, hands, clock, [])
+    pool.turn()
+    pool.turn()
+    assert hands.told[0] is not first
+    assert [order.tasks for order in hands.told[0]] == [Tasks().tasks]
 
 
 def test_a_task_is_told_to_be_released_once_and_an_old_answer_takes_none_away():
