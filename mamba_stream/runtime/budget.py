@@ -41,5 +41,6 @@ class Budget:
             bytes=max(1 << 20, min(64 << 20, memory // 16)),
             memory=memory,
             ahead=memory // 8 // tasks,
-            pending=max(1 << 20, (64 << 20) // tasks),
+            # To write it takes about as much once more.
+            pending=max(1 << 20, min(64 << 20, memory // 8) // tasks),
         )

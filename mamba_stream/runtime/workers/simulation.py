@@ -94,6 +94,16 @@ class Simulation:
             life.shift.close()
         self._lives.clear()
 
+    def forsake(self) -> None:
+        """The pool is gone: nobody hears these workers any more. They go on all the same, as over a network."""
+        for life in self._lives:
+            life.hear = None
+
+    @property
+    def empty(self) -> bool:
+        """Whether no worker lives."""
+        return not self._lives
+
     def step(self) -> bool:
         """Lets one worker, whichever it is, do one thing; whether it read rows."""
         if not self._lives:

@@ -21,7 +21,7 @@ from mamba_stream.runtime.singlejob import SingleJob
 from mamba_stream.runtime.workers.simulation import Misfortunes
 from tests.pipelines.test_nexmark import STREAMS, append, busy, check, options, portions
 from tests.runtime.workers.test_pooledjob import append as put, counting, expected, found, log, rows, start
-from tests.runtime.workers.test_simulated import Simulated, nexmark
+from tests.runtime.workers.simulated_runs import Simulated, nexmark
 
 __all__ = ["log"]
 

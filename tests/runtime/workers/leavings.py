@@ -1,0 +1,94 @@
+"""What jobs over workers may leave behind: processes, descriptors, threads, sockets, places in the table of readers."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+
+import mamba_stream as mamba
+from mamba_stream.errors import MambaStreamError
+from tests.server.running import PATIENCE, alive, children, until
+
+
+def here() -> Counter[str]:
+    """What this process has: its children, its descriptors by what they are of, and our threads."""
+    targets = [_target(name) for name in os.listdir("/proc/self/fd")]
+    # Polars and gRPC have threads of their own, which they start once, with what these need.
+    found = Counter(f"descriptor of {target}" for target in targets if target and target != "anon_inode")
+    found.update(f"process {pid}" for pid in children(os.getpid()))
+    found.update(f"thread {one.name}" for one in threading.enumerate() if one.name.startswith("mamba"))
+    return found
+
+
+def there(place: Path) -> set[str]:
+    """Processes other than this one that have something open in a directory, or work there."""
+    return {
+        f"process {pid} has {target}"
+        for pid in map(int, filter(str.isdecimal, os.listdir("/proc")))
+        if pid != os.getpid() and alive(pid)
+        for target in _opened(pid)
+        if Path(target).is_relative_to(place)
+    }
+
+
+def readers(log: mamba.Log) -> str:
+    """The table of readers of a log that is open, without those that died."""
+    index = log._shared.index
+    index.reclaim()
+    found: str = index._env.readers()
+    return found
+
+
+def check(before: Counter[str], place: Path) -> None:
+    """There is nothing here that was not there before, and nobody in the directory; nor in the logs in it."""
+    gc.collect()
+
+    def gone() -> bool:
+        return not here() - before and not there(place)
+
+    try:
+        until(gone)
+    except AssertionError:
+        raise AssertionError(
+            f"left behind after {PATIENCE} s: {sorted((here() - before).elements())}, {sorted(there(place))}"
+        ) from None
+    for index in place.glob("**/index/data.mdb"):
+        _check_log(index.parent.parent)
+
+
+def _check_log(path: Path) -> None:
+    try:
+        log = mamba.open(path)
+    except MambaStreamError:
+        # It was damaged on purpose.
+        return
+    with log:
+        known = f" {os.getpid()} "
+        lines = [line for line in readers(log).splitlines()[1:] if known not in line]
+        assert not lines, f"readers of {path}: {lines}"
+        # As the next commit does with what those left that were killed.
+        log._shared.sweep()
+        names = [name for name in os.listdir(path / "wake") if not name.startswith(f"{os.getpid()}-")]
+        assert not names, f"sockets in {path}: {names}"
+
+
+def _target(descriptor: str) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}").partition(":[")[0]
+    except OSError:
+        # It was that of the list.
+        return ""
+
+
+def _opened(pid: int) -> list[str]:
+    # It may end meanwhile, or be somebody else's.
+    found = []
+    with suppress(OSError):
+        for name in ("cwd", *(f"fd/{each}" for each in os.listdir(f"/proc/{pid}/fd"))):
+            with suppress(FileNotFoundError):
+                found += [os.readlink(f"/proc/{pid}/{name}")]
+    return found
