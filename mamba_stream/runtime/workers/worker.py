@@ -255,7 +255,7 @@ class Worker:
         """What those of the tasks have done that did something since this was last asked."""
         worked, self._worked = self._worked, set()
         # In one go: where workers are threads, another one asks, while tasks come and go.
-        return [(name, self._facts(name, task)) for name in list(worked) if (task := self.tasks.get(name))]
+        return [(name, self._facts(name, task)) for name in sorted(worked) if (task := self.tasks.get(name))]
 
     def _facts(self, name: TaskName, task: Task) -> TaskFacts:
         return facts_of(task, self._spent[name], self._clock.monotonic())
