@@ -8,10 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+
 import mamba_stream as mamba
 from mamba_pipelines.nexmark import QUERIES
-from mamba_stream.log import Transaction
-from mamba_stream.operators.changes import OP_COLUMN, table_of
 from mamba_stream.runtime.commits import Together
 from mamba_stream.runtime.options import RunOptions
 from mamba_stream.runtime.workers.beginning import begin
@@ -19,7 +18,7 @@ from mamba_stream.runtime.workers.pool import Pool, PoolSettings
 from mamba_stream.runtime.workers.simulation import Misfortunes, Simulation
 from mamba_stream.runtime.workers.worker import Worker
 from mamba_stream.testing import Clock
-from tests.pipelines.test_nexmark import MEMORY, STREAMS, append, busy, check, portions
+from tests.pipelines.test_nexmark import MEMORY, STREAMS
 
 NO_KEYS: dict[str, str] = {}
 

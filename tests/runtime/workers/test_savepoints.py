@@ -20,8 +20,8 @@ from mamba_stream.runtime.savepoints import delete_savepoint, list_savepoints, m
 from mamba_stream.runtime.singlejob import SingleJob
 from mamba_stream.runtime.workers.simulation import Misfortunes
 from tests.pipelines.test_nexmark import STREAMS, append, busy, check, options, portions
-from tests.runtime.workers.test_pooledjob import append as put, counting, expected, found, log, rows, start
 from tests.runtime.workers.simulated_runs import Simulated, nexmark
+from tests.runtime.workers.test_pooledjob import append as put, counting, expected, found, log, rows, start
 
 __all__ = ["log"]
 
