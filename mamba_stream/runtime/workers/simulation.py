@@ -30,11 +30,13 @@ class Misfortunes:
         dies: It is killed.
         stalls: It is stopped; it goes on at some later time, and may have been taken for dead meanwhile.
         wakes: Of a stopped one, that it goes on.
+        ends: Of one to which nobody listens any more, that it is gone at last; until then it does what it can.
     """
 
     dies: float = 0.0
     stalls: float = 0.0
     wakes: float = 0.01
+    ends: float = 0.05
 
 
 @dataclass(eq=False)
@@ -109,6 +111,9 @@ class Simulation:
         if not self._lives:
             return False
         life = self._lives[int(self._chance.integers(len(self._lives)))]
+        if life.hear is None and self._chance.random() < self._misfortunes.ends:
+            self._end(life, "ended at last")
+            return False
         if life.stopped:
             if self._chance.random() < self._misfortunes.wakes:
                 life.stopped = False

@@ -50,7 +50,7 @@ def main(place: str, rate: str, memory: str, taken: str) -> None:
     stream = mamba.stream("in").filter(pl.col("number") >= 0)
     pipeline = mamba.pipeline("job", stream.to(Slow(float(rate), taken)))
     with mamba.open(place) as log:
-        job = mamba.start(pipeline, log=log, workers=2, memory=memory)
+        job = mamba.start(pipeline, log=log, workers="exactly:2", memory=memory)
         while len(job.workers) < 2:
             threading.Event().wait(0.02)
         print("ready", flush=True)

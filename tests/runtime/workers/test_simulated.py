@@ -15,7 +15,7 @@ from tests.runtime.workers.simulated import run, troubled
 
 SEEDS = int(os.environ.get("WORKERS_SIMULATED_SEEDS", "100"))
 """Of the slow test, for each pipeline."""
-BUSY = 32
+BUSY = 33
 """A seed with which workers die and stand still, the coordinator dies, and the job is rescaled."""
 
 
