@@ -44,6 +44,7 @@ def test_a_sink_that_takes_a_hundredth_of_what_the_source_gives_keeps_the_job_wi
                 for number in range(10, ROWS // BATCH):
                     tx.append("in", rows(number), partition=number % 2)
             while taken.stat().st_size < TAKEN:
+                everybody = [process.pid, *children(process.pid)]
                 most = max(most, sum(map(resident, everybody)))
                 read = sum(log.group_offsets("job.job").values())
                 # What was read and not given away lies between the stages, which is bounded as well.
@@ -74,5 +75,10 @@ def speed(log: mamba.Log, taken: Path) -> float:
 
 def resident(pid: int) -> int:
     """What lies in memory for a process, in bytes, but for pages of files, which the system takes back as it likes."""
-    told = dict(line.split()[:2] for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    except OSError:
+        # Another one has followed it.
+        return 0
+    told = dict(line.split()[:2] for line in lines)
     return (int(told["Pss_Anon:"]) + int(told["Pss_Shmem:"])) << 10
