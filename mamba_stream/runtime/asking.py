@@ -11,7 +11,6 @@ from mamba_stream import errors
 from mamba_stream.core.clock import Clock, SystemClock
 from mamba_stream.errors import JobFailed, JobNotRunning, PreconditionFailed
 from mamba_stream.log import Log
-from mamba_stream.runtime.checkpoint import JOBS
 from mamba_stream.runtime.jobs import find_job
 from mamba_stream.runtime.lock import holder_of
 from mamba_stream.runtime.progress import decode_record
@@ -26,6 +25,7 @@ from mamba_stream.runtime.requests import (
     in_words,
     joined,
 )
+from mamba_stream.runtime.standing import JOBS
 
 PATIENCE: Final = 30.0
 """Seconds that an answer is waited for, unless told otherwise."""

@@ -8,20 +8,12 @@ from datetime import UTC, datetime, timedelta
 from mamba_stream.core.names import did_you_mean
 from mamba_stream.errors import JobNotFound
 from mamba_stream.log import Log
-from mamba_stream.runtime.checkpoint import (
-    JOBS,
-    OWNED,
-    RESETS,
-    forget_tasks,
-    read_state,
-    remove_savepoint,
-    savepoints,
-    state_topic,
-    tasks_of,
-)
+from mamba_stream.runtime.held import forget_tasks, remove_savepoint, savepoints
 from mamba_stream.runtime.lock import holder_of, lock_job
 from mamba_stream.runtime.progress import decode_record
 from mamba_stream.runtime.requests import RUNS, decode_run
+from mamba_stream.runtime.saved import read_state
+from mamba_stream.runtime.standing import JOBS, OWNED, RESETS, state_topic, tasks_of
 
 
 @dataclass(frozen=True)

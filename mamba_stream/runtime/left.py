@@ -9,9 +9,11 @@ from mamba_stream.core.names import did_you_mean
 from mamba_stream.errors import NotFound, PipelineRefused
 from mamba_stream.log import Log
 from mamba_stream.plan.pipeline import Pipeline
-from mamba_stream.runtime.checkpoint import Checkpoints, Saved, read_state, read_tasks, savepoints
+from mamba_stream.runtime.checkpoint import Checkpoints
+from mamba_stream.runtime.held import savepoints
 from mamba_stream.runtime.options import RunOptions
 from mamba_stream.runtime.progress import JobRecord
+from mamba_stream.runtime.saved import Saved, read_state, read_tasks
 
 
 def is_drained(record: JobRecord) -> bool:

@@ -16,9 +16,9 @@ from mamba_stream.operators.keyedrows import ROW
 from mamba_stream.operators.lateness import NEVER
 from mamba_stream.operators.retimed import COUNTED
 from mamba_stream.plan import nodes as n
-from mamba_stream.runtime.checkpoint import Saved
 from mamba_stream.runtime.prepared import Prepared
 from mamba_stream.runtime.progress import Progress, SourceProgress, StepProgress
+from mamba_stream.runtime.saved import Saved
 from mamba_stream.runtime.steps import step_of
 
 _NUMBERS: Final = (ROW, GROUP)

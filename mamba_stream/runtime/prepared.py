@@ -10,11 +10,12 @@ from mamba_stream.plan import nodes as n
 from mamba_stream.plan.analysis import analyse
 from mamba_stream.plan.layouts import layout_of
 from mamba_stream.plan.pipeline import Pipeline
-from mamba_stream.runtime.checkpoint import JOBS, read_state
 from mamba_stream.runtime.collecting import source_names
 from mamba_stream.runtime.fingerprints import content_of
 from mamba_stream.runtime.handover import check_handovers
 from mamba_stream.runtime.progress import Progress, SourceProgress, decode_record
+from mamba_stream.runtime.saved import read_state
+from mamba_stream.runtime.standing import JOBS
 from mamba_stream.runtime.topics import facts_of, identity_of, topics_of
 from mamba_stream.runtime.upgrade import Upgrade, upgrade_of
 

@@ -9,20 +9,16 @@ from mamba_stream.core.names import check_name
 from mamba_stream.log import Log
 from mamba_stream.plan.pipeline import Pipeline
 from mamba_stream.plan.stages import whole
-from mamba_stream.runtime.checkpoint import (
-    OWNED,
-    Checkpoints,
-    Saved,
-    forget_tasks,
-    make_state,
-    place_of_job,
-)
+from mamba_stream.runtime.checkpoint import Checkpoints
+from mamba_stream.runtime.held import forget_tasks
 from mamba_stream.runtime.left import left_for
 from mamba_stream.runtime.merging import merged
 from mamba_stream.runtime.options import RunOptions
 from mamba_stream.runtime.outputs import make_topics
 from mamba_stream.runtime.prepared import Prepared
 from mamba_stream.runtime.progress import Progress
+from mamba_stream.runtime.saved import Saved, make_state
+from mamba_stream.runtime.standing import OWNED, place_of_job
 from mamba_stream.runtime.task import Share, Task, groups_of
 from mamba_stream.runtime.upgrade import check_resumable
 

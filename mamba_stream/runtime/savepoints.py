@@ -9,19 +9,13 @@ from mamba_stream.core.clock import Clock, SystemClock
 from mamba_stream.core.names import check_name, did_you_mean
 from mamba_stream.errors import InvalidName, NotFound, PipelineRefused
 from mamba_stream.log import Log
-from mamba_stream.runtime.checkpoint import (
-    JOBS,
-    add_savepoint,
-    remove_savepoint,
-    savepoints,
-    state_topic,
-    tasks_of,
-)
+from mamba_stream.runtime.held import add_savepoint, remove_savepoint, savepoints
 from mamba_stream.runtime.jobs import find_job
 from mamba_stream.runtime.left import is_drained
 from mamba_stream.runtime.lock import lock_job
 from mamba_stream.runtime.options import STATES
 from mamba_stream.runtime.progress import Savepoint, decode_record
+from mamba_stream.runtime.standing import JOBS, state_topic, tasks_of
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,14 @@ from mamba_stream.log import Log
 from mamba_stream.plan.alone import alone
 from mamba_stream.plan.pipeline import Pipeline
 from mamba_stream.plan.staging import PARTITIONS
-from mamba_stream.runtime.checkpoint import JOBS, read_state
 from mamba_stream.runtime.job import Job
 from mamba_stream.runtime.options import RunOptions
 from mamba_stream.runtime.prepared import Prepared
 from mamba_stream.runtime.processors import processors
 from mamba_stream.runtime.progress import decode_record
+from mamba_stream.runtime.saved import read_state
 from mamba_stream.runtime.singlejob import SingleJob
+from mamba_stream.runtime.standing import JOBS
 from mamba_stream.runtime.workers.beginning import Begun
 from mamba_stream.runtime.workers.executor import Executor
 from mamba_stream.runtime.workers.layout import layout_of_job

@@ -21,7 +21,7 @@ from mamba_stream.plan.stages import Exchange, Stage
 from mamba_stream.runtime.beside import Beside
 from mamba_stream.runtime.budget import Budget
 from mamba_stream.runtime.care import Care
-from mamba_stream.runtime.checkpoint import Checkpoints, Saved
+from mamba_stream.runtime.checkpoint import Checkpoints
 from mamba_stream.runtime.commits import Commit, Committing
 from mamba_stream.runtime.connectors import ConnectorFeed, ConnectorFeeds, extent_of
 from mamba_stream.runtime.counts import Counts, StepLateness, summary_of
@@ -51,6 +51,7 @@ from mamba_stream.runtime.progress import (
     SourceProgress,
     StepProgress,
 )
+from mamba_stream.runtime.saved import Saved
 
 LOOK = 0.02
 """Seconds between two looks whether a commit has come through; those who wait for the log hear of it as a rule."""

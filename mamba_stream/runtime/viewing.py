@@ -9,8 +9,9 @@ from mamba_stream.errors import NotFound
 from mamba_stream.log import Log
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.analysis import Analysis
-from mamba_stream.runtime.checkpoint import JOBS, Saved, read_state, read_tasks
 from mamba_stream.runtime.progress import decode_record
+from mamba_stream.runtime.saved import Saved, read_state, read_tasks
+from mamba_stream.runtime.standing import JOBS
 from mamba_stream.runtime.steps import step_of
 
 

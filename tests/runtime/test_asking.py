@@ -18,7 +18,6 @@ from mamba_stream.errors import (
     JobNotRunning,
 )
 from mamba_stream.runtime.asking import ask
-from mamba_stream.runtime.checkpoint import JOBS
 from mamba_stream.runtime.describing import decode_description
 from mamba_stream.runtime.inbox import Inbox
 from mamba_stream.runtime.jobs import find_job
@@ -35,6 +34,7 @@ from mamba_stream.runtime.requests import (
     Stop,
     encode,
 )
+from mamba_stream.runtime.standing import JOBS
 
 
 @pytest.fixture

@@ -140,7 +140,8 @@ def test_crashing_between_pieces_of_state_and_merging_little_at_a_time_changes_n
     rows, lateness, spec, seed
 ):
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("mamba_stream.runtime.checkpoint._PIECE_BYTES", 100)
+        patched.setattr("mamba_stream.runtime.checkpoint.PIECE_BYTES", 100)
+        patched.setattr("mamba_stream.runtime.saved.PIECE_BYTES", 100)
         patched.setattr("mamba_stream.runtime.checkpoint._SLACK", 0)
         patched.setattr("mamba_stream.operators.runs._LARGE", 8)
         patched.setattr("mamba_stream.operators.runs._SMALL", 2)

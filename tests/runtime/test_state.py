@@ -10,9 +10,11 @@ import pytest
 import mamba_stream as mamba
 from mamba_stream.cli import invoke
 from mamba_stream.core.clock import SystemClock
-from mamba_stream.runtime import checkpoint
+from mamba_stream.runtime import checkpoint, saved
+from mamba_stream.runtime.held import savepoints
 from mamba_stream.runtime.options import run_options
 from mamba_stream.runtime.run import Run
+from mamba_stream.runtime.saved import read_state
 from mamba_stream.runtime.savepoints import delete_savepoint, list_savepoints, make_savepoint
 from mamba_stream.runtime.steps import step_of
 from tests.runtime.desk import put
@@ -119,13 +121,14 @@ def test_a_savepoint_holds_state_that_would_be_trimmed_and_lets_go_when_deleted(
 
 def test_state_that_is_written_whole_in_pieces_counts_with_the_last_of_them(log, topic, monkeypatch):
     """What a reader finds is what the last commit left, before, between and after the pieces; so are savepoints."""
-    monkeypatch.setattr(checkpoint, "_PIECE_BYTES", 4_000)
+    for module in (saved, checkpoint):
+        monkeypatch.setattr(module, "PIECE_BYTES", 4_000)
     monkeypatch.setattr(checkpoint, "_SLACK", 0)
     made, sums, found, kept, crashes = job_of(totals().to("out")), {}, [], {}, 0
 
     def seen(base: int, end: int | None = None) -> dict[str, int]:
         step = step_of(run.analysis.steps[0], run.analysis)
-        for _, part, piece in checkpoint.read_state(log, "job", base, end).state:
+        for _, part, piece in read_state(log, "job", base, end).state:
             step.restore(part, piece)
         return dict(step.view().select("key", "total").iter_rows())
 
@@ -149,7 +152,7 @@ def test_state_that_is_written_whole_in_pieces_counts_with_the_last_of_them(log,
     assert len({base for base, _ in found}) > 3
     assert sum(pending for _, pending in found) > 10
     assert crashes == 3
-    for name, savepoint in checkpoint.savepoints(log, "job").items():
+    for name, savepoint in savepoints(log, "job").items():
         assert seen(savepoint.base, savepoint.end) == kept[name]
 
 

@@ -17,25 +17,18 @@ from mamba_stream.operators.lateness import NEVER
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.pipeline import Pipeline
 from mamba_stream.plan.stages import Exchange
-from mamba_stream.runtime.checkpoint import (
-    OWNED,
-    Checkpoints,
-    forget_tasks,
-    make_state,
-    place_of_job,
-    place_of_task,
-    put_state,
-    read_tasks,
-    task_key,
-)
+from mamba_stream.runtime.checkpoint import Checkpoints
 from mamba_stream.runtime.exchanges import exchange_schema
 from mamba_stream.runtime.faults import DeadLetters
+from mamba_stream.runtime.held import forget_tasks
 from mamba_stream.runtime.left import Left, left_for
 from mamba_stream.runtime.merging import merged
 from mamba_stream.runtime.options import RunOptions
 from mamba_stream.runtime.outputs import make_topics
 from mamba_stream.runtime.prepared import Prepared
 from mamba_stream.runtime.progress import LayoutProgress, Progress, SourceProgress, StepProgress
+from mamba_stream.runtime.saved import make_state, put_state, read_tasks
+from mamba_stream.runtime.standing import OWNED, place_of_job, place_of_task, task_key
 from mamba_stream.runtime.task import groups_of
 from mamba_stream.runtime.upgrade import check_resumable
 from mamba_stream.runtime.workers.conversion import TaskState, cut_state

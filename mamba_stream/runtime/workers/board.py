@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 from mamba_stream.log import Log
 from mamba_stream.plan.stages import Exchange, Stage
-from mamba_stream.runtime.checkpoint import task_key, tasks_of
 from mamba_stream.runtime.exchanges import NOTHING_SAID, Word
 from mamba_stream.runtime.progress import JobRecord, decode_record
+from mamba_stream.runtime.standing import task_key, tasks_of
 from mamba_stream.runtime.watermarks import Mark, combined
 
 

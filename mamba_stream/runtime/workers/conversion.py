@@ -21,9 +21,9 @@ from mamba_stream.operators.step import StatefulStep
 from mamba_stream.plan import joins, nodes as n
 from mamba_stream.plan.analysis import Analysis
 from mamba_stream.plan.stages import Stage
-from mamba_stream.runtime.checkpoint import Saved
 from mamba_stream.runtime.prepared import Prepared
 from mamba_stream.runtime.progress import Progress, StepProgress
+from mamba_stream.runtime.saved import Saved
 from mamba_stream.runtime.steps import step_of
 from mamba_stream.runtime.workers.layout import Layout, TaskName
 

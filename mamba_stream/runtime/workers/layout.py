@@ -14,9 +14,11 @@ from mamba_stream.plan import nodes as n
 from mamba_stream.plan.lying import Laid, laid_in
 from mamba_stream.plan.stages import Exchange, Stage, stages
 from mamba_stream.plan.staging import PARTITIONS
-from mamba_stream.runtime.checkpoint import held_states, make_state_topic, place_of_task
 from mamba_stream.runtime.exchanges import exchange_topic, make_exchange
+from mamba_stream.runtime.held import held_states
 from mamba_stream.runtime.prepared import Prepared
+from mamba_stream.runtime.saved import make_state_topic
+from mamba_stream.runtime.standing import place_of_task
 
 
 class TaskName(msgspec.Struct, frozen=True, order=True, array_like=True):

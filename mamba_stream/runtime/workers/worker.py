@@ -13,11 +13,12 @@ from mamba_stream.plan.pipeline import Pipeline
 from mamba_stream.plan.stages import Stage
 from mamba_stream.runtime.budget import Budget
 from mamba_stream.runtime.care import Care, Death
-from mamba_stream.runtime.checkpoint import Checkpoints, place_of_task
+from mamba_stream.runtime.checkpoint import Checkpoints
 from mamba_stream.runtime.commits import Together
 from mamba_stream.runtime.memory import in_words
 from mamba_stream.runtime.options import RunOptions
 from mamba_stream.runtime.prepared import Prepared
+from mamba_stream.runtime.standing import place_of_task
 from mamba_stream.runtime.task import Share, Task
 from mamba_stream.runtime.workers.backlog import MOST, Backlog
 from mamba_stream.runtime.workers.board import Board

@@ -11,10 +11,11 @@ import pytest
 
 import mamba_stream as mamba
 from mamba_stream.core.clock import SystemClock
-from mamba_stream.runtime.checkpoint import Checkpoints, place_of_task
+from mamba_stream.runtime.checkpoint import Checkpoints
 from mamba_stream.runtime.options import RunOptions
 from mamba_stream.runtime.outputs import make_topics
 from mamba_stream.runtime.prepared import Prepared
+from mamba_stream.runtime.standing import place_of_task
 from mamba_stream.runtime.workers.layout import Layout, layout_of_job, make_internal_topics
 from mamba_stream.runtime.workers.worker import Worker
 from tests.runtime.model import SCHEMA, Row, at, cuts, expect, frame, make_rows

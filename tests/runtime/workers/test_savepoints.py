@@ -13,15 +13,17 @@ import mamba_stream as mamba
 from mamba_pipelines.nexmark import QUERIES
 from mamba_stream.core.clock import SystemClock
 from mamba_stream.operators.changes import OP_COLUMN, table_of
-from mamba_stream.runtime.checkpoint import Checkpoints, place_of_job
+from mamba_stream.runtime.checkpoint import Checkpoints
 from mamba_stream.runtime.jobs import reset_job
 from mamba_stream.runtime.run import Run
 from mamba_stream.runtime.savepoints import delete_savepoint, list_savepoints, make_savepoint
 from mamba_stream.runtime.singlejob import SingleJob
+from mamba_stream.runtime.standing import place_of_job
 from mamba_stream.runtime.workers.simulation import Misfortunes
 from tests.pipelines.test_nexmark import STREAMS, append, busy, check, options, portions
 from tests.runtime.workers.simulated_runs import Simulated, nexmark
 from tests.runtime.workers.test_pooledjob import append as put, counting, expected, found, log, rows, start
+from tests.server.running import until
 
 __all__ = ["log"]
 
@@ -151,7 +153,7 @@ def test_a_savepoint_of_one_task_is_gone_back_to_by_many(log):
 def test_an_interrupted_job_has_no_savepoint_until_its_rows_have_come_through(log):
     put(log, rows(0, 3_000))
     job = start(counting(), log, until="stopped", commit="10ms")
-    job.checkpoint(60)
+    until(lambda: job.status.commits > 0)
     job.cancel()
     with pytest.raises(mamba.PipelineRefused, match=r"was interrupted.*until='now'"):
         make_savepoint(log, "counting", "kept")
