@@ -11,7 +11,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 import mamba_stream as mamba
-from mamba_stream.runtime.beside import AtOnce
+from mamba_stream.runtime.commits import Together
 from mamba_stream.runtime.options import RunOptions, run_options
 from mamba_stream.runtime.workers.beginning import begin
 from mamba_stream.runtime.workers.pool import Pool, PoolSettings
@@ -114,7 +114,7 @@ def test_simulated_workers_come_with_rows_and_go_when_they_have_gone(log):
 
     def make() -> Worker:
         stages = begun.layout.stages
-        return Worker(pipeline, begun.prepared, stages, log, options, clock, begun.run, AtOnce)
+        return Worker(pipeline, begun.prepared, stages, log, options, clock, begun.run, Together(log))
 
     simulation = Simulation(make, chance, Misfortunes())
     pool = Pool(begun.layout, simulation, PoolSettings(1, lease=1e9), clock)
