@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import threading
 from typing import Any, Final
 
 from mamba_stream.core.settings import Address
@@ -11,6 +12,8 @@ from mamba_stream.errors import LogUnavailable
 
 _TRIES: Final = 20
 """A port that is free under one name may be taken under the other: then another one is tried."""
+_PAUSE: Final = 0.15
+"""Seconds between two tries for a port that was asked for: whoever was killed there may need a moment to be gone."""
 _Place = tuple[socket.AddressFamily, socket.SocketKind, int, str, tuple[Any, ...]]
 
 
@@ -38,7 +41,7 @@ def bind(address: Address, setting: str, *, listening: bool = True) -> list[sock
     except OSError as error:
         raise LogUnavailable(f"{setting} = {address}: {error.strerror}; choose another host") from error
     places = list(dict.fromkeys(found))
-    tries = 1 if address.port else _TRIES
+    tries = _TRIES
     while True:
         bound, failed = _bound(places, address.port, listening)
         taken = failed is not None and failed.errno == errno.EADDRINUSE
@@ -47,6 +50,8 @@ def bind(address: Address, setting: str, *, listening: bool = True) -> list[sock
         for made in bound:
             made.close()
         tries -= 1
+        if address.port and taken and tries:
+            threading.Event().wait(_PAUSE)
         if not (taken and tries):
             words = "another process listens there" if taken else getattr(failed, "strerror", "no such host")
             raise LogUnavailable(
