@@ -9,8 +9,8 @@ from typing import Final
 
 from mamba_stream.errors import MambaStreamError
 
-INTERVAL: Final = 1.0
-"""Seconds that a commit of durability ``interval`` may wait for the disk."""
+_PAUSE: Final = 0.5
+"""Seconds between a commit of durability ``interval`` and its flush, which has to be over within the second."""
 
 
 class Flushing:
@@ -55,7 +55,7 @@ def _work(
 ) -> None:
     while True:
         asked.wait()
-        if over.wait(INTERVAL):
+        if over.wait(_PAUSE):
             return
         # Before the flush: what is committed while it goes on is for the next.
         asked.clear()

@@ -239,12 +239,14 @@ class Index:
                 # Most of it without the lock, for which others wait.
                 self._sync(recent, upper)
         with _writing(recent.begin(write=True)) as upper:
+            if recent.pending(upper):
+                # Before the lower lock is taken: where this fails, the upper one is let go of and taken again.
+                self._sync(recent, upper)
             lower = self._env.begin(write=True)
             try:
                 generation = recent.generation(upper)
                 pending = recent.pending(upper) and generation > (flushed(lower) or 0)
                 if pending:
-                    self._sync(recent, upper)
                     recent.pour(upper, lower)
                 result = change(Draft(lower))
             except BaseException:

@@ -164,8 +164,7 @@ def _make(path: Path) -> None:
     path.parent.mkdir(exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix="new-", dir=path.parent))
     fresh.chmod(path.parent.stat().st_mode)
-    with lmdb.open(str(fresh), map_size=_MAP_SIZE, sync=False), contextlib.suppress(OSError):
-        pass
+    lmdb.open(str(fresh), map_size=_MAP_SIZE, sync=False).close()
     try:
         os.rename(fresh, path)
     except OSError:

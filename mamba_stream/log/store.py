@@ -17,7 +17,7 @@ from mamba_stream.core.changes import Applied, ChangeSet, Once
 from mamba_stream.core.clock import Clock, SystemClock
 from mamba_stream.core.names import LONGEST_NAME
 from mamba_stream.core.predicates import Predicate
-from mamba_stream.errors import DataCorrupted, ForkedProcess, LogFailed, NewerFormat, NotALog
+from mamba_stream.errors import DataCorrupted, DiskFull, ForkedProcess, LogFailed, NewerFormat, NotALog
 from mamba_stream.log import description, directory, files, locks, rows, scanning
 from mamba_stream.log.committer import Batch, Committer
 from mamba_stream.log.files import Maps
@@ -63,8 +63,9 @@ class Store:
             # Whoever writes the index has put it right.
             self.recovered = 0 if through else self.registrar.tidy()
             if not through:
-                # Of processes that died before they did it. What the disk refuses can be read all the same.
-                with contextlib.suppress(LogFailed):
+                # Of processes that died before they did it. What the disk refuses, or has no room for, can be read
+                # all the same.
+                with contextlib.suppress(LogFailed, DiskFull):
                     self.registrar.flush()
             self._waker = Waker(path / directory.WAKE, clock)
         except BaseException:
