@@ -8,7 +8,7 @@ whoever had it before cannot commit it any more.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -375,7 +375,8 @@ class Pool:
             )
         if self._may_lend(worker):
             worker.lent = True
-            self._free(number, set(worker.tasks))
+            lent, worker.tasks = worker.tasks, set()
+            self._hand_out(lent, self._there(ready=True))
         pause = PAUSES[min(worker.deaths - 1, len(PAUSES) - 1)]
         worker.due = self._clock.monotonic() + pause
         follows = f"; another follows in {pause:g} s" if worker.wanted and self.error is None else ""
@@ -386,11 +387,15 @@ class Pool:
 
         To start a process takes a second and more. But what a second worker dies of would be the tasks.
         """
-        return not worker.alone and not self._suspects.any(worker.tasks) and self._has_ready
+        return bool(not worker.alone and not self._suspects.any(worker.tasks) and self._there(ready=True))
 
-    @property
-    def _has_ready(self) -> bool:
-        return any(other.ready and not other.retires for other in self._workers.values())
+    def _there(self, *, ready: bool) -> list[int]:
+        """The workers that are to have tasks: all, or those only that can take some now."""
+        return [
+            number
+            for number, worker in self._workers.items()
+            if not worker.retires and (worker.ready or not ready)
+        ]
 
     def _isolate(self, number: int, worker: _Worker, task: TaskName, reason: str) -> None:
         """A worker has died over a task: that has one of its own from now on, and harms no other."""
@@ -418,30 +423,27 @@ class Pool:
                 self._homeless.add(task)
 
     def _settle(self) -> None:
-        """Gives tasks without a worker to those that have the fewest; lets workers go that are not needed."""
-        given: dict[int, list[TaskName]] = {}
-        for task in sorted(self._homeless):
-            number = min(
-                (number for number, worker in self._workers.items() if not worker.retires),
-                key=lambda one: (
-                    self._has_ready > self._workers[one].ready,
-                    len(self._workers[one].tasks),
-                    one,
-                ),
-            )
-            self._workers[number].tasks.add(task)
-            given.setdefault(number, []).append(task)
+        """Gives out tasks without a worker; lets workers go that are not needed."""
+        self._hand_out(self._homeless, self._there(ready=False))
         self._homeless.clear()
-        for number, tasks in given.items():
-            if self._workers[number].ready:
-                self._give(number, tasks)
-            self._note("moved", f"{_words(tasks)} to worker {number}")
         for number, worker in self._workers.items():
             if worker.retires and not worker.tasks and worker.hand is not None:
                 worker.hand.send(Quit())
                 worker.hand, worker.ready = None, False
                 self._note("worker", f"worker {number} (process {worker.process}) is not needed any more")
                 self._commits_nothing(number)
+
+    def _hand_out(self, tasks: Iterable[TaskName], among: Sequence[int]) -> None:
+        """Gives tasks to those of these workers that have the fewest; one that is not ready has them once it is."""
+        given: dict[int, list[TaskName]] = {}
+        for task in sorted(tasks):
+            number = min(among, key=lambda one: (len(self._workers[one].tasks), one))
+            self._workers[number].tasks.add(task)
+            given.setdefault(number, []).append(task)
+        for number, some in given.items():
+            if self._workers[number].ready:
+                self._give(number, some)
+            self._note("moved", f"{_words(some)} to worker {number}")
 
     def _commits_nothing(self, number: int) -> None:
         """A worker is gone: what it has not committed never happened."""

@@ -15,10 +15,12 @@ class Hands:
     def __init__(self) -> None:
         self.told: dict[int, list] = {}
         self.hear: dict[int, object] = {}
+        self.slow: set[int] = set()
 
     def start(self, worker, hear):
         self.told[worker], self.hear[worker] = [], hear
-        hear(Ready(0))
+        if worker not in self.slow:
+            hear(Ready(0))
         return self.Hand(self.told[worker])
 
     def close(self) -> None:
@@ -77,6 +79,21 @@ def test_only_what_must_move_does_and_under_a_later_lease():
     assert pool.tasks_of(2) == set(order.tasks) < before[giver]
     leases = [order.lease for told in hands.told.values() for order in told if isinstance(order, Take)]
     assert hands.told[2][-1] == Take(order.tasks, max(leases))
+
+
+def test_a_worker_that_begins_slowly_gets_what_others_let_go_of_for_it_meanwhile():
+    pool, hands, _ = pool_of(1)
+    hands.slow.add(1)
+    pool.rescale(2)
+    pool.turn()
+    release = hands.told[0][-1]
+    assert isinstance(release, Release)
+    hands.hear[0](Released(release.tasks))
+    pool.turn()
+    assert pool.tasks_of(1) == set(release.tasks)
+    hands.hear[1](Ready(0))
+    pool.turn()
+    assert [order.tasks for order in hands.told[1]] == [release.tasks]
 
 
 def silent(pool: Pool, hands: Hands, clock: Clock, others: list[int]) -> None:
