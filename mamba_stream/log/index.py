@@ -11,10 +11,7 @@ and who reads opens the upper one first: what was flushed in between is then fou
 from __future__ import annotations
 
 import errno
-import fcntl
-import mmap
 import os
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Collection, Iterator
@@ -35,6 +32,7 @@ from mamba_stream.errors import (
     ReadOnlyLog,
 )
 from mamba_stream.log import directory, rows
+from mamba_stream.log.environment import environment
 from mamba_stream.log.format import Damaged
 from mamba_stream.log.overlay import OverlaidDraft, OverlaidView
 from mamba_stream.log.recent import Recent, first_mark, flushed
@@ -48,13 +46,6 @@ FORKED = (
     "this process was forked from one that had this log open, and cannot use it: the index would be damaged. "
     "Start processes with multiprocessing's 'spawn' method, or open the log after the fork only"
 )
-_MAX_READERS = 1024
-_LOCKS_BYTES = 64 * _MAX_READERS + 128
-"""The table of locks and readers: a cache line for each reader, and what comes before them."""
-_STILLBORN_PAGES = 3
-_MAGIC = (0xBEEFC0DE).to_bytes(4, sys.byteorder)
-_MAGIC_END = 20
-"""Where LMDB's mark ends in each of the first two pages."""
 _opened: weakref.WeakSet[Index] = weakref.WeakSet()
 
 
@@ -75,7 +66,7 @@ class Index:
         self._recent: Recent | None = None
         self._opening = threading.Lock()
         try:
-            self._env = _environment(path, map_size, writable)
+            self._env = environment(path, map_size, writable=writable)
         except lmdb.ReadonlyError as error:
             raise ReadOnlyLog(f"{path} cannot be written to") from error
         except lmdb.Error as error:
@@ -371,71 +362,6 @@ def _writing(transaction: lmdb.Transaction) -> Iterator[lmdb.Transaction]:
 def _begin_above(draft: Draft) -> None:
     if draft.get(rows.RECENT) is None:
         draft.put(rows.RECENT, first_mark())
-
-
-def _environment(path: Path, map_size: int, writable: bool) -> lmdb.Environment:
-    def opened() -> lmdb.Environment:
-        return lmdb.open(
-            str(path),
-            map_size=map_size,
-            subdir=True,
-            readonly=not writable,
-            sync=True,
-            metasync=True,
-            writemap=False,
-            max_readers=_MAX_READERS,
-            max_spare_txns=16,
-        )
-
-    _reserve_locks(path)
-    try:
-        return opened()
-    except lmdb.InvalidError:
-        if not writable or not _clear_stillborn(path):
-            raise
-        return opened()
-
-
-def _reserve_locks(path: Path) -> None:
-    """Takes the room of the table of locks and readers before it is mapped.
-
-    LMDB makes it as a hole and writes to it through a map: on a full disk that is not an error but SIGBUS.
-    """
-    if not hasattr(os, "posix_fallocate"):
-        return
-    # Nothing of it is open in this process: closing it would let go of LMDB's locks.
-    fd = os.open(path / "lock.mdb", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        status = os.fstat(fd)
-        # What another process has mapped keeps its size.
-        wanted = status.st_size or _LOCKS_BYTES
-        if status.st_blocks * 512 < wanted:
-            os.posix_fallocate(fd, 0, wanted)
-    except OSError as error:
-        if error.errno in directory.NO_ROOM:
-            raise
-    finally:
-        os.close(fd)
-
-
-def _clear_stillborn(path: Path) -> bool:
-    """Empties an index whose creation was cut short, by a loss of power or of room; whether to try again.
-
-    LMDB writes the first two pages of a new file without syncing them. A file that holds no more than those
-    and the first commit, which only says that this is a log, has never known of a topic.
-    """
-    fd = os.open(path / "data.mdb", os.O_RDWR | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        if os.fstat(fd).st_size > _STILLBORN_PAGES * mmap.PAGESIZE:
-            return False
-        first = [os.pread(fd, _MAGIC_END, page * mmap.PAGESIZE)[-len(_MAGIC) :] for page in range(2)]
-        if first != [_MAGIC, _MAGIC]:
-            os.ftruncate(fd, 0)
-        # Otherwise another process has just made it anew.
-        return True
-    finally:
-        os.close(fd)
 
 
 def _no_room(path: Path) -> DiskFull:

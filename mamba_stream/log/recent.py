@@ -25,6 +25,7 @@ import lmdb
 
 from mamba_stream.core.machine import boot
 from mamba_stream.log import files, rows
+from mamba_stream.log.environment import environment
 from mamba_stream.log.overlay import GONE
 
 _NUMBER: Final = struct.Struct(">Q")
@@ -33,7 +34,6 @@ _DIRTY: Final = b"\0f"
 _REFUSED: Final = b"\0r"
 _FIRST_ROW: Final = b"\1"
 _MAP_SIZE: Final = 16 << 30
-_MAX_READERS: Final = 1024
 MOST_BYTES: Final = 64 << 20
 """What may wait for a flush; a commit that goes beyond it has it flushed."""
 
@@ -43,17 +43,7 @@ class Recent:
 
     def __init__(self, path: Path, files: Path, *, writable: bool) -> None:
         self._files = files
-        self._env = lmdb.open(
-            str(path),
-            map_size=_MAP_SIZE,
-            subdir=True,
-            readonly=not writable,
-            sync=False,
-            metasync=False,
-            writemap=False,
-            max_readers=_MAX_READERS,
-            max_spare_txns=16,
-        )
+        self._env = environment(path, _MAP_SIZE, writable=writable, synced=False)
         self._env.reader_check()
 
     @classmethod
@@ -164,7 +154,7 @@ def _make(path: Path) -> None:
     path.parent.mkdir(exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix="new-", dir=path.parent))
     fresh.chmod(path.parent.stat().st_mode)
-    lmdb.open(str(fresh), map_size=_MAP_SIZE, sync=False).close()
+    environment(fresh, _MAP_SIZE, writable=True, synced=False).close()
     try:
         os.rename(fresh, path)
     except OSError:

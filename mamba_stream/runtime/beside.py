@@ -47,31 +47,37 @@ class Piece:
 _Asked = tuple[Piece, Callable[[], object]]
 
 
-class AtOnce:
-    """Does the work while whoever gave it waits, for where all has to happen in one thread."""
+class OneAtATime:
+    """Gives one piece of work at a time, and waits for it only when it is asked to."""
 
     def __init__(self) -> None:
+        """There is none."""
         self._piece: Piece | None = None
 
     @property
     def busy(self) -> bool:
+        """Whether there is a piece that was not yet finished."""
         return self._piece is not None
 
     @property
     def done(self) -> bool:
-        return True
-
-    def begin(self, work: Callable[[], object]) -> None:
-        self._piece = Piece()
-        self._piece.do(work)
+        """Whether :meth:`finish` would not have to wait."""
+        return self._piece is None or self._piece.is_over
 
     def finish(self) -> None:
+        """Waits for the piece, if there is one; raises what it raised."""
         if self._piece is not None:
             piece, self._piece = self._piece, None
             piece.finish()
 
+    def _next(self) -> Piece:
+        """A new piece; the one before has to be finished."""
+        assert self._piece is None, "one piece at a time"
+        self._piece = Piece()
+        return self._piece
 
-class Beside:
+
+class Beside(OneAtATime):
     """A thread that does one piece of work at a time; it ends with this.
 
     Example:
@@ -89,45 +95,24 @@ class Beside:
         Args:
             name: What the thread is called.
         """
+        super().__init__()
         self._name = name
         # To begin a thread is to wait for it, and on a busy machine that takes longer than the work.
         self._asked: SimpleQueue[_Asked | None] = SimpleQueue()
         self._begun = False
-        self._piece: Piece | None = None
-
-    @property
-    def busy(self) -> bool:
-        """Whether there is work that was not yet finished."""
-        return self._piece is not None
-
-    @property
-    def done(self) -> bool:
-        """Whether :meth:`finish` would not have to wait."""
-        return self._piece is None or self._piece.is_over
 
     def begin(self, work: Callable[[], object]) -> None:
         """Begins with a piece of work; the one before has to be finished."""
-        assert self._piece is None, "one piece at a time"
+        piece = self._next()
         if not self._begun:
             threading.Thread(target=_work, args=(self._asked,), name=self._name, daemon=True).start()
             weakref.finalize(self, self._asked.put, None)
             self._begun = True
-        self._piece = Piece()
-        self._asked.put((self._piece, work))
+        self._asked.put((piece, work))
 
     def wait(self, seconds: float) -> bool:
         """Waits for the work, so long at most; returns whether :meth:`finish` would not have to wait."""
         return self._piece is None or self._piece.wait(seconds)
-
-    def finish(self) -> None:
-        """Waits for the work, if there is any.
-
-        Raises:
-            BaseException: What the work raised.
-        """
-        if self._piece is not None:
-            piece, self._piece = self._piece, None
-            piece.finish()
 
 
 def _work(asked: SimpleQueue[_Asked | None]) -> None:

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from mamba_stream.errors import JobFailed, PreconditionFailed
 from mamba_stream.log import Log, Transaction, commit_together
-from mamba_stream.runtime.beside import Piece
+from mamba_stream.runtime.beside import OneAtATime, Piece
 
 
 class Commit:
@@ -141,35 +141,21 @@ class Together:
         self._asked.put(taken)
 
 
-class Placed:
+class Placed(OneAtATime):
     """The commits of one task, one at a time, among those of others."""
 
     def __init__(self, together: Together) -> None:
+        super().__init__()
         self._together = together
-        self._piece: Piece | None = None
-
-    @property
-    def busy(self) -> bool:
-        """Whether there is a commit that was not yet finished."""
-        return self._piece is not None
-
-    @property
-    def done(self) -> bool:
-        """Whether :meth:`finish` would not have to wait."""
-        return self._piece is None or self._piece.is_over
 
     def begin(self, commit: Commit) -> None:
         """Takes a commit; the one before has to be finished."""
-        assert self._piece is None, "one commit at a time"
-        self._piece = Piece()
-        self._together.take(commit, self._piece)
+        self._together.take(commit, self._next())
 
     def finish(self) -> None:
-        """Waits for the commit, if there is one; raises what it raised."""
-        if self._piece is not None:
-            piece, self._piece = self._piece, None
+        if self.busy:
             self._together.go()
-            piece.finish()
+        super().finish()
 
 
 def commit_each(log: Log, begun: Sequence[_Begun]) -> None:

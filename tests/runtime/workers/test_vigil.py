@@ -9,9 +9,8 @@ import pytest
 
 import mamba_stream as mamba
 from mamba_stream.errors import JobFailed
-from mamba_stream.runtime.beside import AtOnce
 from mamba_stream.runtime.checkpoint import Checkpoints
-from mamba_stream.runtime.commits import Together
+from mamba_stream.runtime.commits import Placed, Together
 from mamba_stream.runtime.options import RunOptions
 from mamba_stream.runtime.task import Task
 from mamba_stream.runtime.workers.beginning import begin
@@ -141,26 +140,26 @@ def test_what_did_nothing_is_no_news(log, monkeypatch):
     assert asked.worker.news() == []
 
 
-class Held(AtOnce):
+class Held(Placed):
     """A commit that goes on for as long as it is said to."""
 
     made: ClassVar[list[Held]] = []
 
-    def __init__(self):
-        super().__init__()
+    def __init__(self, together):
+        super().__init__(together)
         self.going_on = False
         self.made.append(self)
 
     @property
     def done(self):
-        return not (self.busy and self.going_on)
+        return super().done and not (self.busy and self.going_on)
 
 
 class HeldTogether(Together):
     """Gives each task such commits."""
 
     def place(self):
-        return Held()
+        return Held(self)
 
 
 def test_a_task_whose_commit_ends_as_those_it_reads_from_end_sees_that_they_did(log, monkeypatch):
