@@ -57,6 +57,18 @@ def _place(context: click.Context, _parameter: click.Parameter, value: str | Non
     return None
 
 
+def durability_option(default: str) -> Callable[[_Function], _Function]:
+    """``--durability``: what a loss of power can undo."""
+    return click.option(
+        "--durability",
+        type=click.Choice(["commit", "interval", "os"]),
+        default=default,
+        show_default=True,
+        help="What a loss of power can undo (the death of a process undoes nothing). commit: nothing; interval: the "
+        "last second; os: what came since the log was last flushed.",
+    )
+
+
 def output_option(function: _Function) -> _Function:
     """``-o``: for people or for programs."""
     return click.option(

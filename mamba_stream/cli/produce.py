@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
-from mamba_stream.cli.options import log_option, open_place, topic_argument
+from mamba_stream.cli.options import durability_option, log_option, open_place, topic_argument
 
 
 @click.command()
@@ -26,6 +27,7 @@ from mamba_stream.cli.options import log_option, open_place, topic_argument
 @click.option("--key", multiple=True, metavar="COLUMN", help="With --create: equal keys go to one partition.")
 @click.option("--time", metavar="COLUMN", help="With --create: the column that holds a row's time.")
 @click.option("--end", is_flag=True, help="Mark the topic finished afterwards.")
+@durability_option("commit")
 @log_option
 def produce(
     topic: str,
@@ -36,6 +38,7 @@ def produce(
     key: tuple[str, ...],
     time: str | None,
     end: bool,
+    durability: Any,
     place: str | None,
 ) -> None:
     """Append rows of FILE, or of standard input, to TOPIC.
@@ -61,7 +64,7 @@ def produce(
                 )
             target = log[topic]
             for batch in coming.batches(target.schema):
-                target.append(batch)
+                target.append(batch, durability=durability)
                 rows += batch.num_rows
         except MambaStreamError:
             if rows:

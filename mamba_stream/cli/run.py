@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import click
 
-from mamba_stream.cli.options import log_option
+from mamba_stream.cli.options import durability_option, log_option
 
 if TYPE_CHECKING:
     from mamba_stream.cli.live import LiveView
@@ -83,6 +83,7 @@ def _workers(_context: click.Context, _parameter: click.Parameter, value: str) -
     help="How long it may finish what it has in hand when it is to end (Ctrl-C, SIGTERM), before it is cancelled.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Show no view of it while it runs.")
+@durability_option("interval")
 @log_option
 def run(
     pipeline: str,
@@ -93,6 +94,7 @@ def run(
     workers: int | str,
     grace: str,
     quiet: bool,
+    durability: str,
     place: str | None,
 ) -> int:
     """Run the pipeline in FILE: a Python file, FILE:NAME, a module, MODULE:NAME, or a ready-made one.
@@ -109,7 +111,14 @@ def run(
     made = load_pipeline(pipeline)
     with _Signals() as signals:
         job = mamba.start(
-            made, log=place, until=until, state=state, commit=commit, latency=latency, workers=workers
+            made,
+            log=place,
+            until=until,
+            state=state,
+            commit=commit,
+            latency=latency,
+            workers=workers,
+            durability=durability,
         )
         if job.note:
             click.echo(f"{job.name}: {job.note}", err=True)

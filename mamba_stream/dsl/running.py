@@ -29,6 +29,7 @@ def start(
     workers: int | str = 1,
     on_gap: str = "fail",
     latency: str | timedelta | None = None,
+    durability: str = "interval",
 ) -> Job:
     """Sets a pipeline to work in the background; arguments as for :func:`run`."""
     if not isinstance(pipeline, Pipeline):
@@ -43,6 +44,7 @@ def start(
         commit=commit,
         on_gap=on_gap,
         latency=latency,
+        durability=durability,
     )
     return start_job(pipeline, _log_of(pipeline.nodes, log), options)
 
@@ -57,6 +59,7 @@ def run(
     workers: int | str = 1,
     on_gap: str = "fail",
     latency: str | timedelta | None = None,
+    durability: str = "interval",
 ) -> RunSummary:
     """Runs a pipeline and waits for its end.
 
@@ -83,6 +86,10 @@ def run(
         on_gap: ``"earliest"`` goes on behind rows that were trimmed away before they were read.
         latency: How long a row should be on its way at most, as far as that is up to the run: it reads so much at a
             time, and commits results so soon. Left out, it reads as much as is efficient, and commits every ``commit``.
+        durability: What a loss of power can undo; the death of a process undoes nothing. ``"interval"``: the last
+            second, which the next run does again. ``"commit"``: nothing. ``"os"``: what came since the log was last
+            flushed. What is told to somebody outside, by a connector, is on the disk before, and so is all of it when
+            the run ends.
 
     Returns:
         What the run did.
@@ -97,6 +104,7 @@ def run(
         workers=workers,
         on_gap=on_gap,
         latency=latency,
+        durability=durability,
     )
     try:
         return job.wait()

@@ -15,7 +15,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -76,17 +76,29 @@ class Index:
         self._env.reader_check()
         _opened.add(self)
 
-    @contextmanager
-    def view(self) -> Iterator[View]:
+    def view(self) -> AbstractContextManager[View]:
         """A consistent view of one moment, for a lookup."""
+        return self._viewed(self._layers)
+
+    def flushed(self) -> AbstractContextManager[View]:
+        """The same of what is on the disk only: what a loss of power would leave."""
+        return self._viewed(self._lower)
+
+    @contextmanager
+    def _viewed(self, layers: Callable[[], AbstractContextManager[View]]) -> Iterator[View]:
         try:
             self._enter()
-            with self._layers() as view:
+            with layers() as view:
                 yield view
         except (lmdb.Error, Damaged) as error:
             raise _translated(error, self._path, reading=True) from error
         finally:
             self._leave()
+
+    @contextmanager
+    def _lower(self) -> Iterator[View]:
+        with self._begin() as lower:
+            yield View(lower)
 
     @contextmanager
     def _layers(self) -> Iterator[View]:

@@ -40,4 +40,5 @@ def statistics(store: Store) -> LogStatistics:
         appended_bytes=counts.bytes,
         commit_seconds=counts.seconds,
         commit_times=counts.times,
+        flushed_lsn=store.flushed_lsn(),
     )

@@ -31,6 +31,7 @@ class LogStatistics:
 
     Attributes:
         lsn: The number of the last commit.
+        flushed_lsn: That of the last one that is on the disk, which no loss of power can undo.
         topics: Topics, without internal ones.
         rows: Rows that can be read, without internal ones.
         bytes: What all topics take on disk.
@@ -66,6 +67,7 @@ class LogStatistics:
     appended_bytes: int
     commit_seconds: float
     commit_times: tuple[int, ...] = ()
+    flushed_lsn: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -254,6 +254,12 @@ class Store:
         value = self.get(rows.TICKS)
         return 0 if value is None else rows.unpack_ticks(value).lsn
 
+    def flushed_lsn(self) -> int:
+        """The number of the last commit that is on the disk."""
+        with self.index.flushed() as view:
+            value = view.get(rows.TICKS)
+        return 0 if value is None else rows.unpack_ticks(value).lsn
+
     def heard(self) -> int:
         return self.lsn()
 

@@ -21,6 +21,7 @@ import polars as pl
 import pyarrow as pa
 
 from mamba_stream.core.clock import Clock
+from mamba_stream.core.durability import Durability
 from mamba_stream.log import Log, Transaction
 from mamba_stream.operators.step import StatefulStep
 from mamba_stream.runtime.commits import Commit
@@ -212,6 +213,7 @@ class Checkpoints:
         status: str,
         read: Mapping[str, int] = _NOTHING_READ,
         marks: Mapping[int, MarkRecord] = _NO_MARKS,
+        durability: Durability = "commit",
     ) -> Commit:
         """Takes what happened since the last commit, to be committed.
 
@@ -223,6 +225,7 @@ class Checkpoints:
             status: ``running``, or how the run ends.
             read: Of exchanges, by topic, up to where the task's partition was read: what is before can go.
             marks: How far time has come in the rows that went to exchanges, by their numbers.
+            durability: What has to be true before it counts as committed.
 
         Returns:
             What commits it, in any thread, before anything is taken again.
@@ -268,7 +271,7 @@ class Checkpoints:
             if pieces is not None:
                 self._whole, self._written = _Whole(self._end, pieces), 0
 
-        return self._commit(write, settled)
+        return self._commit(write, settled, durability)
 
     def keep(self, name: str) -> None:
         """Keeps what the last commit left under a name, for as long as nobody deletes it.
@@ -277,7 +280,7 @@ class Checkpoints:
             AlreadyExists: There is a savepoint of this name.
         """
         assert self._record is not None
-        tx = self._begin()
+        tx = self._begin("commit")
         add_savepoint(
             tx, self._log, self._place.job, name, Savepoint(self._record.base, self._end, self._clock.now())
         )
@@ -292,22 +295,28 @@ class Checkpoints:
             held = held_states(self._log, job).get(self._place.key, [])
         tx.trim(self._place.topic, {self._place.partition: min([base, *held])})
 
-    def _begin(self) -> Transaction:
-        tx = self._log.transaction()
+    def _begin(self, durability: Durability) -> Transaction:
+        tx = self._log.transaction(durability=durability)
         tx.require_record(self._place.namespace, self._place.key, self._bytes)
         return tx
 
-    def _commit(self, write: Callable[[Transaction], JobRecord], settled: Callable[[], None]) -> Commit:
+    def _commit(
+        self,
+        write: Callable[[Transaction], JobRecord],
+        settled: Callable[[], None],
+        durability: Durability = "commit",
+    ) -> Commit:
         """A commit.
 
         Args:
             write: Writes it; gives the record that it leaves.
             settled: Called when it came through.
+            durability: What has to be true before it has.
         """
         left: list[tuple[JobRecord, bytes]] = []
 
         def written() -> Transaction:
-            tx = self._begin()
+            tx = self._begin(durability)
             record = write(tx)
             data = encode(record)
             tx.put_record(self._place.namespace, self._place.key, data)

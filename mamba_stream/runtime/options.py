@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any, Literal
 
+from mamba_stream.core.durability import Durability, check_durability
 from mamba_stream.core.durations import duration_us
 from mamba_stream.core.numbers import is_whole
 from mamba_stream.errors import InvalidInput
@@ -35,6 +36,8 @@ class RunOptions:
         workers: How many workers run the job, at most.
         least: How many it begins with, and has at least, where it is to be found out how many there have to be.
         exactly: Whether it is to have so many, though one might do it faster.
+        durability: What has to be true of a commit before the run goes by it. What somebody outside the log is told of
+            is on the disk before, in any case, and so is the last commit of a run.
         skip_gaps: Go on behind rows that were trimmed away before they were read.
         rows: How many rows to read at once at most.
         savepoint: The savepoint to go back to, instead of resuming.
@@ -53,6 +56,7 @@ class RunOptions:
     workers: int = 1
     least: int | None = None
     exactly: bool = False
+    durability: Durability = "interval"
 
 
 def run_options(
@@ -64,6 +68,7 @@ def run_options(
     commit: str | timedelta = "1s",
     on_gap: str = "fail",
     latency: str | timedelta | None = None,
+    durability: Any = "interval",
 ) -> RunOptions:
     """The options, if they can be.
 
@@ -89,6 +94,7 @@ def run_options(
         least=least,
         exactly=exactly,
         latency=None if latency is None else duration_us(latency, what="latency", zero=False) / 1_000_000,
+        durability=check_durability(durability),
     )
 
 

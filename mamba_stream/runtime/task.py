@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from mamba_stream.core.clock import Clock
+from mamba_stream.core.durability import Durability
 from mamba_stream.errors import JobFailed
 from mamba_stream.log import Log
 from mamba_stream.operators.retimed import Retimed
@@ -359,6 +360,7 @@ class Task:
                 for exchange, entrance in self.engine.entrances.items()
             },
             marks=marks,
+            durability=self._durability(status),
         )
         self._told = marks
         self._taken = [
@@ -368,6 +370,13 @@ class Task:
         self._unseen_since = None
         self._dirty = False
         return commit
+
+    def _durability(self, status: str) -> Durability:
+        """What has to be true of a commit before anybody goes by it."""
+        if status != "running" or self._outside or self._deliveries.follow:
+            # Who is told of it outside forgets what a loss of power would have the log read again.
+            return "commit"
+        return self._options.durability
 
     def _settle(self) -> None:
         """Waits for answers from outside, so that what comes of all rows that were read is committed with them."""

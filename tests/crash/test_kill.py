@@ -18,6 +18,8 @@ COUNTS = [pytest.param(20, id="20"), pytest.param(200, id="200", marks=pytest.ma
 _SOON = 0.004
 _LIVES = 40
 """After so many a new log is begun: checking reads all of it."""
+_STOPS = 10
+"""The same; fewer, since one writer goes on while the log is checked after each."""
 
 
 def _strike(rng: random.Random, process: Process) -> None:
@@ -91,31 +93,31 @@ def test_a_writer_that_stands_still_blocks_no_reader_and_goes_on_where_it_was(
 ) -> None:
     """It may stand still in the middle of a commit: other writers wait until it goes on, or is killed."""
     rng = random.Random(seed)
-    writers = crew(tmp_path / "log")
-    crowd = [writers.begin(seed, number) for number in range(2)]
-    for each in crowd:
-        each.wait_for_acks(1)
+    for turn in range(0, stops, _STOPS):
+        writers = crew(tmp_path / f"log-{turn}")
+        crowd = [writers.begin(seed + turn, number) for number in range(2)]
 
-    def load() -> History:
-        known = History(seed)
-        for each in crowd:
-            known.take(each.events())
-        return known
-
-    with open_log(tmp_path / "log") as log:
-        for _ in range(stops):
-            stopped = rng.choice(crowd)
-            _strike(rng, stopped)
-            stopped.signal(signal.SIGSTOP)
-            check_live(log, load)
-            stopped.signal(signal.SIGCONT)
+        def load(number: int = seed + turn, crowd: list[Process] = crowd) -> History:
+            known = History(number)
             for each in crowd:
-                each.wait_for_acks(1)
-    stopped = rng.choice(crowd)
-    stopped.signal(signal.SIGSTOP)
-    stopped.kill()
-    next(each for each in crowd if each is not stopped).wait_for_acks(3)
-    for each in crowd:
-        if each is not stopped:
-            each.kill()
-    check(tmp_path / "log", load(), thorough=True)
+                known.take(each.events())
+            return known
+
+        for each in crowd:
+            each.wait_for_acks(1)
+        with open_log(writers.log) as log:
+            for _ in range(min(stops - turn, _STOPS)):
+                stopped = rng.choice(crowd)
+                _strike(rng, stopped)
+                stopped.signal(signal.SIGSTOP)
+                check_live(log, load)
+                stopped.signal(signal.SIGCONT)
+                for each in crowd:
+                    each.wait_for_acks(1)
+        stopped, other = rng.sample(crowd, 2)
+        stopped.signal(signal.SIGSTOP)
+        stopped.kill()
+        other.wait_for_acks(3)
+        other.kill()
+        check(writers.log, load(), thorough=True)
+        writers.disband()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,9 +15,8 @@ import pytest
 
 import mamba_stream as mamba
 from mamba_stream.errors import InvalidInput, LogFailed
-from mamba_stream.log import directory, files, rows
-from mamba_stream.log.index import Index
 from mamba_stream.log.overlay import OverlaidView
+from tests.log.outage import copied, lose_power
 from tests.server.running import until
 
 pytestmark = [pytest.mark.embedded, pytest.mark.synced]
@@ -50,19 +48,6 @@ def writer(place: Path, durability: str, first: int, count: int) -> subprocess.P
     )
 
 
-def lose_power(place: Path) -> None:
-    """What the machine has forgotten when it starts again: what was never synced."""
-    for boot in (place / directory.RECENT).glob("*"):
-        boot.rename(boot.with_name("before"))
-    index = Index(place / directory.INDEX)
-    with index.view() as view:
-        ends = {key[1:]: rows.unpack(rows.FileRow, value).end for key, value in view.items(rows.FILE)}
-    index.close()
-    for path in (place / directory.FILES).glob("*.commit"):
-        end = ends.get((files.number_of(path.name) or 0).to_bytes(4, "big"), 0)
-        os.truncate(path, min(path.stat().st_size, end))
-
-
 def numbers(place: Path) -> list[int]:
     with mamba.open(place) as log:
         return log["t"].scan().collect()["n"].to_list()
@@ -88,7 +73,7 @@ def test_a_loss_of_power_takes_the_log_back_to_what_was_flushed(place: Path) -> 
             with log.transaction(durability="os") as tx:
                 tx.append("t", [{"n": 21}])
                 tx.append("u", [{"n": 2}])
-            copy = shutil.copytree(place, place.with_name("copy"), ignore=shutil.ignore_patterns("wake"))
+            copy = copied(place)
         process.send_signal(signal.SIGKILL)
     lose_power(copy)
     assert numbers(copy) == list(range(20))
@@ -104,7 +89,7 @@ def test_whoever_closes_a_log_has_it_flushed_and_so_has_flush(place: Path) -> No
         log.create_topic("t", {"n": pl.Int64}).append([{"n": 0}])
         log.flush()
         log["t"].append([{"n": 1}])
-        copy = shutil.copytree(place, place.with_name("copy"), ignore=shutil.ignore_patterns("wake"))
+        copy = copied(place)
     lose_power(copy)
     assert numbers(copy) == [0]
     lose_power(place)
@@ -117,7 +102,7 @@ def test_interval_is_flushed_by_itself(place: Path) -> None:
         for n in range(3):
             log["t"].append([{"n": n}])
             until(lambda: not waits(log))
-        copy = shutil.copytree(place, place.with_name("copy"), ignore=shutil.ignore_patterns("wake"))
+        copy = copied(place)
         log["t"].append([{"n": 3}], durability="os")
         assert waits(log)
     lose_power(copy)
@@ -145,7 +130,7 @@ def test_what_is_left_of_several_writers_at_any_durability_is_a_prefix(place: Pa
         process.wait()
         process.stdin.close()
         process.stdout.close()
-    copy = shutil.copytree(place, place.with_name("copy"), ignore=shutil.ignore_patterns("wake"))
+    copy = copied(place)
     lose_power(copy)
     left, whole = numbers(copy), numbers(place)
     assert left == whole[: len(left)]
@@ -158,6 +143,23 @@ def test_what_is_left_of_several_writers_at_any_durability_is_a_prefix(place: Pa
     with mamba.open(copy) as log:
         assert log.statistics() is not None
         log["t"].append([{"n": -1}])
+
+
+def test_statistics_say_which_commit_a_loss_of_power_would_leave(place: Path) -> None:
+    with mamba.open(place, durability="os") as log:
+        topic = log.create_topic("t", {"n": pl.Int64})
+        flushed = log.statistics().lsn
+        assert log.statistics().flushed_lsn == flushed
+        for n in range(3):
+            topic.append([{"n": n}])
+        found = log.statistics()
+        assert (found.lsn, found.flushed_lsn) == (flushed + 3, flushed)
+        copy = copied(place)
+        log.flush()
+        assert log.statistics().flushed_lsn == flushed + 3
+    lose_power(copy)
+    with mamba.open(copy) as log:
+        assert log.lsn() == flushed
 
 
 def test_levels_are_checked(place: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Final, SupportsIndex, TypeVar
 import msgspec
 
 from mamba_stream.core.changes import ChangeSet, Forget
+from mamba_stream.core.durability import Durability
 from mamba_stream.errors import InvalidInput
 from mamba_stream.log.rows import TopicRow
 
@@ -287,6 +288,7 @@ class Write(msgspec.Struct):
 
     topic: str
     partition: int | None = None
+    durability: Durability = "commit"
 
 
 class WriteBatch(msgspec.Struct):
