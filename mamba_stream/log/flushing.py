@@ -5,11 +5,10 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Final
 
 from mamba_stream.errors import MambaStreamError
 
-_PAUSE: Final = 0.5
+PAUSE = 0.5
 """Seconds between a commit of durability ``interval`` and its flush, which has to be over within the second."""
 
 
@@ -55,7 +54,7 @@ def _work(
 ) -> None:
     while True:
         asked.wait()
-        if over.wait(_PAUSE):
+        if over.wait(PAUSE):
             return
         # Before the flush: what is committed while it goes on is for the next.
         asked.clear()

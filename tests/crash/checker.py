@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class Fate:
     state: str = "maybe"
     ranges: Ranges | None = None
     lsn: int = 0
+    tries: int = 1
 
     @property
     def planned(self) -> dict[str, int]:
@@ -61,6 +62,8 @@ class History:
     fates: dict[tuple[int, int], Fate] = field(default_factory=dict)
     errors: list[dict[str, Any]] = field(default_factory=list)
     contradictions: list[str] = field(default_factory=list)
+    durable: int = 0
+    """The number of the last commit that was said to be on the disk."""
 
     def take(self, events: Iterable[dict[str, Any]]) -> None:
         """Takes in one life of a writer."""
@@ -78,7 +81,8 @@ class History:
         fate = self.fates.get(place)
         if kind == "try":
             if fate is None or fate.ranges is None:
-                self.fates[place] = Fate(self._operation(*place), event["a"])
+                tries = 1 if fate is None else fate.tries + 1
+                self.fates[place] = Fate(self._operation(*place), event["a"], tries=tries)
         elif fate is not None and kind == "error" and event["fate"] == "absent":
             if fate.ranges is not None:
                 self.contradictions.append(f"{place} is in the log, and its retry failed: {event['text']}")
@@ -88,6 +92,21 @@ class History:
             if fate.ranges is not None and ranges != fate.ranges:
                 self.contradictions.append(f"{place} lies at {fate.ranges}, and its retry was told {ranges}")
             fate.state, fate.ranges, fate.lsn = "acked", ranges, event["a"]["lsn"]
+            self.durable = max(self.durable, event["a"]["durable"])
+
+    def after_outage(self, lsn: int) -> History:
+        """What has to be there where a loss of power left the log at this commit: all before it, and nothing else.
+
+        An append that was tried twice has the number of its answer, and may have happened before.
+        """
+        left = replace(self, fates=dict(self.fates), contradictions=[*self.contradictions])
+        if lsn < self.durable:
+            left.contradictions.append(f"commit {self.durable} was on the disk, and the log is at {lsn}")
+        for who, fate in self.fates.items():
+            if fate.state == "acked" and fate.lsn > lsn:
+                again = fate.tries > 1
+                left.fates[who] = replace(fate, state="maybe" if again else "absent", ranges=None, lsn=0)
+        return left
 
     def _operation(self, writer: int, number: int) -> Operation:
         if self.script:

@@ -14,7 +14,20 @@ from typing import Any
 
 import lmdb
 
-from mamba_stream.log import committer, contents, directory, doctor, files, format, recovery, rows, sealing
+from mamba_stream.log import (
+    committer,
+    contents,
+    directory,
+    doctor,
+    files,
+    flushing,
+    format,
+    recent,
+    recovery,
+    registrar,
+    rows,
+    sealing,
+)
 
 
 def tune() -> None:
@@ -23,12 +36,19 @@ def tune() -> None:
     files.INTERNAL_FULL = 24 << 10
     sealing.SEGMENT_BYTES = 32 << 10
     recovery.TRASH_DELAY = 0
+    recent.MOST_BYTES = 128 << 10
+    flushing.PAUSE = 0.01
+
+
+def boot_anew() -> None:
+    """As if the machine had been started again: what waited for the disk then is nothing."""
+    recent.boot = lambda: "after"
 
 
 def plant(bug: str) -> None:
     """Plants one of ``BUGS`` or ``BLINDNESS``; none for ``""``."""
     if bug:
-        (_BUGS | _BLINDNESS)[bug]()
+        (_BUGS | _FLUSHES | _BLINDNESS)[bug]()
 
 
 def die_in(number: int) -> None:
@@ -71,6 +91,16 @@ def _no_directory_sync() -> None:
         assert path.is_dir()
 
     directory.sync = nothing
+
+
+def _flush_without_files() -> None:
+    """A flush tells the index of rows that are not on the disk."""
+    recent.Recent.sync = lambda self, transaction: None  # type: ignore[method-assign]
+
+
+def _commit_waits() -> None:
+    """What is acknowledged as on the disk waits for it like all else."""
+    registrar.strictest = lambda asked: "os"
 
 
 def _index_option(option: str) -> Callable[[], None]:
@@ -125,6 +155,12 @@ _BUGS = {
     "no-meta-sync": _index_option("metasync"),
 }
 BUGS = tuple(_BUGS)
+_FLUSHES = {
+    "flush-without-files": _flush_without_files,
+    "commit-waits": _commit_waits,
+}
+FLUSHES = tuple(_FLUSHES)
+"""Bugs in what waits for the disk."""
 
 _BLINDNESS = {
     "columns-unverified": _columns_unverified,

@@ -28,6 +28,7 @@ _AFTERWARDS = Operation(99, 0, "append", (Part(0, SHARED, 0, 5),))
 def main() -> None:
     trace, root, seed, where = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), Path(sys.argv[4])
     planting.tune()
+    planting.boot_anew()
     wanted = [tuple(json.loads(line)) for line in sys.stdin]
     state = disk.Disk(root)
     history = History(seed)
@@ -54,7 +55,8 @@ def problems(path: Path, history: History) -> list[str]:
     """What is wrong with the log in this state; it must also take more."""
     try:
         with open_log(path) as log:
-            wrong = violations(look(log), history)
+            sight = look(log)
+            wrong = violations(sight, history.after_outage(sight.lsn))
             topic = log.create_topic(SHARED, SCHEMA, exist_ok=True)
             [(first, following)] = topic.append(
                 table_of(history.seed, _AFTERWARDS, _AFTERWARDS.parts[0])

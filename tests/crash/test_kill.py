@@ -15,6 +15,8 @@ from tests.crash.checker import History, check, check_live, settle
 from tests.crash.processes import Crew, Process
 
 COUNTS = [pytest.param(20, id="20"), pytest.param(200, id="200", marks=pytest.mark.slow)]
+LEVELS = ["commit", "mixed"]
+"""How durable commits are: the death of a process is to undo none of them."""
 _SOON = 0.004
 _LIVES = 40
 """After so many a new log is begun: checking reads all of it."""
@@ -31,13 +33,14 @@ def _strike(rng: random.Random, process: Process) -> None:
     time.sleep(rng.uniform(0, _SOON if lines else 30 * _SOON))
 
 
+@pytest.mark.parametrize("durability", LEVELS)
 @pytest.mark.parametrize("kills", COUNTS)
 def test_a_log_keeps_what_it_acknowledged_when_its_writer_is_killed(
-    kills: int, seed: int, tmp_path: Path, crew: Callable[..., Crew]
+    kills: int, durability: str, seed: int, tmp_path: Path, crew: Callable[..., Crew]
 ) -> None:
     rng = random.Random(seed)
     for turn in range(0, kills, _LIVES):
-        writers = crew(tmp_path / f"log-{turn}")
+        writers = crew(tmp_path / f"log-{turn}", "--durability", durability)
         history = History(seed + turn)
         lives = min(kills - turn, _LIVES)
         for life in range(lives):
@@ -53,14 +56,15 @@ def test_a_log_keeps_what_it_acknowledged_when_its_writer_is_killed(
         writers.disband()
 
 
+@pytest.mark.parametrize("durability", LEVELS)
 @pytest.mark.parametrize("kills", COUNTS)
 def test_a_writer_goes_on_when_the_one_beside_it_is_killed(
-    kills: int, seed: int, tmp_path: Path, crew: Callable[..., Crew]
+    kills: int, durability: str, seed: int, tmp_path: Path, crew: Callable[..., Crew]
 ) -> None:
     """Both append to the same partitions; the survivor is not blocked, and nothing of it is touched."""
     rng = random.Random(seed)
     for turn in range(0, kills, _LIVES):
-        writers = crew(tmp_path / f"log-{turn}")
+        writers = crew(tmp_path / f"log-{turn}", "--durability", durability)
         lives: list[Process] = []
 
         def load(number: int = seed + turn, lives: list[Process] = lives) -> History:

@@ -23,7 +23,7 @@ import pytest
 from tests.crash import disk
 from tests.crash.checker import History
 from tests.crash.journal import Tail
-from tests.crash.planting import BUGS
+from tests.crash.planting import BUGS, FLUSHES
 from tests.crash.processes import child_environment
 
 pytestmark = pytest.mark.compiler
@@ -198,6 +198,30 @@ def test_a_log_whose_creation_was_cut_short_by_a_power_loss_opens(
     recording = record(["--operations", "5"])
     wrong = _examine(recording, recording.states(count, until=60))
     assert not wrong, "\n".join(wrong[:5])
+
+
+@pytest.mark.parametrize("durability", ["interval", "os", "mixed"])
+@pytest.mark.parametrize(
+    "count", [pytest.param(60, id="60"), pytest.param(1000, id="1000", marks=pytest.mark.slow)]
+)
+def test_a_power_loss_takes_back_whole_commits_and_none_that_was_on_the_disk(
+    count: int, durability: str, record: Callable[..., Recording]
+) -> None:
+    """What waited for the disk is gone from some commit on, whoever made it; what was flushed is there."""
+    recording = record(
+        *(["--writer", str(writer), "--operations", "50", "--durability", durability] for writer in range(2)),
+        together=True,
+    )
+    wrong = _examine(recording, recording.states(count))
+    assert not wrong, "\n".join(wrong[:5])
+
+
+@pytest.mark.parametrize("bug", FLUSHES)
+def test_the_harness_finds_a_planted_bug_in_what_waits_for_the_disk(
+    bug: str, record: Callable[..., Recording]
+) -> None:
+    recording = record(["--operations", "50", "--durability", "mixed"], plant=bug)
+    assert _examine(recording, recording.states(200), stop=True), f"200 states, and nobody noticed: {bug}"
 
 
 @pytest.mark.parametrize("bug", BUGS)

@@ -56,6 +56,7 @@ class Injector:
         self._place = place
         self._seed = seed
         self._runs = 0
+        self.durability = "commit"
 
     def calls(self, kinds: tuple[str, ...]) -> Counter[str]:
         """How often the script makes each of these calls."""
@@ -83,7 +84,7 @@ class Injector:
     def _run(self, kinds: tuple[str, ...], injection: str | None) -> tuple[Process, Crew, History]:
         log = self._place / f"log-{self._runs}"
         self._runs += 1
-        writers = self._crew(log, "--script", ",".join(SCRIPT))
+        writers = self._crew(log, "--script", ",".join(SCRIPT), "--durability", self.durability)
         process = writers.begin(self._seed, 0, "--operations", str(len(SCRIPT)), stopped=True)
         _wait(lambda: _status(process.pid, "State").startswith("T"))
         command = ["strace", "-f", "-q", "-o", str(self._place / "strace"), "-p", str(process.pid)]
@@ -166,10 +167,12 @@ def _sweep(points: list[tuple[str, int]], attempt: Callable[[str, int], None], w
 SHARES = [pytest.param(50, id="50"), pytest.param(None, id="all", marks=pytest.mark.slow)]
 
 
+@pytest.mark.parametrize("durability", ["commit", "mixed"])
 @pytest.mark.parametrize("share", SHARES)
 def test_a_writer_killed_at_any_system_call_loses_nothing(
-    share: int | None, injector: Injector, seed: int
+    share: int | None, durability: str, injector: Injector, seed: int
 ) -> None:
+    injector.durability = durability
     points = _points(injector.calls(CHANGING + LOCKING), share, seed)
     _sweep(points, injector.kill_at, "killed")
 

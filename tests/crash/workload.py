@@ -13,6 +13,8 @@ from functools import lru_cache
 
 import pyarrow as pa
 
+from mamba_stream.core.durability import Durability, check_durability
+
 SCHEMA = pa.schema(
     [
         ("writer", pa.int64()),
@@ -99,6 +101,14 @@ def operation(seed: int, writer: int, number: int, kinds: tuple[str, ...] = tupl
     rng = random.Random(f"{seed}/{writer}/{number}")
     kind = rng.choices(kinds, [KINDS[kind] for kind in kinds])[0]
     return _operation(rng, writer, number, kind)
+
+
+def durability(asked: str, seed: int, writer: int, number: int) -> Durability:
+    """How durable the operation of this number is: as was asked for, or now this way and now that if it was ``mixed``."""
+    if asked != "mixed":
+        return check_durability(asked)
+    # Few that wait for the disk: each of them takes all before it along.
+    return random.Random(f"{seed}/{writer}/{number}/durability").choice(["commit", *["interval", "os"] * 3])  # type: ignore[return-value]
 
 
 @lru_cache(maxsize=1 << 16)

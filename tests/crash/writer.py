@@ -18,8 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mamba_stream.core.durability import Durability
 from mamba_stream.errors import CommitUnknown, InvalidInput, LogUnavailable, MambaStreamError, NotCommitted
 from mamba_stream.log import Log, open_log
+from mamba_stream.log.store import Store
 from tests.crash import planting
 from tests.crash.journal import Journal
 from tests.crash.workload import (
@@ -30,6 +32,7 @@ from tests.crash.workload import (
     STATE,
     WIDE,
     Operation,
+    durability,
     inner,
     operation,
     own,
@@ -53,6 +56,7 @@ class Writer:
         self._sequence = arguments.sequence
         self._retry = arguments.retry
         self._map_size = arguments.map_size
+        self._asked = arguments.durability
         self._kinds = tuple(arguments.kinds.split(",")) if arguments.kinds else tuple(KINDS)
         self._script = tuple(arguments.script.split(",")) if arguments.script else ()
         self._log: Log | None = None
@@ -159,15 +163,18 @@ class Writer:
         assert log is not None
         tables = [(part, table_of(self._seed, op, part)) for part in op.parts]
         ranges: list[list[Any]] = []
+        lsn: int | None = None
+        level = durability(self._asked, self._seed, self._writer, op.number)
         if op.kind in ("append", "idempotent"):
             [(part, table)] = tables
             numbered: dict[str, Any] = {}
             if op.kind == "idempotent":
                 numbered = {"producer": f"writer-{self._writer}", "sequence": arguments["sequence"]}
-            found = log[part.topic].append(table, partition=part.partition, **numbered)
+            found = log[part.topic].append(table, partition=part.partition, durability=level, **numbered)
+            lsn = found.lsn
             ranges = [[part.topic, p, first, following] for p, (first, following) in found.items()]
         elif op.kind in ("transaction", "trim"):
-            with log.transaction() as tx:
+            with log.transaction(durability=level) as tx:
                 for part, table in tables:
                     tx.append(part.topic, table, partition=part.partition)
                 for topic, p, before in arguments.get("trims", ()):
@@ -177,6 +184,7 @@ class Writer:
                         f"group-{self._writer}", {(t, p): offset for t, p, offset in arguments["offsets"]}
                     )
                     tx.put_record(STATE, str(self._writer), str(op.number).encode())
+            lsn = tx.lsn
             ranges = [[topic, p, first, following] for (topic, p), (first, following) in tx.offsets.items()]
         elif op.kind == "refused":
             with log.transaction() as tx:
@@ -193,14 +201,24 @@ class Writer:
         elif op.kind == "temporary":
             name = f"temporary-{self._writer}"
             topic = log.create_topic(name, SCHEMA, exist_ok=True)
-            topic.append(tables[0][1])
+            topic.append(tables[0][1], durability=level)
             log.delete_topic(name)
         elif op.kind == "reopen":
             self._close()
             self._open()
             log = self._log
             assert log is not None
-        return {"ranges": ranges, "lsn": log.lsn()}
+        # A transaction that had nothing to change has no number.
+        return {"ranges": ranges, "lsn": lsn or log.lsn(), "durable": _durable(log, lsn, level)}
+
+
+def _durable(log: Log, lsn: int | None, level: Durability) -> int:
+    """The number of the last commit that no loss of power can undo, as far as this process was told."""
+    if lsn is not None and level == "commit":
+        return lsn
+    store = log._store
+    assert isinstance(store, Store)
+    return store.flushed_lsn()
 
 
 def main(given: list[str] | None = None, plant: str = "", pause: Callable[[], None] | None = None) -> int:
@@ -221,6 +239,7 @@ def main(given: list[str] | None = None, plant: str = "", pause: Callable[[], No
     parser.add_argument("--kinds")
     parser.add_argument("--script")
     parser.add_argument("--map-size", type=int)
+    parser.add_argument("--durability", default="commit")
     parser.add_argument("--die-in-commit", type=int)
     arguments = parser.parse_args(given)
     planting.tune()
@@ -250,6 +269,7 @@ def warm() -> None:
             sequence=0,
             retry=None,
             map_size=None,
+            durability="os",
             kinds=None,
             script=",".join(KINDS),
         )
