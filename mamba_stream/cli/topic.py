@@ -1,4 +1,4 @@
-"""``mamba-stream topic``: make, list, describe, look at and delete topics."""
+"""``mamba-stream topic``: make, list, describe, alter, look at and delete topics."""
 
 from __future__ import annotations
 
@@ -11,14 +11,54 @@ import click
 from mamba_stream.cli.options import log_option, open_place, output_option, topic_argument
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import polars as pl
 
+    from mamba_stream.core.changes import TopicSettings
     from mamba_stream.log import Topic
+
+_NONE = "none"
+
+
+def _keeping(command: Callable[..., None]) -> Callable[..., None]:
+    """Options that say how a topic is kept."""
+    for option in reversed(
+        (
+            click.option(
+                "--retention", metavar="TIME", help="How long rows are kept after they were appended, as 7d; or none."
+            ),
+            click.option(
+                "--retention-bytes", metavar="SIZE", help="What a partition may take on disk, as 10GB; or none."
+            ),
+            click.option("--compact/--no-compact", default=None, help="Keep only the latest row of each key."),
+            click.option(
+                "--compact-after", metavar="TIME", help="How long that leaves rows alone after they were appended."
+            ),
+            click.option("--tombstones", metavar="TIME", help="How long a row that deletes its key is kept."),
+            click.option(
+                "--seal-compression",
+                type=click.Choice(["none", "lz4", "zstd"]),
+                help="How batches are compressed when they are sealed.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def _changes(options: dict[str, Any]) -> dict[str, Any]:
+    """What was given of those options, as the log takes it."""
+    given = {name: value for name, value in options.items() if value is not None}
+    for name in ("retention", "retention_bytes"):
+        if given.get(name) == _NONE:
+            given[name] = None
+    return given
 
 
 @click.group()
 def topic() -> None:
-    """Topics: create, list, describe, tail, delete."""
+    """Topics: create, list, describe, alter, tail, delete."""
 
 
 @topic.command()
@@ -48,6 +88,7 @@ def topic() -> None:
     show_default=True,
     help="How batches are compressed.",
 )
+@_keeping
 @click.option("--exist-ok", is_flag=True, help="Do nothing where the topic exists as described.")
 @log_option
 def create(
@@ -61,6 +102,7 @@ def create(
     compression: str,
     exist_ok: bool,
     place: str | None,
+    **keeping: Any,
 ) -> None:
     """Create a topic.
 
@@ -88,8 +130,24 @@ def create(
             time=time,
             compression=compression,
             exist_ok=exist_ok,
+            **_changes(keeping),
         )
     click.echo(f"topic {made.name}: {len(made.schema)} columns, {_count(made.partitions, 'partition')}")
+
+
+@topic.command()
+@topic_argument
+@_keeping
+@log_option
+def alter(topic: str, place: str | None, **keeping: Any) -> None:
+    """Change how a topic is kept; what is not named stays as it is."""
+    changes = _changes(keeping)
+    if not changes:
+        raise click.UsageError("say what is to change: --retention, --compact, … (see --help)")
+    with open_place(place) as log:
+        found = log.alter_topic(topic, **changes)
+        kept = ", ".join(f"{what} {value}" for what, value in _kept(found.describe().settings).items())
+    click.echo(f"topic {topic}: {kept}")
 
 
 @topic.command(name="list")
@@ -136,6 +194,7 @@ def describe(topic: str, output: str, place: str | None) -> None:
             "strict key": found.strict_key,
             "time": facts.time,
             "compression": facts.compression,
+            **_kept(facts.settings),
             "ended": facts.ended,
             "rows": facts.rows,
             "bytes": facts.bytes,
@@ -201,6 +260,24 @@ def delete(topic: str, yes: bool, place: str | None) -> None:
             click.confirm(f"delete topic {topic} with {rows:,} rows?", abort=True, err=True)
         log.delete_topic(topic)
     click.echo(f"deleted {topic}")
+
+
+def _kept(settings: TopicSettings) -> dict[str, Any]:
+    """How a topic is kept, in words."""
+    from datetime import timedelta
+
+    from mamba_stream.core.sizes import Size
+
+    retention, most = settings.retention, settings.retention_bytes
+    said: dict[str, Any] = {
+        "retention": _NONE if retention is None else str(timedelta(microseconds=retention)),
+        "retention bytes": _NONE if most is None else str(Size(most)),
+        "compact": settings.compact,
+    }
+    if settings.compact:
+        said["compact after"] = str(timedelta(microseconds=settings.compact_after))
+        said["tombstones"] = str(timedelta(microseconds=settings.tombstones))
+    return {**said, "seal compression": settings.seal_compression}
 
 
 def schema_of_text(text: str) -> dict[str, pl.DataType]:

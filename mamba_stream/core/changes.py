@@ -35,6 +35,23 @@ class Append(msgspec.Struct, frozen=True, array_like=True):
     expect: int | None = None
 
 
+class TopicSettings(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How a topic is kept, which can be changed while it is in use."""
+
+    retention: int | None = None
+    """For how many microseconds after they were appended rows are kept; ``None``: until they are trimmed."""
+    retention_bytes: int | None = None
+    """What a partition may take on disk before its first rows go; ``None``: anything."""
+    compact: bool = False
+    """Whether only the latest row of each key is kept."""
+    compact_after: int = 60_000_000
+    """For how many microseconds after they were appended rows are left alone by that."""
+    tombstones: int = 86_400_000_000
+    """For how many microseconds after it was appended a row is kept that says that its key is gone."""
+    seal_compression: str | None = None
+    """How sealed batches are compressed: ``none``, ``lz4``, ``zstd``; ``None``: as they were appended."""
+
+
 class CreateTopic(msgspec.Struct, frozen=True, array_like=True):
     """A new topic. ``schema`` is an Arrow IPC schema message.
 
@@ -50,6 +67,15 @@ class CreateTopic(msgspec.Struct, frozen=True, array_like=True):
     internal: bool
     created: int
     strict_key: bool = False
+    settings: TopicSettings = TopicSettings()
+
+
+class AlterTopic(msgspec.Struct, frozen=True, array_like=True):
+    """A topic is kept otherwise from now on: it gets ``settings``, if it has those that were ``seen``."""
+
+    topic: int
+    seen: TopicSettings
+    settings: TopicSettings
 
 
 class Sequence(msgspec.Struct, frozen=True, array_like=True):
@@ -108,7 +134,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
 class ChangeSet(msgspec.Struct, frozen=True, array_like=True):
     """What one commit changes, all or nothing.
 
-    ``drops`` and ``ends`` name topics by number. ``requires`` lists records that must have exactly these
+    ``drops`` and ``ends`` name topics by number, as ``alters`` do. ``requires`` lists records that must have exactly these
     values (``None``: must not exist) when the change set is applied; an ``Append`` with ``expect`` requires
     the partition to end there. ``durability`` is what has to be true before it is acknowledged.
     """
@@ -125,6 +151,7 @@ class ChangeSet(msgspec.Struct, frozen=True, array_like=True):
     forgets: tuple[Forget, ...] = ()
     once: Once | None = None
     durability: Durability = "commit"
+    alters: tuple[AlterTopic, ...] = ()
 
 
 class Applied(msgspec.Struct, frozen=True, array_like=True):

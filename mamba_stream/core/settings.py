@@ -17,6 +17,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import msgspec
 
 from mamba_stream.core.names import did_you_mean
+from mamba_stream.core.sizes import Size, size_of
 from mamba_stream.errors import InvalidInput, MambaStreamError
 
 FILE = "mamba-stream.toml"
@@ -27,9 +28,6 @@ OFF = "off"
 
 S = TypeVar("S", bound=msgspec.Struct)
 
-_UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
-_UNITS |= {unit.replace("I", ""): size for unit, size in _UNITS.items()}
-
 
 class Address(NamedTuple):
     """A host and a port; port 0 takes any that is free."""
@@ -39,16 +37,6 @@ class Address(NamedTuple):
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-class Size(int):
-    """A number of bytes."""
-
-    def __str__(self) -> str:
-        for unit in ("TiB", "GiB", "MiB", "KiB"):
-            if self and self % _UNITS[unit.upper()] == 0:
-                return f"{self // _UNITS[unit.upper()]}{unit}"
-        return f"{int(self)}B"
 
 
 class Seconds(float):
@@ -238,18 +226,6 @@ def _address(value: Any) -> Address:
     return Address(bare, int(port))
 
 
-def _size(value: Any) -> Size:
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return Size(value)
-    text = value.strip() if isinstance(value, str) else ""
-    number = text.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
-    unit = text[len(number) :].upper()
-    try:
-        return Size(float(number) * _UNITS[unit])
-    except (KeyError, ValueError, OverflowError):
-        raise InvalidInput("give a size, as 512MiB or 1GiB, or a number of bytes") from None
-
-
 def _seconds(value: Any) -> Seconds:
     from mamba_stream.core.durations import duration_us
 
@@ -267,4 +243,4 @@ def _path(value: Any) -> Path:
     return Path(value)
 
 
-_READERS: dict[Any, Callable[[Any], Any]] = {Address: _address, Size: _size, Seconds: _seconds, Path: _path}
+_READERS: dict[Any, Callable[[Any], Any]] = {Address: _address, Size: size_of, Seconds: _seconds, Path: _path}

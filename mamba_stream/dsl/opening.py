@@ -54,6 +54,12 @@ class Log(logs.Log):  # noqa: D101 - the docstring is that of its parent
         compression: str = "none",
         exist_ok: bool = False,
         internal: bool = False,
+        retention: str | timedelta | None = None,
+        retention_bytes: int | str | None = None,
+        compact: bool = False,
+        compact_after: str | timedelta = "1m",
+        tombstones: str | timedelta = "1d",
+        seal_compression: str | None = None,
     ) -> Topic:
         super().create_topic(
             name,
@@ -65,10 +71,22 @@ class Log(logs.Log):  # noqa: D101 - the docstring is that of its parent
             compression=compression,
             exist_ok=exist_ok,
             internal=internal,
+            retention=retention,
+            retention_bytes=retention_bytes,
+            compact=compact,
+            compact_after=compact_after,
+            tombstones=tombstones,
+            seal_compression=seal_compression,
         )
         return self[name]
 
     create_topic.__doc__ = logs.Log.create_topic.__doc__
+
+    def alter_topic(self, name: str, **changes: Any) -> Topic:
+        super().alter_topic(name, **changes)
+        return self[name]
+
+    alter_topic.__doc__ = logs.Log.alter_topic.__doc__
 
     def __getitem__(self, name: str) -> Topic:
         topic = super().__getitem__(name)

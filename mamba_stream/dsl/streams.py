@@ -6,11 +6,13 @@ A method that a Polars ``LazyFrame`` also has means the same here. Every verb ad
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from typing import Any, Literal, overload
 
 import polars as pl
 
 from mamba_stream.connect import AnySink, is_sink
+from mamba_stream.core.durations import duration_us
 from mamba_stream.core.names import check_name, plain_name
 from mamba_stream.core.numbers import is_whole
 from mamba_stream.dsl.arguments import names
@@ -101,7 +103,14 @@ class Stream(RowVerbs, CodeVerbs, WindowVerbs, JoinVerbs, TableVerbs):
     # -- ends ------------------------------------------------------------------------------------------------------
 
     @overload
-    def to(self, target: str, *, key: Any = None, partitions: int | None = None) -> n.Output: ...
+    def to(
+        self,
+        target: str,
+        *,
+        key: Any = None,
+        partitions: int | None = None,
+        retention: str | timedelta | None = None,
+    ) -> n.Output: ...
 
     @overload
     def to(self, target: AnySink, *, name: str | None = None) -> n.SinkOutput: ...
@@ -112,6 +121,7 @@ class Stream(RowVerbs, CodeVerbs, WindowVerbs, JoinVerbs, TableVerbs):
         *,
         key: Any = None,
         partitions: int | None = None,
+        retention: str | timedelta | None = None,
         name: str | None = None,
     ) -> n.AnyOutput:
         """Ends the stream in a topic, which is created from the plan when the pipeline starts, or in a sink.
@@ -120,12 +130,15 @@ class Stream(RowVerbs, CodeVerbs, WindowVerbs, JoinVerbs, TableVerbs):
             target: A topic's name; an existing one must have these columns. Or a connector's sink.
             key: Columns whose equal values go to one partition of the topic.
             partitions: How many, if the topic is created; 1 if left out.
+            retention: For how long rows are kept, as ``"7d"``, if the topic is created; for ever if left out.
             name: Tells apart two sinks of one name; the job's progress, and the sink itself, know the output by it.
         """
         place = caller()
         if is_sink(target):
-            if key is not None or partitions is not None:
-                raise PipelineRefused("key= and partitions= are for topics: a sink is told when it is made")
+            if key is not None or partitions is not None or retention is not None:
+                raise PipelineRefused(
+                    "key=, partitions= and retention= are for topics: a sink is told when it is made"
+                )
             return self._into(target, name, place)
         if not isinstance(target, str):
             raise PipelineRefused(f"to takes the name of a topic, or a connector's sink, not {target!r:.80}")
@@ -134,8 +147,15 @@ class Stream(RowVerbs, CodeVerbs, WindowVerbs, JoinVerbs, TableVerbs):
             raise PipelineRefused("name= is for sinks: a topic has one")
         if partitions is not None and (not is_whole(partitions) or partitions < 1):
             raise PipelineRefused(f"to({target!r}, partitions={partitions!r}): give a number from 1 on")
+        if retention is not None:
+            retention = timedelta(microseconds=duration_us(retention, what="retention=", zero=False))
         output = n.Output(
-            place=place, parent=self._node, topic=target, key=names(key, what="key="), partitions=partitions
+            place=place,
+            parent=self._node,
+            topic=target,
+            key=names(key, what="key="),
+            partitions=partitions,
+            retention=retention,
         )
         infer_known(output, self._shapes)
         return output

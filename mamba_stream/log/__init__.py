@@ -6,6 +6,7 @@ synced, then the index is told, durably; a row exists when the index says so. Se
 
 from mamba_stream.log.batch import LogBatch
 from mamba_stream.log.log import Log
+from mamba_stream.log.maintaining import Maintained, Unread
 from mamba_stream.log.opening import directory_of, locate, open_log, storage_of
 from mamba_stream.log.remote.address import Credentials
 from mamba_stream.log.storage import Lock, LogStatistics, Reader
@@ -18,10 +19,12 @@ __all__ = [
     "Log",
     "LogBatch",
     "LogStatistics",
+    "Maintained",
     "Reader",
     "Start",
     "Topic",
     "Transaction",
+    "Unread",
     "commit_together",
     "directory_of",
     "locate",

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
-from mamba_stream.core.changes import CreateTopic
+from mamba_stream.core.changes import CreateTopic, TopicSettings
 from mamba_stream.core.keys import hash_keys
 from mamba_stream.core.names import check_name, did_you_mean
 from mamba_stream.core.numbers import is_whole
 from mamba_stream.core.schemas import canonical_schema, schema_bytes, time_type_of
 from mamba_stream.errors import InvalidInput, SchemaMismatch
+from mamba_stream.log.altering import COMPRESSIONS, altered
 
-COMPRESSIONS = ("none", "lz4", "zstd")
 _MOST_PARTITIONS = 65_536
 _MOST_KEYED = 256
 
@@ -30,10 +30,13 @@ def checked_topic(
     internal: bool,
     created: int,
     strict_key: bool = False,
+    settings: TopicSettings = TopicSettings(),  # noqa: B008 - a plain value
+    changes: Mapping[str, Any] | None = None,
 ) -> CreateTopic:
     """The change that creates the topic; raises what ``Log.create_topic`` says.
 
-    The schema may be any Arrow schema of types that the log stores.
+    The schema may be any Arrow schema of types that the log stores. Its settings are these, with changes as people
+    write them.
     """
     check_name(name, "topic", internal=internal)
     arrow = canonical_schema(schema)
@@ -68,6 +71,7 @@ def checked_topic(
         internal=internal,
         created=created,
         strict_key=bool(strict_key),
+        settings=altered(name, columns, settings, changes or {}),
     )
 
 

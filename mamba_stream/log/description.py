@@ -11,6 +11,7 @@ import polars as pl
 import pyarrow as pa
 
 from mamba_stream.core.batches import frame_from_batch
+from mamba_stream.core.changes import TopicSettings
 from mamba_stream.core.durations import ticks_per_day
 from mamba_stream.log.intake import running_time, ticks_of
 from mamba_stream.log.rows import NO_TIME, Head, TopicRow
@@ -44,6 +45,7 @@ class TopicDescription:
             their partition. A lateness of the 0.99 quantile keeps 99% of the rows.
         key_skew: The greatest share of rows that one key has, and that key.
         sampled: How many recent rows disorder and skew were taken from.
+        settings: How it is kept; times are in microseconds.
     """
 
     name: str
@@ -62,6 +64,7 @@ class TopicDescription:
     disorder: dict[float, timedelta]
     key_skew: tuple[float, Any] | None
     sampled: int
+    settings: TopicSettings = TopicSettings()
 
 
 def describe(store: Store, topic: TopicRow, schema: pa.Schema) -> TopicDescription:
@@ -87,6 +90,7 @@ def describe(store: Store, topic: TopicRow, schema: pa.Schema) -> TopicDescripti
         disorder=_disorder(behind, topic, schema),
         key_skew=_skew(keys, topic),
         sampled=sampled,
+        settings=topic.settings,
     )
 
 

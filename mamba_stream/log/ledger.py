@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mamba_stream.core.changes import MAX_RECORD_BYTES, Append, Applied, ChangeSet, CreateTopic
+from mamba_stream.core.changes import MAX_RECORD_BYTES, AlterTopic, Append, Applied, ChangeSet, CreateTopic
 from mamba_stream.errors import (
     AlreadyExists,
     InvalidInput,
@@ -148,6 +148,8 @@ def apply(ledger: Ledger, change: ChangeSet) -> Applied:
     _check(ledger, change)
     lsn = ledger.tick(lsn=1).lsn
     topics = tuple(_create(ledger, create) for create in change.creates)
+    for alter in change.alters:
+        _alter(ledger, alter)
     for topic in change.drops:
         _drop(ledger, topic)
     ranges = tuple([_append(ledger, append) for append in change.appends])
@@ -192,6 +194,12 @@ def _check(ledger: Ledger, change: ChangeSet) -> None:
     for topic in (*change.drops, *change.ends):
         if ledger.topic(topic) is None:
             raise TopicNotFound(f"topic #{topic} was deleted")
+    for alter in change.alters:
+        row = ledger.topic(alter.topic)
+        if row is None:
+            raise TopicNotFound(f"topic #{alter.topic} was deleted")
+        if row.settings != alter.seen:
+            raise PreconditionFailed(f"topic {row.name!r} was altered by somebody else: look at it again")
     ends = _check_appends(ledger, change)
     for trim in change.trims:
         head = _existing(ledger, trim.topic, trim.partition)
@@ -274,11 +282,19 @@ def _create(ledger: Ledger, create: CreateTopic) -> int:
         internal=create.internal,
         created=create.created,
         strict_key=create.strict_key,
+        settings=create.settings,
     )
     ledger.put(rows.number_key(rows.TOPIC, number), rows.pack(row))
     for partition in range(create.partitions):
         ledger.set_head(number, partition, Head())
     return number
+
+
+def _alter(ledger: Ledger, alter: AlterTopic) -> None:
+    row = ledger.topic(alter.topic)
+    assert row is not None  # _check saw it in this transaction
+    altered = msgspec.structs.replace(row, settings=alter.settings)
+    ledger.put(rows.number_key(rows.TOPIC, alter.topic), rows.pack(altered))
 
 
 def _drop(ledger: Ledger, topic: int) -> None:

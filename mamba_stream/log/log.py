@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from mamba_stream.core.changes import ChangeSet, CreateTopic
+from mamba_stream.core.changes import AlterTopic, ChangeSet, CreateTopic
 from mamba_stream.core.clock import Clock
 from mamba_stream.core.durability import Durability, check_durability
 from mamba_stream.core.names import check_name, did_you_mean
 from mamba_stream.core.schemas import canonical_schema, describe_difference, schema_from_bytes
-from mamba_stream.errors import AlreadyExists, InvalidInput, LogClosed, SchemaMismatch, TopicNotFound
+from mamba_stream.core.sizes import size_of
+from mamba_stream.errors import (
+    AlreadyExists,
+    InvalidInput,
+    LogClosed,
+    PreconditionFailed,
+    SchemaMismatch,
+    TopicNotFound,
+)
+from mamba_stream.log.altering import UNSET, Unset, altered
 from mamba_stream.log.asked import check_bounds, text_of
 from mamba_stream.log.creating import checked_topic
 from mamba_stream.log.index import CLOSED
 from mamba_stream.log.looking import Look
+from mamba_stream.log.maintaining import Maintained
 from mamba_stream.log.rows import TopicRow
 from mamba_stream.log.storage import Lock, LogStatistics, PartitionHead, Storage
 from mamba_stream.log.topic import Topic
@@ -73,6 +84,12 @@ class Log:
         compression: str = "none",
         exist_ok: bool = False,
         internal: bool = False,
+        retention: str | timedelta | None = None,
+        retention_bytes: int | str | None = None,
+        compact: bool = False,
+        compact_after: str | timedelta = "1m",
+        tombstones: str | timedelta = "1d",
+        seal_compression: str | None = None,
     ) -> Topic:
         """Creates a topic.
 
@@ -86,8 +103,16 @@ class Log:
             time: The column that holds the time of a row: a timestamp or a date.
             compression: ``none`` (read without a copy), ``lz4`` or ``zstd``.
             exist_ok: Return the topic if it exists with this schema, these partitions, key and time; and with a
-                strict key, if that is asked for.
+                strict key, if that is asked for. How it is kept stays as it is: :meth:`alter_topic` changes that.
             internal: For the engine's own topics, whose names begin with ``_``.
+            retention: For how long rows are kept after they were appended, as ``"7d"``. What is older goes in
+                :meth:`maintain`.
+            retention_bytes: What a partition may take on disk, as ``"10GB"``; its first rows go when it is more.
+            compact: Keep only the latest row of each key. A row that has only its key deletes that key.
+            compact_after: For how long after they were appended rows are left alone by that.
+            tombstones: For how long a row that deletes its key is kept.
+            seal_compression: How batches are compressed when they are sealed: ``none``, ``lz4`` or ``zstd``; as they
+                were appended unless told otherwise.
 
         Raises:
             AlreadyExists: There is one, and ``exist_ok`` is not set, or it is another.
@@ -103,6 +128,14 @@ class Log:
             compression=compression,
             internal=internal,
             created=self._store.clock.now(),
+            changes={
+                "retention": retention,
+                "retention_bytes": retention_bytes,
+                "compact": compact,
+                "compact_after": compact_after,
+                "tombstones": tombstones,
+                "seal_compression": seal_compression,
+            },
         )
         existing = self._row(name)
         if existing is None:
@@ -119,6 +152,47 @@ class Log:
         topic = self[name]
         _same(topic, change)
         return topic
+
+    def alter_topic(
+        self,
+        name: str,
+        *,
+        retention: str | timedelta | Unset | None = UNSET,
+        retention_bytes: int | str | Unset | None = UNSET,
+        compact: bool | Unset = UNSET,
+        compact_after: str | timedelta | Unset = UNSET,
+        tombstones: str | timedelta | Unset = UNSET,
+        seal_compression: str | Unset | None = UNSET,
+    ) -> Topic:
+        """Changes how a topic is kept; what is not named stays as it is.
+
+        It takes effect with the next :meth:`maintain`. Arguments as for :meth:`create_topic`.
+
+        Returns:
+            The topic as it is now.
+
+        Raises:
+            InvalidInput: It cannot be kept so; nothing was changed.
+        """
+        changes = {
+            "retention": retention,
+            "retention_bytes": retention_bytes,
+            "compact": compact,
+            "compact_after": compact_after,
+            "tombstones": tombstones,
+            "seal_compression": seal_compression,
+        }
+        while True:
+            row = self[name]._row
+            settings = altered(name, row.key, row.settings, changes)
+            if settings == row.settings:
+                return self[name]
+            try:
+                self._store.commit(ChangeSet(alters=(AlterTopic(row.id, row.settings, settings),)))
+            except PreconditionFailed:
+                # Somebody else altered it in between: what is to be changed is changed in what it is now.
+                continue
+            return self[name]
 
     def __getitem__(self, name: str) -> Topic:
         row = self._row(name)
@@ -262,6 +336,20 @@ class Log:
         Files of living writers in other processes are left alone. Returns how many files were repacked.
         """
         return self._store.seal()
+
+    def maintain(self, budget: int | str | None = None) -> Maintained:
+        """Does what the log needs: removes what its topics' retention does not keep any more.
+
+        One process at a time does it, and whoever comes meanwhile does nothing and is told who. It may be interrupted
+        anywhere; the next run goes on.
+
+        Args:
+            budget: About how many bytes may be written anew, as ``"100MB"``; without, all that there are.
+
+        Raises:
+            InvalidInput: The budget is no size.
+        """
+        return self._store.maintain(None if budget is None else int(size_of(budget)))
 
     def statistics(self) -> LogStatistics:
         """What the log holds, and what this process did with it."""

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import xxhash
 
+from mamba_stream.core.changes import TopicSettings
 from mamba_stream.log.format import Damaged
 
 META = b"\x01"
@@ -175,7 +176,7 @@ class FileRow(msgspec.Struct, frozen=True):
 
 
 class TopicRow(msgspec.Struct, frozen=True):
-    """A topic as it was created. ``strict_key`` says that no row lies where its key does not say."""
+    """A topic. ``strict_key`` says that no row lies where its key does not say."""
 
     id: int
     name: str
@@ -187,6 +188,7 @@ class TopicRow(msgspec.Struct, frozen=True):
     internal: bool
     created: int
     strict_key: bool = False
+    settings: TopicSettings = TopicSettings()
 
 
 class Meta(msgspec.Struct, frozen=True):

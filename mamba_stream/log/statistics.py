@@ -41,4 +41,7 @@ def statistics(store: Store) -> LogStatistics:
         commit_seconds=counts.seconds,
         commit_times=counts.times,
         flushed_lsn=store.flushed_lsn(),
+        upkeep_runs=store.upkeep["runs"],
+        trimmed_rows=store.upkeep["trimmed_rows"],
+        unread_rows=store.upkeep["unread_rows"],
     )

@@ -19,6 +19,7 @@ from mamba_stream.core.clock import Clock
 from mamba_stream.core.predicates import Predicate
 from mamba_stream.log.batch import LogBatch
 from mamba_stream.log.looking import Question
+from mamba_stream.log.maintaining import Maintained
 from mamba_stream.log.rows import TopicRow
 
 if TYPE_CHECKING:
@@ -48,6 +49,9 @@ class LogStatistics:
         appended_bytes: Bytes of them.
         commit_seconds: Time spent writing, syncing and applying.
         commit_times: How many groups of change sets took how long, by the buckets of ``core.histogram``.
+        upkeep_runs: How often this process did what the log needs.
+        trimmed_rows: Rows that retention removed then.
+        unread_rows: Those of them that groups had yet to read.
     """
 
     lsn: int
@@ -68,6 +72,9 @@ class LogStatistics:
     commit_seconds: float
     commit_times: tuple[int, ...] = ()
     flushed_lsn: int = 0
+    upkeep_runs: int = 0
+    trimmed_rows: int = 0
+    unread_rows: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,6 +336,10 @@ class Storage(Protocol):
 
     def seal(self) -> int:
         """Repacks files that commits went to; says how many."""
+        ...
+
+    def maintain(self, budget: int | None = None) -> Maintained:
+        """Does what the log needs, writing about so many bytes anew at most; says what it did."""
         ...
 
     def statistics(self) -> LogStatistics:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -17,6 +17,7 @@ from mamba_stream.core.numbers import is_whole
 from mamba_stream.core.predicates import Predicate, check, from_expr
 from mamba_stream.core.schemas import polars_schema
 from mamba_stream.errors import ExpressionRefused, InvalidInput, SchemaMismatch, TopicNotFound
+from mamba_stream.log.altering import kept_for
 from mamba_stream.log.appended import Appended
 from mamba_stream.log.asked import LONGEST_TEXT, is_text, offset_of, offsets_of, partitions_of
 from mamba_stream.log.batch import LogBatch
@@ -97,6 +98,26 @@ class Topic:
     def compression(self) -> str:
         """``none``, ``lz4`` or ``zstd``."""
         return self._row.compression
+
+    @property
+    def retention(self) -> timedelta | None:
+        """For how long rows are kept after they were appended; ``None`` for ever."""
+        return kept_for(self._row.settings)
+
+    @property
+    def retention_bytes(self) -> int | None:
+        """What a partition may take on disk before its first rows go; ``None`` for anything."""
+        return self._row.settings.retention_bytes
+
+    @property
+    def compact(self) -> bool:
+        """Whether only the latest row of each key is kept."""
+        return self._row.settings.compact
+
+    @property
+    def seal_compression(self) -> str | None:
+        """How batches are compressed when they are sealed; ``None``: as they were appended."""
+        return self._row.settings.seal_compression
 
     @property
     def internal(self) -> bool:

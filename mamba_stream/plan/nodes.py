@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, ClassVar, Final, Literal
 
 import polars as pl
@@ -458,6 +459,7 @@ class Output(Step):
     topic: str
     key: tuple[str, ...]
     partitions: int | None
+    retention: timedelta | None = None
 
     @property
     def verb(self) -> str:

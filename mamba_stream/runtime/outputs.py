@@ -78,6 +78,7 @@ def make_topics(
                     # Those that read it can count on its key.
                     strict_key=bool(output.key),
                     time=shapes[output].declared_time,
+                    retention=output.retention,
                     exist_ok=True,
                 )
     return [name for name in first if not any(end for _, end in log[name].offsets().values())]
@@ -95,6 +96,7 @@ def _check_alike(first: n.Output, other: n.Output, shapes: Mapping[n.Output, Sha
     for what, asked, there in (
         ("key", other.key or None, first.key or None),
         ("partitions", other.partitions, first.partitions or 1),
+        ("retention", other.retention, first.retention),
     ):
         if asked is not None and asked != there:
             raise PipelineRefused(

@@ -15,6 +15,7 @@ from mamba_stream.core.names import check_name
 from mamba_stream.core.schemas import schema_bytes
 from mamba_stream.errors import InvalidInput, TopicNotFound
 from mamba_stream.log.asked import check_bounds, is_text, partitions_of, text_of
+from mamba_stream.log.maintaining import Maintained
 from mamba_stream.log.remote import protocol
 from mamba_stream.log.remote.describing import packed
 from mamba_stream.log.remote.protocol import HeadInfo, Nothing
@@ -203,6 +204,11 @@ def _wait(desk: Desk, caller: Caller, request: protocol.AskWait) -> int:
     return desk.pulse.wait(request.lsn, min(request.timeout, protocol.LONGEST_WAIT), gone)
 
 
+def _maintain(desk: Desk, caller: Caller, request: protocol.Maintain) -> Maintained:
+    check_bounds("maintain", budget=request.budget)
+    return desk.storage.maintain(request.budget)
+
+
 def _lock_holder(desk: Desk, caller: Caller, request: protocol.LockName) -> str | None:
     for text in (request.space, request.name):
         check_name(text, "lock")
@@ -335,6 +341,14 @@ ACTIONS = {
             _of_log("admin"),
             lambda desk, caller, request: desk.storage.seal(),
             "seals files",
+            lasting=True,
+        ),
+        Action(
+            "maintain",
+            protocol.Maintain,
+            _of_log("admin"),
+            _maintain,
+            "what upkeep did: what the topics do not keep any more goes",
             lasting=True,
         ),
         Action(

@@ -138,6 +138,7 @@ class Belongings:
         written += [each.topic for each in change.forgets if self._lookup.topic_name(each.topic) is not None]
         for number in dict.fromkeys(written):
             needs.append(self.numbered(number, "write"))
+        needs += [self.numbered(alter.topic, "admin") for alter in change.alters]
         needs += [self.numbered(number, "admin") for number in change.ends]
         needs += [self.trim(trim.topic) for trim in change.trims]
         for offset in change.offsets:

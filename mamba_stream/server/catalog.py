@@ -56,7 +56,7 @@ class Catalog:
         return found
 
     def forget(self, number: int) -> None:
-        """It was deleted."""
+        """It was deleted, or altered."""
         with self._lock:
             self._known.pop(number, None)
 

@@ -131,7 +131,7 @@ class Desk:
             if answer.repeated:
                 # Nothing was changed now, what was to be forgotten included.
                 self._forgetting.add(change.forgets)
-        for number in change.drops:
+        for number in (*change.drops, *(alter.topic for alter in change.alters)):
             self.catalog.forget(number)
         return answer
 
@@ -146,5 +146,10 @@ class Desk:
 def _lands_once(change: ChangeSet) -> bool:
     """Whether nothing comes of applying it again after it was applied, whatever others did in between."""
     return bool(change.once or change.sequences) or not (
-        change.requires or change.creates or change.drops or change.offsets or change.records
+        change.requires
+        or change.creates
+        or change.drops
+        or change.alters
+        or change.offsets
+        or change.records
     )

@@ -13,7 +13,7 @@ from typing import Final
 import pyarrow as pa
 from pyarrow import flight
 
-from mamba_stream.core.settings import Size
+from mamba_stream.core.sizes import Size
 from mamba_stream.errors import MambaStreamError
 from mamba_stream.log import Log
 from mamba_stream.server.orders import Orders

@@ -9,7 +9,8 @@ from typing import Literal
 
 import msgspec
 
-from mamba_stream.core.settings import Address, Seconds, Section, Size
+from mamba_stream.core.settings import Address, Seconds, Section
+from mamba_stream.core.sizes import Size
 
 LEAST_MEMORY = 256 << 20
 """What a listener takes before it has done anything, and a little to work with."""

@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from mamba_stream.core.clock import Clock
-from mamba_stream.core.settings import Size
+from mamba_stream.core.sizes import Size
 from mamba_stream.errors import LogUnavailable, MambaStreamError
 from mamba_stream.server.child import Child, Serve
 from mamba_stream.server.orders import Figures, Orders, Said

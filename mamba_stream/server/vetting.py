@@ -12,6 +12,7 @@ from mamba_stream.core.changes import MAX_RECORD_BYTES, ChangeSet, CreateTopic, 
 from mamba_stream.core.names import check_name
 from mamba_stream.core.schemas import schema_from_bytes
 from mamba_stream.errors import DataCorrupted, InvalidInput, PartitionNotFound
+from mamba_stream.log.altering import checked
 from mamba_stream.log.asked import text_of
 from mamba_stream.log.creating import checked_topic
 from mamba_stream.server.catalog import Catalog
@@ -45,6 +46,9 @@ def vetted(change: ChangeSet, catalog: Catalog, limits: Limits, now: int) -> Cha
         _check_place(catalog, trim.topic, trim.partition, trim.begin)
     for number in (*change.drops, *change.ends):
         catalog.numbered(number)
+    for alter in change.alters:
+        topic = catalog.numbered(alter.topic)
+        checked(topic.name, topic.key, alter.settings)
     for offset in change.offsets:
         _check_offset(catalog, offset)
     for record in (*change.records, *change.requires):
@@ -98,6 +102,7 @@ def _created(create: CreateTopic, limits: Limits, now: int) -> CreateTopic:
         compression=create.compression,
         internal=create.internal,
         created=now,
+        settings=create.settings,
     )
 
 

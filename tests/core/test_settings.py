@@ -6,7 +6,8 @@ from typing import Literal
 import msgspec
 import pytest
 
-from mamba_stream.core.settings import Address, Seconds, Section, Size, read_file, shown, table_of
+from mamba_stream.core.settings import Address, Seconds, Section, read_file, shown, table_of
+from mamba_stream.core.sizes import Size
 from mamba_stream.errors import InvalidInput
 
 

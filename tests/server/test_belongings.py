@@ -10,6 +10,7 @@ import pytest
 
 import mamba_stream as mamba
 from mamba_stream.core.changes import (
+    AlterTopic,
     Append,
     ChangeSet,
     CreateTopic,
@@ -17,6 +18,7 @@ from mamba_stream.core.changes import (
     GroupOffset,
     Record,
     Sequence,
+    TopicSettings,
     Trim,
 )
 from mamba_stream.errors import NotAuthorized, NotFound, TopicNotFound
@@ -184,12 +186,14 @@ def test_a_change_set_needs_all_that_it_does():
         records=(Record("shop/money", "ann", b"1"), Record("shop/old", "ann", None)),
         requires=(Record("shop/stock", "ann", None), Record("owners/mailers", "1/0", b"")),
         forgets=(Forget(1, "p"), Forget(9, "p")),
+        alters=(AlterTopic(2, TopicSettings(), TopicSettings(retention=1)),),
     )
     assert belongings.changed(change) == [
         Need("create", "topic", "fresh"),
         topic("delete", "emails"),
         topic("write"),
         topic("write", "emails"),
+        topic("admin", "emails"),
         topic("admin"),
         topic("delete"),
         group("read"),
@@ -206,6 +210,7 @@ def test_a_change_set_needs_all_that_it_does():
         ChangeSet(ends=(9,)),
         ChangeSet(trims=(Trim(9, 0, 5),)),
         ChangeSet(sequences=(Sequence(9, "p", 1),)),
+        ChangeSet(alters=(AlterTopic(9, TopicSettings(), TopicSettings()),)),
     ):
         with pytest.raises(TopicNotFound, match="no topic has the number 9"):
             belongings.changed(nowhere)

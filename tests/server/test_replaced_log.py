@@ -67,6 +67,7 @@ CALLS: dict[str, Callable[[Log], Any]] = {
     "lock": lambda log: log._shared.lock("jobs", "a"),
     "wait": lambda log: log.wait(1 << 40, 30.0),
     "seal": lambda log: log.seal(),
+    "maintain": lambda log: log.maintain(),
 }
 
 

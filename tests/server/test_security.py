@@ -13,7 +13,7 @@ import pytest
 from pyarrow import flight
 
 import mamba_stream as mamba
-from mamba_stream.core.changes import ChangeSet, CreateTopic, Forget, Record
+from mamba_stream.core.changes import AlterTopic, ChangeSet, CreateTopic, Forget, Record, TopicSettings
 from mamba_stream.core.schemas import canonical_schema, schema_bytes
 from mamba_stream.errors import NotAuthenticated, NotAuthorized, TopicNotFound
 from mamba_stream.log import Log
@@ -122,6 +122,7 @@ def requests(log):
         "settle": protocol.Nothing(),
         "flush": protocol.Nothing(),
         "seal": protocol.Nothing(),
+        "maintain": protocol.Maintain(),
         "statistics": protocol.Nothing(),
         "commit": protocol.Commit(record),
         "goodbye": protocol.Goodbye("theirs", (Forget(number, "theirs/1"),)),
@@ -266,6 +267,12 @@ def test_every_call_by_a_user_without_rules_is_refused_or_tells_nothing(served):
         for action, request in (
             ("commit", protocol.Commit(ChangeSet(drops=(number,)))),
             ("commit", protocol.Commit(ChangeSet(ends=(number,)))),
+            (
+                "commit",
+                protocol.Commit(
+                    ChangeSet(alters=(AlterTopic(number, TopicSettings(), TopicSettings(retention=1)),))
+                ),
+            ),
         ):
             assert ask(action, request) == ("NotAuthorized" if number == hidden else "TopicNotFound"), number
     for space, key in (("clients", "x" * 600), ("x" * 600, "k"), ("", ""), ("a\0b", "k"), ("clients", "")):

@@ -39,6 +39,7 @@ def packed(facts: TopicDescription) -> Description:
         skew=skew,
         sampled=facts.sampled,
         columns=schema_bytes(facts.schema),
+        settings=facts.settings,
     )
 
 
@@ -66,6 +67,7 @@ def unpacked(told: Description) -> TopicDescription:
         disorder={quantile: timedelta(seconds=seconds) for quantile, seconds in told.disorder.items()},
         key_skew=skew,
         sampled=told.sampled,
+        settings=told.settings,
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final, SupportsIndex, TypeVar
 
 import msgspec
 
-from mamba_stream.core.changes import ChangeSet, Forget
+from mamba_stream.core.changes import ChangeSet, Forget, TopicSettings
 from mamba_stream.core.durability import Durability
 from mamba_stream.errors import InvalidInput
 from mamba_stream.log.rows import TopicRow
@@ -135,6 +135,7 @@ class Description(msgspec.Struct):
     skew: tuple[float, bytes] | None
     sampled: int
     columns: bytes
+    settings: TopicSettings = TopicSettings()
 
 
 class AskGroup(msgspec.Struct):
@@ -190,6 +191,12 @@ class TakeLock(LockName):
     """A lock that is to be taken: ``holder`` says in words by whom, for whoever finds it taken."""
 
     holder: str = ""
+
+
+class Maintain(msgspec.Struct):
+    """What the log needs is to be done; ``budget`` is about how many bytes may be written anew."""
+
+    budget: int | None = None
 
 
 class Rows(msgspec.Struct):

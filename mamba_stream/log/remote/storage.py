@@ -22,6 +22,7 @@ from mamba_stream.core.schemas import schema_from_bytes
 from mamba_stream.errors import ForkedProcess, MambaStreamError
 from mamba_stream.log.locks import this_process
 from mamba_stream.log.looking import Question
+from mamba_stream.log.maintaining import Maintained
 from mamba_stream.log.remote import locking, protocol
 from mamba_stream.log.remote.address import Address, Credentials
 from mamba_stream.log.remote.committing import RemoteCommitter
@@ -208,6 +209,10 @@ class RemoteStorage:
 
     def seal(self) -> int:
         return self._connection.again(lambda: self._connection.lasting("seal", encode(Nothing()), int))
+
+    def maintain(self, budget: int | None = None) -> Maintained:
+        asked = encode(protocol.Maintain(budget))
+        return self._connection.again(lambda: self._connection.lasting("maintain", asked, Maintained))
 
     def statistics(self) -> LogStatistics:
         return self._connection.ask("statistics", Nothing(), LogStatistics)
