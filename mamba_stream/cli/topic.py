@@ -26,14 +26,22 @@ def _keeping(command: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(
         (
             click.option(
-                "--retention", metavar="TIME", help="How long rows are kept after they were appended, as 7d; or none."
+                "--retention",
+                metavar="TIME",
+                help="How long rows are kept after they were appended, as 7d; or none.",
             ),
             click.option(
-                "--retention-bytes", metavar="SIZE", help="What a partition may take on disk, as 10GB; or none."
+                "--retention-bytes",
+                metavar="SIZE",
+                help="What a partition may take on disk, as 10GB; or none.",
             ),
-            click.option("--compact/--no-compact", default=None, help="Keep only the latest row of each key."),
             click.option(
-                "--compact-after", metavar="TIME", help="How long that leaves rows alone after they were appended."
+                "--compact/--no-compact", default=None, help="Keep only the latest row of each key."
+            ),
+            click.option(
+                "--compact-after",
+                metavar="TIME",
+                help="How long that leaves rows alone after they were appended.",
             ),
             click.option("--tombstones", metavar="TIME", help="How long a row that deletes its key is kept."),
             click.option(

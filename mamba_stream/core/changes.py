@@ -134,9 +134,9 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
 class ChangeSet(msgspec.Struct, frozen=True, array_like=True):
     """What one commit changes, all or nothing.
 
-    ``drops`` and ``ends`` name topics by number, as ``alters`` do. ``requires`` lists records that must have exactly these
-    values (``None``: must not exist) when the change set is applied; an ``Append`` with ``expect`` requires
-    the partition to end there. ``durability`` is what has to be true before it is acknowledged.
+    ``drops``, ``ends`` and ``alters`` name topics by number. ``requires`` lists records that must have exactly
+    these values (``None``: must not exist) when the change set is applied; an ``Append`` with ``expect``
+    requires the partition to end there. ``durability`` is what has to be true before it is acknowledged.
     """
 
     creates: tuple[CreateTopic, ...] = ()

@@ -6,12 +6,12 @@ synced, then the index is told, durably; a row exists when the index says so. Se
 
 from mamba_stream.log.batch import LogBatch
 from mamba_stream.log.log import Log
-from mamba_stream.log.maintaining import Maintained, Unread
 from mamba_stream.log.opening import directory_of, locate, open_log, storage_of
 from mamba_stream.log.remote.address import Credentials
 from mamba_stream.log.storage import Lock, LogStatistics, Reader
 from mamba_stream.log.topic import Start, Topic
 from mamba_stream.log.transaction import Transaction, commit_together
+from mamba_stream.log.upkeep import Maintained, Unread
 
 __all__ = [
     "Credentials",

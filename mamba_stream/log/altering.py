@@ -57,7 +57,9 @@ def checked(topic: str, key: Sequence[str], settings: TopicSettings) -> TopicSet
     for name in ("retention", "retention_bytes"):
         value = getattr(settings, name)
         if value is not None and not is_whole(value, 1, _KEPT):
-            raise InvalidInput(f"topic {topic!r}: {name}={value} keeps nothing: leave it out, or delete the topic")
+            raise InvalidInput(
+                f"topic {topic!r}: {name}={value} keeps nothing: leave it out, or delete the topic"
+            )
     for name in ("compact_after", "tombstones"):
         if not is_whole(getattr(settings, name), 0, _KEPT):
             raise InvalidInput(f"topic {topic!r}: {name} must not be negative")

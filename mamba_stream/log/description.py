@@ -64,7 +64,7 @@ class TopicDescription:
     disorder: dict[float, timedelta]
     key_skew: tuple[float, Any] | None
     sampled: int
-    settings: TopicSettings = TopicSettings()
+    settings: TopicSettings
 
 
 def describe(store: Store, topic: TopicRow, schema: pa.Schema) -> TopicDescription:

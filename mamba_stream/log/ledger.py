@@ -195,11 +195,7 @@ def _check(ledger: Ledger, change: ChangeSet) -> None:
         if ledger.topic(topic) is None:
             raise TopicNotFound(f"topic #{topic} was deleted")
     for alter in change.alters:
-        row = ledger.topic(alter.topic)
-        if row is None:
-            raise TopicNotFound(f"topic #{alter.topic} was deleted")
-        if row.settings != alter.seen:
-            raise PreconditionFailed(f"topic {row.name!r} was altered by somebody else: look at it again")
+        _check_alter(ledger, alter)
     ends = _check_appends(ledger, change)
     for trim in change.trims:
         head = _existing(ledger, trim.topic, trim.partition)
@@ -224,6 +220,14 @@ def _check(ledger: Ledger, change: ChangeSet) -> None:
                 f"the record {record.namespace}/{record.key} has {len(record.value)} bytes, more than "
                 f"{MAX_RECORD_BYTES}: put the data into a topic and a pointer to it into the record"
             )
+
+
+def _check_alter(ledger: Ledger, alter: AlterTopic) -> None:
+    row = ledger.topic(alter.topic)
+    if row is None:
+        raise TopicNotFound(f"topic #{alter.topic} was deleted")
+    if row.settings != alter.seen:
+        raise PreconditionFailed(f"topic {row.name!r} was altered by somebody else: look at it again")
 
 
 def _check_appends(ledger: Ledger, change: ChangeSet) -> dict[tuple[int, int], int]:

@@ -27,11 +27,11 @@ from mamba_stream.log.asked import check_bounds, text_of
 from mamba_stream.log.creating import checked_topic
 from mamba_stream.log.index import CLOSED
 from mamba_stream.log.looking import Look
-from mamba_stream.log.maintaining import Maintained
 from mamba_stream.log.rows import TopicRow
 from mamba_stream.log.storage import Lock, LogStatistics, PartitionHead, Storage
 from mamba_stream.log.topic import Topic
 from mamba_stream.log.transaction import Transaction
+from mamba_stream.log.upkeep import Maintained
 
 
 class Log:

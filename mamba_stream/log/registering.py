@@ -24,12 +24,13 @@ from mamba_stream import errors
 from mamba_stream.core.changes import Applied, ChangeSet
 from mamba_stream.errors import CommitUnknown, LogFailed, MambaStreamError
 from mamba_stream.log.files import CommitFile, path_of
+from mamba_stream.log.upkeep import Maintained
 
 _LENGTH: Final = struct.Struct("<I")
 _LONGEST: Final = 1 << 30
 _LEAST_PAUSE: Final = 0.01
 _MOST_PAUSE: Final = 0.5
-"""Seconds between two questions whether files are sealed."""
+"""Seconds between two questions whether a chore is done."""
 
 
 class Failure(msgspec.Struct, tag="failure", array_like=True):
@@ -47,6 +48,7 @@ class Answer(msgspec.Struct, tag="answer", array_like=True):
     number: int = 0
     end: int = 0
     going_on: bool = False
+    maintained: Maintained | None = None
 
 
 class Apply(msgspec.Struct, tag="apply", array_like=True):
@@ -89,7 +91,15 @@ class Seal(msgspec.Struct, tag="seal", array_like=True):
     number: int
 
 
-Request = Apply | Open | Close | Tidy | Settle | Flush | Seal
+class Maintain(msgspec.Struct, tag="maintain", array_like=True):
+    """The log is to be given what it needs; asked again under the same number, as :class:`Seal` is."""
+
+    number: int
+    budget: int | None = None
+
+
+Chore = Seal | Maintain
+Request = Apply | Open | Close | Tidy | Settle | Flush | Chore
 requests = msgspec.msgpack.Decoder(Request)
 answers = msgspec.msgpack.Decoder(Answer | Failure)
 
@@ -101,7 +111,7 @@ class SocketRegistrar:
         self._socket = connection
         self._files = files
         self._lock = threading.Lock()
-        self._seals = itertools.count()
+        self._chores = itertools.count()
         self._unusable: Exception | None = None
 
     def apply(self, changes: Sequence[ChangeSet], now: int) -> list[Applied | MambaStreamError]:
@@ -127,12 +137,12 @@ class SocketRegistrar:
         self._ask(Flush())
 
     def seal(self, store: object) -> int:
-        asked = Seal(next(self._seals))
-        pause = _LEAST_PAUSE
-        while (answer := self._ask(asked)[0]).going_on:
-            threading.Event().wait(pause)
-            pause = min(2 * pause, _MOST_PAUSE)
-        return answer.number
+        return self._done(Seal(next(self._chores))).number
+
+    def maintain(self, store: object, budget: int | None) -> Maintained:
+        found = self._done(Maintain(next(self._chores), budget)).maintained
+        assert found is not None
+        return found
 
     def check(self) -> None:
         if self._unusable is not None:
@@ -144,6 +154,14 @@ class SocketRegistrar:
     def close(self) -> None:
         """Lets the other process know that nothing more is asked."""
         self._socket.close()
+
+    def _done(self, chore: Chore) -> Answer:
+        """The answer once it is done, which may take long."""
+        pause = _LEAST_PAUSE
+        while (answer := self._ask(chore)[0]).going_on:
+            threading.Event().wait(pause)
+            pause = min(2 * pause, _MOST_PAUSE)
+        return answer
 
     def _ask(self, request: Request, fds: int = 0) -> tuple[Answer, list[int]]:
         with self._lock:

@@ -13,11 +13,12 @@ from mamba_stream.core.changes import Applied, ChangeSet
 from mamba_stream.core.clock import Clock
 from mamba_stream.core.durability import strictest
 from mamba_stream.errors import MambaStreamError
-from mamba_stream.log import files, ledger, sealing
+from mamba_stream.log import files, ledger, maintaining, sealing
 from mamba_stream.log.files import CommitFile
 from mamba_stream.log.flushing import Flushing
 from mamba_stream.log.index import Index
 from mamba_stream.log.recovery import recover
+from mamba_stream.log.upkeep import Maintained
 
 if TYPE_CHECKING:
     from mamba_stream.log.store import Store
@@ -60,6 +61,10 @@ class Registrar(Protocol):
 
     def seal(self, store: Store) -> int:
         """Repacks files that no living process commits to; says how many."""
+        ...
+
+    def maintain(self, store: Store, budget: int | None) -> Maintained:
+        """Does what the log needs, within about so many bytes."""
         ...
 
     def close(self) -> None:
@@ -138,6 +143,9 @@ class IndexRegistrar:
 
     def seal(self, store: Store) -> int:
         return sealing.seal(store)
+
+    def maintain(self, store: Store, budget: int | None) -> Maintained:
+        return maintaining.maintain(store, budget)
 
     def flush(self) -> None:
         self._index.flush()

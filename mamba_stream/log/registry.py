@@ -15,9 +15,11 @@ from mamba_stream.errors import MambaStreamError
 from mamba_stream.log.registering import (
     Answer,
     Apply,
+    Chore,
     Close,
     Failure,
     Flush,
+    Maintain,
     Open,
     Request,
     Settle,
@@ -30,7 +32,7 @@ from mamba_stream.log.registering import (
 from mamba_stream.log.store import Store
 
 _AT_ONCE: Final = 0.002
-"""Seconds for which the end of a seal is waited for, so that a short one takes no second question."""
+"""Seconds for which the end of a chore is waited for, so that a short one takes no second question."""
 
 
 class Registry(threading.Thread):
@@ -40,14 +42,14 @@ class Registry(threading.Thread):
         super().__init__(name="mamba-stream registry", daemon=True)
         self._store = store
         self._socket = connection
-        self._seals: dict[int, _Sealing] = {}
+        self._chores: dict[int, _AtIt] = {}
 
     def run(self) -> None:
         with contextlib.suppress(OSError), self._socket:
             while data := receive(self._socket, 0)[0]:
                 self._answer(requests.decode(data))
-        for sealing in self._seals.values():
-            sealing.join()
+        for chore in self._chores.values():
+            chore.join()
 
     def _answer(self, request: Request) -> None:
         fds: list[int] = []
@@ -85,37 +87,41 @@ class Registry(threading.Thread):
         if isinstance(request, Flush):
             registrar.flush()
             return Answer()
-        return self._seal(request.number)
+        return self._chore(request)
 
-    def _seal(self, number: int) -> Answer:
-        sealing = self._seals.get(number)
-        if sealing is None:
-            sealing = self._seals[number] = _Sealing(self._store)
-            sealing.start()
-        sealing.join(_AT_ONCE)
-        if sealing.is_alive():
+    def _chore(self, asked: Chore) -> Answer:
+        chore = self._chores.get(asked.number)
+        if chore is None:
+            chore = self._chores[asked.number] = _AtIt(self._store, asked)
+            chore.start()
+        chore.join(_AT_ONCE)
+        if chore.is_alive():
             return Answer(going_on=True)
-        del self._seals[number]
-        return Answer(number=sealing.result())
+        del self._chores[asked.number]
+        return chore.result()
 
 
-class _Sealing(threading.Thread):
-    """Repacks files, while the registry goes on."""
+class _AtIt(threading.Thread):
+    """Does a chore, while the registry goes on."""
 
-    def __init__(self, store: Store) -> None:
-        super().__init__(name="mamba-stream seal", daemon=True)
+    def __init__(self, store: Store, asked: Chore) -> None:
+        super().__init__(name="mamba-stream chore", daemon=True)
         self._store = store
-        self._sealed = 0
+        self._asked = asked
+        self._answer = Answer()
         self._error: Exception | None = None
 
     def run(self) -> None:
         try:
-            self._sealed = self._store.seal()
+            if isinstance(self._asked, Maintain):
+                self._answer.maintained = self._store.maintain(self._asked.budget)
+            else:
+                self._answer.number = self._store.seal()
         except Exception as error:  # noqa: BLE001 - raised where it is asked for
             self._error = error
 
-    def result(self) -> int:
-        """How many files, or what was raised."""
+    def result(self) -> Answer:
+        """What came of it, or what was raised."""
         if self._error is not None:
             raise self._error
-        return self._sealed
+        return self._answer

@@ -19,8 +19,8 @@ from mamba_stream.core.clock import Clock
 from mamba_stream.core.predicates import Predicate
 from mamba_stream.log.batch import LogBatch
 from mamba_stream.log.looking import Question
-from mamba_stream.log.maintaining import Maintained
 from mamba_stream.log.rows import TopicRow
+from mamba_stream.log.upkeep import Maintained
 
 if TYPE_CHECKING:
     from mamba_stream.log.description import TopicDescription

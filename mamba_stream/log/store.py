@@ -36,6 +36,7 @@ from mamba_stream.log.sifting import Sieve, SiftedReader
 from mamba_stream.log.staging import StagedRows
 from mamba_stream.log.statistics import statistics
 from mamba_stream.log.storage import LogStatistics, PartitionHead, Reader
+from mamba_stream.log.upkeep import Maintained, UpkeepCounts
 from mamba_stream.log.waking import Ear, Waker
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class Store:
         self.maps = Maps(self.files)
         self.shelf = Shelf(self.index, self.maps)
         self.committer = Committer(self.registrar, clock, self._waker.announce)
+        self.upkeep = UpkeepCounts()
         self._ear: Ear | None = None
         self._hearing = threading.Lock()
         self._pid = os.getpid()
@@ -223,6 +225,9 @@ class Store:
     def seal(self) -> int:
         self.committer.roll()
         return self.registrar.seal(self)
+
+    def maintain(self, budget: int | None = None) -> Maintained:
+        return self.registrar.maintain(self, budget)
 
     def statistics(self) -> LogStatistics:
         return statistics(self)

@@ -15,11 +15,11 @@ from mamba_stream.core.names import check_name
 from mamba_stream.core.schemas import schema_bytes
 from mamba_stream.errors import InvalidInput, TopicNotFound
 from mamba_stream.log.asked import check_bounds, is_text, partitions_of, text_of
-from mamba_stream.log.maintaining import Maintained
 from mamba_stream.log.remote import protocol
 from mamba_stream.log.remote.describing import packed
 from mamba_stream.log.remote.protocol import HeadInfo, Nothing
 from mamba_stream.log.storage import PartitionHead
+from mamba_stream.log.upkeep import Maintained
 from mamba_stream.server.belongings import (
     SHARED,
     need_of_lock,

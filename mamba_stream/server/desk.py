@@ -146,10 +146,5 @@ class Desk:
 def _lands_once(change: ChangeSet) -> bool:
     """Whether nothing comes of applying it again after it was applied, whatever others did in between."""
     return bool(change.once or change.sequences) or not (
-        change.requires
-        or change.creates
-        or change.drops
-        or change.alters
-        or change.offsets
-        or change.records
+        change.requires or change.creates or change.drops or change.alters or change.offsets or change.records
     )

@@ -44,7 +44,12 @@ def test_every_command_has_help_and_is_documented_with_all_its_options(run_comma
     )
     assert section is not None, f"docs/cli.md has no section '### {path}'"
     # The place of the log and the form of output are documented once, for all.
-    options = {name for option in node.params for name in option.opts if name.startswith("--")} - {
+    options = {
+        name
+        for option in node.params
+        for name in (*option.opts, *option.secondary_opts)
+        if name.startswith("--")
+    } - {
         "--log",
         "--profile",
         "--output",

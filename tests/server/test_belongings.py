@@ -296,6 +296,7 @@ def test_every_field_of_a_change_set_is_looked_at():
             "records",
             "requires",
             "forgets",
+            "alters",
             # Under a name that is the caller's own.
             "once",
             # It is whoever's rows they are that may be gone.

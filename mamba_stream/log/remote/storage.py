@@ -22,7 +22,6 @@ from mamba_stream.core.schemas import schema_from_bytes
 from mamba_stream.errors import ForkedProcess, MambaStreamError
 from mamba_stream.log.locks import this_process
 from mamba_stream.log.looking import Question
-from mamba_stream.log.maintaining import Maintained
 from mamba_stream.log.remote import locking, protocol
 from mamba_stream.log.remote.address import Address, Credentials
 from mamba_stream.log.remote.committing import RemoteCommitter
@@ -38,6 +37,7 @@ from mamba_stream.log.remote.together import answers_of, head_of, request_of
 from mamba_stream.log.remote.watching import Watcher
 from mamba_stream.log.rows import TopicRow
 from mamba_stream.log.storage import LogStatistics, PartitionHead
+from mamba_stream.log.upkeep import Maintained
 
 if TYPE_CHECKING:
     from mamba_stream.log.description import TopicDescription

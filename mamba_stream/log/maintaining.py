@@ -1,0 +1,46 @@
+"""Upkeep: what a log needs from time to time, one at a time, and safe to be interrupted anywhere.
+
+Each part looks at the log as it is and takes a step that is whole in itself, so that what one run has not done the
+next one does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from mamba_stream.log import directory, retaining
+from mamba_stream.log.upkeep import Maintained, Unread
+
+if TYPE_CHECKING:
+    from mamba_stream.log.store import Store
+
+_NAME: Final = "log"
+
+
+def maintain(store: Store, budget: int | None = None) -> Maintained:
+    """Does what the log needs.
+
+    Args:
+        store: The log.
+        budget: About how many bytes may be written anew; without, all that there are.
+    """
+    lock = store.lock(directory.UPKEEP, _NAME)
+    if lock is None:
+        return Maintained(done=False, busy=store.lock_holder(directory.UPKEEP, _NAME) or "another process")
+    try:
+        found = _maintained(store, budget)
+    finally:
+        lock.release()
+    store.upkeep.add(found)
+    return found
+
+
+def _maintained(store: Store, budget: int | None) -> Maintained:
+    retained = retaining.retain(store)
+    removed = store.registrar.tidy()
+    return Maintained(
+        trimmed_rows=retained.rows,
+        trimmed_bytes=retained.bytes,
+        unread=tuple(Unread(*place, count) for place, count in retained.unread.items()),
+        removed_files=removed,
+    )

@@ -1,0 +1,58 @@
+"""What upkeep did, counted."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from dataclasses import dataclass, fields
+
+
+@dataclass(frozen=True)
+class Unread:
+    """Rows that went before a group had read them."""
+
+    group: str
+    topic: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class Maintained:
+    """What upkeep did.
+
+    Attributes:
+        trimmed_rows: Rows that retention removed.
+        trimmed_bytes: What they took on disk.
+        unread: Those of them that groups had yet to read.
+        removed_files: Files in which nothing lay any more that were removed.
+        done: Whether all was done that there was to do; if not, the next run goes on.
+        busy: Who was at it already, in words; nothing was done then.
+    """
+
+    trimmed_rows: int = 0
+    trimmed_bytes: int = 0
+    unread: tuple[Unread, ...] = ()
+    removed_files: int = 0
+    done: bool = True
+    busy: str | None = None
+
+
+class UpkeepCounts:
+    """What upkeep did in this process since it opened the log."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+
+    def add(self, found: Maintained) -> None:
+        with self._lock:
+            self._counts["runs"] += 1
+            self._counts["unread_rows"] += sum(one.rows for one in found.unread)
+            for field in fields(found):
+                value = getattr(found, field.name)
+                if type(value) is int:
+                    self._counts[field.name] += value
+
+    def __getitem__(self, name: str) -> int:
+        with self._lock:
+            return self._counts[name]

@@ -1,0 +1,142 @@
+"""Retention: what is too old or too much goes, a batch at a time and never the wrong one, and it is said who had not read it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mamba_stream.core.clock import Clock
+from mamba_stream.errors import InvalidInput
+from mamba_stream.log import Log, Maintained, Unread, retaining
+from mamba_stream.log.store import acquire
+from tests.log.pictures import rows_of, unsound
+
+pytestmark = pytest.mark.embedded
+DAY = 86_400_000_000
+
+
+class HandClock(Clock):
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.at = 20_000 * DAY
+
+    def now(self) -> int:
+        return self.at
+
+    def monotonic(self) -> float:
+        return self.at / 1e6
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock()
+
+
+@pytest.fixture
+def log(tmp_path: Path, clock: HandClock) -> Iterator[Log]:
+    opened = Log(acquire(tmp_path / "log", clock))
+    yield opened
+    opened.close()
+    assert unsound(tmp_path / "log") == []
+
+
+def test_rows_go_once_they_are_older_than_the_topic_keeps_them(log: Log, clock: HandClock) -> None:
+    topic = log.create_topic("t", {"n": int}, retention="7d", partitions=2)
+    for day in range(10):
+        topic.append([{"n": day}] * 2, partition=day % 2)
+        clock.at += DAY
+    found = log.maintain()
+    assert topic.offsets() == {0: (4, 10), 1: (2, 10)}
+    assert sorted(row for _, _, row in rows_of(topic)) == [(n,) for n in range(3, 10) for _ in range(2)]
+    assert (found.trimmed_rows, found.unread, found.done) == (6, (), True)
+    assert found.trimmed_bytes > 0
+    assert log.maintain() == Maintained(), "there is nothing more to do"
+    assert (log.statistics().trimmed_rows, log.statistics().upkeep_runs) == (6, 2)
+
+
+def test_a_batch_stays_as_long_as_its_moment_is_kept(log: Log, clock: HandClock) -> None:
+    topic = log.create_topic("t", {"n": int}, retention="1d")
+    topic.append([{"n": 1}])
+    clock.at += DAY
+    assert log.maintain().trimmed_rows == 0
+    clock.at += 1
+    assert log.maintain().trimmed_rows == 1
+    assert topic.offsets() == {0: (1, 1)}
+
+
+def test_the_first_rows_go_where_a_partition_takes_more_than_it_may(log: Log) -> None:
+    topic = log.create_topic("t", {"n": int}, partitions=2)
+    for n in range(20):
+        topic.append([{"n": n}], partition=0)
+    topic.append([{"n": 0}], partition=1)
+    sizes = topic.sizes()
+    each = sizes[0] // 20
+    log.alter_topic("t", retention_bytes=5 * each)
+    found = log.maintain()
+    assert (found.trimmed_rows, found.trimmed_bytes) == (15, 15 * each)
+    assert topic.offsets() == {0: (15, 20), 1: (0, 1)}
+    log.alter_topic("t", retention_bytes=1)
+    log.maintain()
+    assert topic.offsets() == {0: (19, 20), 1: (0, 1)}, "the last batch stays, however large"
+
+
+def test_much_goes_in_several_commits(log: Log, clock: HandClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retaining, "_AT_ONCE", 3)
+    topic = log.create_topic("t", {"n": int}, retention="1d")
+    for n in range(10):
+        topic.append([{"n": n}])
+    clock.at += 2 * DAY
+    topic.append([{"n": 10}])
+    before = log.lsn()
+    assert log.maintain().trimmed_rows == 10
+    assert log.lsn() == before + 4
+    assert rows_of(topic) == [(0, 10, (10,))]
+
+
+def test_what_a_group_had_yet_to_read_goes_and_is_said(
+    log: Log, clock: HandClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    topic = log.create_topic("t", {"n": int}, retention="1d")
+    for n in range(6):
+        topic.append([{"n": n}] * 2)
+    with log.transaction() as tx:
+        tx.commit_offsets("slow", {("t", 0): 3})
+        tx.commit_offsets("quick", {("t", 0): 12})
+    clock.at += 2 * DAY
+    with caplog.at_level(logging.WARNING):
+        found = log.maintain()
+    assert found.unread == (Unread("slow", "t", 9),)
+    assert log.statistics().unread_rows == 9
+    assert "removed 9 rows of topic 't' that group 'slow' had not read" in caplog.text
+    assert "quick" not in caplog.text
+
+
+def test_a_reader_keeps_the_batches_that_it_has(log: Log, clock: HandClock) -> None:
+    topic = log.create_topic("t", {"n": int}, retention="1d")
+    topic.append([{"n": n} for n in range(10_000)])
+    [batch] = topic.reader().poll()
+    clock.at += 2 * DAY
+    log.maintain()
+    log.seal()
+    clock.at += DAY
+    assert log.maintain().removed_files > 0
+    assert batch.data["n"].to_pylist() == list(range(10_000))
+
+
+def test_one_at_a_time_does_it(log: Log) -> None:
+    held = log.lock("upkeep", "log")
+    assert held is not None
+    found = log.maintain()
+    assert not found.done and found.busy is not None and "process" in found.busy
+    held.release()
+    assert log.maintain().busy is None
+
+
+def test_a_budget_is_a_size(log: Log) -> None:
+    assert log.maintain(budget="100MB").done
+    with pytest.raises(InvalidInput, match="give a size"):
+        log.maintain(budget="much")
