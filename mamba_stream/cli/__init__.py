@@ -21,6 +21,7 @@ COMMANDS = (
     "demo",
     "init",
     "topic",
+    "schema",
     "produce",
     "consume",
     "publish",

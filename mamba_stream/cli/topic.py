@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from mamba_stream.cli.columns import schema_of, schema_of_text, type_text, version_words
 from mamba_stream.cli.options import log_option, open_place, output_option, topic_argument
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import polars as pl
 
     from mamba_stream.core.changes import TopicSettings
     from mamba_stream.log import Topic
@@ -48,6 +46,11 @@ def _keeping(command: Callable[..., None]) -> Callable[..., None]:
                 "--seal-compression",
                 type=click.Choice(["none", "lz4", "zstd"]),
                 help="How batches are compressed when they are sealed.",
+            ),
+            click.option(
+                "--compatibility",
+                type=click.Choice(["backward", "forward", "full", "none"]),
+                help="What altering the columns has to leave possible.",
             ),
         )
     ):
@@ -121,13 +124,7 @@ def create(
         raise click.UsageError(
             'say what the columns are: --schema "at:datetime,price:float64" or --like FILE'
         )
-    if like is not None:
-        from mamba_stream.cli.incoming import form_of, incoming
-
-        with like.open("rb") as source:
-            schema: Any = incoming(source, form_of(like, None)).guess()
-    else:
-        schema = schema_of_text(columns or "")
+    schema = schema_of(columns, like)
     with open_place(place, create=True) as log:
         made = log.create_topic(
             name,
@@ -145,17 +142,38 @@ def create(
 
 @topic.command()
 @topic_argument
+@click.option("--add", metavar="NAME:TYPE,…", help="More columns, which are null in the rows that are there.")
+@click.option(
+    "--schema", "columns", metavar="NAME:TYPE,…", help="All columns, new ones and wider types among them."
+)
+@click.option(
+    "--like",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Take the columns of an NDJSON, CSV or Parquet file.",
+)
 @_keeping
 @log_option
-def alter(topic: str, place: str | None, **keeping: Any) -> None:
-    """Change how a topic is kept; what is not named stays as it is."""
+def alter(
+    topic: str, add: str | None, columns: str | None, like: Path | None, place: str | None, **keeping: Any
+) -> None:
+    """Change the columns of a topic, or how it is kept; what is not named stays as it is."""
+    from mamba_stream.core.alterations import column_changes
+
     changes = _changes(keeping)
+    if sum(given is not None for given in (add, columns, like)) > 1:
+        raise click.UsageError("say which columns it gets by one of --add, --schema and --like")
+    if add is not None:
+        changes["add"] = schema_of_text(add)
+    elif columns is not None or like is not None:
+        changes["schema"] = schema_of(columns, like)
     if not changes:
-        raise click.UsageError("say what is to change: --retention, --compact, … (see --help)")
+        raise click.UsageError("say what is to change: --add, --retention, --compact, … (see --help)")
     with open_place(place) as log:
+        before = log[topic].schema
         found = log.alter_topic(topic, **changes)
-        kept = ", ".join(f"{what} {value}" for what, value in _kept(found.describe().settings).items())
-    click.echo(f"topic {topic}: {kept}")
+        said = [str(change) for change in column_changes(before, found.schema)]
+        said += [f"{what} {value}" for what, value in _kept(found.describe().settings).items()]
+    click.echo(f"topic {topic}: {', '.join(said)}")
 
 
 @topic.command(name="list")
@@ -187,7 +205,7 @@ def list_topics(internal: bool, output: str, place: str | None) -> None:
 @output_option
 @log_option
 def describe(topic: str, output: str, place: str | None) -> None:
-    """Describe a topic: columns, rows, bytes, times, disorder, key skew."""
+    """Describe a topic: columns and what became of them, rows, bytes, times, disorder, key skew."""
     from mamba_stream.cli.printing import print_facts
 
     with open_place(place) as log:
@@ -197,12 +215,14 @@ def describe(topic: str, output: str, place: str | None) -> None:
     print_facts(
         {
             "topic": facts.name,
-            "columns": {name: _type_name(dtype) for name, dtype in columns.items()},
+            "columns": {name: type_text(dtype) for name, dtype in columns.items()},
             "key": list(facts.key),
             "strict key": found.strict_key,
             "time": facts.time,
             "compression": facts.compression,
             **_kept(facts.settings),
+            "compatibility": facts.settings.compatibility,
+            "schemas": {str(version.number): version_words(version) for version in facts.schemas},
             "ended": facts.ended,
             "rows": facts.rows,
             "bytes": facts.bytes,
@@ -286,78 +306,6 @@ def _kept(settings: TopicSettings) -> dict[str, Any]:
         said["compact after"] = str(timedelta(microseconds=settings.compact_after))
         said["tombstones"] = str(timedelta(microseconds=settings.tombstones))
     return {**said, "seal compression": settings.seal_compression}
-
-
-def schema_of_text(text: str) -> dict[str, pl.DataType]:
-    """Columns from ``name:type,name:type``.
-
-    Raises:
-        click.UsageError: It is not of that form, or names a type that there is none of.
-    """
-    schema: dict[str, pl.DataType] = {}
-    for part in re.split(r",(?![^(\[]*[)\]])", text):
-        name, colon, kind = part.strip().rpartition(":")
-        if not colon or not name:
-            raise click.UsageError(f"--schema: {part.strip()!r} is not NAME:TYPE")
-        if name in schema:
-            raise click.UsageError(f"--schema: column {name!r} stands there twice")
-        schema[name] = _type_of_text(kind.strip().lower())
-    return schema
-
-
-def _type_of_text(kind: str) -> pl.DataType:
-    import polars as pl
-
-    from mamba_stream.core.names import did_you_mean
-
-    if inner := re.fullmatch(r"list\[(.+)\]", kind):
-        return pl.List(_type_of_text(inner[1]))
-    if numbers := re.fullmatch(r"decimal\((\d+), ?(\d+)\)", kind):
-        return pl.Decimal(int(numbers[1]), int(numbers[2]))
-    known: dict[str, pl.DataType] = {
-        **{
-            f"{sign}int{bits}": getattr(pl, f"{sign.upper()}Int{bits}")()
-            for sign in ("", "u")
-            for bits in (8, 16, 32, 64)
-        },
-        **{f"datetime[{unit}]": pl.Datetime(unit, "UTC") for unit in ("ms", "us", "ns")},
-        **{f"duration[{unit}]": pl.Duration(unit) for unit in ("ms", "us", "ns")},
-        "float32": pl.Float32(),
-        "float64": pl.Float64(),
-        "float": pl.Float64(),
-        "int": pl.Int64(),
-        "string": pl.String(),
-        "str": pl.String(),
-        "boolean": pl.Boolean(),
-        "bool": pl.Boolean(),
-        "binary": pl.Binary(),
-        "date": pl.Date(),
-        "time": pl.Time(),
-        "datetime": pl.Datetime("us", "UTC"),
-        "duration": pl.Duration("us"),
-    }
-    if kind not in known:
-        raise click.UsageError(f"--schema: no type {kind!r}{did_you_mean(kind, known)}; see --help")
-    return known[kind]
-
-
-def _type_name(dtype: Any) -> str:
-    """A type as ``--schema`` takes it, where it does."""
-    import polars as pl
-
-    match dtype:
-        case pl.Datetime():
-            return f"datetime[{dtype.time_unit}]" + (
-                "" if dtype.time_zone == "UTC" else f" {dtype.time_zone or 'naive'}"
-            )
-        case pl.Duration():
-            return f"duration[{dtype.time_unit}]"
-        case pl.List():
-            return f"list[{_type_name(dtype.inner)}]"
-        case pl.Decimal():
-            return f"decimal({dtype.precision},{dtype.scale})"
-        case _:
-            return str(dtype).lower()
 
 
 def _rows(topic: Topic) -> int:

@@ -50,6 +50,8 @@ class TopicSettings(msgspec.Struct, frozen=True, omit_defaults=True):
     """For how many microseconds after it was appended a row is kept that says that its key is gone."""
     seal_compression: str | None = None
     """How sealed batches are compressed: ``none``, ``lz4``, ``zstd``; ``None``: as they were appended."""
+    compatibility: str = "backward"
+    """What altering the columns has to leave possible: one of :data:`mamba_stream.core.alterations.COMPATIBILITIES`."""
 
 
 class CreateTopic(msgspec.Struct, frozen=True, array_like=True):
@@ -71,11 +73,17 @@ class CreateTopic(msgspec.Struct, frozen=True, array_like=True):
 
 
 class AlterTopic(msgspec.Struct, frozen=True, array_like=True):
-    """A topic is kept otherwise from now on: it gets ``settings``, if it has those that were ``seen``."""
+    """A topic is altered: it gets ``settings``, if it has those that were ``seen``.
+
+    With a ``schema``, an Arrow IPC schema message, it also gets other columns, if the number of the schema that it has
+    is the one that was seen.
+    """
 
     topic: int
     seen: TopicSettings
     settings: TopicSettings
+    schema: bytes | None = None
+    schema_seen: int = 0
 
 
 class Sequence(msgspec.Struct, frozen=True, array_like=True):

@@ -60,6 +60,7 @@ class Log(logs.Log):  # noqa: D101 - the docstring is that of its parent
         compact_after: str | timedelta = "1m",
         tombstones: str | timedelta = "1d",
         seal_compression: str | None = None,
+        compatibility: str = "backward",
     ) -> Topic:
         super().create_topic(
             name,
@@ -77,6 +78,7 @@ class Log(logs.Log):  # noqa: D101 - the docstring is that of its parent
             compact_after=compact_after,
             tombstones=tombstones,
             seal_compression=seal_compression,
+            compatibility=compatibility,
         )
         return self[name]
 

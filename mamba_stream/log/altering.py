@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
+from mamba_stream.core.alterations import check_compatibility
 from mamba_stream.core.changes import TopicSettings
 from mamba_stream.core.durations import duration_us
 from mamba_stream.core.names import did_you_mean
@@ -69,6 +70,7 @@ def checked(topic: str, key: Sequence[str], settings: TopicSettings) -> TopicSet
             "with key="
         )
     _compression(f"topic {topic!r}: seal_compression", settings.seal_compression)
+    check_compatibility(settings.compatibility, f"topic {topic!r}: ")
     return settings
 
 
@@ -109,6 +111,11 @@ def _compression(what: str, value: Any) -> str | None:
     return None if value is None else str(value)
 
 
+def _as_given(what: str, value: Any) -> Any:
+    """What is judged with all the settings."""
+    return value
+
+
 _READERS: Final = {
     "retention": _duration,
     "retention_bytes": _size,
@@ -116,4 +123,5 @@ _READERS: Final = {
     "compact_after": _wait,
     "tombstones": _wait,
     "seal_compression": _compression,
+    "compatibility": _as_given,
 }

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from mamba_stream.core.alterations import SchemaVersion, history
 from mamba_stream.core.batches import frame_from_batch
 from mamba_stream.core.changes import TopicSettings
 from mamba_stream.core.durations import ticks_per_day
@@ -46,6 +47,7 @@ class TopicDescription:
         key_skew: The greatest share of rows that one key has, and that key.
         sampled: How many recent rows disorder and skew were taken from.
         settings: How it is kept; times are in microseconds.
+        schemas: The schemas that it had, and last the one that it has.
     """
 
     name: str
@@ -65,6 +67,7 @@ class TopicDescription:
     key_skew: tuple[float, Any] | None
     sampled: int
     settings: TopicSettings
+    schemas: tuple[SchemaVersion, ...]
 
 
 def describe(store: Store, topic: TopicRow, schema: pa.Schema) -> TopicDescription:
@@ -91,6 +94,7 @@ def describe(store: Store, topic: TopicRow, schema: pa.Schema) -> TopicDescripti
         key_skew=_skew(keys, topic),
         sampled=sampled,
         settings=topic.settings,
+        schemas=history((since, store.schema(number)) for number, since in topic.versions),
     )
 
 

@@ -165,11 +165,14 @@ def _topics(
         for partition in range(topic.partitions):
             if (number, partition) not in heads:
                 yield Finding("damage", "index: the partition's state is missing", topic.name, partition)
-        try:
-            schema = schema_from_bytes(schemas[topic.schema])
-            found.layouts[topic.schema] = format.Layout.of(schema, fingerprint(schema))
-        except (KeyError, MambaStreamError):
-            yield Finding("damage", "index: the topic's schema is missing or damaged", topic.name)
+        for version, _ in topic.versions:
+            try:
+                schema = schema_from_bytes(schemas[version])
+                found.layouts[version] = format.Layout.of(schema, fingerprint(schema))
+            except (KeyError, MambaStreamError):
+                which = "schema" if version == topic.schema else f"earlier schema #{version}"
+                yield Finding("damage", f"index: the topic's {which} is missing or damaged", topic.name)
+        if topic.schema not in found.layouts:
             del found.topics[number]
     for key in names:
         yield Finding("damage", f"index: the name {key[1:].decode(errors='replace')!r} leads nowhere")

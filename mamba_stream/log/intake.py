@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import pyarrow as pa
 
 from mamba_stream.core.batches import to_batches
 from mamba_stream.core.keys import hash_keys, partitions_of, split_by_partition
-from mamba_stream.errors import InvalidInput
+from mamba_stream.errors import InvalidInput, SchemaMismatch
 from mamba_stream.log import format
 from mamba_stream.log.asked import offsets_of, partition_of
 from mamba_stream.log.committer import Batch
@@ -35,10 +36,20 @@ _FEW = 64
 
 
 class Intake:
-    """Prepares rows for one topic."""
+    """Prepares rows for one topic, in its schema, or in an earlier one of it whose columns they have.
 
-    def __init__(self, topic: TopicRow, layout: format.Layout, turn: int) -> None:
+    Args:
+        topic: The topic.
+        layout: What messages of its schema look like.
+        turn: The partition that is next where there is no key.
+        earlier: Those of its earlier schemas, the latest first.
+    """
+
+    def __init__(
+        self, topic: TopicRow, layout: format.Layout, turn: int, earlier: Sequence[Intake] = ()
+    ) -> None:
         self._topic = topic
+        self._earlier = earlier
         self._layout = layout
         self._time = None if topic.time is None else layout.schema.get_field_index(topic.time)
         self._turn = turn
@@ -58,6 +69,24 @@ class Intake:
         They are encoded, unless they are small and are to be committed ``at_once``: before the caller may change
         what it passed. Where rows are ``own``, they are taken to be sound, and batches may point into them.
         """
+        try:
+            return self._batches(data, partition, expect, at_once=at_once, own=own)
+        except SchemaMismatch:
+            # Who writes rows need not know that the topic was altered.
+            for intake in self._earlier:
+                with contextlib.suppress(SchemaMismatch):
+                    return intake._batches(data, partition, expect, at_once=at_once, own=own)
+            raise
+
+    def _batches(
+        self,
+        data: Any,
+        partition: int | None,
+        expect: Mapping[int, int] | None,
+        *,
+        at_once: bool,
+        own: bool,
+    ) -> list[Batch]:
         if partition is not None:
             partition = partition_of(self._topic, partition)
         expected = offsets_of(self._topic, "expect", expect)

@@ -228,6 +228,8 @@ def _check_alter(ledger: Ledger, alter: AlterTopic) -> None:
         raise TopicNotFound(f"topic #{alter.topic} was deleted")
     if row.settings != alter.seen:
         raise PreconditionFailed(f"topic {row.name!r} was altered by somebody else: look at it again")
+    if alter.schema is not None and row.schema != alter.schema_seen:
+        raise PreconditionFailed(f"topic {row.name!r} has other columns by now: look at it again")
 
 
 def _check_appends(ledger: Ledger, change: ChangeSet) -> dict[tuple[int, int], int]:
@@ -298,6 +300,12 @@ def _alter(ledger: Ledger, alter: AlterTopic) -> None:
     row = ledger.topic(alter.topic)
     assert row is not None  # _check saw it in this transaction
     altered = msgspec.structs.replace(row, settings=alter.settings)
+    if alter.schema is not None:
+        number = ledger.tick(topic=1).topic
+        ledger.put(rows.number_key(rows.SCHEMA, number), alter.schema)
+        altered = msgspec.structs.replace(
+            altered, schema=number, schemas=(*row.versions, (number, ledger.now))
+        )
     ledger.put(rows.number_key(rows.TOPIC, alter.topic), rows.pack(altered))
 
 
@@ -313,7 +321,8 @@ def _drop(ledger: Ledger, topic: int) -> None:
     for key in ledger.keys(rows.OFFSET):
         if rows.offset_place(key)[1] == topic:
             ledger.delete(key)
-    ledger.delete(rows.number_key(rows.SCHEMA, row.schema))
+    for schema, _ in row.versions:
+        ledger.delete(rows.number_key(rows.SCHEMA, schema))
     ledger.delete(rows.number_key(rows.TOPIC, topic))
     ledger.delete(rows.name_key(row.name))
 

@@ -8,11 +8,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import msgspec
+
+from mamba_stream.core.alterations import refusals
 from mamba_stream.core.changes import AlterTopic, ChangeSet, CreateTopic
 from mamba_stream.core.clock import Clock
 from mamba_stream.core.durability import Durability, check_durability
 from mamba_stream.core.names import check_name, did_you_mean
-from mamba_stream.core.schemas import canonical_schema, describe_difference, schema_from_bytes
+from mamba_stream.core.schemas import canonical_schema, describe_difference, schema_bytes, schema_from_bytes
 from mamba_stream.core.sizes import size_of
 from mamba_stream.errors import (
     AlreadyExists,
@@ -25,6 +28,7 @@ from mamba_stream.errors import (
 from mamba_stream.log.altering import UNSET, Unset, altered
 from mamba_stream.log.asked import check_bounds, text_of
 from mamba_stream.log.creating import checked_topic
+from mamba_stream.log.evolving import fixed_columns, had, wanted_schema
 from mamba_stream.log.index import CLOSED
 from mamba_stream.log.looking import Look
 from mamba_stream.log.rows import TopicRow
@@ -90,6 +94,7 @@ class Log:
         compact_after: str | timedelta = "1m",
         tombstones: str | timedelta = "1d",
         seal_compression: str | None = None,
+        compatibility: str = "backward",
     ) -> Topic:
         """Creates a topic.
 
@@ -102,8 +107,9 @@ class Log:
                 equal keys in one place, and need not bring them together.
             time: The column that holds the time of a row: a timestamp or a date.
             compression: ``none`` (read without a copy), ``lz4`` or ``zstd``.
-            exist_ok: Return the topic if it exists with this schema, these partitions, key and time; and with a
-                strict key, if that is asked for. How it is kept stays as it is: :meth:`alter_topic` changes that.
+            exist_ok: Return the topic if it exists with this schema, or had it before it was altered, and with these
+                partitions, key and time; and with a strict key, if that is asked for. How it is kept stays as it is:
+                :meth:`alter_topic` changes that.
             internal: For the engine's own topics, whose names begin with ``_``.
             retention: For how long rows are kept after they were appended, as ``"7d"``. What is older goes in
                 :meth:`maintain`.
@@ -113,6 +119,8 @@ class Log:
             tombstones: For how long a row that deletes its key is kept.
             seal_compression: How batches are compressed when they are sealed: ``none``, ``lz4`` or ``zstd``; as they
                 were appended unless told otherwise.
+            compatibility: What altering the columns has to leave possible: ``backward``, ``forward``, ``full`` or
+                ``none`` (docs/schemas.md).
 
         Raises:
             AlreadyExists: There is one, and ``exist_ok`` is not set, or it is another.
@@ -135,6 +143,7 @@ class Log:
                 "compact_after": compact_after,
                 "tombstones": tombstones,
                 "seal_compression": seal_compression,
+                "compatibility": compatibility,
             },
         )
         existing = self._row(name)
@@ -157,21 +166,39 @@ class Log:
         self,
         name: str,
         *,
+        schema: Any = None,
+        add: Any = None,
         retention: str | timedelta | Unset | None = UNSET,
         retention_bytes: int | str | Unset | None = UNSET,
         compact: bool | Unset = UNSET,
         compact_after: str | timedelta | Unset = UNSET,
         tombstones: str | timedelta | Unset = UNSET,
         seal_compression: str | Unset | None = UNSET,
+        compatibility: str | Unset = UNSET,
     ) -> Topic:
-        """Changes how a topic is kept; what is not named stays as it is.
+        """Changes the columns of a topic, and how it is kept; what is not named stays as it is.
 
-        It takes effect with the next :meth:`maintain`. Arguments as for :meth:`create_topic`.
+        Columns come behind those that are there, and are null in earlier rows; types may become wider. Whoever has the
+        topic open goes on with the columns that it has there. How it is kept takes effect with the next
+        :meth:`maintain`.
+
+        Args:
+            name: The topic.
+            schema: All its columns, in any order; what is another type there is widened.
+            add: Columns to be added.
+            retention: As for :meth:`create_topic`.
+            retention_bytes: As for :meth:`create_topic`.
+            compact: As for :meth:`create_topic`.
+            compact_after: As for :meth:`create_topic`.
+            tombstones: As for :meth:`create_topic`.
+            seal_compression: As for :meth:`create_topic`.
+            compatibility: As for :meth:`create_topic`; these columns are judged by it already.
 
         Returns:
             The topic as it is now.
 
         Raises:
+            SchemaMismatch: It cannot get these columns; all that is in the way is named, and nothing was changed.
             InvalidInput: It cannot be kept so; nothing was changed.
         """
         changes = {
@@ -181,14 +208,20 @@ class Log:
             "compact_after": compact_after,
             "tombstones": tombstones,
             "seal_compression": seal_compression,
+            "compatibility": compatibility,
         }
         while True:
-            row = self[name]._row
+            topic = self[name]
+            row = topic._row
             settings = altered(name, row.key, row.settings, changes)
-            if settings == row.settings:
-                return self[name]
+            change = AlterTopic(row.id, row.settings, settings)
+            wanted = wanted_schema(row, topic.schema, schema, add, settings.compatibility)
+            if wanted is not topic.schema:
+                change = msgspec.structs.replace(change, schema=schema_bytes(wanted), schema_seen=row.schema)
+            elif settings == row.settings:
+                return topic
             try:
-                self._store.commit(ChangeSet(alters=(AlterTopic(row.id, row.settings, settings),)))
+                self._store.commit(ChangeSet(alters=(change,)))
             except PreconditionFailed:
                 # Somebody else altered it in between: what is to be changed is changed in what it is now.
                 continue
@@ -388,9 +421,11 @@ class Log:
 
 def _same(topic: Topic, change: CreateTopic) -> None:
     schema = schema_from_bytes(change.schema)
-    if not topic.schema.equals(schema):
+    if not topic.schema.equals(schema) and not had(topic, schema):
+        possible = not refusals(topic.schema, schema, "none", fixed_columns(topic._row))
         raise SchemaMismatch(
             f"topic {topic.name!r} exists with another schema: {describe_difference(schema, topic.schema)}"
+            + (f"; log.alter_topic({topic.name!r}, schema=...) gives it these columns" if possible else "")
         )
     for what in ("partitions", "key", "time"):
         have, want = getattr(topic, what), getattr(change, what)

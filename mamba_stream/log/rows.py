@@ -176,7 +176,11 @@ class FileRow(msgspec.Struct, frozen=True):
 
 
 class TopicRow(msgspec.Struct, frozen=True):
-    """A topic. ``strict_key`` says that no row lies where its key does not say."""
+    """A topic. ``strict_key`` says that no row lies where its key does not say.
+
+    ``schema`` is the number of the schema that it has now. Once it was altered, ``schemas`` are the numbers of all that
+    it had, this one last, each with when it came, in microseconds since the epoch.
+    """
 
     id: int
     name: str
@@ -189,6 +193,12 @@ class TopicRow(msgspec.Struct, frozen=True):
     created: int
     strict_key: bool = False
     settings: TopicSettings = TopicSettings()
+    schemas: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def versions(self) -> tuple[tuple[int, int], ...]:
+        """All its schemas, with when they came, the first one first."""
+        return self.schemas or ((self.schema, self.created),)
 
 
 class Meta(msgspec.Struct, frozen=True):

@@ -36,9 +36,16 @@ _IN_KERNEL = hasattr(os, "copy_file_range")
 
 @dataclass(frozen=True)
 class _Segment:
+    """Batches of one schema: a stream has one."""
+
     topic: TopicRow
     partition: int
     batches: list[Placed]
+
+    @property
+    def schema(self) -> int:
+        """The number of their schema."""
+        return self.batches[0].entry.schema
 
 
 def seal(store: Store) -> int:
@@ -129,7 +136,10 @@ def _segments(store: Store, numbers: set[int]) -> list[_Segment]:
                     position = placed.next_offset
                     if placed.entry.file not in numbers:
                         continue
-                    if batches and size + placed.entry.length > SEGMENT_BYTES:
+                    if batches and (
+                        size + placed.entry.length > SEGMENT_BYTES
+                        or placed.entry.schema != batches[0].entry.schema
+                    ):
                         found.append(_Segment(topic, partition, batches))
                         batches, size = [], 0
                     batches.append(placed)
@@ -149,8 +159,8 @@ def _repack(store: Store, segment: _Segment, sources: dict[int, int]) -> None:
             topic=segment.topic.name,
             topic_id=segment.topic.id,
             partition=segment.partition,
-            schema=schema_bytes(store.shelf.layout(segment.topic.schema).schema),
-            schema_id=segment.topic.schema,
+            schema=schema_bytes(store.shelf.layout(segment.schema).schema),
+            schema_id=segment.schema,
             batches=tuple(_listed(offset, entry) for offset, entry in moved.items()),
             size=size,
             opening=opening,
@@ -173,7 +183,7 @@ def _copy(
     store: Store, fd: int, segment: _Segment, sources: dict[int, int]
 ) -> tuple[dict[int, Entry], int, int]:
     """Copies the batches behind a schema message; their new entries, the size, the opening's checksum."""
-    opening = format.schema_message(store.shelf.layout(segment.topic.schema).schema)
+    opening = format.schema_message(store.shelf.layout(segment.schema).schema)
     files.write_all(fd, [opening], 0)
     position = len(opening)
     moved = {}

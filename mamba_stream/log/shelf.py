@@ -11,9 +11,10 @@ import msgspec
 import pyarrow as pa
 
 from mamba_stream.core.schemas import fingerprint, schema_from_bytes
-from mamba_stream.errors import DataCorrupted, LogUnavailable, OffsetTrimmed, TopicNotFound
+from mamba_stream.errors import DataCorrupted, LogUnavailable, OffsetTrimmed, SchemaMismatch, TopicNotFound
 from mamba_stream.log import format, rows
 from mamba_stream.log.files import Maps
+from mamba_stream.log.fitting import Fitting, Misfit
 from mamba_stream.log.index import Index
 from mamba_stream.log.rows import Entry, Head, TopicRow
 
@@ -24,6 +25,7 @@ _FEW = 4
 """Fewer of them are read one by one: who looks for a single row wants no others."""
 _TOGETHER_BYTES = 1 << 20
 """So much of them at a time: whoever keeps one batch keeps these bytes."""
+_FITTINGS = 256
 
 
 class Placed(msgspec.Struct, frozen=True):
@@ -44,6 +46,8 @@ class Shelf:
         self._index = index
         self._maps = maps
         self._layouts: dict[int, format.Layout] = {}
+        # By the schema that was written, the one that is wanted, and the columns.
+        self._fittings: dict[tuple[int, int, tuple[int, ...] | None], Fitting] = {}
         # (file, position) -> bits of the columns that were verified.
         self._verified: dict[tuple[int, int], int] = {}
         self._lock = threading.Lock()
@@ -96,12 +100,13 @@ class Shelf:
         Raises:
             DataCorrupted: The bytes of the first are not what was written.
             OffsetTrimmed: The rows of the first were trimmed away meanwhile.
+            SchemaMismatch: A value of the first is not in its column's type, as the topic was before it was altered.
         """
         alike = _alike(placed)
         if len(alike) >= _FEW:
             # Whatever is wrong with one of several, they are then read, or refused, one by one.
-            with contextlib.suppress(format.Damaged, pa.ArrowInvalid, OSError):
-                return self._verified_batches(alike, wanted)
+            with contextlib.suppress(format.Damaged, pa.ArrowInvalid, OSError, Misfit):
+                return self._verified_batches(topic, alike, wanted)
         return [self.batch(topic, partition, placed[0], wanted)]
 
     def batch(
@@ -109,9 +114,12 @@ class Shelf:
     ) -> pa.RecordBatch:
         """The rows of an entry, with the wanted columns (by number; all without), verified.
 
+        They have the columns of the topic's schema, whichever of its schemas they were written with.
+
         Raises:
             DataCorrupted: The bytes are not what was written.
             OffsetTrimmed: The rows were trimmed away meanwhile.
+            SchemaMismatch: A value is not in its column's type, as the topic was before it was altered.
         """
         while True:
             entry = placed.entry
@@ -137,6 +145,8 @@ class Shelf:
                 raise self._damaged(topic, partition, placed, "its file is cut off")
             try:
                 return self._verified_batch(topic, entry, message, wanted)
+            except Misfit as misfit:
+                raise self._misfit(topic, partition, placed, misfit) from None
             except (format.Damaged, pa.ArrowInvalid, OSError) as error:
                 raise self._damaged(topic, partition, placed, str(error)) from error
 
@@ -153,12 +163,33 @@ class Shelf:
             self._layouts[schema] = layout
         return layout
 
+    def _fitting(self, topic: TopicRow, stored: int, wanted: Sequence[int] | None) -> Fitting | None:
+        """What gives batches of a stored schema the wanted columns of the topic's; ``None`` where they have them."""
+        if stored == topic.schema:
+            return None
+        key = stored, topic.schema, None if wanted is None else tuple(wanted)
+        fitting = self._fittings.get(key)
+        if fitting is None:
+            schema = self.layout(topic.schema).schema
+            projected = schema if wanted is None else pa.schema([schema.field(number) for number in wanted])
+            fitting = Fitting(self.layout(stored).schema, projected)
+            with self._lock:
+                if len(self._fittings) >= _FITTINGS:
+                    self._fittings.clear()
+                self._fittings[key] = fitting
+        return fitting
+
     def _verified_batches(
-        self, placed: Sequence[Placed], wanted: Sequence[int] | None
+        self, topic: TopicRow, placed: Sequence[Placed], wanted: Sequence[int] | None
     ) -> list[pa.RecordBatch]:
         """The rows of small entries of one file, through one stream: a decoder's own cost is paid once for all."""
         entries = [one.entry for one in placed]
         first, last = entries[0], entries[-1]
+        fitting = self._fitting(topic, first.schema, wanted)
+        if fitting is not None:
+            if not fitting.columns:
+                return [fitting.nulls(entry.rows) for entry in entries]
+            wanted = fitting.columns
         layout, begin = self.layout(first.schema), first.position
         found = self._maps.read(first.file, first.kind, begin, last.position + last.length - begin)
         if found is None:
@@ -169,17 +200,22 @@ class Shelf:
         batches = format.decode_all(messages, layout, wanted)
         if [batch.num_rows for batch in batches] != [entry.rows for entry in entries]:
             raise format.Damaged("the rows are not as many as the index has")
-        return batches
+        return batches if fitting is None else [fitting.fitted(batch) for batch in batches]
 
     def _verified_batch(
         self, topic: TopicRow, entry: Entry, message: pa.Buffer, wanted: Sequence[int] | None
     ) -> pa.RecordBatch:
         layout = self.layout(entry.schema)
+        fitting = self._fitting(topic, entry.schema, wanted)
+        if fitting is not None:
+            if not fitting.columns:
+                return fitting.nulls(entry.rows)
+            wanted = fitting.columns
         self._verify(layout, [entry], [memoryview(message)], wanted)
         batch = format.decode(message, layout, wanted, entry.compressed)
         if batch.num_rows != entry.rows:
             raise format.Damaged(f"{batch.num_rows} rows where the index has {entry.rows}")
-        return batch
+        return batch if fitting is None else fitting.fitted(batch)
 
     def _verify(
         self,
@@ -226,6 +262,13 @@ class Shelf:
                 partition=partition,
                 offset=gap[0],
             )
+
+    def _misfit(self, topic: TopicRow, partition: int, placed: Placed, misfit: Misfit) -> SchemaMismatch:
+        return SchemaMismatch(
+            f"topic {topic.name!r}, partition {partition}, row {misfit.row} of offsets {placed.offset} to "
+            f"{placed.next_offset - 1}: {misfit.words}. The topic was altered: take it anew from its log and read "
+            "with the columns that it has now, or read without this one"
+        )
 
     def _damaged(self, topic: TopicRow, partition: int, placed: Placed, why: str) -> DataCorrupted:
         return DataCorrupted(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import polars as pl
 import pyarrow as pa
 
@@ -113,7 +114,13 @@ class Store:
 
     def intake(self, topic: TopicRow) -> Intake:
         # Producers that come and go start at different partitions.
-        return Intake(topic, self.shelf.layout(topic.schema), self.lsn())
+        turn = self.lsn()
+        earlier = [
+            Intake(msgspec.structs.replace(topic, schema=number), self.shelf.layout(number), turn)
+            for number, _ in reversed(topic.versions)
+            if number < topic.schema
+        ]
+        return Intake(topic, self.shelf.layout(topic.schema), turn, earlier)
 
     def heads(self, topic: TopicRow, partitions: Sequence[int] | None = None) -> dict[int, PartitionHead]:
         return {p: _head(topic.id, head) for p, head in self.shelf.heads(topic, partitions).items()}

@@ -9,18 +9,20 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pyarrow as pa
 
+from mamba_stream.core.alterations import SchemaVersion, history
 from mamba_stream.core.changes import Applied, ChangeSet, Sequence as ProducerSequence, Trim
 from mamba_stream.core.durability import Durability, check_durability
 from mamba_stream.core.durations import to_time
 from mamba_stream.core.names import did_you_mean
 from mamba_stream.core.numbers import is_whole
 from mamba_stream.core.predicates import Predicate, check, from_expr
-from mamba_stream.core.schemas import polars_schema
+from mamba_stream.core.schemas import describe_difference, polars_schema
 from mamba_stream.errors import ExpressionRefused, InvalidInput, SchemaMismatch, TopicNotFound
 from mamba_stream.log.altering import kept_for
 from mamba_stream.log.appended import Appended
 from mamba_stream.log.asked import LONGEST_TEXT, is_text, offset_of, offsets_of, partitions_of
 from mamba_stream.log.batch import LogBatch
+from mamba_stream.log.evolving import wanted_schema
 from mamba_stream.log.rows import TopicRow
 from mamba_stream.log.storage import PartitionHead, Reader, Storage
 
@@ -120,6 +122,11 @@ class Topic:
         return self._row.settings.seal_compression
 
     @property
+    def compatibility(self) -> str:
+        """What altering its columns has to leave possible: ``backward``, ``forward``, ``full`` or ``none``."""
+        return self._row.settings.compatibility
+
+    @property
     def internal(self) -> bool:
         """Whether the engine made this topic for itself."""
         return self._row.internal
@@ -172,6 +179,38 @@ class Topic:
         level = self._log.durability if durability is None else check_durability(durability)
         answer = self._commit(ChangeSet(sequences=sequences, durability=level), batches)
         return Appended(merged_ranges(answer.ranges), answer.lsn, level)
+
+    def check(self, data: Any, *, partition: int | None = None) -> None:
+        """Does with rows what is done before they are appended, and appends nothing.
+
+        Raises:
+            SchemaMismatch: Columns, types or values are not those of the topic.
+            InvalidInput: As for :meth:`append`.
+        """
+        self._intake.batches(data, partition)
+
+    def difference(self, schema: pa.Schema) -> str:
+        """What keeps rows of a schema from being appended, in words; empty where their columns fit.
+
+        They do where they are those that the topic has, or had before it was altered.
+        """
+        found = describe_difference(schema, self.schema)
+        earlier = (number for number, _ in self._row.versions if number != self._row.schema)
+        if found and any(not describe_difference(schema, self._store.schema(number)) for number in earlier):
+            return ""
+        return found
+
+    def altered(self, schema: Any) -> pa.Schema:
+        """The columns that ``log.alter_topic(name, schema=schema)`` would give the topic; alters nothing.
+
+        Raises:
+            SchemaMismatch: It cannot get them; all that is in the way is named.
+        """
+        return wanted_schema(self._row, self.schema, schema, None, self.compatibility)
+
+    def schemas(self) -> tuple[SchemaVersion, ...]:
+        """The schemas that the topic had, and last the one that it has, each with when it came and what it changed."""
+        return history((since, self._store.schema(number)) for number, since in self._row.versions)
 
     def read(
         self,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from mamba_stream.core.deadletters import Death, dead_rows, dead_schema
 from mamba_stream.errors import InvalidInput
 from mamba_stream.log import Log, Topic
+from mamba_stream.log.evolving import grown
 from mamba_stream.messaging.books import Change
 from mamba_stream.messaging.parts import Part
 from mamba_stream.messaging.schema import TIME, is_message_schema
@@ -23,7 +24,7 @@ def dead_topic(log: Log, name: str, topic: Topic) -> Topic:
             f"dead_letter={name!r} is the topic itself: name another, such as {name + '.dead'!r}"
         )
     time = TIME if is_message_schema(topic.schema) else topic.time
-    return log.create_topic(name, dead_schema(topic.schema), time=time, exist_ok=True)
+    return grown(log, name, dead_schema(topic.schema), time)
 
 
 class Graveyard:

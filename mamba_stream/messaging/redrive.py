@@ -218,7 +218,7 @@ def redrive(
     known = _Letters(log, _dead(log, name))
     if to is not None:
         target = log[to]
-        if not target.schema.equals(known.schema):
+        if target.difference(known.schema):
             raise InvalidInput(
                 f"to={to!r}: its columns are not those of the letters of {name!r}: {', '.join(known.schema.names)}"
             )
@@ -424,7 +424,7 @@ def _returns(
         topic = found[name].topic
         if topic.ended:
             kept[f"topic {name!r} was ended and takes no more rows"] += 1
-        elif not topic.schema.equals(schema):
+        elif topic.difference(schema):
             kept[f"topic {name!r} was made anew, with other columns"] += 1
         elif partition is not None and partition >= topic.partitions:
             kept[f"topic {name!r} has no partition {partition} any more"] += 1

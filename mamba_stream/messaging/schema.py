@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgpack
 import pyarrow as pa
 
+from mamba_stream.core.deadletters import DEAD
 from mamba_stream.errors import InvalidInput
 
 Headers = Mapping[str, str | bytes]
@@ -44,8 +45,14 @@ _VALUES = "a value is str, bytes, None, or a dict, list, number or bool that Mes
 
 
 def is_message_schema(schema: pa.Schema) -> bool:
-    """Whether a topic of this schema holds messages; otherwise its rows themselves are the messages."""
-    return bool(schema.equals(MESSAGES))
+    """Whether a topic of this schema holds messages; otherwise its rows themselves are the messages.
+
+    It may have more columns behind theirs, which were added since; but those of dead letters make it one of letters.
+    """
+    if schema.equals(MESSAGES):
+        return True
+    first = pa.schema(list(schema)[: len(MESSAGES)])
+    return bool(first.equals(MESSAGES)) and DEAD not in schema.names
 
 
 def encode_value(value: Any) -> tuple[bytes | None, int]:

@@ -13,6 +13,7 @@ import pyarrow as pa
 from mamba_stream.core.clock import Clock
 from mamba_stream.core.deadletters import Death, dead_rows, dead_schema
 from mamba_stream.log import Log, Topic
+from mamba_stream.log.evolving import grown
 from mamba_stream.operators.columns import OFFSET, ORIGIN, PARTITION, SOURCE, visible
 from mamba_stream.operators.failures import ProcessDied
 from mamba_stream.plan import nodes as n
@@ -143,9 +144,7 @@ class DeadLetters:
             AlreadyExists: There is a topic of such a name with other columns.
         """
         for topic in self._origins.values():
-            self._log.create_topic(
-                self._names[topic.name], dead_schema(topic.schema), time=topic.time, exist_ok=True
-            )
+            grown(self._log, self._names[topic.name], dead_schema(topic.schema), topic.time)
         return list(self._names.values())
 
     def of(self, faults: Sequence[Fault]) -> list[tuple[str, pa.RecordBatch]]:

@@ -128,7 +128,9 @@ def _topic(desk: Desk, caller: Caller, request: protocol.Named) -> protocol.Topi
 
 
 def _schema(desk: Desk, caller: Caller, request: protocol.Numbered) -> bytes:
-    topics = [row.name for row in desk.storage.topics() if row.schema == request.number]
+    topics = [
+        row.name for row in desk.storage.topics() if request.number in (number for number, _ in row.versions)
+    ]
     if not desk.gate.visible(caller, "topic", topics):
         # It is that of no topic which the caller may see.
         desk.gate.check(caller, (Need("admin", "log"),))

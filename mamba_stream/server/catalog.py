@@ -49,9 +49,10 @@ class Catalog:
         return self.known(number).row
 
     def known(self, number: int) -> Known:
-        """The topic of this number with what takes its rows."""
+        """The topic of this number, as the log has it now, with what takes its rows."""
         found = self._known.get(number)
-        if found is None:
+        # Others alter topics, too: in this log, and beside the server.
+        if found is None or found.row != self._storage.topic(found.row.name):
             found = self._look_up(number)
         return found
 
@@ -69,4 +70,5 @@ class Catalog:
         with self._lock:
             # Those that were deleted since are forgotten by the way.
             self._known = {n: known for n, known in self._known.items() if n in rows}
-            return self._known.setdefault(number, made)
+            self._known[number] = made
+            return made

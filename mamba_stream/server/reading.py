@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
+import msgspec
 import pyarrow as pa
 from pyarrow import flight
 
@@ -79,6 +80,7 @@ class _Reading:
         row = (
             desk.catalog.named(name or "") if request.topic is None else desk.catalog.numbered(request.topic)
         )
+        row = _in_schema(row, request.schema)
         schema = desk.storage.schema(row.schema)
         wanted = _wanted(row, schema, request.columns)
         self.schema = schema if wanted is None else pa.schema([schema.field(number) for number in wanted])
@@ -156,6 +158,15 @@ def _request(ticket: bytes) -> Read:
 def _check(request: Read) -> None:
     if (request.topic is None) == (request.name is None):
         raise InvalidInput("a ticket names a topic by topic= (its number) or by name=, one of them")
+
+
+def _in_schema(row: TopicRow, schema: int | None) -> TopicRow:
+    """The topic with the columns of one of its schemas: whoever reads goes on with those that it began with."""
+    if schema is None or schema == row.schema:
+        return row
+    if schema not in (number for number, _ in row.versions):
+        raise InvalidInput(f"topic {row.name!r} has no schema of the number {schema}: ask for the topic anew")
+    return msgspec.structs.replace(row, schema=schema)
 
 
 def _wanted(row: TopicRow, schema: pa.Schema, columns: list[str] | None) -> tuple[int, ...] | None:

@@ -8,13 +8,21 @@ from typing import Final
 import msgspec
 import pyarrow as pa
 
-from mamba_stream.core.changes import MAX_RECORD_BYTES, ChangeSet, CreateTopic, GroupOffset, Record
+from mamba_stream.core.changes import (
+    MAX_RECORD_BYTES,
+    AlterTopic,
+    ChangeSet,
+    CreateTopic,
+    GroupOffset,
+    Record,
+)
 from mamba_stream.core.names import check_name
-from mamba_stream.core.schemas import schema_from_bytes
-from mamba_stream.errors import DataCorrupted, InvalidInput, PartitionNotFound
+from mamba_stream.core.schemas import canonical_schema, schema_bytes, schema_from_bytes
+from mamba_stream.errors import DataCorrupted, InvalidInput, PartitionNotFound, PreconditionFailed
 from mamba_stream.log.altering import checked
 from mamba_stream.log.asked import text_of
 from mamba_stream.log.creating import checked_topic
+from mamba_stream.log.evolving import checked_schema
 from mamba_stream.server.catalog import Catalog
 from mamba_stream.server.limits import Limits
 
@@ -46,15 +54,13 @@ def vetted(change: ChangeSet, catalog: Catalog, limits: Limits, now: int) -> Cha
         _check_place(catalog, trim.topic, trim.partition, trim.begin)
     for number in (*change.drops, *change.ends):
         catalog.numbered(number)
-    for alter in change.alters:
-        topic = catalog.numbered(alter.topic)
-        checked(topic.name, topic.key, alter.settings)
+    alters = tuple(_altered(alter, catalog, limits) for alter in change.alters)
     for offset in change.offsets:
         _check_offset(catalog, offset)
     for record in (*change.records, *change.requires):
         _check_record(record)
     return msgspec.structs.replace(
-        change, creates=tuple(_created(create, limits, now) for create in change.creates)
+        change, creates=tuple(_created(create, limits, now) for create in change.creates), alters=alters
     )
 
 
@@ -87,11 +93,7 @@ def of_caller(change: ChangeSet, caller: str) -> ChangeSet:
 
 def _created(create: CreateTopic, limits: Limits, now: int) -> CreateTopic:
     check_name(create.name, "topic", internal=create.internal)
-    try:
-        schema = schema_from_bytes(create.schema)
-    except (DataCorrupted, pa.ArrowException, OSError, ValueError) as error:
-        raise InvalidInput(f"topic {create.name!r}: its schema is not an Arrow IPC schema message") from error
-    limits.check_schema(schema, f"topic {create.name!r}")
+    schema = _schema(create.schema, limits, f"topic {create.name!r}")
     return checked_topic(
         create.name,
         schema,
@@ -104,6 +106,31 @@ def _created(create: CreateTopic, limits: Limits, now: int) -> CreateTopic:
         created=now,
         settings=create.settings,
     )
+
+
+def _altered(alter: AlterTopic, catalog: Catalog, limits: Limits) -> AlterTopic:
+    known = catalog.known(alter.topic)
+    row = known.row
+    checked(row.name, row.key, alter.settings)
+    if alter.schema is None:
+        return alter
+    if row.schema != alter.schema_seen:
+        # What it becomes by then, nobody could have judged.
+        raise PreconditionFailed(f"topic {row.name!r} has other columns by now: look at it again")
+    wanted = canonical_schema(_schema(alter.schema, limits, f"topic {row.name!r}"))
+    schema = checked_schema(row, known.schema, wanted, alter.settings.compatibility)
+    if schema is known.schema:
+        raise InvalidInput(f"topic {row.name!r} has these columns: there is nothing to alter")
+    return msgspec.structs.replace(alter, schema=schema_bytes(schema))
+
+
+def _schema(message: bytes, limits: Limits, where: str) -> pa.Schema:
+    try:
+        schema = schema_from_bytes(message)
+    except (DataCorrupted, pa.ArrowException, OSError, ValueError) as error:
+        raise InvalidInput(f"{where}: its schema is not an Arrow IPC schema message") from error
+    limits.check_schema(schema, where)
+    return schema
 
 
 def _check_offset(catalog: Catalog, offset: GroupOffset) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 import polars as pl
 import pyarrow as pa
 
+from mamba_stream.core.alterations import history
 from mamba_stream.core.batches import frame_from_batch
 from mamba_stream.core.schemas import polars_schema, schema_bytes, schema_from_bytes
 from mamba_stream.log.description import TopicDescription
 from mamba_stream.log.remote.protocol import Description
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def packed(facts: TopicDescription) -> Description:
@@ -40,6 +43,7 @@ def packed(facts: TopicDescription) -> Description:
         sampled=facts.sampled,
         columns=schema_bytes(facts.schema),
         settings=facts.settings,
+        schemas=[(_micros(version.since), schema_bytes(version.schema)) for version in facts.schemas],
     )
 
 
@@ -68,7 +72,12 @@ def unpacked(told: Description) -> TopicDescription:
         key_skew=skew,
         sampled=told.sampled,
         settings=told.settings,
+        schemas=history((since, schema_from_bytes(columns)) for since, columns in told.schemas),
     )
+
+
+def _micros(when: datetime) -> int:
+    return (when - _EPOCH) // timedelta(microseconds=1)
 
 
 def _values(schema: pa.Schema, columns: list[str], values: list[Any]) -> bytes:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 import pyarrow as pa
 
 from mamba_stream.core.batches import to_batches
+from mamba_stream.errors import SchemaMismatch
 from mamba_stream.log.asked import offsets_of, partition_of
 from mamba_stream.log.rows import TopicRow
 
@@ -26,11 +28,17 @@ class RowsOut(msgspec.Struct, frozen=True):
 
 
 class RemoteIntake:
-    """Prepares rows for one topic of a server."""
+    """Prepares rows for one topic of a server, in its schema, or in an earlier one of it whose columns they have.
 
-    def __init__(self, topic: TopicRow, schema: pa.Schema) -> None:
+    Args:
+        topic: The topic.
+        schema: Gives the columns of a schema's number.
+    """
+
+    def __init__(self, topic: TopicRow, schema: Callable[[int], pa.Schema]) -> None:
         self._topic = topic
-        self._schema = schema
+        self._schema_of = schema
+        self._schema = schema(topic.schema)
         self._to = f"topic {topic.name!r}"
 
     def batches(
@@ -46,10 +54,24 @@ class RemoteIntake:
         if partition is not None:
             partition = partition_of(self._topic, partition)
         expected = offsets_of(self._topic, "expect", expect)
-        batches = to_batches(data, self._schema, max_rows=MOST_ROWS, to=self._to, trusted=own)
+        schema, batches = self._fitting(data, own=own)
         if not batches and not expected:
             return []
-        return [RowsOut(self._topic.id, partition, expected, encoded(batches, self._schema))]
+        return [RowsOut(self._topic.id, partition, expected, encoded(batches, schema))]
+
+    def _fitting(self, data: Any, *, own: bool) -> tuple[pa.Schema, list[pa.RecordBatch]]:
+        """The latest of the topic's schemas that the data fits, and the data in it."""
+        try:
+            return self._schema, to_batches(data, self._schema, max_rows=MOST_ROWS, to=self._to, trusted=own)
+        except SchemaMismatch:
+            for number, _ in reversed(self._topic.versions):
+                if number < self._topic.schema:
+                    earlier = self._schema_of(number)
+                    with contextlib.suppress(SchemaMismatch):
+                        return earlier, to_batches(
+                            data, earlier, max_rows=MOST_ROWS, to=self._to, trusted=own
+                        )
+            raise
 
     def together(self, batches: Sequence[pa.RecordBatch], partition: int) -> list[RowsOut]:
         """The rows of several own batches of one schema, as if they were one."""

@@ -136,6 +136,8 @@ class Description(msgspec.Struct):
     sampled: int
     columns: bytes
     settings: TopicSettings = TopicSettings()
+    schemas: list[tuple[int, bytes]] = []
+    """Its schemas as IPC messages, each with when it came, the first one first."""
 
 
 class AskGroup(msgspec.Struct):
@@ -249,6 +251,8 @@ class Read(msgspec.Struct):
     rows; whoever wants more comes again. ``low`` and ``high`` are ticks of the time column, inclusive: batches
     with no row between them are left out. With ``progress`` a stream's last message of a partition says how far
     was looked, even if that gave no rows. With ``offsets`` each row's is told, where a predicate left some out.
+    ``schema`` is the number of the topic's schema whose columns are meant, of which it has several if it was altered;
+    without, that which it has now.
     """
 
     topic: int | None = None
@@ -263,6 +267,7 @@ class Read(msgspec.Struct):
     high: int | None = None
     progress: bool = False
     offsets: bool = False
+    schema: int | None = None
 
 
 class Run(msgspec.Struct, array_like=True):

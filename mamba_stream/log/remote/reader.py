@@ -180,6 +180,7 @@ class RemoteReader(Positioned):
             high=self._between[1],
             predicate=self._predicate,
             offsets=self._predicate is not None,
+            schema=self._topic.schema,
         )
 
     def _forget(self, partition: int) -> None:

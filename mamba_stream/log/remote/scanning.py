@@ -40,6 +40,7 @@ def scan(
             predicate=None if asked is None else encode(asked),
             most_bytes=WINDOW_BYTES,
             progress=True,
+            schema=topic.schema,
         )
         return _rows(connection, topic, wanted, heads()), left
 

@@ -104,7 +104,7 @@ class RemoteStorage:
         return known
 
     def intake(self, topic: TopicRow) -> RemoteIntake:
-        return RemoteIntake(topic, self.schema(topic.schema))
+        return RemoteIntake(topic, self.schema)
 
     def commit(self, change: ChangeSet, batches: Sequence[RowsOut] = ()) -> Applied:
         return self._committer.commit(change, batches)

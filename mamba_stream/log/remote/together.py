@@ -49,7 +49,11 @@ def _asked(question: Question) -> tuple[str, Any]:
             return "records", protocol.AskRecords(namespace)
         case RowsOf(topic, start, most_rows, most_bytes):
             return "rows", protocol.Read(
-                topic=topic.id, start=dict(start), most_rows=most_rows, most_bytes=most_bytes
+                topic=topic.id,
+                start=dict(start),
+                most_rows=most_rows,
+                most_bytes=most_bytes,
+                schema=topic.schema,
             )
 
 
