@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any, Final
 
 import msgspec
@@ -11,7 +12,7 @@ from pyarrow import flight
 
 from mamba_stream.core.names import did_you_mean
 from mamba_stream.core.predicates import decode as decode_predicate
-from mamba_stream.errors import InvalidInput, SchemaMismatch
+from mamba_stream.errors import InvalidInput, MambaStreamError, SchemaMismatch
 from mamba_stream.log.asked import check_bounds, offsets_of
 from mamba_stream.log.batch import LogBatch
 from mamba_stream.log.remote.protocol import Piece, Read, RowsRead, Run, decode, encode
@@ -21,7 +22,7 @@ from mamba_stream.server.belongings import need_of_topic
 from mamba_stream.server.desk import Desk
 from mamba_stream.server.gate import Caller
 
-_POLLED: Final = 65_536
+_POLLED: Final = 1 << 20
 _POLLED_BYTES: Final = 8 << 20
 """Rows and bytes of one partition before it is the next one's turn."""
 _SMALL: Final = 64 << 10
@@ -31,14 +32,21 @@ _MOST_ALONG: Final = 1 << 20
 _MOST_ALONG_ROWS: Final = 65_536
 """Bytes and rows that come as an answer."""
 
+_Sent = tuple[pa.RecordBatch, Piece, int]
+"""A batch, what lies beside it, and its bytes."""
 
-def read(desk: Desk, caller: Caller, ticket: bytes) -> tuple[pa.Schema, Iterator[Any]]:
-    """The schema of what is read, and what a ``GeneratorStream`` sends."""
+
+def read(desk: Desk, caller: Caller, ticket: bytes) -> tuple[pa.Schema, Iterator[list[Any]]]:
+    """The schema of what is read, and what a ``GeneratorStream`` sends, some at a time.
+
+    Flight asks for every batch in a thread state of Python that it makes for that and throws away: to run a generator
+    there takes and gives back its stack each time, where to take the next of a list does not.
+    """
     request = _request(ticket)
     reading = _Reading(desk, caller, request)
     start, ends = reading.bounds()
-    pieces = reading.pieces(start, ends, request.most_rows, request.most_bytes)
-    return reading.schema, ((data, encode(piece)) for data, piece, _ in pieces)
+    groups = reading.groups(start, ends, request.most_rows, request.most_bytes)
+    return reading.schema, ([(data, encode(piece)) for data, piece, _ in group] for group in groups)
 
 
 def rows(desk: Desk, caller: Caller, request: Read) -> RowsRead:
@@ -59,7 +67,8 @@ def rows(desk: Desk, caller: Caller, request: Read) -> RowsRead:
                 break
             if start[partition] >= ends[partition]:
                 continue
-            for data, piece, size in reading.pieces({partition: start[partition]}, ends, left, space):
+            groups = reading.groups({partition: start[partition]}, ends, left, space)
+            for data, piece, size in chain.from_iterable(groups):
                 if size > _MOST_ALONG:
                     break
                 writer.write_batch(data)
@@ -101,10 +110,10 @@ class _Reading:
         ends = offsets_of(self._row, "ends", self._request.ends)
         return start, {p: min(head.end, ends.get(p, head.end)) for p, head in heads.items()}
 
-    def pieces(
+    def groups(
         self, start: dict[int, int], ends: dict[int, int], most_rows: int | None, most_bytes: int | None
-    ) -> Iterator[tuple[pa.RecordBatch, Piece, int]]:
-        """Batches between these offsets, what lies beside each, and its bytes, until there are about so many."""
+    ) -> Iterator[list[_Sent]]:
+        """Batches between these offsets until there are about so many; as many at a time as one turn has."""
         desk, between = self._desk, (self._request.low, self._request.high)
         left = most_rows if most_rows is not None else 1 << 62
         space = most_bytes if most_bytes is not None else 1 << 62
@@ -117,26 +126,37 @@ class _Reading:
                     break
                 if self._sieve is not None:
                     batches = self._sieve.sifted(batches)
-                for together, size in _gathered(batches):
-                    data = (
-                        together[0].data
-                        if len(together) == 1
-                        else pa.concat_batches([b.data for b in together])
-                    )
-                    left -= data.num_rows
-                    space -= size
-                    desk.gate.spend(self._caller, sent=size)
-                    kept = _offsets(together) if self._request.offsets else b""
-                    runs = [_run(batch) for batch in together]
-                    yield data, Piece(together[0].partition, runs, kept), size
+                group, refused = self._paid(batches)
+                left -= sum(data.num_rows for data, _, _ in group)
+                space -= sum(size for _, _, size in group)
+                yield group
+                if refused is not None:
+                    raise refused
                 # Who lost the right, or whose token ended, gets no more.
                 desk.gate.check(self._caller, (self._need,))
             if self._request.progress:
                 nothing = pa.RecordBatch.from_pylist([], self.schema)
-                for partition, position in reader.positions.items():
-                    yield nothing, Piece(partition, [Run(position, position, 0, 0)]), 0
+                yield [
+                    (nothing, Piece(partition, [Run(position, position, 0, 0)]), 0)
+                    for partition, position in reader.positions.items()
+                ]
         finally:
             reader.close()
+
+    def _paid(self, batches: list[LogBatch]) -> tuple[list[_Sent], MambaStreamError | None]:
+        """What of these goes out, and why no more of them does: what was counted is sent before that is told."""
+        group: list[_Sent] = []
+        for together, size in _gathered(batches):
+            try:
+                self._desk.gate.spend(self._caller, sent=size)
+            except MambaStreamError as error:
+                return group, error
+            data = together[0].data if len(together) == 1 else pa.concat_batches([b.data for b in together])
+            kept = _offsets(together) if self._request.offsets else b""
+            group.append(
+                (data, Piece(together[0].partition, [_run(batch) for batch in together], kept), size)
+            )
+        return group, None
 
 
 def _open() -> None:

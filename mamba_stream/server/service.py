@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -119,12 +120,12 @@ class FlightService(flight.FlightServerBase):  # type: ignore[misc]
         call = self._call(context, "read")
         caller = call.__enter__()
         try:
-            schema, batches = read(self.desk, caller, ticket.ticket)
+            schema, groups = read(self.desk, caller, ticket.ticket)
         except BaseException as error:
             call.__exit__(type(error), error, error.__traceback__)
             raise
         # The call goes on for as long as the stream does.
-        return flight.GeneratorStream(schema, answered_each(self._during(call, batches)))
+        return flight.GeneratorStream(schema, chain.from_iterable(answered_each(self._during(call, groups))))
 
     def do_put(
         self,
@@ -243,10 +244,10 @@ class FlightService(flight.FlightServerBase):  # type: ignore[misc]
                 "of that one mean nothing here. Open the address again for this log, or bring the other one back"
             )
 
-    def _during(self, call: Any, batches: Iterator[Any]) -> Iterator[Any]:
+    def _during(self, call: Any, groups: Iterator[Any]) -> Iterator[Any]:
         error: BaseException | None = None
         try:
-            yield from batches
+            yield from groups
         except BaseException as raised:
             error = raised
             raise
