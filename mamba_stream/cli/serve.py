@@ -81,6 +81,7 @@ def serve(place: str | None, **flags: Any) -> int:
     from mamba_stream.core.settings import FILE, read_file, table_of
     from mamba_stream.log import directory_of, open_log
     from mamba_stream.messaging.statistics import queue_statistics
+    from mamba_stream.runtime.jobs import list_jobs
     from mamba_stream.server.extras import check_extra
     from mamba_stream.server.settings import SERVER
 
@@ -91,7 +92,7 @@ def serve(place: str | None, **flags: Any) -> int:
     from mamba_stream.server.serving import Server
 
     with open_log(directory_of(place)) as log:
-        return Server(log, settings, queue_statistics, SystemClock(), __version__, _announce).run()
+        return Server(log, settings, queue_statistics, list_jobs, SystemClock(), __version__, _announce).run()
 
 
 def _announce(line: str) -> None:

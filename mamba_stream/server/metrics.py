@@ -1,4 +1,4 @@
-"""What ``/metrics`` tells Prometheus: the queues' six figures, commits, calls, connections, memory, a listener's life.
+"""What ``/metrics`` tells Prometheus: the queues' six figures, jobs, commits, calls, connections, a listener's life.
 
 Labels are the log's topics and groups, actions and outcomes of calls, reasons and checks: each a set that does not
 grow with what clients send.
@@ -25,6 +25,7 @@ from mamba_stream.core.clock import Clock
 from mamba_stream.core.histogram import cumulative
 from mamba_stream.errors import MambaStreamError
 from mamba_stream.log import Log
+from mamba_stream.server.jobmetrics import AskJobs, JobMetrics
 from mamba_stream.server.orders import Figures
 from mamba_stream.server.readiness import Readiness, free_bytes
 from mamba_stream.server.supervisor import Supervisor
@@ -91,6 +92,7 @@ _SIX: Final = (
 def registry_of(
     log: Log,
     ask: Ask,
+    ask_jobs: AskJobs,
     supervisor: Supervisor,
     readiness: Readiness,
     clock: Clock,
@@ -100,6 +102,7 @@ def registry_of(
     registry = CollectorRegistry(auto_describe=False)
     ProcessCollector(registry=registry)
     registry.register(_Queues(log, ask, clock))
+    registry.register(JobMetrics(log, ask_jobs))
     registry.register(_Server(log, supervisor, readiness, version))
     return registry
 

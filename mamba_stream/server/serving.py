@@ -25,6 +25,7 @@ from mamba_stream.log.registry import Registry
 from mamba_stream.log.store import Store, acquire
 from mamba_stream.server.events import Events, Forward
 from mamba_stream.server.health import Health
+from mamba_stream.server.jobmetrics import AskJobs
 from mamba_stream.server.metrics import Ask, registry_of
 from mamba_stream.server.notify import Notifier
 from mamba_stream.server.orders import Orders
@@ -53,6 +54,7 @@ class Server:
         log: The log, open.
         settings: What it is told.
         ask: Gives the queues' figures.
+        ask_jobs: Gives those of jobs.
         clock: Tells the time.
         version: Of the package, for the metrics.
         announce: Is told what clients shall connect to, once they can.
@@ -62,6 +64,7 @@ class Server:
     log: Log
     settings: ServerSettings
     ask: Ask
+    ask_jobs: AskJobs
     clock: Clock
     version: str
     announce: Callable[[str], None]
@@ -119,7 +122,9 @@ class Server:
         readiness = Readiness(checks, [] if health is None else [health.tell])
         self._turned = self.clock.monotonic()
         if web is not None:
-            registry = registry_of(self.log, self.ask, supervisor, readiness, self.clock, self.version)
+            registry = registry_of(
+                self.log, self.ask, self.ask_jobs, supervisor, readiness, self.clock, self.version
+            )
             web.start(application(lambda: self._alive(supervisor), readiness, registry), events)
         if health is not None:
             health.start()

@@ -352,6 +352,8 @@ def test_metrics_tell_of_queues_calls_commits_and_are_as_prometheus_wants_them(s
     assert [message.value for message, _ in zip(consumer.consume(), range(2), strict=False)]
     with pytest.raises(mamba.MambaStreamError), mamba.open(serving.address) as log:
         log["none"]
+    counted = mamba.stream("letters").with_columns(there=pl.lit(True)).select("there").to("counted")
+    mamba.run(mamba.pipeline("count", counted), serving.address, until="now")
     found = serving.figures()
     assert found['mamba_stream_topic_messages{topic="letters"}'] == 5
     assert found['mamba_stream_group_backlog_messages{group="readers"}'] <= 5
@@ -373,6 +375,11 @@ def test_metrics_tell_of_queues_calls_commits_and_are_as_prometheus_wants_them(s
     assert found["mamba_stream_received_bytes_total"] > 0
     assert found["mamba_stream_ready"] == 1
     consumer.close()
+    assert found['mamba_stream_job_running{job="count"}'] == 0
+    assert found['mamba_stream_job_commits_total{job="count"}'] >= 1
+    assert found['mamba_stream_job_workers{job="count"}'] == 0
+    assert found['mamba_stream_job_last_commit_timestamp_seconds{job="count"}'] > 1_700_000_000
+    assert found['mamba_stream_group_backlog_messages{group="job.count"}'] == 0
     before = found["mamba_stream_commits_total"]
     text = serving.get("/metrics")[1]
     checked = subprocess.run(
