@@ -135,13 +135,15 @@ class Job(ABC):
         return describe(self._log, self.status, self.workers, self._inlets)
 
     def checkpoint(self, timeout: float | None = None) -> int:
-        """Commits now; returns the number of the commit.
+        """Commits now, and has it on the disk; returns the number of the commit.
 
         Raises:
             TimeoutError: It did not come to it in time.
             JobFailed: The job is over.
         """
-        return self._ask(Asked(), timeout)
+        lsn = self._ask(Asked(), timeout)
+        self._log.flush()
+        return lsn
 
     def savepoint(self, name: str, timeout: float | None = None) -> int:
         """Commits now, and keeps what the job remembers under a name until it is deleted.

@@ -86,6 +86,12 @@ def test_the_end_of_a_run_is_on_the_disk(log, place):
     assert not waits(log)
 
 
+def test_a_checkpoint_is_on_the_disk(log):
+    job = mamba.start(mamba.pipeline("job", windows().to("out")), log, commit="1h", durability="os")
+    assert job.checkpoint(60) <= log.statistics().flushed_lsn
+    job.stop()
+
+
 def test_a_job_s_commits_are_flushed_by_themselves_unless_told_otherwise(log):
     pipeline = mamba.pipeline("job", windows().to("out"))
     asked = []
