@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
+import msgspec
 import polars as pl
 import pyarrow as pa
 
@@ -211,6 +212,17 @@ class Topic:
     def schemas(self) -> tuple[SchemaVersion, ...]:
         """The schemas that the topic had, and last the one that it has, each with when it came and what it changed."""
         return history((since, self._store.schema(number)) for number, since in self._row.versions)
+
+    @property
+    def schema_number(self) -> int:
+        """The number of the schema that this handle has: that of the topic when it was looked up."""
+        return self._row.schema
+
+    def in_schema(self, number: int) -> Self:
+        """The topic with the columns of an earlier schema of it; as it is, where it never had one of this number."""
+        if number not in (known for known, _ in self._row.versions):
+            return self
+        return type(self)(self._log, self._store, msgspec.structs.replace(self._row, schema=number))
 
     def read(
         self,

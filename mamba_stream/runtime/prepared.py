@@ -34,21 +34,31 @@ class Prepared:
         layouts: What identifies the state of each step, by name.
     """
 
-    def __init__(self, pipeline: Pipeline, log: Log) -> None:
+    def __init__(self, pipeline: Pipeline, log: Log, schemas: Mapping[str, int] | None = None) -> None:
         """Checks everything that can be checked.
+
+        Args:
+            pipeline: The pipeline.
+            log: The log.
+            schemas: What :attr:`schemas` was when a run began that this belongs to; topics may have been altered since.
 
         Raises:
             PipelineRefused: The pipeline cannot be right.
             TopicNotFound: A topic is not there.
         """
         self._pipeline = pipeline
-        self.topics = topics_of(pipeline.nodes, log)
+        self.topics = topics_of(pipeline.nodes, log, schemas)
         self.analysis = analyse(pipeline.outputs, facts_of(self.topics))
         self.names = source_names(self.analysis.sources)
         _check_distinct(self.analysis.sources, self.names)
         check_handovers(self.analysis.nodes, self.topics)
         self.contents: dict[n.Node, str] = {node: self._content(node) for node in self.analysis.sources}
         self.layouts = {step.name: layout_of(step, self.analysis) for step in self.analysis.steps}
+
+    @property
+    def schemas(self) -> dict[str, int]:
+        """By name the numbers of the topics' schemas that the plan was made for."""
+        return {name: topic.schema_number for name, topic in self.topics.items()}
 
     def upgrade(self, progress: Progress) -> Upgrade:
         """What the pipeline can keep of what a job left."""

@@ -57,6 +57,7 @@ def start_job(pipeline: Pipeline, log: Log, options: RunOptions, clock: Clock | 
             partitions=begun.partitions,
             run=begun.run,
             workers=options.workers,
+            schemas=begun.prepared.schemas,
         )
 
     return PooledJob(pipeline, log, options, settings, starting, clock=clock)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import polars as pl
 
@@ -12,8 +12,15 @@ from mamba_stream.plan import nodes as n
 from mamba_stream.plan.shapes import TopicFacts
 
 
-def topics_of(nodes: Sequence[n.Node], log: Log | None) -> dict[str, Topic]:
+def topics_of(
+    nodes: Sequence[n.Node], log: Log | None, schemas: Mapping[str, int] | None = None
+) -> dict[str, Topic]:
     """The topics that a plan reads, by name.
+
+    Args:
+        nodes: The plan.
+        log: The log; ``None`` where the plan reads no topic.
+        schemas: By a topic's name the number of the schema whose columns it is to have; others have those of now.
 
     Raises:
         TopicNotFound: The log has none of that name; the message names the user's line.
@@ -23,7 +30,9 @@ def topics_of(nodes: Sequence[n.Node], log: Log | None) -> dict[str, Topic]:
         if isinstance(node, n.TopicSource):
             assert log is not None
             try:
-                found[node.topic] = log[node.topic]
+                topic = log[node.topic]
+                number = (schemas or {}).get(node.topic)
+                found[node.topic] = topic if number is None else topic.in_schema(number)
             except TopicNotFound as error:
                 raise TopicNotFound(f"{error} (stream at {node.place})") from None
     return found

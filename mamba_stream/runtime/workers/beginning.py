@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +55,14 @@ class Begun:
     partitions: int
 
 
-def begin(pipeline: Pipeline, log: Log, options: RunOptions, partitions: int, clock: Clock) -> Begun:
+def begin(
+    pipeline: Pipeline,
+    log: Log,
+    options: RunOptions,
+    partitions: int,
+    clock: Clock,
+    schemas: Mapping[str, int] | None = None,
+) -> Begun:
     """Checks everything that can be checked, and takes the job over.
 
     Args:
@@ -63,11 +71,12 @@ def begin(pipeline: Pipeline, log: Log, options: RunOptions, partitions: int, cl
         options: How it is to be run.
         partitions: How many tasks a stage behind a shuffle has, where the job has none yet, or is upgraded.
         clock: The clock.
+        schemas: By name the schemas of the topics that it was planned for, where it goes on within a run.
 
     Raises:
         PipelineRefused: The pipeline cannot be right, or not go on from the state there is.
     """
-    prepared = Prepared(pipeline, log)
+    prepared = Prepared(pipeline, log, schemas)
     for group in groups_of(pipeline.name, prepared.analysis.sources):
         check_name(group, "group")
     make_state(log, pipeline.name)

@@ -106,7 +106,7 @@ class _Post:
 
     def _shift(self) -> Shift:
         given = self._shipment
-        prepared = Prepared(given.pipeline, self._log)
+        prepared = Prepared(given.pipeline, self._log, given.schemas)
         stages = layout_of_job(prepared, given.partitions).stages
         worker = Worker(
             given.pipeline,

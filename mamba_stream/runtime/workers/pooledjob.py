@@ -196,7 +196,9 @@ class PooledJob(Job):
         before = self._pool
         before.cancel()
         options = replace(self._options, anew=False, savepoint=None, upgrade=False)
-        self._begun = begin(self._pipeline, self._log, options, self._partitions, self._clock)
+        # With the columns of before: a topic that was altered meanwhile is for the next run.
+        schemas = self._begun.prepared.schemas
+        self._begun = begin(self._pipeline, self._log, options, self._partitions, self._clock, schemas)
         self._pool = pool = self._new_pool(replace(self._settings, workers=before.scale))
         pool.facts, pool.begun = dict(before.facts), dict(before.begun)
         return pool

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Final
@@ -60,6 +60,7 @@ class ProcessExecutor:
         partitions: int,
         run: int,
         workers: int,
+        schemas: Mapping[str, int],
         environment: dict[str, str] | None = None,
     ) -> None:
         """Packs what workers are sent; none is started yet.
@@ -71,13 +72,14 @@ class ProcessExecutor:
             partitions: How many tasks a stage behind a shuffle has.
             run: The number of the job's run.
             workers: How many there will be, which share the processors.
+            schemas: By name the schemas of the topics that it was planned for: workers that come later go by them.
             environment: Theirs, instead of this process's.
 
         Raises:
             PipelineRefused: Something in the pipeline cannot be sent to another process.
         """
         way = way_to(log)
-        self._packed = pack(Shipment(pipeline, way, options, partitions, run))
+        self._packed = pack(Shipment(pipeline, way, options, partitions, run, schemas))
         self._name = pipeline.name
         self.workers = workers
         """How many workers there will be; those that are started from now on reckon with so many."""

@@ -15,7 +15,7 @@ import copyreg
 import io
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from importlib.machinery import ModuleSpec
@@ -48,6 +48,7 @@ class Shipment:
         options: How the job is run.
         partitions: How many tasks a stage behind a shuffle has.
         run: The number of the job's run.
+        schemas: By name the schemas of the topics that it was planned for.
     """
 
     pipeline: Pipeline
@@ -55,6 +56,7 @@ class Shipment:
     options: RunOptions
     partitions: int
     run: int
+    schemas: Mapping[str, int]
 
 
 def send_whole(module: ModuleType) -> None:

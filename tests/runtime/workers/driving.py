@@ -77,6 +77,7 @@ class Driven:
             partitions=partitions,
             run=begun.run,
             workers=workers,
+            schemas=begun.prepared.schemas,
             environment=environment,
         )
         settings = PoolSettings(workers, lease=lease, restarts=restarts)
