@@ -6,8 +6,8 @@ drives it pushes rows in, tells it how far time has come, and takes what arrives
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from types import MappingProxyType
 from typing import Final, TypeVar
@@ -15,85 +15,43 @@ from typing import Final, TypeVar
 import polars as pl
 
 from mamba_stream.core.single import written_out
-from mamba_stream.errors import JobFailed, StepFailed
-from mamba_stream.operators.columns import ORIGIN
 from mamba_stream.operators.failures import (
     FAILURES,
-    UNRELATED,
-    Piece,
-    ProcessDied,
     RowsFailed,
-    Unsuited,
-    can_be_cut,
-    culprit,
-    sift,
 )
 from mamba_stream.operators.lateness import FOREVER, NEVER
 from mamba_stream.operators.retimed import COUNTED, Retimed
 from mamba_stream.operators.rows import RowSteps
 from mamba_stream.operators.step import (
-    LATE_REASON,
     Atomic,
-    Failed,
-    Late,
     Made,
     Resting,
     StatefulStep,
     Ticking,
     Tolerant,
 )
-from mamba_stream.operators.tally import Tally
 from mamba_stream.operators.union import Union
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.analysis import Analysis
 from mamba_stream.plan.asynchronous import MapAsync
 from mamba_stream.plan.halves import Halved
 from mamba_stream.plan.process import SideRows
-from mamba_stream.plan.refusing import first_line
 from mamba_stream.plan.stages import Exchange, Stage, whole
 from mamba_stream.plan.verbs import row_verb
+from mamba_stream.runtime.attempts import Attempts
 from mamba_stream.runtime.care import Care
-from mamba_stream.runtime.faults import Fault, Faults, shown
+from mamba_stream.runtime.faults import Faults
 from mamba_stream.runtime.halves import Reducing, first_half_of, second_half_of
 from mamba_stream.runtime.inflight import InFlight
-from mamba_stream.runtime.places import line_of
+from mamba_stream.runtime.latecounts import LateCounts
 from mamba_stream.runtime.steps import calls_of, operator_of, step_of
-from mamba_stream.runtime.tracing import Tracer
 from mamba_stream.runtime.watermarks import Mark, PartitionTime, combined, mark_of
 
 T = TypeVar("T")
 Sink = Callable[[pl.DataFrame], None]
+_Context = tuple[tuple[n.Node, Callable[[], pl.DataFrame]] | None, int, str]
+"""What has to be known about rows that come back later."""
 NONE: Final[Mapping[n.Node, Mark]] = MappingProxyType({})
-
-
-@dataclass(slots=True)
-class LateCounts:
-    """How many rows came too late for a step.
-
-    Attributes:
-        by_watermark: Too late for the watermark of their own partition.
-        by_idleness: In time for it, but their partition had been silent for so long that time went on without it.
-        short: By how many ticks the lateness fell short, for the former.
-        rows: All rows that arrived at the step.
-    """
-
-    by_watermark: int = 0
-    by_idleness: int = 0
-    short: Tally = field(default_factory=Tally)
-    rows: int = 0
-
-    def count(self, late: Late) -> None:
-        """Counts late rows."""
-        idle = late.frame.get_column(LATE_REASON).eq("idle").to_numpy()
-        self.by_idleness += int(idle.sum())
-        self.by_watermark += int((~idle).sum())
-        self.short.add(late.by[~idle])
-
-
-_REMEDY: Final = (
-    "on_error='dead_letter' or 'skip' leaves out rows over which workers die; to go on with them, mend what the step "
-    "calls, or give it what it lacks (memory, where the system ended it)"
-)
 
 
 class Flow:
@@ -120,18 +78,13 @@ class Flow:
         """
         self._analysis = analysis
         self._stage = stage = stage or whole(analysis)
-        self._faults = faults or Faults("fail")
-        self._tracer = Tracer(analysis)
-        self._care = care
-        self._pushed: tuple[n.Node, Callable[[], pl.DataFrame]] | None = None
+        self._attempts = Attempts(analysis, faults or Faults("fail"), care)
         self._pushed_bytes = 0
         self._ring = ring
         self._flights: dict[MapAsync, InFlight] = {}
         self._next: dict[n.Node, list[Sink]] = {node: [] for node in (*stage.exchanges, *stage.nodes)}
         self.steps: dict[n.Stateful, StatefulStep] = {}
         self.late: dict[n.Stateful, LateCounts] = {}
-        self.reading = ""
-        """What is being worked on, for messages: topic, partition and offsets."""
         self._in_chunks: set[n.Node] = set()
         """Nodes whose rows may go on in chunks: nothing is computed of them any more, or who takes them can do so."""
         self._reducing: dict[Halved, tuple[Reducing, Sink]] = {}
@@ -148,9 +101,18 @@ class Flow:
                     self._retimed_from.setdefault(source, []).append(step)
         for step in self.steps.values():
             if isinstance(step, Tolerant):
-                step.tolerates = self._faults.policy != "fail"
+                step.tolerates = self._attempts.faults.policy != "fail"
         self._resting = {node: step for node, step in self.steps.items() if isinstance(step, Resting)}
         self._ticking = {node: step for node, step in self.steps.items() if isinstance(step, Ticking)}
+
+    @property
+    def reading(self) -> str:
+        """What is being worked on, for messages: topic, partition and offsets."""
+        return self._attempts.reading
+
+    @reading.setter
+    def reading(self, words: str) -> None:
+        self._attempts.reading = words
 
     def push(
         self, inlet: n.Node, frame: pl.DataFrame, read: Callable[[], pl.DataFrame] | None = None
@@ -162,11 +124,10 @@ class Flow:
             frame: The rows.
             read: Gives them with their origin, where it has to be known; those of an exchange have it if they need it.
         """
-        self._tracer.begin()
-        self._pushed = None if read is None or isinstance(inlet, Exchange) else (inlet, read)
+        self._attempts.begin(None if read is None or isinstance(inlet, Exchange) else (inlet, read))
         self._pushed_bytes = int(frame.estimated_size()) if self._flights else 0
         self._pass(inlet, frame if inlet in self._in_chunks else written_out(frame))
-        self._pushed, self._pushed_bytes = None, 0
+        self._attempts.pushed, self._pushed_bytes = None, 0
 
     def reject(self, source: n.Node, frame: pl.DataFrame) -> None:
         """Rows that were set aside, of a source or where they get their time, enter their own stream."""
@@ -253,7 +214,7 @@ class Flow:
         for node, step in self._ticking.items():
             self.reading = "timers of the wall clock"
             pieces = step.tick(now)
-            while (made := self._guarded(node, lambda: next(pieces, None))) is not None:  # noqa: B023
+            while (made := self._attempts.guarded(node, lambda: next(pieces, None))) is not None:  # noqa: B023
                 acted = True
                 self._give(node, made)
         return acted
@@ -279,7 +240,7 @@ class Flow:
         """There are no rows at present: steps may do what they put off."""
         for node, step in self._resting.items():
             self.reading = "what was put off"
-            self._guarded(node, step.rest)
+            self._attempts.guarded(node, step.rest)
 
     @property
     def held(self) -> int:
@@ -290,7 +251,7 @@ class Flow:
         """Partial results go their way to other stages."""
         for node, (half, sink) in self._reducing.items():
             self.reading = "partial results"
-            partials = self._guarded(node, half.take)
+            partials = self._attempts.guarded(node, half.take)
             if partials is not None:
                 sink(partials)
 
@@ -304,7 +265,7 @@ class Flow:
         if watermark <= step.closed:
             return
         pieces = step.advance(watermark)
-        while (made := self._guarded(node, lambda: next(pieces, None))) is not None:
+        while (made := self._attempts.guarded(node, lambda: next(pieces, None))) is not None:
             self._give(node, made)
 
     def _pass(self, node: n.Node, frame: pl.DataFrame) -> None:
@@ -319,7 +280,7 @@ class Flow:
         if made.rows is not None:
             self._pass(node, made.rows)
         for failed in made.failed:
-            self._faults.note(Fault(_words(node), failed.error, failed.frame, failed.what))
+            self._attempts.note(node, failed)
         for name, frame in made.sides.items():
             for side in self._stage.nodes:
                 if isinstance(side, SideRows) and side.parent is node and side.side == name:
@@ -358,7 +319,7 @@ class Flow:
                 continue
             if isinstance(node, n.RowStep):
                 # With care, each verb by itself: so it is known which one it was.
-                chain = [node] if self._care is not None else _chain(node, consumers, last)
+                chain = [node] if self._attempts.careful else _chain(node, consumers, last)
                 fused.update(chain)
                 takes = [self._rows(chain)]
             elif isinstance(node, n.Stateful):
@@ -371,7 +332,7 @@ class Flow:
             elif isinstance(node, n.Concat):
                 takes = [self._union(node, port) for port, _ in before]
             elif isinstance(node, MapAsync):
-                takes = [self._asking(node) if self._care is None else self._asking_now(node)]
+                takes = [self._asking_now(node) if self._attempts.careful else self._asking(node)]
             else:
                 takes = [self._plain(node)]
             for (_, inlet), take in zip(before, takes, strict=True):
@@ -395,7 +356,7 @@ class Flow:
     def _rows(self, chain: Sequence[n.RowStep]) -> Sink:
         steps, first, last = self._row_steps(chain), chain[0], chain[-1]
         whole = steps.whole
-        work = self._with_care(first, steps, whole)
+        work = self._attempts.with_care(first, steps, whole)
 
         def culprit_of(rows: pl.DataFrame) -> n.Node:
             return chain[steps.culprit(rows)] if len(chain) > 1 else first
@@ -404,26 +365,12 @@ class Flow:
             try:
                 result = work(frame)
             except FAILURES as error:
-                for left in self._left(culprit_of, first.parent, work, frame, error, whole):
+                for left in self._attempts.left(culprit_of, first.parent, work, frame, error, whole):
                     self._pass(last, left)
             else:
                 self._pass(last, result)
 
         return take
-
-    def _with_care(
-        self, node: n.Node, work: Callable[[pl.DataFrame], T], whole: str | None = None
-    ) -> Callable[[pl.DataFrame], T]:
-        """What a step does with rows; with a note of them, where that may end the process."""
-        care = self._care
-        if care is None:
-            return work
-
-        def careful(frame: pl.DataFrame) -> T:
-            with care.over(_words(node), self.reading, frame, cuttable=can_be_cut(frame, whole)):
-                return work(frame)
-
-        return careful
 
     def _plain(self, node: n.Node) -> Sink:
         return self._apart(node, operator_of(node, self._analysis))
@@ -434,13 +381,15 @@ class Flow:
         return self._apart(node, flight.operator)
 
     def _apart(self, node: n.Node, does: Callable[[pl.DataFrame], pl.DataFrame]) -> Sink:
-        operator = self._with_care(node, does)
+        operator = self._attempts.with_care(node, does)
 
         def take(frame: pl.DataFrame) -> None:
             try:
                 result = operator(frame)
             except FAILURES as error:
-                for left in self._left(lambda _: node, node.parents[0], operator, frame, error, None):
+                for left in self._attempts.left(
+                    lambda _: node, node.parents[0], operator, frame, error, None
+                ):
                     self._pass(node, left)
             else:
                 self._pass(node, result)
@@ -465,21 +414,25 @@ class Flow:
         flight, before, came = self._flights[node], self._context(), False
         for back in islice(flight.come_back(wait=wait), most):
             came = True
-            self._pushed, self._pushed_bytes, self.reading = back.context
+            self._set(back.context)
             try:
                 result = flight.result(back)
             except FAILURES as error:
                 operator = flight.operator
-                for left in self._left(lambda _: node, node.parents[0], operator, back.frame, error, None):
+                for left in self._attempts.left(
+                    lambda _: node, node.parents[0], operator, back.frame, error, None
+                ):
                     self._pass(node, left)
             else:
                 self._pass(node, result)
-        self._pushed, self._pushed_bytes, self.reading = before
+        self._set(before)
         return came
 
-    def _context(self) -> tuple[tuple[n.Node, Callable[[], pl.DataFrame]] | None, int, str]:
-        """What has to be known about rows that come back later."""
-        return self._pushed, self._pushed_bytes, self.reading
+    def _context(self) -> _Context:
+        return self._attempts.pushed, self._pushed_bytes, self.reading
+
+    def _set(self, context: _Context) -> None:
+        self._attempts.pushed, self._pushed_bytes, self.reading = context
 
     def _union(self, node: n.Concat, number: int) -> Sink:
         changes = self._analysis.shapes[node].changelog is not None
@@ -494,121 +447,26 @@ class Flow:
             try:
                 return step.add(frame, port)
             except RowsFailed as error:
-                raise self._failed_over(node, error.failed) from error.failed.error
+                raise self._attempts.failed_over(node, error.failed) from error.failed.error
             except FAILURES as error:
                 if isinstance(step, Atomic) and step.adds_whole:
                     raise
                 # What was half done must not be done again, nor be taken for done.
-                raise self._failed(node, error) from error
+                raise self._attempts.failed(node, error) from error
 
-        adding = self._with_care(node, add)
+        adding = self._attempts.with_care(node, add)
 
         def take(frame: pl.DataFrame) -> None:
             counts.rows += frame.height if counted else 0
             try:
                 made = adding(frame)
             except FAILURES as error:
-                for left in self._left(lambda _: node, node.parents[port], adding, frame, error):
+                for left in self._attempts.left(lambda _: node, node.parents[port], adding, frame, error):
                     self._give(node, left, port)
             else:
                 self._give(node, made, port)
 
         return take
-
-    def _left(
-        self,
-        step_of_rows: Callable[[pl.DataFrame], n.Node],
-        before: n.Node,
-        work: Callable[[pl.DataFrame], T],
-        frame: pl.DataFrame,
-        error: BaseException,
-        whole: str | None = None,
-    ) -> Iterator[T]:
-        """What work gives without the rows over which it raises; where none may be left out, it ends here.
-
-        Args:
-            step_of_rows: Which step it is that raises over rows.
-            before: The node whose rows they are.
-            work: What raised.
-            frame: Over these rows.
-            error: This.
-            whole: A column whose equal values must not be torn apart.
-
-        Raises:
-            StepFailed: Rows are not to be left out; it shows some of them.
-        """
-        if isinstance(error, JobFailed):
-            raise error
-        if isinstance(error, UNRELATED):
-            raise self._failed(step_of_rows(frame), error) from error
-        origins = None
-        if self._pushed is not None:
-            origins = self._tracer.origins(before, frame, *self._pushed)
-        if origins is not None:
-            frame_with = frame.drop(ORIGIN, strict=False).hstack(origins)
-        else:
-            frame_with = frame
-        may_leave_out = self._faults.policy != "fail" and not isinstance(error, Unsuited)
-        if not may_leave_out and not isinstance(error, ProcessDied):
-            # What did not end in time would take as long again for each half.
-            slow = isinstance(error, TimeoutError)
-            piece = Piece(0, frame.height, error) if slow else culprit(work, frame, error, whole=whole)
-            found = frame.slice(piece.first, piece.rows)
-            rows = frame_with.slice(piece.first, piece.rows)
-            raise self._failed(step_of_rows(found), piece.error, rows) from error
-        sifted = sift(work, frame, error, whole=whole)
-        for piece in sifted.failed:
-            node, rows = (
-                step_of_rows(frame.slice(piece.first, piece.rows)),
-                frame_with.slice(piece.first, piece.rows),
-            )
-            if not may_leave_out:
-                raise self._failed(node, piece.error, rows) from piece.error
-            self._tracer.leave_out(node, rows)
-            self._faults.note(Fault(_words(node), piece.error, rows))
-        yield from sifted.results
-
-    def _guarded(self, node: n.Node, work: Callable[[], T]) -> T:
-        try:
-            if self._care is not None:
-                with self._care.over(_words(node), self.reading, self.reading, cuttable=False):
-                    return work()
-            return work()
-        except JobFailed:
-            raise
-        except RowsFailed as error:
-            raise self._failed_over(node, error.failed) from error.failed.error
-        except FAILURES as error:
-            raise self._failed(node, error) from error
-
-    def _failed_over(self, node: n.Node, failed: Failed) -> StepFailed:
-        return self._failed(node, failed.error, failed.frame, failed.what)
-
-    def _failed(
-        self, node: n.Node, error: BaseException, rows: pl.DataFrame | None = None, what: str = ""
-    ) -> StepFailed:
-        said = [f"step {_words(node)} failed on {self.reading}: {type(error).__name__}: {first_line(error)}"]
-        if line := line_of(error):
-            said.append(f"raised at {line}")
-        if rows is not None:
-            count = "a row" if rows.height == 1 else f"{rows.height:,} rows"
-            said.append(f"over {what and f'{what}, '}{count}:\n{shown(rows, self._place)}")
-        if isinstance(error, ProcessDied):
-            said.append(_REMEDY)
-        return StepFailed("\n".join(said))
-
-    def _place(self, origin: tuple[int, ...]) -> str:
-        """Where a row of a source is from, in words."""
-        number, partition, offset = origin
-        for node in self._analysis.sources:
-            if self._analysis.numbers[node] == number and isinstance(node, n.TopicSource):
-                return f"topic {node.topic!r}, partition {partition}, offset {offset}: "
-        return ""
-
-
-def _words(node: n.Node) -> str:
-    """A step for messages: what it is, what it is called, where it was written."""
-    return f"{node.verb}{f' {node.name!r}' if isinstance(node, n.Stateful) else ''} at {node.place}"
 
 
 def _partials_at(inlet: n.Node) -> Halved | None:

@@ -30,8 +30,8 @@ from mamba_stream.plan import nodes as n
 from mamba_stream.plan.analysis import Analysis, analyse
 from mamba_stream.plan.changelogs import Totals
 from mamba_stream.plan.halves import in_halves, partials_schema
-from mamba_stream.runtime.flow import LateCounts
 from mamba_stream.runtime.halves import first_half_of, second_half_of
+from mamba_stream.runtime.latecounts import LateCounts
 from mamba_stream.runtime.steps import step_of
 from tests.runtime.model import SEEDS, Row, frame, partitions
 
