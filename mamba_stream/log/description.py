@@ -84,7 +84,7 @@ def describe(store: Store, topic: TopicRow, schema: pa.Schema) -> TopicDescripti
         time=topic.time,
         compression=topic.compression,
         ended=heads[0].ended,
-        rows=sum(head.end - head.begin for head in heads.values()),
+        rows=sum(min(head.end - head.begin, head.rows) for head in heads.values()),
         bytes=sum(head.size for head in heads.values()),
         batches=sum(head.entries for head in heads.values()),
         last_append=datetime.fromtimestamp(appended / 1e6, UTC) if appended else None,
@@ -116,7 +116,7 @@ def _sample(
             if not entries:
                 break
             for placed in entries:
-                batch = store.shelf.batch(topic, partition, placed, wanted)
+                batch = store.shelf.batch(topic, partition, placed, wanted).data
                 sampled += batch.num_rows
                 if topic.time:
                     column = batch.column(topic.time)

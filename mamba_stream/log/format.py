@@ -11,6 +11,8 @@ metadata and the body, which the metadata length already counts in::
 - A column's checksum covers its buffers with their padding. Together the columns cover the whole body.
 - The header checksum (in the index and in a segment's table of contents) covers everything before the
   body. It is seeded with the schema's fingerprint: with another schema it does not match.
+- Where the rows of several appends were merged, what they come from lies before the columns' checksums
+  (:mod:`mamba_stream.log.origins`).
 
 A reader verifies the header and the columns it projects, and only then decodes: damaged IPC bytes would
 crash the decoder, or silently give other rows. Pure functions over bytes; files are another module.
@@ -33,6 +35,9 @@ ALIGNMENT = 64
 MAX_MESSAGE_BYTES = 1 << 31
 _FOOTER = struct.Struct("<I4s")
 _MAGIC = b"MBA1"
+_MERGED = b"MBA2"
+"""Where the footer is of a message that also says where its rows come from."""
+_ORIGINS = struct.Struct("<I")
 _CONTINUATION = 0xFFFFFFFF
 _OPTIONS = {name: pa.ipc.IpcWriteOptions(compression=name) for name in ("lz4", "zstd")}
 END_OF_STREAM = PREFIX.pack(_CONTINUATION, 0)
@@ -97,9 +102,11 @@ class Columns(msgspec.Struct, frozen=True):
     starts: Sequence[int]
     """One more than there are columns: the last is the end of the message."""
     checksums: Sequence[int]
+    origins: memoryview | bytes = b""
+    """Where the rows come from (:mod:`mamba_stream.log.origins`), if the message says so."""
 
 
-def encode(batch: pa.RecordBatch, layout: Layout, compression: str = "none") -> Message:
+def encode(batch: pa.RecordBatch, layout: Layout, compression: str = "none", origins: bytes = b"") -> Message:
     """The batch as a message with checksums. Its schema must be the layout's."""
     message = memoryview(_serialize(batch, compression))
     _, metadata_length = PREFIX.unpack_from(message, 0)
@@ -112,9 +119,8 @@ def encode(batch: pa.RecordBatch, layout: Layout, compression: str = "none") -> 
     if body:
         BODY_LENGTH.pack_into(metadata, body_length_at, whole)
     starts = _column_starts(metadata, buffers_at, layout, whole)
-    return sealed(
-        metadata, (body, padding) if padding else (body,), whole, _digests(body, starts, padding), layout
-    )
+    parts = (body, padding) if padding else (body,)
+    return sealed(metadata, parts, whole, _digests(body, starts, padding), layout, origins)
 
 
 def sealed(
@@ -123,9 +129,12 @@ def sealed(
     body_length: int,
     digests: Sequence[int],
     layout: Layout,
+    origins: bytes = b"",
 ) -> Message:
     """The message of this metadata, which is changed, and this body, with the columns' checksums between them."""
-    table = layout.table.pack(*digests, len(digests), _MAGIC)
+    table = layout.table.pack(*digests, len(digests), _MERGED if origins else _MAGIC)
+    if origins:
+        table = origins + _ORIGINS.pack(len(origins)) + table
     length = _aligned(len(metadata) + len(table))
     struct.pack_into("<i", metadata, 4, length - PREFIX.size)
     head = b"".join((metadata, bytes(length - len(metadata) - len(table)), table))
@@ -152,8 +161,14 @@ def verify_header(message: memoryview, layout: Layout, header: int) -> Columns:
         raise Damaged("the header's checksum does not match")
     table_at = body_start - layout.table.size
     *checksums, count, magic = layout.table.unpack_from(head, table_at) if table_at > 0 else (0, b"")
-    if magic != _MAGIC or count != len(layout.firsts):
+    if magic not in (_MAGIC, _MERGED) or count != len(layout.firsts):
         raise Damaged("the table of checksums is not of this schema")
+    origins: memoryview | bytes = b""
+    if magic == _MERGED:
+        origins_at = table_at - _ORIGINS.size - u32(head, table_at - _ORIGINS.size)
+        if origins_at < PREFIX.size:
+            raise Damaged("where its rows come from is cut off")
+        origins = head[origins_at : table_at - _ORIGINS.size]
     body_length = len(message) - body_start
     known = _known(head, body_length, layout)
     if known is None:
@@ -166,7 +181,25 @@ def verify_header(message: memoryview, layout: Layout, header: int) -> Columns:
     else:
         _, buffers_at = known
     starts = _column_starts(head, buffers_at, layout, body_length)
-    return Columns([body_start + start for start in starts], checksums)
+    return Columns([body_start + start for start in starts], checksums, origins)
+
+
+def origins_in(message: bytes) -> bytes:
+    """Where the rows of a message come from, which is not proven to be what was written.
+
+    Raises:
+        Damaged: It does not say.
+    """
+    try:
+        body_start = PREFIX.size + PREFIX.unpack_from(message)[1]
+        count, magic = _FOOTER.unpack_from(message, body_start - _FOOTER.size)
+        end = body_start - _FOOTER.size - 8 * count - _ORIGINS.size
+        (size,) = _ORIGINS.unpack_from(message, end)
+    except struct.error as error:
+        raise Damaged("the message is cut off") from error
+    if magic != _MERGED or size > end:
+        raise Damaged("the message does not say where its rows come from")
+    return message[end - size : end]
 
 
 def verify_columns(message: memoryview, columns: Columns, wanted: Sequence[int]) -> None:

@@ -134,10 +134,11 @@ class Ledger:
             self.put(rows.TICKS, self.ticks().pack())
 
     def forget(self, topic: int, partition: int) -> None:
-        """Deletes a partition's head, which ``flush`` would otherwise bring back."""
+        """Deletes what is kept of a partition, whose head ``flush`` would otherwise bring back."""
         self._heads.pop((topic, partition), None)
         self._changed_heads.discard((topic, partition))
         self.delete(rows.head_key(topic, partition))
+        self.delete(rows.sealed_key(topic, partition))
 
 
 def apply(ledger: Ledger, change: ChangeSet) -> Applied:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 
-import pyarrow as pa
-
 from mamba_stream.errors import MambaStreamError, OffsetTrimmed
 from mamba_stream.log.asked import check_bounds
 from mamba_stream.log.batch import LogBatch
@@ -39,7 +37,7 @@ class ShelfReader(Positioned):
         self._wanted = wanted
         self._between = between
         self._ahead: dict[int, deque[Placed]] = {}
-        self._ready: dict[int, deque[pa.RecordBatch]] = {}
+        self._ready: dict[int, deque[LogBatch]] = {}
         self._look_up = dict.fromkeys(self._positions, _FIRST_LOOKED_UP)
         self._turn = deque(sorted(self._positions))
 
@@ -123,7 +121,7 @@ class ShelfReader(Positioned):
                 f"the first row is now {begin}. Read from there with start={{{partition}: {begin}}}"
             )
 
-    def _read(self, partition: int, placed: Placed) -> pa.RecordBatch:
+    def _read(self, partition: int, placed: Placed) -> LogBatch:
         """The rows of an entry; those of small ones that come next may be read with it."""
         ready = self._ready.get(partition)
         if not ready:
@@ -133,12 +131,9 @@ class ShelfReader(Positioned):
         return ready.popleft()
 
     def _cut(self, partition: int, placed: Placed) -> LogBatch:
-        data = self._read(partition, placed)
-        first = max(placed.offset, self._positions[partition])
-        following = min(placed.next_offset, self._ends.get(partition, placed.next_offset))
-        if first != placed.offset or following != placed.next_offset:
-            data = data.slice(first - placed.offset, following - first)
-        return LogBatch(self._topic.name, partition, first, following, data, placed.entry.append_time)
+        return self._read(partition, placed).between(
+            self._positions[partition], self._ends.get(partition, placed.next_offset)
+        )
 
     def _heads(self) -> dict[int, Head]:
         return self._shelf().heads(self._topic, sorted(self._positions))

@@ -31,6 +31,7 @@ SCHEMA = b"\x0b"
 ONCE = b"\x0c"
 USED = b"\x0d"
 RECENT = b"\x0e"
+SEALED_TO = b"\x0f"
 ENTRY = b"\x10"
 
 NO_TIME = -(1 << 63)
@@ -49,6 +50,7 @@ _ENTRY = struct.Struct(">IQIIIqqqqIQB")
 HAS_TIME = 1
 COMPRESSED = 2
 SEALED = 4
+MERGED = 16
 
 
 class Ticks(msgspec.Struct, frozen=True):
@@ -145,6 +147,11 @@ class Entry(msgspec.Struct, frozen=True):
         return "segment" if self.flags & SEALED else "commit"
 
     @property
+    def merged(self) -> bool:
+        """Whether its message says where its rows come from: of several appends, or not all that there were."""
+        return bool(self.flags & MERGED)
+
+    @property
     def compressed(self) -> bool:
         return bool(self.flags & COMPRESSED)
 
@@ -173,6 +180,9 @@ class FileRow(msgspec.Struct, frozen=True):
     """When its first writer began, in microseconds since the epoch."""
     since: int = 0
     """When it came into this state."""
+    topic: int = 0
+    """Of a segment: whose batches these are; 0 where that is not known."""
+    partition: int = 0
 
 
 class TopicRow(msgspec.Struct, frozen=True):
@@ -233,6 +243,11 @@ def number_key(kind: bytes, number: int) -> bytes:
 
 def head_key(topic: int, partition: int) -> bytes:
     return _KEY_PARTITION.pack(HEAD[0], topic, partition)
+
+
+def sealed_key(topic: int, partition: int) -> bytes:
+    """Up to where all of a partition lies in segments."""
+    return _KEY_PARTITION.pack(SEALED_TO[0], topic, partition)
 
 
 def entry_key(topic: int, partition: int, offset: int) -> bytes:

@@ -95,11 +95,7 @@ def _batches(
     """The rows as they are now, one partition after the other, without batches that lie outside of the bounds."""
     for partition, head in shelf.heads(topic).items():
         for placed in _entries(shelf, topic, partition, head.begin, head.end, low, high):
-            batch = shelf.batch(topic, partition, placed, wanted)
-            if placed.offset < head.begin or placed.next_offset > head.end:
-                first = max(head.begin - placed.offset, 0)
-                batch = batch.slice(first, min(head.end - placed.offset, batch.num_rows) - first)
-            yield batch
+            yield shelf.batch(topic, partition, placed, wanted).between(head.begin, head.end).data
 
 
 def _tick_bounds(

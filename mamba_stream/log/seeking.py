@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 
 from mamba_stream.log.intake import running_time
@@ -27,14 +28,18 @@ def offset_at(
     placed = shelf.entry(topic, partition, low) if low < head.end else None
     if placed is None:
         return head.end
-    if by == "append":
+    if by == "append" and not placed.entry.merged:
         return max(placed.offset, head.begin)
-    data = shelf.batch(topic, partition, placed, [schema.get_field_index(topic.time)])
-    reached_at = int(running_time(before, data.column(0)).searchsorted(ticks))
-    if reached_at == data.num_rows:
-        # Reached by rows before it that were trimmed away.
-        reached_at = 0
-    return max(placed.offset + reached_at, head.begin)
+    wanted = [] if by == "append" else [schema.get_field_index(topic.time)]
+    batch = shelf.batch(topic, partition, placed, wanted)
+    if by == "append":
+        firsts, times = batch.appends or ([placed.offset], [ticks])
+        return max(int(firsts[int(np.searchsorted(times, ticks))]), head.begin)
+    reached_at = int(running_time(before, batch.data.column(0)).searchsorted(ticks))
+    if reached_at == batch.data.num_rows:
+        # Reached by rows before it that were trimmed or compacted away.
+        return max(placed.offset, head.begin)
+    return max(int(batch.offsets[reached_at]), head.begin)
 
 
 def first_reaching(shelf: Shelf, topic: TopicRow, partition: int, begin: int, end: int, time: int) -> int:

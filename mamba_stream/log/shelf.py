@@ -13,9 +13,11 @@ import pyarrow as pa
 from mamba_stream.core.schemas import fingerprint, schema_from_bytes
 from mamba_stream.errors import DataCorrupted, LogUnavailable, OffsetTrimmed, SchemaMismatch, TopicNotFound
 from mamba_stream.log import format, rows
+from mamba_stream.log.batch import LogBatch
 from mamba_stream.log.files import Maps
 from mamba_stream.log.fitting import Fitting, Misfit
 from mamba_stream.log.index import Index
+from mamba_stream.log.origins import Origins, unpack
 from mamba_stream.log.rows import Entry, Head, TopicRow
 
 _REMEMBERED = 1 << 18
@@ -94,7 +96,7 @@ class Shelf:
 
     def batches(
         self, topic: TopicRow, partition: int, placed: Sequence[Placed], wanted: Sequence[int] | None = None
-    ) -> list[pa.RecordBatch]:
+    ) -> list[LogBatch]:
         """The rows of the first of these entries, and of as many that follow as are best read with it.
 
         Raises:
@@ -106,12 +108,13 @@ class Shelf:
         if len(alike) >= _FEW:
             # Whatever is wrong with one of several, they are then read, or refused, one by one.
             with contextlib.suppress(format.Damaged, pa.ArrowInvalid, OSError, Misfit):
-                return self._verified_batches(topic, alike, wanted)
+                found = self._verified_batches(topic, alike, wanted)
+                return [_as_read(topic, partition, one, data) for one, data in zip(alike, found, strict=True)]
         return [self.batch(topic, partition, placed[0], wanted)]
 
     def batch(
         self, topic: TopicRow, partition: int, placed: Placed, wanted: Sequence[int] | None = None
-    ) -> pa.RecordBatch:
+    ) -> LogBatch:
         """The rows of an entry, with the wanted columns (by number; all without), verified.
 
         They have the columns of the topic's schema, whichever of its schemas they were written with.
@@ -121,6 +124,7 @@ class Shelf:
             OffsetTrimmed: The rows were trimmed away meanwhile.
             SchemaMismatch: A value is not in its column's type, as the topic was before it was altered.
         """
+        asked = placed
         while True:
             entry = placed.entry
             try:
@@ -129,7 +133,8 @@ class Shelf:
                 # The file was replaced, or its rows trimmed: the index knows.
                 self._maps.forget(entry.file)
                 again = self.entry(topic, partition, placed.offset)
-                if again is None or again.offset != placed.offset:
+                # It may have become a part of a larger one, and never two.
+                if again is None or again.next_offset < placed.next_offset or again.offset > placed.offset:
                     raise OffsetTrimmed(
                         f"topic {topic.name!r}, partition {partition}: offset {placed.offset} was trimmed away"
                     ) from None
@@ -144,7 +149,10 @@ class Shelf:
             if message is None:
                 raise self._damaged(topic, partition, placed, "its file is cut off")
             try:
-                return self._verified_batch(topic, entry, message, wanted)
+                data = self._verified_batch(topic, entry, message, wanted)
+                origins = self._origins(entry, message)
+                read = _as_read(topic, partition, placed, data, origins)
+                return read.between(asked.offset, asked.next_offset)
             except Misfit as misfit:
                 raise self._misfit(topic, partition, placed, misfit) from None
             except (format.Damaged, pa.ArrowInvalid, OSError) as error:
@@ -217,6 +225,13 @@ class Shelf:
             raise format.Damaged(f"{batch.num_rows} rows where the index has {entry.rows}")
         return batch if fitting is None else fitting.fitted(batch)
 
+    def _origins(self, entry: Entry, message: pa.Buffer) -> Origins | None:
+        """Where the rows come from, proven anew: columns may have been proven before, or none be wanted."""
+        if not entry.merged:
+            return None
+        table = format.verify_header(memoryview(message), self.layout(entry.schema), entry.header)
+        return unpack(table.origins, entry.rows)
+
     def _verify(
         self,
         layout: format.Layout,
@@ -281,6 +296,17 @@ class Shelf:
         )
 
 
+def _as_read(
+    topic: TopicRow, partition: int, placed: Placed, data: pa.RecordBatch, origins: Origins | None = None
+) -> LogBatch:
+    first, entry = placed.offset, placed.entry
+    kept = appends = None
+    if origins is not None:
+        kept = None if origins.kept is None else origins.kept + first
+        appends = origins.firsts + first, origins.times
+    return LogBatch(topic.name, partition, first, placed.next_offset, data, entry.append_time, kept, appends)
+
+
 def _alike(placed: Sequence[Placed]) -> Sequence[Placed]:
     """The first entries, as far as they are small and lie one after the other in one file."""
     first = placed[0].entry
@@ -291,6 +317,7 @@ def _alike(placed: Sequence[Placed]) -> Sequence[Placed]:
         if (
             entry.length > _SMALL_BYTES
             or entry.compressed
+            or entry.merged
             or entry.file != file
             or entry.schema != schema
             or entry.position < position

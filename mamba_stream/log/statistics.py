@@ -25,7 +25,7 @@ def statistics(store: Store) -> LogStatistics:
     return LogStatistics(
         lsn=store.lsn(),
         topics=sum(not row.internal for row in topics.values()),
-        rows=sum(head.end - head.begin for row, head in heads if not row.internal),
+        rows=sum(min(head.end - head.begin, head.rows) for row, head in heads if not row.internal),
         bytes=sum(head.size for _, head in heads),
         batches=sum(head.entries for _, head in heads),
         commit_files=sum(file.kind == "commit" and file.state != "trash" for file in files),

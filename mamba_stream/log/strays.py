@@ -6,12 +6,13 @@ has forgotten files that rows lie in. The two are told apart by what is in the f
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mamba_stream.log import contents, files, rows
+from mamba_stream.log import contents, files, format, origins, rows
 from mamba_stream.log.format import Damaged
-from mamba_stream.log.rows import FileRow
+from mamba_stream.log.rows import Entry, FileRow
 
 if TYPE_CHECKING:
     from mamba_stream.log.views import View
@@ -49,14 +50,67 @@ def needless(view: View, path: Path) -> bool:
 
 
 def _elsewhere(view: View, segment: Path, toc: contents.Contents, batch: contents.Batch) -> bool:
-    """Whether the log has the batch in another file, which is there."""
-    value = view.get(rows.entry_key(toc.topic_id, toc.partition, batch.offset))
-    if value is None:
+    """Whether the log has the batch's rows in other files, which are there."""
+    end = batch.offset + batch.span
+    found = _entries(view, toc, batch.offset, end)
+    if not found or found[-1][0] + found[-1][1].span < end:
         return False
-    entry = rows.unpack_entry(value)
-    place = files.path_of(segment.parent, entry.file, entry.kind)
-    try:
-        size = place.stat().st_size
-    except FileNotFoundError:
-        return False
-    return place != segment and entry.header == batch.header and entry.position + entry.length <= size
+    for _, entry in found:
+        place = files.path_of(segment.parent, entry.file, entry.kind)
+        try:
+            size = place.stat().st_size
+        except FileNotFoundError:
+            return False
+        if place == segment or entry.position + entry.length > size:
+            return False
+    if len(found) == 1 and found[0][0] == batch.offset and found[0][1].header == batch.header:
+        return True
+    # One of them is merged: the same rows are those of the same offsets that were appended at the same moments.
+    here = _appends(segment, batch.offset, batch.position, batch.length, batch.append_time, batch.flags)
+    there: list[tuple[int, int]] = []
+    for offset, entry in found:
+        place = files.path_of(segment.parent, entry.file, entry.kind)
+        there += _appends(place, offset, entry.position, entry.length, entry.append_time, entry.flags)
+    return _moments(here, batch.offset, end) == _moments(there, batch.offset, end)
+
+
+def _entries(view: View, toc: contents.Contents, begin: int, end: int) -> list[tuple[int, Entry]]:
+    """What the log has at these offsets, if that is without gaps."""
+    prefix = rows.entry_prefix(toc.topic_id, toc.partition)
+    start = view.floor(rows.entry_key(toc.topic_id, toc.partition, begin), prefix)
+    found: list[tuple[int, Entry]] = []
+    for key, value in view.items(prefix, start) if start is not None else ():
+        offset = rows.entry_place(key)[2]
+        if offset >= end:
+            break
+        entry = rows.unpack_entry(value)
+        expected = found[-1][0] + found[-1][1].span if found else offset
+        if offset != expected:
+            return []
+        if offset + entry.span > begin:
+            found.append((offset, entry))
+    return found
+
+
+def _appends(
+    place: Path, offset: int, position: int, length: int, append_time: int, flags: int
+) -> list[tuple[int, int]]:
+    """(first offset, moment) of the appends that a batch is made of."""
+    if not flags & rows.MERGED:
+        return [(offset, append_time)]
+    with place.open("rb") as file:
+        message = os.pread(file.fileno(), length, position)
+    found = origins.unpack(format.origins_in(message), None)
+    return [(offset + int(first), int(time)) for first, time in zip(found.firsts, found.times, strict=True)]
+
+
+def _moments(appends: list[tuple[int, int]], begin: int, end: int) -> list[tuple[int, int]]:
+    """From which offset on rows were appended when, between two of them."""
+    found: list[tuple[int, int]] = []
+    for first, time in appends:
+        at = max(first, begin)
+        if found and found[-1][0] == at:
+            found.pop()
+        if at < end and (not found or found[-1][1] != time):
+            found.append((at, time))
+    return found

@@ -11,7 +11,6 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from datetime import timedelta
 from typing import Final, Protocol
 
@@ -335,32 +334,38 @@ class Lane:
     def _batch(self, rows: int) -> LogBatch | None:
         if not self._ready:
             try:
-                self._ready.extend(self._reader.poll(max_rows=rows))
+                self._fetch(rows)
             except OffsetTrimmed:
                 # Retention, or a bound on the topic, was faster than its readers: counted, and passed over.
                 begin = self.topic.offsets()[self.partition][0]
                 self.trimmed += begin - self._fetched
                 self._go(begin)
-                self._ready.extend(self._reader.poll(max_rows=rows))
+                self._fetch(rows)
             if not self._ready:
                 return None
         batch = self._ready.popleft()
         most = _ROWS
         if batch.offset < self._again < batch.next_offset:
-            most = min(most, self._again - batch.offset)
-        if batch.data.num_rows > most:
-            rest = replace(batch, offset=batch.offset + most, data=batch.data.slice(most))
-            self._ready.appendleft(rest)
-            batch = batch.head(most)
+            most = min(most, int(np.searchsorted(batch.offsets, self._again)))
+        if 0 < most < batch.data.num_rows:
+            cut = int(batch.offsets[most])
+            self._ready.appendleft(batch.between(cut, batch.next_offset))
+            batch = batch.between(batch.offset, cut)
         return batch
+
+    def _fetch(self, rows: int) -> None:
+        for batch in self._reader.poll(max_rows=rows):
+            self._ready.extend(batch.appended())
 
     def _portion(self, batch: LogBatch, rule: Rule | None) -> Portion | None:
         data = batch.data
-        offsets: Sequence[int] = range(batch.offset, batch.offset + data.num_rows)
+        offsets: Sequence[int] = (
+            range(batch.offset, batch.offset + data.num_rows) if batch.kept is None else batch.kept.tolist()
+        )
         mask = None if rule is None else rule.mask(data)
         if mask is not None and not mask.all():
             data = data.filter(pa.array(mask))
-            offsets = (np.flatnonzero(mask) + batch.offset).tolist()
+            offsets = batch.offsets[np.flatnonzero(mask)].tolist()
             self.filtered += batch.data.num_rows - len(offsets)
         if not offsets:
             return None

@@ -35,14 +35,14 @@ class Source:
     def read(self, partition: int, position: int, end: int, first: Sequence[LogBatch] = ()) -> Iterator[Part]:
         """The rows of a partition between two offsets, batch by batch; the ``first`` of them are here already."""
         for batch in first:
-            yield Part(batch.data, batch.offsets, batch.append_time)
+            yield from _parts(batch)
             position = batch.next_offset
         if position >= end:
             return
         reader = self.topic.reader(start={partition: position}, partitions=[partition], end={partition: end})
         while batches := reader.poll(max_rows=1):
             for batch in batches:
-                yield Part(batch.data, batch.offsets, batch.append_time)
+                yield from _parts(batch)
 
     def of(self, run: Pending) -> tuple[list[Part], int]:
         """The open rows of a run, and how many of them were trimmed away meanwhile."""
@@ -83,3 +83,8 @@ class Source:
         if self.messages and columns[0].null_count:
             groups[columns[0].is_null().to_numpy(zero_copy_only=False)] = -1
         return groups
+
+
+def _parts(batch: LogBatch) -> Iterator[Part]:
+    for one in batch.appended():
+        yield Part(one.data, one.offsets, one.append_time)

@@ -42,7 +42,7 @@ class Portion:
         """When each row was appended, in microseconds; ``None`` for the rows of a frame."""
         if not self.batches:
             return None
-        return np.concatenate([np.full(b.data.num_rows, b.append_time, dtype=np.int64) for b in self.batches])
+        return np.concatenate([b.append_times for b in self.batches])
 
 
 class Feed(Protocol):

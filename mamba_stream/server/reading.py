@@ -153,9 +153,8 @@ class _Reading:
                 return group, error
             data = together[0].data if len(together) == 1 else pa.concat_batches([b.data for b in together])
             kept = _offsets(together) if self._request.offsets else b""
-            group.append(
-                (data, Piece(together[0].partition, [_run(batch) for batch in together], kept), size)
-            )
+            runs = [_run(part) for batch in together for part in batch.appended()]
+            group.append((data, Piece(together[0].partition, runs, kept), size))
         return group, None
 
 

@@ -222,11 +222,21 @@ def judged(
     wrong = []
     if damaged != hurt:
         wrong.append(f"{sorted(hurt)} are damaged, {sorted(damaged)} are said to be")
-    sound = {place: batch for place, batch in expected.items() if place not in hurt}
-    if found != sound:
-        differing = [p for p in found.keys() | sound.keys() if found.get(p) != sound.get(p)]
+    sound = _by_row({place: batch for place, batch in expected.items() if place not in hurt})
+    seen = _by_row(found)
+    if seen != sound:
+        differing = [p for p in seen.keys() | sound.keys() if seen.get(p) != sound.get(p)]
         wrong.append(f"other rows at {sorted(differing)}")
     return wrong
+
+
+def _by_row(batches: Batches) -> dict[tuple[str, int, int], Any]:
+    """Row by row: to seal a log makes other batches of them."""
+    return {
+        (topic, partition, offset + at): row
+        for (topic, partition, offset), batch in batches.items()
+        for at, row in enumerate(batch)
+    }
 
 
 def _read(path: Path, cases: Iterator[Case]) -> Iterator[Answer]:

@@ -102,7 +102,7 @@ class Kind:
 
 KINDS = [Kind(*row) for row in table("key")]
 FLAGS = {row[1].split()[0] + " " + row[1].split()[1]: int(row[0]) for row in table("flag of an entry")}
-HAS_TIME, COMPRESSED, SEGMENT = sorted(FLAGS.values())
+HAS_TIME, COMPRESSED, SEGMENT, MERGED = sorted(FLAGS.values())
 
 
 class PageReader:
@@ -151,9 +151,17 @@ class PageReader:
             message = self.bytes_of(entry)
             written = self.schemas[entry["schema"]]
             verify(message, written, entry["header"])
+            offsets = list(range(entry["rows"]))
+            merged = origins(message, len(written))
+            assert bool(entry["flags"] & MERGED) == (merged is not None)
+            if merged is not None:
+                firsts, times, bitmap = merged
+                assert list(firsts) == sorted(firsts) and times[-1] == entry["append_time"]
+                if bitmap:
+                    offsets = [n for n in range(8 * len(bitmap)) if bitmap[n // 8] >> n % 8 & 1]
             # Columns of a later schema are null in the rows of an earlier one.
             places = [written.names.index(name) if name in written.names else -1 for name in schema.names]
-            for at, row in enumerate(decoded(message, written)):
+            for at, row in zip(offsets, decoded(message, written), strict=True):
                 if offset + at >= head["begin"]:
                     yield offset + at, tuple(None if place < 0 else row[place] for place in places)
         assert expected in (None, head["end"])
@@ -167,7 +175,8 @@ def verify(message: bytes, schema: pa.Schema, header: int) -> None:
     assert body_at % 64 == len(message) % 64 == 0
     assert xxhash.xxh3_64_intdigest(message[:body_at], fingerprint(schema)) == header
     count, magic = struct.unpack_from("<I4s", message, body_at - 8)
-    assert (count, magic) == (len(schema), b"MBA1")
+    assert count == len(schema)
+    assert magic in (b"MBA1", b"MBA2")
     checksums = struct.unpack_from(f"<{count}Q", message, body_at - 8 - 8 * count)
     body_length, buffers = flatbuffer(message[8:body_at])
     assert body_at + body_length == len(message)
@@ -179,6 +188,19 @@ def verify(message: bytes, schema: pa.Schema, header: int) -> None:
     starts[0] = 0
     for start, end, checksum in zip(starts, [*starts[1:], body_length], checksums, strict=True):
         assert xxhash.xxh3_64_intdigest(message[body_at + start : body_at + end]) == checksum
+
+
+def origins(message: bytes, columns: int) -> tuple[tuple[int, ...], tuple[int, ...], bytes] | None:
+    """First offsets and moments of appends, and the bitmap of rows, if the message says where they come from."""
+    body_at = 8 + struct.unpack_from("<i", message, 4)[0]
+    if message[body_at - 4 : body_at] != b"MBA2":
+        return None
+    end = body_at - 8 - 8 * columns - 4
+    (size,) = struct.unpack_from("<I", message, end)
+    data = message[end - size : end]
+    (count,) = struct.unpack_from("<I", data)
+    firsts = struct.unpack_from(f"<{count}I", data, 4)
+    return firsts, struct.unpack_from(f"<{count}q", data, 4 + 4 * count), data[4 + 12 * count :]
 
 
 def flatbuffer(data: bytes) -> tuple[int, list[int]]:

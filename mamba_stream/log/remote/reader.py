@@ -179,7 +179,7 @@ class RemoteReader(Positioned):
             low=self._between[0],
             high=self._between[1],
             predicate=self._predicate,
-            offsets=self._predicate is not None,
+            offsets=True,
             schema=self._topic.schema,
         )
 
