@@ -18,8 +18,10 @@ from mamba_stream.runtime.outputs import make_topics
 from mamba_stream.runtime.prepared import Prepared
 from mamba_stream.runtime.progress import Progress
 from mamba_stream.runtime.saved import Saved, make_state
+from mamba_stream.runtime.share import Share
+from mamba_stream.runtime.sources import groups_of
 from mamba_stream.runtime.standing import OWNED, place_of_job
-from mamba_stream.runtime.task import Share, Task, groups_of
+from mamba_stream.runtime.task import Task
 from mamba_stream.runtime.upgrade import check_resumable
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,44 +14,37 @@ from mamba_stream.core.durability import Durability
 from mamba_stream.errors import JobFailed
 from mamba_stream.log import Log
 from mamba_stream.operators.retimed import Retimed
-from mamba_stream.operators.tally import Tally
-from mamba_stream.plan import nodes as n
 from mamba_stream.plan.pipeline import Pipeline
-from mamba_stream.plan.stages import Exchange, Stage
+from mamba_stream.plan.stages import Exchange
 from mamba_stream.runtime.beside import Beside
 from mamba_stream.runtime.budget import Budget
 from mamba_stream.runtime.care import Care
 from mamba_stream.runtime.checkpoint import Checkpoints
 from mamba_stream.runtime.commits import Commit, Committing
-from mamba_stream.runtime.connectors import ConnectorFeed, ConnectorFeeds, extent_of
+from mamba_stream.runtime.connectors import ConnectorFeed
 from mamba_stream.runtime.counts import Counts, StepLateness, summary_of
 from mamba_stream.runtime.deliveries import Deliveries
 from mamba_stream.runtime.engine import Engine
 from mamba_stream.runtime.exchanges import (
-    Entrance,
-    ExchangeFeed,
-    Word,
     as_exchanged,
     exchange_schema,
     exchange_topic,
 )
-from mamba_stream.runtime.extents import begin_of, ends_of, frame_end_of
 from mamba_stream.runtime.facts import RunSummary, State
 from mamba_stream.runtime.faults import DeadLetters, Faults
-from mamba_stream.runtime.feeds import Feed, FrameFeed, TopicFeed
+from mamba_stream.runtime.feeds import Feed
 from mamba_stream.runtime.options import RunOptions
 from mamba_stream.runtime.outputs import Outputs
 from mamba_stream.runtime.pace import Pace
 from mamba_stream.runtime.prepared import Prepared
 from mamba_stream.runtime.progress import (
-    EntranceProgress,
     MarkRecord,
-    PartitionProgress,
     Progress,
-    SourceProgress,
-    StepProgress,
 )
+from mamba_stream.runtime.remembering import progress_of, put_back
 from mamba_stream.runtime.saved import Saved
+from mamba_stream.runtime.share import Share
+from mamba_stream.runtime.sources import Sources, groups_of
 
 LOOK = 0.02
 """Seconds between two looks whether a commit has come through; those who wait for the log hear of it as a rule."""
@@ -65,22 +57,6 @@ _FIRST = 0.1
 """So soon, as a share of the time between two, comes the first commit of a task that was taken over: it goes on."""
 _LONG = 60.0
 """Seconds until the next turn where whatever may come wakes whoever waits."""
-
-
-@dataclass(frozen=True, eq=False)
-class Share:
-    """What one task works on.
-
-    Attributes:
-        stage: The stage.
-        number: Which of the stage's tasks it is: it reads this partition of what the stage reads, or, where it is the
-            only one, all.
-        words: For each exchange that is read, what gives how far those that write to it have come.
-    """
-
-    stage: Stage
-    number: int = 0
-    words: Mapping[Exchange, Callable[[], Word]] = field(default_factory=dict)
 
 
 class Task:
@@ -123,26 +99,22 @@ class Task:
             OffsetTrimmed: Rows that were to be read next are gone.
         """
         self.pipeline = pipeline
-        self.analysis, self._topics, self._names = prepared.analysis, prepared.topics, prepared.names
+        self.analysis = prepared.analysis
         self._prepared = prepared
         self._share, stage = share, share.stage
-        self._log = log
         self._options = options
         self._budget = budget or Budget.within(options.memory, options.rows)
         self._clock = clock
-        self._ring = ring
         self._checkpoints = checkpoints
-        self._saved = saved.progress if saved is not None else Progress()
+        progress = saved.progress if saved is not None else Progress()
         self._outputs, self._leaving = Outputs(), Outputs()
         here = set(stage.nodes)
         topics = [output for output in pipeline.topics if output in here]
         sinks = [output for output in pipeline.sinks if output in here]
-        self._deliveries = Deliveries(pipeline.name, sinks, self.analysis.shapes, self._saved.sinks)
-        self._outside: dict[n.AnySource, ConnectorFeeds] = {}
+        self._deliveries = Deliveries(pipeline.name, sinks, self.analysis.shapes, progress.sinks)
         self.faults = Faults(pipeline.on_error)
-        self._letters = DeadLetters(pipeline.name, log, self.analysis, self._topics, clock)
-        feeds = {node: self._feeds(node) for node in stage.sources}
-        bounded = all(self._bounded(node) for node in self.analysis.sources)
+        self._letters = DeadLetters(pipeline.name, log, self.analysis, prepared.topics, clock)
+        self._sources = Sources(pipeline.name, prepared, share, log, progress, options, clock, ring)
         self.engine = Engine(
             self.analysis,
             {
@@ -150,19 +122,20 @@ class Task:
                 **{output: partial(self._deliveries.put, output) for output in sinks},
                 **{exchange: self._leaves_by(exchange) for exchange in stage.leaves},
             },
-            feeds,
-            self._names,
+            self._sources.feeds,
+            prepared.names,
             clock=clock,
             budget=self._budget,
-            follows=options.until == "stopped" or (options.until is None and not bounded),
-            growing=[node for node, partitions in self._outside.items() if partitions.growing],
+            follows=options.until == "stopped" or (options.until is None and not self._sources.bounded),
+            growing=self._sources.growing,
             faults=self.faults,
             stage=stage,
-            entrances={exchange: self._entrance(exchange) for exchange in stage.exchanges},
+            entrances=self._sources.entrances,
             ring=ring,
             care=care,
         )
-        self._restore(saved, kept)
+        if saved is not None:
+            put_back(saved, kept, self.engine, self._outputs, self.faults)
         self._begun = clock.monotonic()
         self._committed = self._begun
         self._settled = 0.0
@@ -235,7 +208,7 @@ class Task:
 
     def step(self, most: int | None = None) -> int:
         """Reads and works a little, on so many rows at most; the number of rows read."""
-        for node, partitions in self._outside.items():
+        for node, partitions in self._sources.outside.items():
             for feed in partitions.look():
                 self.engine.intakes[node].add(feed)
         begun = self._clock.monotonic()
@@ -291,7 +264,7 @@ class Task:
     def seconds_to_work(self) -> float:
         """How long a step has nothing to do unless rows come."""
         idle = self.engine.seconds_to_idleness()
-        outside = min((found.seconds_to_reading for found in self._outside.values()), default=_LONG)
+        outside = min((found.seconds_to_reading for found in self._sources.outside.values()), default=_LONG)
         # A connector that cannot tell when it has rows is asked.
         outside = max(outside, self._pace.ask)
         most = _SOON if self.engine.unasked else _LONG
@@ -363,9 +336,7 @@ class Task:
             durability=self._durability(status),
         )
         self._told = marks
-        self._taken = [
-            (feed, feed.place) for partitions in self._outside.values() for feed in partitions.feeds
-        ]
+        self._taken = self._sources.places
         self._committed = self._clock.monotonic()
         self._unseen_since = None
         self._dirty = False
@@ -373,7 +344,7 @@ class Task:
 
     def _durability(self, status: str) -> Durability:
         """What has to be true of a commit before anybody goes by it."""
-        if status != "running" or self._outside or self._deliveries.follow:
+        if status != "running" or self._sources.outside or self._deliveries.follow:
             # Who is told of it outside forgets what a loss of power would have the log read again.
             return "commit"
         return self._options.durability
@@ -433,136 +404,21 @@ class Task:
             # The run is over without it, for a reason of its own.
             self._committing.finish()
         self.engine.flow.close()
-        for partitions in self._outside.values():
-            for feed in partitions.feeds:
-                feed.close()
+        self._sources.close()
         self._deliveries.close()
 
     # -- what it reads and remembers -------------------------------------------------------------------------------
-
-    def _feeds(self, node: n.AnySource) -> Sequence[Feed]:
-        known = self._saved.sources.get(self._names[node])
-        if isinstance(node, n.FrameSource):
-            position = known.partitions[0].position if known is not None else 0
-            stop = frame_end_of(node, self.analysis.shapes[node], self._options.until)
-            return [FrameFeed(node.frame.select(self.analysis.needed[node]), position, stop)]
-        if isinstance(node, n.ConnectorSource):
-            until = self._options.until
-            self._outside[node] = ConnectorFeeds(
-                node,
-                self.analysis.needed[node],
-                known,
-                extent_of(node, self.analysis.shapes[node], until),
-                as_of_now=until not in {None, "stopped"},
-                clock=self._clock,
-                ring=self._ring,
-            )
-            return self._outside[node].feeds
-        topic = self._topics[node.topic]
-        mine = None if self._share.stage.tasks == 1 else [self._share.number]
-        begins = begin_of(node, topic, known, mine, skip_gaps=self._options.skip_gaps)
-        ends = ends_of(node, topic, self.analysis.shapes[node], self._options.until, begins, known)
-        columns = self.analysis.read_from(node)
-        return [
-            TopicFeed(topic, p, offset, columns, stop=ends.get(p)) for p, offset in sorted(begins.items())
-        ]
-
-    def _bounded(self, node: n.AnySource) -> bool:
-        """Whether a source comes to an end by itself."""
-        if isinstance(node, n.ConnectorSource):
-            return bool(node.source.bounded)
-        return isinstance(node, n.FrameSource) or self._topics[node.topic].ended
-
-    def _entrance(self, exchange: Exchange) -> Entrance:
-        topic = self._log[exchange_topic(self.pipeline.name, exchange)]
-        begin = topic.heads([self._share.number])[self._share.number].begin
-        known = self._saved.entered.get(exchange.number, EntranceProgress(begin, 0))
-        schema = exchange_schema(exchange, self.analysis)
-        feed = ExchangeFeed(topic, self._share.number, known.position, schema, self._share.words[exchange])
-        return Entrance(str(exchange.number), feed, known.rows)
 
     def _leaves_by(self, exchange: Exchange) -> Callable[[pl.DataFrame], None]:
         topic = exchange_topic(self.pipeline.name, exchange)
         schema = exchange_schema(exchange, self.analysis)
         return lambda frame: self._leaving.put(topic, as_exchanged(frame, schema))
 
-    def _restore(self, saved: Saved | None, kept: Sequence[str]) -> None:
-        if saved is None:
-            return
-        steps = {node.name: step for node, step in self.engine.flow.steps.items()}
-        for name, part, frame in saved.state:
-            if name in kept:
-                steps[name].restore(part, frame)
-        for node, step in self.engine.flow.steps.items():
-            if node.name not in kept:
-                continue
-            known = saved.progress.steps.get(node.name)
-            if known is None:
-                # The first half of a step has nothing of its own.
-                continue
-            step.restored(known.closed)
-            counts = self.engine.flow.late[node]
-            counts.rows, counts.by_watermark, counts.by_idleness = (
-                known.rows,
-                known.by_watermark,
-                known.by_idleness,
-            )
-            counts.short = Tally(known.short)
-        for intake in self.engine.intakes.values():
-            source = saved.progress.sources.get(intake.settings.name)
-            if source is None:
-                continue
-            intake.rows, intake.rejected = source.rows, dict(source.rejected)
-            for partition, was in source.partitions.items():
-                if partition in intake.times:
-                    # Whether it is idle is asked anew: rows may have come while nobody looked.
-                    intake.times[partition].greatest = was.greatest
-        self._outputs.rows = dict(saved.progress.rows_out)
-        self.faults.counts = dict(saved.progress.failed)
-
     # -- progress --------------------------------------------------------------------------------------------------
 
     def _progress(self) -> Progress:
-        sources = {}
-        for node, intake in self.engine.intakes.items():
-            partitions = {
-                feed.partition: PartitionProgress(
-                    feed.position,
-                    intake.times[feed.partition].greatest,
-                    intake.times[feed.partition].ended,
-                    feed.name,
-                    feed.place,
-                )
-                for feed in intake.feeds
-            }
-            sources[intake.settings.name] = SourceProgress(
-                partitions,
-                intake.rows,
-                intake.rejected,
-                self._prepared.contents[node],
-                self.analysis.shapes[node].time or "",
-            )
-        steps = {}
-        for stateful, step in self.engine.flow.steps.items():
-            late = self.engine.flow.late[stateful]
-            steps[stateful.name] = StepProgress(
-                step.closed,
-                late.rows,
-                late.by_watermark,
-                late.by_idleness,
-                late.short.counts,
-                self._prepared.layouts[stateful.name],
-            )
-        return Progress(
-            sources,
-            steps,
-            dict(self._outputs.rows),
-            self._deliveries.progress(),
-            dict(self.faults.counts),
-            {
-                exchange.number: EntranceProgress(entrance.feed.position, entrance.rows)
-                for exchange, entrance in self.engine.entrances.items()
-            },
+        return progress_of(
+            self.engine, self._prepared, self._outputs, self.faults, self._deliveries.progress()
         )
 
     def _moved(self) -> dict[str, dict[tuple[str, int], int]]:
@@ -576,12 +432,3 @@ class Task:
             moved[group] = {place: at for place, at in positions.items() if shown.get(place) != at}
             self._shown[group] = positions
         return moved
-
-
-def groups_of(job: str, sources: Sequence[n.AnySource]) -> dict[str, n.TopicSource]:
-    """Sources by the name of the group that shows how far they are read."""
-    return {
-        f"job.{job}{'.' * bool(node.name)}{node.name}": node
-        for node in sources
-        if isinstance(node, n.TopicSource)
-    }

@@ -214,7 +214,7 @@ def test_a_directory_is_not_looked_at_before_its_time(log, tmp_path):
     )
     run, _ = run_of(log, watched, clock)
     assert run.step() == 0
-    [feeds] = run._outside.values()
+    [feeds] = run._sources.outside.values()
     assert [feed.seconds_to_reading for feed in feeds.feeds] == [pytest.approx(300.0)]
     assert run.seconds_to_next() == pytest.approx(0.5), "then it looks for partitions"
     (tmp_path / "in" / "1.csv").write_text("number\n7\n")

@@ -29,8 +29,8 @@ from mamba_stream.runtime.outputs import make_topics
 from mamba_stream.runtime.prepared import Prepared
 from mamba_stream.runtime.progress import LayoutProgress, Progress, SourceProgress, StepProgress
 from mamba_stream.runtime.saved import make_state, put_state, read_tasks
+from mamba_stream.runtime.sources import groups_of
 from mamba_stream.runtime.standing import OWNED, place_of_job, place_of_task, task_key
-from mamba_stream.runtime.task import groups_of
 from mamba_stream.runtime.upgrade import check_resumable
 from mamba_stream.runtime.workers.conversion import TaskState, cut_state
 from mamba_stream.runtime.workers.layout import Layout, TaskName, layout_of_job, make_internal_topics

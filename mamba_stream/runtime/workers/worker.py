@@ -18,8 +18,9 @@ from mamba_stream.runtime.commits import Together
 from mamba_stream.runtime.memory import in_words
 from mamba_stream.runtime.options import RunOptions
 from mamba_stream.runtime.prepared import Prepared
+from mamba_stream.runtime.share import Share
 from mamba_stream.runtime.standing import place_of_task
-from mamba_stream.runtime.task import Share, Task
+from mamba_stream.runtime.task import Task
 from mamba_stream.runtime.workers.backlog import MOST, Backlog
 from mamba_stream.runtime.workers.board import Board
 from mamba_stream.runtime.workers.careful import Careful
