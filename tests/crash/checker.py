@@ -17,7 +17,19 @@ import pyarrow as pa
 from mamba_stream.errors import OffsetTrimmed, TopicNotFound
 from mamba_stream.log import Log, Topic, open_log
 from mamba_stream.log.examination import Finding, examine as examine_files
-from tests.crash.workload import KEYED, KINDS, STATE, Operation, inner, operation, own, rows_of, scripted
+from tests.crash.workload import (
+    KEYED,
+    KINDS,
+    SCHEMA,
+    STATE,
+    Operation,
+    added,
+    inner,
+    operation,
+    own,
+    rows_of,
+    scripted,
+)
 
 Place = tuple[str, int]
 Ranges = dict[Place, tuple[int, int]]
@@ -148,6 +160,8 @@ class Sight:
     records: dict[str, bytes] = field(default_factory=dict)
     groups: dict[str, dict[Place, int]] = field(default_factory=dict)
     lsn: int = 0
+    extras: dict[Place, dict[int, dict[str, int]]] = field(default_factory=dict)
+    """What rows have in columns that were added, where that is not null, by offset."""
 
 
 def look(log: Log, *, live: bool = False) -> Sight:
@@ -184,8 +198,15 @@ def _read(topic: Topic, sight: Sight) -> None:
     # Only between those: others may append and trim meanwhile.
     starts = {p: begin for p, (begin, _) in places.items()}
     for batch in topic.read(start=starts, end={p: end for p, (_, end) in places.items()}):
-        found = zip(batch.offsets.tolist(), tuples(batch.data), strict=True)
+        offsets = batch.offsets.tolist()
+        found = zip(offsets, tuples(batch.data.select(SCHEMA.names)), strict=True)
         sight.rows[topic.name, batch.partition].extend(found)
+        for name in batch.data.schema.names[len(SCHEMA) :]:
+            for offset, value in zip(offsets, batch.data[name].to_pylist(), strict=True):
+                if value is not None:
+                    sight.extras.setdefault((topic.name, batch.partition), {}).setdefault(offset, {})[
+                        name
+                    ] = value
 
 
 def tuples(data: pa.RecordBatch) -> Iterable[tuple[Any, ...]]:
@@ -209,6 +230,7 @@ def violations(sight: Sight, history: History, *, live: bool = False) -> list[st
     seen: dict[tuple[int, int], dict[Place, list[int]]] = defaultdict(lambda: defaultdict(list))
     for place, found in sight.rows.items():
         wrong += _rows(place, found, sight.begins[place], sight.ends[place], history, seen, live=live)
+        wrong += _extras(place, found, sight.extras.get(place, {}), history)
     for who, fate in sorted(history.fates.items()):
         wrong += _operation(who, fate, seen.get(who, {}), sight, live=live)
     if not live:
@@ -262,6 +284,27 @@ def _rows(
             )
         last[writer] = (number, part, index)
         seen[writer, number][place].append(offset)
+    return wrong
+
+
+def _extras(
+    place: Place,
+    found: list[tuple[int, tuple[Any, ...]]],
+    extras: dict[int, dict[str, int]],
+    history: History,
+) -> list[str]:
+    """What is in columns that were added: in the rows that were appended with them, and in no others."""
+    wrong = []
+    for offset, row in found:
+        fate = history.fates.get((row[0], row[1]))
+        if fate is None:
+            continue
+        column = added(fate.operation)
+        expected = {} if column is None else {column: row[3]}
+        if extras.get(offset, {}) != expected:
+            wrong.append(
+                f"{place} {offset}: {extras.get(offset, {})} in what was added, {expected} was appended"
+            )
     return wrong
 
 

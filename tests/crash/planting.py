@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import lmdb
+import msgspec
 
 from mamba_stream.log import (
     committer,
@@ -22,6 +23,7 @@ from mamba_stream.log import (
     files,
     flushing,
     format,
+    intake,
     recent,
     recovery,
     registrar,
@@ -48,7 +50,7 @@ def boot_anew() -> None:
 def plant(bug: str) -> None:
     """Plants one of ``BUGS`` or ``BLINDNESS``; none for ``""``."""
     if bug:
-        (_BUGS | _FLUSHES | _BLINDNESS)[bug]()
+        (_BUGS | _FLUSHES | _ALTERATIONS | _BLINDNESS)[bug]()
 
 
 def die_in(number: int) -> None:
@@ -101,6 +103,17 @@ def _flush_without_files() -> None:
 def _commit_waits() -> None:
     """What is acknowledged as on the disk waits for it like all else."""
     registrar.strictest = lambda asked: "os"
+
+
+def _schema_mixed_up() -> None:
+    """Rows of an earlier schema are said to be of the latest."""
+    real = intake.Intake.batches
+
+    def batches(self: Any, *arguments: Any, **options: Any) -> list[committer.Batch]:
+        found = real(self, *arguments, **options)
+        return [msgspec.structs.replace(batch, schema=self._topic.schema) for batch in found]
+
+    intake.Intake.batches = batches  # type: ignore[method-assign]
 
 
 def _index_option(option: str) -> Callable[[], None]:
@@ -161,6 +174,10 @@ _FLUSHES = {
 }
 FLUSHES = tuple(_FLUSHES)
 """Bugs in what waits for the disk."""
+
+_ALTERATIONS = {"schema-mixed-up": _schema_mixed_up}
+ALTERATIONS = tuple(_ALTERATIONS)
+"""Bugs in what topics have that were altered."""
 
 _BLINDNESS = {
     "columns-unverified": _columns_unverified,

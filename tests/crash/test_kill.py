@@ -13,6 +13,7 @@ import pytest
 from mamba_stream.log import open_log
 from tests.crash.checker import History, check, check_live, settle
 from tests.crash.processes import Crew, Process
+from tests.crash.workload import own
 
 COUNTS = [pytest.param(20, id="20"), pytest.param(200, id="200", marks=pytest.mark.slow)]
 LEVELS = ["commit", "mixed"]
@@ -53,6 +54,32 @@ def test_a_log_keeps_what_it_acknowledged_when_its_writer_is_killed(
         process.finish()
         history.take(process.events())
         check(writers.log, history, thorough=True)
+        writers.disband()
+
+
+_ALTERING = ("append", "transaction", "seal", "alter")
+
+
+@pytest.mark.parametrize(
+    "kills", [pytest.param(8, id="8"), pytest.param(200, id="200", marks=pytest.mark.slow)]
+)
+def test_a_writer_that_is_killed_while_it_alters_a_topic_leaves_it_whole(
+    kills: int, seed: int, tmp_path: Path, crew: Callable[..., Crew]
+) -> None:
+    """As it was or as it was to be, with rows of all its schemas, in segments that any Arrow tool opens."""
+    rng = random.Random(seed)
+    for turn in range(0, kills, _LIVES):
+        writers = crew(tmp_path / f"log-{turn}", "--kinds", ",".join(_ALTERING))
+        history = History(seed + turn, kinds=_ALTERING)
+        for life in range(min(kills - turn, _LIVES)):
+            process = writers.begin(history.seed, 0, *history.resumption(0))
+            process.wait_for_acks(6)
+            _strike(rng, process)
+            process.kill()
+            history.take(process.events())
+            settle(check(writers.log, history, thorough=life % 4 == 3), history)
+        with open_log(writers.log) as log:
+            assert len(log[own(0)].schemas()) > 1
         writers.disband()
 
 

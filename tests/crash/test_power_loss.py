@@ -23,7 +23,7 @@ import pytest
 from tests.crash import disk
 from tests.crash.checker import History
 from tests.crash.journal import Tail
-from tests.crash.planting import BUGS, FLUSHES
+from tests.crash.planting import ALTERATIONS, BUGS, FLUSHES
 from tests.crash.processes import child_environment
 
 pytestmark = pytest.mark.compiler
@@ -221,6 +221,14 @@ def test_the_harness_finds_a_planted_bug_in_what_waits_for_the_disk(
     bug: str, record: Callable[..., Recording]
 ) -> None:
     recording = record(["--operations", "50", "--durability", "mixed"], plant=bug)
+    assert _examine(recording, recording.states(200), stop=True), f"200 states, and nobody noticed: {bug}"
+
+
+@pytest.mark.parametrize("bug", ALTERATIONS)
+def test_the_harness_finds_a_planted_bug_in_topics_that_were_altered(
+    bug: str, record: Callable[..., Recording]
+) -> None:
+    recording = record(["--operations", "150"], plant=bug)
     assert _examine(recording, recording.states(200), stop=True), f"200 states, and nobody noticed: {bug}"
 
 

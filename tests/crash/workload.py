@@ -52,7 +52,8 @@ class Operation:
     """One step of a writer.
 
     ``kind`` is ``append``, ``idempotent``, ``transaction``, ``trim``, ``seal``, ``reopen``, ``temporary`` (a
-    topic comes and goes), ``refused`` (a precondition does not hold) or ``abort``.
+    topic comes and goes), ``refused`` (a precondition does not hold), ``abort`` or ``alter`` (a topic gets a column,
+    and rows that have it).
     """
 
     writer: int
@@ -78,6 +79,7 @@ KINDS = {
     "temporary": 1,
     "refused": 1,
     "abort": 1,
+    "alter": 1,
 }
 
 
@@ -89,6 +91,11 @@ def own(writer: int) -> str:
 def inner(writer: int) -> str:
     """The same among the internal topics, whose rows lie in files of their own."""
     return f"_inner-{writer}"
+
+
+def added(op: Operation) -> str | None:
+    """The column that an alteration adds, where it is not there yet; in its rows it is the number of the row."""
+    return f"more{op.number % 8}" if op.kind == "alter" else None
 
 
 def partitions(topic: str) -> int:
@@ -137,6 +144,9 @@ def _operation(rng: random.Random, writer: int, number: int, kind: str) -> Opera
             trims=rng.random() < 0.25 and kind == "transaction",
             fraction=fraction,
         )
+    if kind == "alter":
+        part = Part(0, own(writer), rng.randrange(partitions(own(writer))), rng.randint(1, 8))
+        return Operation(writer, number, kind, (part,))
     return Operation(writer, number, kind, trims=kind == "trim", fraction=fraction)
 
 

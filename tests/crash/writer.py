@@ -18,6 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from mamba_stream.core.durability import Durability
 from mamba_stream.errors import CommitUnknown, InvalidInput, LogUnavailable, MambaStreamError, NotCommitted
 from mamba_stream.log import Log, open_log
@@ -32,6 +34,7 @@ from tests.crash.workload import (
     STATE,
     WIDE,
     Operation,
+    added,
     durability,
     inner,
     operation,
@@ -196,6 +199,14 @@ class Writer:
             for part, table in tables:
                 tx.append(part.topic, table, partition=part.partition)
             tx.abort()
+        elif op.kind == "alter":
+            [(part, table)] = tables
+            column = added(op)
+            topic = log.alter_topic(part.topic, add={column: pa.int64()})
+            rows = [{**row, column: row["row"]} for row in table.to_pylist()]
+            found = topic.append(rows, partition=part.partition, durability=level)
+            lsn = found.lsn
+            ranges = [[part.topic, p, first, following] for p, (first, following) in found.items()]
         elif op.kind == "seal":
             log.seal()
         elif op.kind == "temporary":

@@ -61,6 +61,9 @@ class Desk:
             exist_ok=exist_ok,
         )
 
+    def alter(self, topic: str, column: str) -> list[str]:
+        return list(self._log.alter_topic(topic, add={column: pl.Int64}).schema.names)
+
     def delete(self, topic: str) -> None:
         self._log.delete_topic(topic)
 
@@ -114,7 +117,7 @@ class Desk:
             frame = frame.select(columns)
         if limit is not None:
             frame = frame.head(limit)
-        return plain_rows(frame.collect())
+        return plain_rows(without_added(frame.collect()))
 
     def everything(self) -> dict[str, Any]:
         """All that can be seen of the log, as one value."""
@@ -127,6 +130,7 @@ class Desk:
                 "ended": topic.ended,
                 "rows": [plain_batch(batch) for batch in topic.read()],
                 "settings": [topic.partitions, list(topic.key), topic.time, topic.compression],
+                "columns": list(topic.schema.names),
             }
         groups = {
             group: [[*place, offset] for place, offset in sorted(log.group_offsets(group).items())]
@@ -213,8 +217,15 @@ def plain_rows(frame: pl.DataFrame) -> list[list[Any]]:
     return [[ticks(v) if isinstance(v, datetime) else v for v in row] for row in frame.rows()]
 
 
+def without_added(frame: pl.DataFrame) -> pl.DataFrame:
+    """The rows without the columns that were added, which nobody ever filled."""
+    added = frame.select([name for name in frame.columns if name not in SCHEMA])
+    assert added.null_count().rows() in ([], [(frame.height,) * added.width])
+    return frame.drop(added.columns)
+
+
 def plain_batch(batch: LogBatch) -> dict[str, Any]:
-    frame = pl.DataFrame(batch.data)
+    frame = without_added(pl.DataFrame(batch.data))
     return {
         "partition": batch.partition,
         "offset": batch.offset,

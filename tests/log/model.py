@@ -33,6 +33,8 @@ class Topic:
     time: str | None
     compression: str
     ended: bool = False
+    added: list[str] = field(default_factory=list)
+    """Columns that were added, null in every row."""
     homes: dict[Row, int] = field(default_factory=dict)
     """The partition in which a key was first seen: it must stay there."""
     producers: dict[str, list[Any]] = field(default_factory=dict)
@@ -60,6 +62,7 @@ class Model:
                     "ended": topic.ended,
                     "rows": {p: part.kept() for p, part in enumerate(topic.partitions) if part.kept()},
                     "settings": [len(topic.partitions), topic.key, topic.time, topic.compression],
+                    "columns": [*NAMES, *topic.added],
                 }
                 for name, topic in sorted(self.topics.items())
             },

@@ -339,6 +339,17 @@ class LogBesideModel(RuleBasedStateMachine):
         self.model.topics[name].ended = True
         self.model.lsn += 1
 
+    @precondition(lambda self: self.model.topics)
+    @rule(side=SIDES, column=st.sampled_from(["more", "even more"]), data=st.data())
+    def alter_topic(self, side: str, column: str, data: st.DataObject) -> None:
+        """Whoever appends knows nothing of it, and whoever reads sees it at once."""
+        name = self.some_topic(data)
+        added = self.model.topics[name].added
+        if column not in added:
+            added.append(column)
+            self.model.lsn += 1
+        assert self.ok(side, do="alter", topic=name, column=column) == [*NAMES, *added]
+
     @rule(side=SIDES)
     def seal(self, side: str) -> None:
         assert self.ok(side, do="seal") >= 0
