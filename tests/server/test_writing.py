@@ -65,6 +65,29 @@ def test_every_batch_is_acknowledged_in_order(served: tuple[flight.FlightClient,
     assert _numbers(topic) == list(range(500))
 
 
+def test_rows_are_as_durable_as_the_stream_asked_for(served: tuple[flight.FlightClient, Topic]) -> None:
+    client, topic = served
+    before = topic.log.statistics()
+    assert before.flushed_lsn == before.lsn
+    for durability in ("os", "commit", "interval"):
+        command = msgpack.packb({"topic": "rows", "durability": durability})
+        writer, answers = client.do_put(flight.FlightDescriptor.for_command(command), SCHEMA)
+        writer.write_batch(_batch(1))
+        told = _answer(answers)
+        found = topic.log.statistics()
+        writer.close()
+        assert found.lsn >= told["lsn"]
+        if durability == "interval":
+            until(lambda: topic.log.statistics().flushed_lsn >= told["lsn"], "a flush")  # noqa: B023
+        else:
+            assert (found.flushed_lsn < told["lsn"]) is (durability == "os")
+    command = msgpack.packb({"topic": "rows", "durability": "fsync"})
+    writer, _ = client.do_put(flight.FlightDescriptor.for_command(command), SCHEMA)
+    with pytest.raises(flight.FlightError, match="InvalidInput"):
+        writer.close()
+    assert _numbers(topic) == [1, 1, 1]
+
+
 def test_who_waits_for_an_answer_to_each_batch_hears_of_the_one_that_failed(
     served: tuple[flight.FlightClient, Topic],
 ) -> None:
