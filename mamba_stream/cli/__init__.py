@@ -34,6 +34,7 @@ COMMANDS = (
     "job",
     "user",
     "access",
+    "maintain",
     "doctor",
     "config",
     "bench",

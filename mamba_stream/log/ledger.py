@@ -138,7 +138,7 @@ class Ledger:
         self._heads.pop((topic, partition), None)
         self._changed_heads.discard((topic, partition))
         self.delete(rows.head_key(topic, partition))
-        self.delete(rows.sealed_key(topic, partition))
+        self.delete(rows.marks_key(topic, partition))
 
 
 def apply(ledger: Ledger, change: ChangeSet) -> Applied:

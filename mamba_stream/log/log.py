@@ -371,7 +371,7 @@ class Log:
         return self._store.seal()
 
     def maintain(self, budget: int | str | None = None) -> Maintained:
-        """Does what the log needs: removes what its topics' retention does not keep any more.
+        """Does what the log needs: removes what its topics do not keep any more, seals, and compacts.
 
         One process at a time does it, and whoever comes meanwhile does nothing and is told who. It may be interrupted
         anywhere; the next run goes on.

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from mamba_stream.log import directory, retaining
+from mamba_stream.log import compacting, directory, retaining, sealing
+from mamba_stream.log.repacking import Repacked
 from mamba_stream.log.upkeep import Maintained, Unread
 
 if TYPE_CHECKING:
@@ -38,9 +39,18 @@ def maintain(store: Store, budget: int | None = None) -> Maintained:
 def _maintained(store: Store, budget: int | None) -> Maintained:
     retained = retaining.retain(store)
     removed = store.registrar.tidy()
+    sealed, compacted = Repacked(), Repacked()
+    done = sealing.seal_some(store, sealed, budget)
+    left = None if budget is None else max(0, budget - sealed.bytes)
+    complete = compacting.compact(store, compacted, left) and done
+    removed += store.registrar.tidy()
     return Maintained(
         trimmed_rows=retained.rows,
         trimmed_bytes=retained.bytes,
         unread=tuple(Unread(*place, count) for place, count in retained.unread.items()),
+        written_bytes=sealed.bytes + compacted.bytes,
+        merged_batches=sealed.merged + compacted.merged,
+        compacted_rows=compacted.dropped,
         removed_files=removed,
+        done=complete,
     )

@@ -31,7 +31,7 @@ SCHEMA = b"\x0b"
 ONCE = b"\x0c"
 USED = b"\x0d"
 RECENT = b"\x0e"
-SEALED_TO = b"\x0f"
+MARKS = b"\x0f"
 ENTRY = b"\x10"
 
 NO_TIME = -(1 << 63)
@@ -45,6 +45,7 @@ _KEY_PARTITION = struct.Struct(">BIH")
 _KEY_ENTRY = struct.Struct(">BIHQ")
 _TICKS = struct.Struct(">QII")
 _HEAD = struct.Struct(">QQQQQQqqB")
+_MARKS = struct.Struct(">QQq")
 _ENTRY = struct.Struct(">IQIIIqqqqIQB")
 
 HAS_TIME = 1
@@ -156,6 +157,21 @@ class Entry(msgspec.Struct, frozen=True):
         return bool(self.flags & COMPRESSED)
 
 
+class Marks(msgspec.Struct, frozen=True):
+    """How far upkeep is with a partition.
+
+    ``sealed`` and ``compacted`` are offsets before which all lies in segments, and is compacted; ``tombstone`` is when
+    the first row was appended that deletes its key and is still there, 0 where none is.
+    """
+
+    sealed: int = 0
+    compacted: int = 0
+    tombstone: int = 0
+
+    def pack(self) -> bytes:
+        return _MARKS.pack(self.sealed, self.compacted, self.tombstone)
+
+
 class OnceRow(msgspec.Struct, frozen=True, array_like=True):
     """What came of the last change set of a name, and when that was, in microseconds since the epoch."""
 
@@ -245,9 +261,9 @@ def head_key(topic: int, partition: int) -> bytes:
     return _KEY_PARTITION.pack(HEAD[0], topic, partition)
 
 
-def sealed_key(topic: int, partition: int) -> bytes:
-    """Up to where all of a partition lies in segments."""
-    return _KEY_PARTITION.pack(SEALED_TO[0], topic, partition)
+def marks_key(topic: int, partition: int) -> bytes:
+    """Of a partition's :class:`Marks`."""
+    return _KEY_PARTITION.pack(MARKS[0], topic, partition)
 
 
 def entry_key(topic: int, partition: int, offset: int) -> bytes:
@@ -332,6 +348,10 @@ def unpack_ticks(value: bytes) -> Ticks:
 def unpack_head(value: bytes) -> Head:
     begin, end, entries, chain, count, size, running_time, append_time, ended = _HEAD.unpack(value)
     return Head(begin, end, entries, chain, count, size, running_time, append_time, bool(ended))
+
+
+def unpack_marks(value: bytes | None) -> Marks:
+    return Marks() if value is None else Marks(*_MARKS.unpack(value))
 
 
 def unpack_entry(value: bytes | memoryview) -> Entry:

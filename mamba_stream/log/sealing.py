@@ -29,16 +29,20 @@ _LOOKED_UP: Final = 4_096
 
 def seal(store: Store) -> int:
     """Repacks every commit file that no living process writes to; says how many."""
-    return seal_some(store, Repacked(), None)
+    return _sealed(store, Repacked(), None)[0]
 
 
-def seal_some(store: Store, done: Repacked, budget: int | None) -> int:
-    """The same until about so many bytes are written, which are added to what was ``done``; 0 if not all of it was.
+def seal_some(store: Store, done: Repacked, budget: int | None) -> bool:
+    """The same until about so many bytes are written, which are added to what was ``done``. Whether all of it was.
 
     Raises:
         DiskFull: There is no room for the copies; what was not sealed stays as it is.
         NotCommitted: It could not be done, for another reason.
     """
+    return _sealed(store, done, budget)[1]
+
+
+def _sealed(store: Store, done: Repacked, budget: int | None) -> tuple[int, bool]:
     try:
         return _seal(store, done, budget)
     except OSError as error:
@@ -48,7 +52,7 @@ def seal_some(store: Store, done: Repacked, budget: int | None) -> int:
         ) from error
 
 
-def _seal(store: Store, done: Repacked, budget: int | None) -> int:
+def _seal(store: Store, done: Repacked, budget: int | None) -> tuple[int, bool]:
     recovery.recover(store.index, store.files, store.clock)
     store.maps.drop_removed()
     held: dict[int, int] = {}
@@ -59,16 +63,16 @@ def _seal(store: Store, done: Repacked, budget: int | None) -> int:
             if fd is not None:
                 held[number] = fd
         if not held:
-            return 0
+            return 0, True
         _close(store, list(held))
         for segment in _segments(store, set(held)):
             if budget is not None and done.bytes >= budget:
-                return 0
+                return 0, False
             done.add(repack(store, segment))
     finally:
         for fd in held.values():
             os.close(fd)
-    return len(held)
+    return len(held), True
 
 
 def _candidates(store: Store) -> list[tuple[int, FileRow]]:
@@ -109,7 +113,7 @@ def _close(store: Store, numbers: list[int]) -> None:
 
 def _segments(store: Store, numbers: set[int]) -> Iterator[Segment]:
     """The batches of these files, by partition and in order, cut to the size of segments."""
-    marks = {key[1:]: int.from_bytes(value, "big") for key, value in store.items(rows.SEALED_TO)}
+    marks = {key: rows.unpack_marks(value).sealed for key, value in store.items(rows.MARKS)}
     reached: dict[bytes, int] = {}
     for topic in store.topics():
         try:
@@ -118,11 +122,11 @@ def _segments(store: Store, numbers: set[int]) -> Iterator[Segment]:
             # It was deleted meanwhile, and its rows need no place.
             continue
         for partition, head in heads.items():
-            key = rows.sealed_key(topic.id, partition)
-            mark = max(marks.get(key[1:], 0), head.begin)
+            key = rows.marks_key(topic.id, partition)
+            mark = max(marks.get(key, 0), head.begin)
             if mark < head.end:
                 yield from _of_partition(store, topic, partition, (mark, head.end), numbers, reached)
-    _note(store, {key: mark for key, mark in reached.items() if mark > marks.get(key[1:], 0)})
+    _note(store, {key: mark for key, mark in reached.items() if mark > marks.get(key, 0)})
 
 
 def _of_partition(
@@ -144,7 +148,7 @@ def _of_partition(
             position, entry = placed.next_offset, placed.entry
             sealed = sealed and entry.kind == "segment"
             if sealed:
-                reached[rows.sealed_key(topic.id, partition)] = position
+                reached[rows.marks_key(topic.id, partition)] = position
             if entry.kind == "segment" or entry.file not in numbers:
                 continue
             if batches and (size + entry.length > SEGMENT_BYTES or entry.schema != batches[0].entry.schema):
@@ -166,6 +170,7 @@ def _note(store: Store, marks: dict[bytes, int]) -> None:
             topic, partition = rows.partition_place(key)
             # Not of a partition that was deleted meanwhile.
             if draft.get(rows.head_key(topic, partition)) is not None:
-                draft.put(key, mark.to_bytes(8, "big"))
+                known = rows.unpack_marks(draft.get(key))
+                draft.put(key, msgspec.structs.replace(known, sealed=mark).pack())
 
     store.index.update(note)

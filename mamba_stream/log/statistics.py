@@ -44,4 +44,6 @@ def statistics(store: Store) -> LogStatistics:
         upkeep_runs=store.upkeep["runs"],
         trimmed_rows=store.upkeep["trimmed_rows"],
         unread_rows=store.upkeep["unread_rows"],
+        compacted_rows=store.upkeep["compacted_rows"],
+        written_bytes=store.upkeep["written_bytes"],
     )

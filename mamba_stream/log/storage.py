@@ -52,6 +52,8 @@ class LogStatistics:
         upkeep_runs: How often this process did what the log needs.
         trimmed_rows: Rows that retention removed then.
         unread_rows: Those of them that groups had yet to read.
+        compacted_rows: Rows that compaction removed.
+        written_bytes: What was written anew to seal and to compact.
     """
 
     lsn: int
@@ -75,6 +77,8 @@ class LogStatistics:
     upkeep_runs: int = 0
     trimmed_rows: int = 0
     unread_rows: int = 0
+    compacted_rows: int = 0
+    written_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -234,6 +234,7 @@ class Store:
         return self.registrar.seal(self)
 
     def maintain(self, budget: int | None = None) -> Maintained:
+        self.committer.roll()
         return self.registrar.maintain(self, budget)
 
     def statistics(self) -> LogStatistics:

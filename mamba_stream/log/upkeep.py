@@ -24,6 +24,9 @@ class Maintained:
         trimmed_rows: Rows that retention removed.
         trimmed_bytes: What they took on disk.
         unread: Those of them that groups had yet to read.
+        written_bytes: Bytes that were written anew, to seal and to compact.
+        merged_batches: Batches that there are fewer by that.
+        compacted_rows: Rows that went since their key has a later one, or is gone.
         removed_files: Files in which nothing lay any more that were removed.
         done: Whether all was done that there was to do; if not, the next run goes on.
         busy: Who was at it already, in words; nothing was done then.
@@ -32,6 +35,9 @@ class Maintained:
     trimmed_rows: int = 0
     trimmed_bytes: int = 0
     unread: tuple[Unread, ...] = ()
+    written_bytes: int = 0
+    merged_batches: int = 0
+    compacted_rows: int = 0
     removed_files: int = 0
     done: bool = True
     busy: str | None = None

@@ -350,7 +350,7 @@ ACTIONS = {
             protocol.Maintain,
             _of_log("admin"),
             _maintain,
-            "what upkeep did: what the topics do not keep any more goes",
+            "what upkeep did: it removes what topics do not keep, seals and compacts",
             lasting=True,
         ),
         Action(

@@ -3,6 +3,8 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
+from mamba_stream.log import open_log
+
 
 @pytest.fixture
 def log(tmp_path):
@@ -133,6 +135,20 @@ def test_how_a_topic_is_kept_is_said_when_it_is_made_and_altered(run_command, lo
     facts = described()
     assert (facts["retention"], facts["retention bytes"], facts["compact"]) == ("none", "10GiB", False)
     assert facts["seal compression"] == "zstd"
+
+
+def test_upkeep_is_done_and_told(run_command, log):
+    assert run_command("topic", "create", "t", "--schema", "a:int64", "--log", log).code == 0
+    with open_log(log) as opened:
+        for n in range(3):
+            opened["t"].append([{"a": n}])
+        found = run_command("maintain", str(log), "--budget", "1GiB", "-o", "json").json
+        assert (found["done"], found["trimmed rows"], found["merged batches"]) == (True, 0, 2)
+        held = opened.lock("upkeep", "log")
+        refused = run_command("maintain", "--log", log)
+        assert refused.code == 1 and "is at it already" in refused.err
+        held.release()
+    assert run_command("maintain", "--log", log, "-o", "json").json["done"] is True
 
 
 def test_an_alteration_says_what_is_wrong_with_it(run_command, log):
