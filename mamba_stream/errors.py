@@ -32,6 +32,7 @@ knows nothing of this package.
     │   ├── NetworkFileSystem                  the index would not be safe there
     │   ├── ForkedProcess                      the handle was opened before a fork
     │   ├── LogFailed                          an I/O error stopped this handle; reopen
+    │   ├── LogInUse                           somebody has the log open, which is to be had alone
     │   ├── LogClosed                          the handle was closed
     │   ├── LogReplaced                        the server keeps another log than the one that was opened there
     │   └── ServerUnavailable                  nothing listens there, or it went away, or is being stopped
@@ -166,6 +167,10 @@ class ForkedProcess(LogUnavailable):
 
 class LogFailed(LogUnavailable):
     """An I/O error stopped this handle; reopen the log, which verifies it."""
+
+
+class LogInUse(LogUnavailable):
+    """Somebody has the log open, and what was asked for needs it alone; the message says who has it."""
 
 
 class LogClosed(LogUnavailable):

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 
 def test_the_public_names_are_these_and_each_can_be_had():
     ours = {
-        *("open", "Log", "Topic", "LogBatch", "Reader", "Transaction"),
+        *("open", "Log", "Topic", "LogBatch", "Reader", "Transaction", "restore"),
         *("stream", "Stream", "concat", "sequence", "pipeline", "Pipeline", "run", "start", "step", "Job"),
         *("tumbling", "hopping", "cumulative", "session", "rows", "append_time", "periodically"),
         *("Publisher", "Producer", "RoutingPolicy", "FilterRule", "aio"),
@@ -140,5 +140,5 @@ def test_every_dependency_is_imported_somewhere():
                 imported.add(node.module.split(".")[0])
     ours = {"mamba_stream", "mamba_connectors", "mamba_pipelines"}
     server = {"grpc", "grpc_health", "prometheus_client", "starlette", "structlog", "uvicorn"}
-    optional = {"pandas", "pytest", "hypothesis", "psutil", *server}
+    optional = {"pandas", "pytest", "hypothesis", "psutil", "obstore", *server}
     assert imported - set(sys.stdlib_module_names) - ours - optional == wanted

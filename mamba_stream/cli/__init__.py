@@ -36,6 +36,8 @@ COMMANDS = (
     "access",
     "maintain",
     "doctor",
+    "backup",
+    "restore",
     "config",
     "bench",
     "completion",

@@ -10,6 +10,7 @@ import msgspec
 import xxhash
 
 from mamba_stream.log.format import Damaged
+from mamba_stream.log.rows import TopicRow
 
 _MAGIC = b"MBATOC1\n"
 
@@ -46,6 +47,8 @@ class Contents(msgspec.Struct, frozen=True):
     """The segment's length in bytes."""
     opening: int
     """The checksum of the schema message that the segment begins with."""
+    row: TopicRow | None = None
+    """The topic as the index had it then, for whoever has no index any more."""
 
 
 _decoder = msgspec.msgpack.Decoder(Contents)

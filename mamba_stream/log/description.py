@@ -116,6 +116,9 @@ def _sample(
             if not entries:
                 break
             for placed in entries:
+                if placed.entry.lost:
+                    start = placed.next_offset
+                    continue
                 batch = store.shelf.batch(topic, partition, placed, wanted).data
                 sampled += batch.num_rows
                 if topic.time:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mamba_stream.errors import NotALog
-from mamba_stream.log import directory
-from mamba_stream.log.examination import Finding
+from mamba_stream.log import directory, files
+from mamba_stream.log.examination import ALONE, Finding
 
 __all__ = ["Finding", "Report", "examine"]
 
@@ -56,19 +56,22 @@ class Report:
         return all(finding.severity == "note" for finding in self.findings)
 
 
-def examine(path: str | os.PathLike[str]) -> Report:
+def examine(path: str | os.PathLike[str], *, alone: bool = False) -> Report:
     """Examines the log in a directory: every checksum, and the index against the files.
 
-    It changes nothing, and may run beside writers.
+    It changes nothing, and may run beside writers; ``alone`` says that the caller keeps everybody else out.
+
+    Raises:
+        NotALog: There is no log, nor what is left of one.
     """
     where = Path(path).absolute()
     if not (where / directory.INDEX / "data.mdb").exists():
-        raise NotALog(f"{where} is not a log: there is no {directory.INDEX}/data.mdb in it")
+        return Report(where, (_headless(where),), {}, False)
     structural, walked = _structure(where / directory.INDEX)
     findings = [Finding("damage", f"index pages: {line}") for line in structural]
     counts: dict[str, int] = {}
     done = subprocess.run(
-        [sys.executable, "-m", "mamba_stream.log.examination", str(where)],
+        [sys.executable, "-m", "mamba_stream.log.examination", str(where), *([ALONE] if alone else [])],
         capture_output=True,
         text=True,
         check=False,
@@ -85,6 +88,22 @@ def examine(path: str | os.PathLike[str]) -> Report:
         findings.append(Finding("damage", f"index: reading it failed ({last[0]})"))
     order = {"damage": 0, "loss": 1, "note": 2}
     return Report(where, tuple(sorted(findings, key=lambda f: order[f.severity])), counts, walked)
+
+
+def _headless(log: Path) -> Finding:
+    """What is to be said of a log without an index."""
+    held = [name for name in _names(log / directory.FILES) if files.number_of(name) is not None]
+    if not held:
+        raise NotALog(f"{log} is not a log: there is no {directory.INDEX}/data.mdb in it")
+    return Finding(
+        "damage",
+        f"{directory.INDEX}/data.mdb is missing, and {len(held)} files of the log are there: put it back from a copy, "
+        "or have what is sealed put together again with --repair",
+    )
+
+
+def _names(place: Path) -> list[str]:
+    return sorted(os.listdir(place)) if place.is_dir() else []
 
 
 def _structure(index: Path) -> tuple[list[str], bool]:

@@ -3,7 +3,7 @@
 It reads, and changes nothing; it may run beside writers. Damage to the index can crash the database
 library, so :mod:`mamba_stream.log.doctor` runs this module as a process of its own::
 
-    python -m mamba_stream.log.examination DIRECTORY
+    python -m mamba_stream.log.examination DIRECTORY [--alone]
 
 which prints its findings as JSON, one a line.
 """
@@ -34,6 +34,8 @@ from mamba_stream.log.views import View
 
 _MASK = (1 << 64) - 1
 _PAGE = 2048
+ALONE = "--alone"
+"""Said to the process that examines: whoever began it has the log alone."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +68,14 @@ class _Found:
     bytes: int = 0
 
 
-def examine(path: Path, report: Callable[[Finding], None]) -> dict[str, int]:
-    """Examines the log in ``path``; reports each finding, and returns what was looked at, counted."""
+def examine(path: Path, report: Callable[[Finding], None], *, lock: bool = True) -> dict[str, int]:
+    """Examines the log in ``path``; reports each finding, and returns what was looked at, counted.
+
+    Without ``lock`` nobody may have the log open but whoever had this called.
+    """
     found = _Found()
     index = path / directory.INDEX
-    env = lmdb.open(str(index), subdir=True, readonly=True, max_readers=1024)
+    env = lmdb.open(str(index), subdir=True, readonly=True, max_readers=1024, lock=lock)
     try:
         for finding in _index(env, found):
             report(finding)
@@ -229,6 +234,10 @@ def _partition(
         expected = offset + entry.span
         chain = (chain + rows.entry_hash(key, value)) & _MASK
         seen += 1
+        if entry.lost:
+            what = "lost: a repair has given up what was damaged there"
+            yield Finding("note", what, **place, offset=offset, next_offset=expected)
+            continue
         found.live[entry.file] = found.live.get(entry.file, 0) + 1
         found.ranges.setdefault(entry.file, []).append(
             (entry.position, entry.position + entry.length, topic.name)
@@ -236,7 +245,7 @@ def _partition(
         found.rows += entry.rows
         found.batches += 1
         found.bytes += entry.length
-        problem = _batch(where, found.layouts.get(entry.schema), entry)
+        problem = problem_of(where, found.layouts.get(entry.schema), entry)
         if problem is not None:
             severity, what = problem
             yield Finding(severity, what, **place, offset=offset, next_offset=offset + entry.span)
@@ -258,8 +267,8 @@ def _partition(
         )
 
 
-def _batch(where: Path, layout: format.Layout | None, entry: Entry) -> tuple[str, str] | None:
-    """What is wrong with a batch's bytes; ``None`` if nothing."""
+def problem_of(where: Path, layout: format.Layout | None, entry: Entry) -> tuple[str, str] | None:
+    """What is wrong with a batch's bytes, and how severe that is; ``None`` if nothing."""
     path = files.path_of(where, entry.file, entry.kind)
     try:
         with path.open("rb") as file:
@@ -297,7 +306,7 @@ def _files(where: Path, found: _Found) -> Iterator[Finding]:
         if path.stat().st_size < row.end:
             yield Finding("loss", f"{path.name} has {path.stat().st_size} bytes, {row.end} are published")
         if row.kind == "segment":
-            yield from _segment(path, row)
+            yield from frame_problems(path, row.end)
         ranges = sorted(found.ranges.get(number, []))
         for (_, end, one), (start, _, other) in pairwise(ranges):
             if start < end:
@@ -345,20 +354,24 @@ def _leftover(name: str) -> Finding:
     return Finding("note", f"{name} belongs to nobody; it is removed when the log is opened next")
 
 
-def _segment(path: Path, row: FileRow) -> Iterator[Finding]:
+def frame_problems(path: Path, end: int | None) -> Iterator[Finding]:
+    """What is wrong with a segment beside its batches: its opening, its end, its table of contents.
+
+    ``end`` is where it ends, if the index knows.
+    """
     try:
         toc = contents.decode(files.contents_path(path).read_bytes())
         with path.open("rb") as file:
-            opening = file.read(toc.batches[0].position if toc.batches else 0)
+            opening = file.read(len(format.schema_message(schema_from_bytes(toc.schema))))
             file.seek(toc.size - len(format.END_OF_STREAM))
             closing = file.read()
         if xxhash.xxh3_64_intdigest(opening) != toc.opening:
             yield Finding("damage", f"{path.name}: the schema message at its start is damaged")
-        if toc.size != row.end or closing != format.END_OF_STREAM:
+        if toc.size != (toc.size if end is None else end) or closing != format.END_OF_STREAM:
             yield Finding("damage", f"{path.name}: the end of the stream is not where it should be")
     except FileNotFoundError:
         yield Finding("damage", f"{path.name}: its table of contents is missing")
-    except (Damaged, OSError, ValueError) as error:
+    except (Damaged, MambaStreamError, OSError, ValueError) as error:
         yield Finding("damage", f"{path.name}: {error}")
 
 
@@ -408,13 +421,13 @@ def _entries(env: lmdb.Environment, astray: list[bytes]) -> Iterator[tuple[bytes
         position = page[-1][0] + b"\0"
 
 
-def _main(path: str) -> None:
+def _main(path: str, *, lock: bool) -> None:
     def report(finding: Finding) -> None:
         sys.stdout.write(json.dumps(asdict(finding)) + "\n")
         sys.stdout.flush()
 
     try:
-        counts = examine(Path(path), report)
+        counts = examine(Path(path), report, lock=lock)
     except (lmdb.Error, OSError) as error:
         report(Finding("damage", f"index: {error}"))
         counts = {}
@@ -422,4 +435,4 @@ def _main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1])
+    _main(sys.argv[1], lock=sys.argv[2:] != [ALONE])

@@ -153,6 +153,18 @@ class Index:
         self.update(lambda draft: None)
         return True
 
+    def copy_to(self, path: Path) -> None:
+        """Copies it as it is at one moment on the disk; what waits for the disk is not in it."""
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        try:
+            self._enter()
+            self._env.copyfd(fd)
+        except lmdb.Error as error:
+            raise _translated(error, self._path, reading=True) from error
+        finally:
+            self._leave()
+            os.close(fd)
+
     def settle(self) -> None:
         """Makes visible what a process had committed when it was killed before it could say so.
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
@@ -36,6 +36,9 @@ from mamba_stream.log.storage import Lock, LogStatistics, PartitionHead, Storage
 from mamba_stream.log.topic import Topic
 from mamba_stream.log.transaction import Transaction
 from mamba_stream.log.upkeep import Maintained
+
+if TYPE_CHECKING:
+    from mamba_stream.log.backing import BackedUp
 
 
 class Log:
@@ -383,6 +386,21 @@ class Log:
             InvalidInput: The budget is no size.
         """
         return self._store.maintain(None if budget is None else int(size_of(budget)))
+
+    def backup(self, target: object, *, keep: int | None = None) -> BackedUp:
+        """Backs the log up, of one moment, while it is in use; what was backed up before is not copied again.
+
+        Args:
+            target: A directory, the address of an object store such as ``s3://bucket/logs``, or a store of ``obstore``.
+            keep: Keep so many backups there, the newest ones; all unless told otherwise.
+
+        Raises:
+            InvalidInput: The target is the log itself, or keeps another log's backups; or the log is a server's.
+            LogInUse: Another backup of the log is under way.
+        """
+        from mamba_stream.log.backing import backup
+
+        return backup(self, target, keep=keep)
 
     def statistics(self) -> LogStatistics:
         """What the log holds, and what this process did with it."""

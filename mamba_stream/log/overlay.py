@@ -30,13 +30,9 @@ class OverlaidView(View):
             return super().get(key)
         return None if sealed == GONE else rows.unseal(key, sealed)
 
-    def items(self, prefix: bytes, start: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
-        for key, sealed in self._sealed(prefix, prefix if start is None else start):
-            yield key, rows.unseal(key, sealed)
-
     def openings(self, prefix: bytes) -> Iterator[bytes]:
         at = prefix
-        while (found := next(self._sealed(prefix, at), None)) is not None:
+        while (found := next(self.sealed(prefix, at), None)) is not None:
             opening, _, _ = found[0][len(prefix) :].partition(b"\0")
             yield opening
             at = prefix + opening + b"\1"
@@ -63,8 +59,7 @@ class OverlaidView(View):
         )
         return self._transaction.stat()["entries"] - hidden
 
-    def _sealed(self, prefix: bytes, start: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Rows whose keys begin so, from ``start`` on, as they lie."""
+    def sealed(self, prefix: bytes, start: bytes) -> Iterator[tuple[bytes, bytes]]:
         upper, lower = _from(self._upper, start, prefix), _from(self._transaction, start, prefix)
         above, below = next(upper, None), next(lower, None)
         while above is not None or below is not None:
@@ -93,7 +88,7 @@ class OverlaidDraft(OverlaidView, Draft):
             self._upper.put(key, GONE)
 
     def delete_prefix(self, prefix: bytes) -> None:
-        for key in [key for key, _ in self._sealed(prefix, prefix)]:
+        for key in [key for key, _ in self.sealed(prefix, prefix)]:
             self.delete(key)
 
 

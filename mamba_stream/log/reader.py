@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 
-from mamba_stream.errors import MambaStreamError, OffsetTrimmed
+from mamba_stream.errors import DataCorrupted, MambaStreamError, OffsetTrimmed
 from mamba_stream.log.asked import check_bounds
 from mamba_stream.log.batch import LogBatch
 from mamba_stream.log.positions import Positioned
 from mamba_stream.log.rows import Head, TopicRow
 from mamba_stream.log.shelf import Placed, Shelf
+from mamba_stream.log.skipping import NOTHING, Skipped
 
 _LOOKED_UP = 512
 """So many entries are looked up at a time by a reader on its way; at first fewer, for it may want only one."""
@@ -31,8 +32,12 @@ class ShelfReader(Positioned):
         wanted: tuple[int, ...] | None,
         ends: Mapping[int, int] | None,
         between: tuple[int | None, int | None] = (None, None),
+        passed_over: Callable[[Skipped], object] | None = None,
     ) -> None:
+        """Begins at ``positions``; goes on behind what is damaged where somebody counts what was ``passed_over``."""
         super().__init__(topic, positions, ends)
+        self._passed_over = passed_over
+        self._skipped = NOTHING
         self._shelf = shelf
         self._wanted = wanted
         self._between = between
@@ -41,6 +46,11 @@ class ShelfReader(Positioned):
         self._look_up = dict.fromkeys(self._positions, _FIRST_LOOKED_UP)
         self._turn = deque(sorted(self._positions))
 
+    @property
+    def skipped(self) -> Skipped:
+        """What was damaged or lost, and passed over."""
+        return self._skipped
+
     def poll(self, *, max_rows: int = 65_536, max_bytes: int | None = None) -> list[LogBatch]:
         """The batches that come next, around ``max_rows`` rows together; none at the end. Never waits.
 
@@ -48,7 +58,7 @@ class ShelfReader(Positioned):
 
         Raises:
             OffsetTrimmed: The rows to read next were trimmed away.
-            DataCorrupted: Stored bytes are damaged; ``seek`` behind them to go on.
+            DataCorrupted: Stored bytes are damaged, and not to be skipped; ``seek`` behind them to go on.
             InvalidInput: A bound is not a number.
         """
         check_bounds("poll", max_rows=max_rows, max_bytes=max_bytes)
@@ -58,10 +68,10 @@ class ShelfReader(Positioned):
             partition = self._turn[0]
             while room > 0 and space > 0:
                 try:
-                    placed = self._next(partition)
-                    if placed is None:
+                    found = self._batch(partition)
+                    if found is None:
                         break
-                    batch = self._cut(partition, placed)
+                    placed, batch = found
                 except MambaStreamError:
                     self._forget(partition)
                     if batches:
@@ -87,6 +97,48 @@ class ShelfReader(Positioned):
     def _forget(self, partition: int) -> None:
         self._ahead.pop(partition, None)
         self._ready.pop(partition, None)
+
+    def _batch(self, partition: int) -> tuple[Placed, LogBatch] | None:
+        """The partition's next batch, behind what is damaged if that is to be skipped."""
+        while True:
+            try:
+                placed = self._next(partition)
+                return None if placed is None else (placed, self._cut(partition, placed))
+            except DataCorrupted:
+                self._forget(partition)
+                if self._passed_over is None:
+                    raise
+                if not self._skip(partition):
+                    return None
+
+    def _skip(self, partition: int) -> bool:
+        """Goes on behind what comes next, if that is what is damaged; whether anything may lie there."""
+        position, shelf = self._positions[partition], self._shelf()
+        # The damage may lie further on, at an entry that was looked up ahead.
+        self._look_up[partition] = 1
+        rows = batches = 0
+        try:
+            found = shelf.entries(self._topic, partition, position, 1)
+        except DataCorrupted:
+            following = shelf.sound_from(self._topic, partition, position)
+        else:
+            placed = found[0]
+            try:
+                shelf.batch(self._topic, partition, placed, self._wanted)
+            except DataCorrupted:
+                following, rows, batches = placed.next_offset, placed.entry.rows, not placed.entry.lost
+            else:
+                return True
+        following = min(following, self._ends.get(partition, following))
+        offsets = following - position
+        if offsets <= 0:
+            return False
+        skipped = Skipped(int(batches), min(rows, offsets), offsets)
+        self._positions[partition] = following
+        self._skipped += skipped
+        assert self._passed_over is not None
+        self._passed_over(skipped)
+        return True
 
     def _next(self, partition: int) -> Placed | None:
         while (placed := self._following(partition)) is not None and not placed.entry.meets(*self._between):

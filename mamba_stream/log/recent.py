@@ -29,7 +29,7 @@ from mamba_stream.log.environment import environment
 from mamba_stream.log.overlay import GONE
 
 _NUMBER: Final = struct.Struct(">Q")
-_GENERATION: Final = b"\0g"
+GENERATION: Final = b"\0g"
 _DIRTY: Final = b"\0f"
 _REFUSED: Final = b"\0r"
 _FIRST_ROW: Final = b"\1"
@@ -65,7 +65,7 @@ class Recent:
 
     def generation(self, transaction: lmdb.Transaction) -> int:
         """Of what lies here."""
-        return number_in(cast("bytes | None", transaction.get(_GENERATION)))
+        return number_in(cast("bytes | None", transaction.get(GENERATION)))
 
     def pending(self, transaction: lmdb.Transaction) -> bool:
         """Whether anything lies here."""
@@ -124,7 +124,7 @@ class Recent:
     def empty(self, upper: lmdb.Transaction, flushed: int) -> None:
         """Nothing lies here any more; what comes next is of the generation after the one that was flushed."""
         upper.drop(self._env.open_db(None, txn=upper), delete=False)
-        upper.put(_GENERATION, _NUMBER.pack(flushed + 1))
+        upper.put(GENERATION, _NUMBER.pack(flushed + 1))
 
     def reclaim(self) -> int:
         """Frees the places of readers that died; says how many."""

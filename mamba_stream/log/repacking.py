@@ -130,9 +130,10 @@ def repack(store: Store, segment: Segment) -> Repacked:
             partition=segment.partition,
             schema=schema_bytes(store.shelf.layout(segment.schema).schema),
             schema_id=segment.schema,
-            batches=tuple(_listed(one.offset, one.entry) for one in moved),
+            batches=tuple(listed(one.offset, one.entry) for one in moved),
             size=size,
             opening=opening,
+            row=segment.topic,
         )
         beside = _write_synced(files.contents_path(fresh), contents.encode(toc))
         try:
@@ -424,7 +425,8 @@ def _remove(segment: Path) -> None:
         files.contents_path(segment).unlink(missing_ok=True)
 
 
-def _listed(offset: int, entry: Entry) -> contents.Batch:
+def listed(offset: int, entry: Entry) -> contents.Batch:
+    """An entry as a table of contents has it."""
     return contents.Batch(
         offset=offset,
         position=entry.position,

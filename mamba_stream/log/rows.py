@@ -43,6 +43,7 @@ _KEY_DAY = struct.Struct(">BI")
 _PRODUCER = struct.Struct(">QQ")
 _KEY_PARTITION = struct.Struct(">BIH")
 _KEY_ENTRY = struct.Struct(">BIHQ")
+ENTRY_KEY_BYTES = _KEY_ENTRY.size
 _TICKS = struct.Struct(">QII")
 _HEAD = struct.Struct(">QQQQQQqqB")
 _MARKS = struct.Struct(">QQq")
@@ -51,6 +52,7 @@ _ENTRY = struct.Struct(">IQIIIqqqqIQB")
 HAS_TIME = 1
 COMPRESSED = 2
 SEALED = 4
+LOST = 8
 MERGED = 16
 
 
@@ -156,6 +158,11 @@ class Entry(msgspec.Struct, frozen=True):
     def compressed(self) -> bool:
         return bool(self.flags & COMPRESSED)
 
+    @property
+    def lost(self) -> bool:
+        """Whether a repair has given up what was at these offsets: no rows, and no bytes in any file."""
+        return bool(self.flags & LOST)
+
 
 class Marks(msgspec.Struct, frozen=True):
     """How far upkeep is with a partition.
@@ -228,11 +235,12 @@ class TopicRow(msgspec.Struct, frozen=True):
 
 
 class Meta(msgspec.Struct, frozen=True):
-    """What the log is."""
+    """What the log is. ``origins`` are the uuids of the logs of which it is a restored backup, the first one first."""
 
     format: int
     uuid: str
     created: int
+    origins: tuple[str, ...] = ()
 
 
 def seal(key: bytes, value: bytes) -> bytes:

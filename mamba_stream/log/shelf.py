@@ -94,6 +94,16 @@ class Shelf:
         found = self.entries(topic, partition, offset, 1)
         return found[0] if found else None
 
+    def sound_from(self, topic: TopicRow, partition: int, offset: int) -> int:
+        """Where the first entry behind ``offset`` begins whose row in the index is sound; the end where none does."""
+        with self._index.view() as view:
+            prefix = rows.entry_prefix(topic.id, partition)
+            for key, sealed in view.sealed(prefix, rows.entry_key(topic.id, partition, offset + 1)):
+                with contextlib.suppress(format.Damaged):
+                    rows.unseal(key, sealed)
+                    return rows.entry_place(key)[2]
+        return self.heads(topic, [partition])[partition].end
+
     def batches(
         self, topic: TopicRow, partition: int, placed: Sequence[Placed], wanted: Sequence[int] | None = None
     ) -> list[LogBatch]:
@@ -104,6 +114,7 @@ class Shelf:
             OffsetTrimmed: The rows of the first were trimmed away meanwhile.
             SchemaMismatch: A value of the first is not in its column's type, as the topic was before it was altered.
         """
+        self._check_there(topic, partition, placed[0])
         alike = _alike(placed)
         if len(alike) >= _FEW:
             # Whatever is wrong with one of several, they are then read, or refused, one by one.
@@ -124,6 +135,7 @@ class Shelf:
             OffsetTrimmed: The rows were trimmed away meanwhile.
             SchemaMismatch: A value is not in its column's type, as the topic was before it was altered.
         """
+        self._check_there(topic, partition, placed)
         asked = placed
         while True:
             entry = placed.entry
@@ -257,6 +269,16 @@ class Shelf:
                     self._verified.clear()
                 self._verified.update(proven)
 
+    def _check_there(self, topic: TopicRow, partition: int, placed: Placed) -> None:
+        if placed.entry.lost:
+            raise DataCorrupted(
+                f"topic {topic.name!r}, partition {partition}, offsets {placed.offset} to {placed.next_offset - 1} are "
+                "lost: they were damaged, and a repair gave them up. Read on behind them, or with skip_corrupt=True",
+                topic=topic.name,
+                partition=partition,
+                offset=placed.offset,
+            )
+
     def _check_gaps(
         self, topic: TopicRow, partition: int, offset: int, limit: int, found: list[Placed], head: Head
     ) -> None:
@@ -289,7 +311,7 @@ class Shelf:
         return DataCorrupted(
             f"topic {topic.name!r}, partition {partition}, offsets {placed.offset} to "
             f"{placed.next_offset - 1}: the stored bytes are damaged ({why}). Batches around it stay "
-            "readable; run: mamba-stream doctor",
+            "readable, by skip_corrupt=True at once; run: mamba-stream doctor",
             topic=topic.name,
             partition=partition,
             offset=placed.offset,

@@ -13,6 +13,7 @@ from mamba_stream.core.batches import frame_from_batch
 from mamba_stream.core.predicates import Predicate, Question, check
 from mamba_stream.core.schemas import polars_schema
 from mamba_stream.log.batch import LogBatch
+from mamba_stream.log.skipping import Skipped
 from mamba_stream.log.storage import Reader
 
 _LOOKED_AT: Final = 4_096
@@ -92,6 +93,11 @@ class SiftedReader:
     def exhausted(self) -> bool:
         """Whether nothing can come any more."""
         return self._reader.exhausted
+
+    @property
+    def skipped(self) -> Skipped:
+        """What was damaged or lost, and passed over, whatever was asked of its rows."""
+        return self._reader.skipped
 
     def poll(self, *, max_rows: int = 65_536, max_bytes: int | None = None) -> list[LogBatch]:
         """The rows that come next, of at least so many that are looked at; none at the end."""

@@ -46,4 +46,7 @@ def statistics(store: Store) -> LogStatistics:
         unread_rows=store.upkeep["unread_rows"],
         compacted_rows=store.upkeep["compacted_rows"],
         written_bytes=store.upkeep["written_bytes"],
+        skipped_batches=store.skips.total.batches,
+        skipped_rows=store.skips.total.rows,
+        skipped_offsets=store.skips.total.offsets,
     )

@@ -20,6 +20,7 @@ from mamba_stream.core.predicates import Predicate
 from mamba_stream.log.batch import LogBatch
 from mamba_stream.log.looking import Question
 from mamba_stream.log.rows import TopicRow
+from mamba_stream.log.skipping import Skipped
 from mamba_stream.log.upkeep import Maintained
 
 if TYPE_CHECKING:
@@ -54,6 +55,9 @@ class LogStatistics:
         unread_rows: Those of them that groups had yet to read.
         compacted_rows: Rows that compaction removed.
         written_bytes: What was written anew to seal and to compact.
+        skipped_batches: Damaged batches that readers of this process passed over, told to ``skip_corrupt``.
+        skipped_rows: Their rows.
+        skipped_offsets: Their offsets, and those that the index has lost.
     """
 
     lsn: int
@@ -79,6 +83,9 @@ class LogStatistics:
     unread_rows: int = 0
     compacted_rows: int = 0
     written_bytes: int = 0
+    skipped_batches: int = 0
+    skipped_rows: int = 0
+    skipped_offsets: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +137,11 @@ class Reader(Protocol):
         """Whether nothing can come any more: the topic was ended, or this reader's end reached."""
         ...
 
+    @property
+    def skipped(self) -> Skipped:
+        """What was damaged or lost, and passed over."""
+        ...
+
     def poll(self, *, max_rows: int = 65_536, max_bytes: int | None = None) -> list[LogBatch]:
         """The batches that come next, around ``max_rows`` rows together; none at the end.
 
@@ -137,7 +149,7 @@ class Reader(Protocol):
 
         Raises:
             OffsetTrimmed: The rows to read next were trimmed away.
-            DataCorrupted: Stored bytes are damaged; ``seek`` behind them to go on.
+            DataCorrupted: Stored bytes are damaged, and not to be skipped; ``seek`` behind them to go on.
             InvalidInput: A bound is not a number.
         """
         ...
@@ -256,11 +268,13 @@ class Storage(Protocol):
         opened: Callable[[], object],
         between: tuple[int | None, int | None] = (None, None),
         where: Predicate | None = None,
+        *,
+        skip_corrupt: bool = False,
     ) -> Reader:
         """A reader of these columns by number; ``opened`` raises once the handle that asked for it is closed.
 
         Batches that have no row ``between`` these ticks of the time column, inclusive, are left out, and rows for
-        which ``where`` is not true.
+        which ``where`` is not true. With ``skip_corrupt`` it goes on behind what is damaged, and counts it.
         """
         ...
 

@@ -34,6 +34,7 @@ from mamba_stream.log.rows import Head, Meta, TopicRow
 from mamba_stream.log.seeking import first_reaching, offset_at
 from mamba_stream.log.shelf import Shelf
 from mamba_stream.log.sifting import Sieve, SiftedReader
+from mamba_stream.log.skipping import Tally
 from mamba_stream.log.staging import StagedRows
 from mamba_stream.log.statistics import statistics
 from mamba_stream.log.storage import LogStatistics, PartitionHead, Reader
@@ -75,6 +76,7 @@ class Store:
             raise
         self.maps = Maps(self.files)
         self.shelf = Shelf(self.index, self.maps)
+        self.skips = Tally()
         self.committer = Committer(self.registrar, clock, self._waker.announce)
         self.upkeep = UpkeepCounts()
         self._ear: Ear | None = None
@@ -150,31 +152,23 @@ class Store:
         opened: Callable[[], object],
         between: tuple[int | None, int | None] = (None, None),
         where: Predicate | None = None,
+        *,
+        skip_corrupt: bool = False,
     ) -> Reader:
         if where is not None:
-            return self._sifted(topic, positions, wanted, ends, opened, between, where)
+            schema = self.schema(topic.schema)
+            sieve = Sieve.of(where, schema, wanted)
+            reads = sieve.reads(schema, wanted)
+            found = self.reader(topic, positions, reads, ends, opened, between, skip_corrupt=skip_corrupt)
+            return SiftedReader(found, sieve)
         if (low := between[0]) is not None:
             heads = self.shelf.heads(topic, list(positions))
             positions = {
                 p: first_reaching(self.shelf, topic, p, max(start, heads[p].begin), heads[p].end, low)
                 for p, start in positions.items()
             }
-        return ShelfReader(self._shelf_while(opened), topic, positions, wanted, ends, between)
-
-    def _sifted(
-        self,
-        topic: TopicRow,
-        positions: Mapping[int, int],
-        wanted: tuple[int, ...] | None,
-        ends: Mapping[int, int],
-        opened: Callable[[], object],
-        between: tuple[int | None, int | None],
-        where: Predicate,
-    ) -> Reader:
-        schema = self.schema(topic.schema)
-        sieve = Sieve.of(where, schema, wanted)
-        reader = self.reader(topic, positions, sieve.reads(schema, wanted), ends, opened, between)
-        return SiftedReader(reader, sieve)
+        passed_over = self.skips.add if skip_corrupt else None
+        return ShelfReader(self._shelf_while(opened), topic, positions, wanted, ends, between, passed_over)
 
     def scan(self, topic: TopicRow, opened: Callable[[], object]) -> pl.LazyFrame:
         return scanning.scan(self._shelf_while(opened), topic, self.schema(topic.schema))
@@ -391,8 +385,8 @@ class Store:
         if held:
             raise DataCorrupted(
                 f"{self.path / directory.INDEX} is empty, but {self.path / directory.FILES} holds {len(held)} files of "
-                "a log: its index was deleted or cut off. Put the index back from a copy; or, to begin anew, move "
-                "these files away. Sealed ones (.arrows) open in any Arrow tool"
+                "a log: its index was deleted or cut off. Put the index back from a copy, or have what is sealed put "
+                f"together again: mamba-stream doctor {self.path} --repair. To begin anew, move these files away"
             )
 
 
@@ -432,6 +426,15 @@ def acquire(
             _stores[place] = store
         store.handles += 1
         return store
+
+
+def is_open(path: Path) -> bool:
+    """Whether this process has the log in a directory open."""
+    try:
+        status = os.stat(path / directory.INDEX)
+    except FileNotFoundError:
+        return False
+    return (status.st_dev, status.st_ino) in _stores
 
 
 def release(store: Store) -> None:

@@ -234,6 +234,7 @@ class Topic:
         partitions: Sequence[int] | None = None,
         end: Mapping[int, int] | None = None,
         where: pl.Expr | None = None,
+        skip_corrupt: bool = False,
     ) -> Iterator[LogBatch]:
         """Batches from ``start`` on, in the order of offsets within each partition.
 
@@ -248,13 +249,23 @@ class Topic:
             end: ``{partition: offset}`` to stop before.
             where: Only rows for which this is true, and of a server only they travel. It compares columns and
                 values of single rows (docs/predicates.md); ``batch.offsets`` says which rows they are.
+            skip_corrupt: Go on behind what is damaged or lost. ``skipped`` of a :meth:`reader`, and of all readers of
+                this process ``log.statistics()``, count it.
 
         Raises:
+            DataCorrupted: Stored bytes are damaged, and ``skip_corrupt`` is not set.
             ExpressionRefused: ``where`` is more than such a comparison: filter what comes instead.
         """
         if max_rows is not None and not is_whole(max_rows):
             raise InvalidInput(f"max_rows={max_rows!r}: give a number from 0 on, or leave it out for all")
-        reader = self.reader(start=start, partitions=partitions, columns=columns, end=end, where=where)
+        reader = self.reader(
+            start=start,
+            partitions=partitions,
+            columns=columns,
+            end=end,
+            where=where,
+            skip_corrupt=skip_corrupt,
+        )
         return self._read(reader, follow, max_rows)
 
     def reader(
@@ -265,15 +276,15 @@ class Topic:
         columns: Sequence[str] | None = None,
         end: Mapping[int, int] | None = None,
         where: pl.Expr | None = None,
+        skip_corrupt: bool = False,
     ) -> Reader:
         """A reader to be polled; arguments as for :meth:`read`."""
         positions = self._positions(start, partitions_of(self._row, partitions))
         ends = offsets_of(self._row, "end", end)
         wanted = self._wanted(columns)
-        if where is None:
-            return self._store.reader(self._row, positions, wanted, ends, self._opened)
+        asked = None if where is None else self._predicate(where)
         return self._store.reader(
-            self._row, positions, wanted, ends, self._opened, where=self._predicate(where)
+            self._row, positions, wanted, ends, self._opened, where=asked, skip_corrupt=skip_corrupt
         )
 
     def scan(self) -> pl.LazyFrame:

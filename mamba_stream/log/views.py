@@ -24,12 +24,17 @@ class View:
 
     def items(self, prefix: bytes, start: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
         """Rows whose keys begin so, in the order of keys, from ``start`` on."""
+        for key, sealed in self.sealed(prefix, prefix if start is None else start):
+            yield key, rows.unseal(key, sealed)
+
+    def sealed(self, prefix: bytes, start: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """The same with their values as they lie, whether or not they are what was written."""
         with self._transaction.cursor() as cursor:
-            if cursor.set_range(prefix if start is None else start):
+            if cursor.set_range(start):
                 for key, sealed in cast("Iterator[tuple[bytes, bytes]]", cursor.iternext()):
                     if not key.startswith(prefix):
                         return
-                    yield key, rows.unseal(key, sealed)
+                    yield key, sealed
 
     def openings(self, prefix: bytes) -> Iterator[bytes]:
         """How the keys that begin so go on up to their first zero byte, each once, in order.

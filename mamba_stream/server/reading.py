@@ -18,6 +18,8 @@ from mamba_stream.log.batch import LogBatch
 from mamba_stream.log.remote.protocol import Piece, Read, RowsRead, Run, decode, encode
 from mamba_stream.log.rows import TopicRow
 from mamba_stream.log.sifting import Sieve
+from mamba_stream.log.skipping import NOTHING
+from mamba_stream.log.storage import Reader
 from mamba_stream.server.belongings import need_of_topic
 from mamba_stream.server.desk import Desk
 from mamba_stream.server.gate import Caller
@@ -101,6 +103,7 @@ class _Reading:
         check_bounds("read", most_rows=request.most_rows, most_bytes=request.most_bytes)
         self._desk, self._caller, self._request = desk, caller, request
         self._row, self._columns = row, wanted
+        self._told = NOTHING
 
     def bounds(self) -> tuple[dict[int, int], dict[int, int]]:
         """Where to begin, and before which offsets to end: at the latest where the topic ends now."""
@@ -118,7 +121,10 @@ class _Reading:
         left = most_rows if most_rows is not None else 1 << 62
         space = most_bytes if most_bytes is not None else 1 << 62
         ends = {partition: ends[partition] for partition in start}
-        reader = desk.storage.reader(self._row, start, self._columns, ends, _open, between)
+        skip_corrupt = self._request.skip_corrupt
+        reader = desk.storage.reader(
+            self._row, start, self._columns, ends, _open, between, skip_corrupt=skip_corrupt
+        )
         try:
             while left > 0 and space > 0:
                 batches = reader.poll(max_rows=min(left, _POLLED), max_bytes=min(space, _POLLED_BYTES))
@@ -126,7 +132,7 @@ class _Reading:
                     break
                 if self._sieve is not None:
                     batches = self._sieve.sifted(batches)
-                group, refused = self._paid(batches)
+                group, refused = self._paid(batches, reader)
                 left -= sum(data.num_rows for data, _, _ in group)
                 space -= sum(size for _, _, size in group)
                 yield group
@@ -134,16 +140,24 @@ class _Reading:
                     raise refused
                 # Who lost the right, or whose token ended, gets no more.
                 desk.gate.check(self._caller, (self._need,))
-            if self._request.progress:
+            if self._request.progress or skip_corrupt:
                 nothing = pa.RecordBatch.from_pylist([], self.schema)
                 yield [
-                    (nothing, Piece(partition, [Run(position, position, 0, 0)]), 0)
+                    (nothing, Piece(partition, [Run(position, position, 0, 0)], b"", self._untold(reader)), 0)
                     for partition, position in reader.positions.items()
                 ]
         finally:
             reader.close()
 
-    def _paid(self, batches: list[LogBatch]) -> tuple[list[_Sent], MambaStreamError | None]:
+    def _untold(self, reader: Reader) -> tuple[int, int, int] | None:
+        """What was passed over since that was told last; nothing where that is nothing."""
+        told, self._told = self._told, reader.skipped
+        if self._told == told:
+            return None
+        now = self._told
+        return now.batches - told.batches, now.rows - told.rows, now.offsets - told.offsets
+
+    def _paid(self, batches: list[LogBatch], reader: Reader) -> tuple[list[_Sent], MambaStreamError | None]:
         """What of these goes out, and why no more of them does: what was counted is sent before that is told."""
         group: list[_Sent] = []
         for together, size in _gathered(batches):
@@ -154,7 +168,8 @@ class _Reading:
             data = together[0].data if len(together) == 1 else pa.concat_batches([b.data for b in together])
             kept = _offsets(together) if self._request.offsets else b""
             runs = [_run(part) for batch in together for part in batch.appended()]
-            group.append((data, Piece(together[0].partition, runs, kept), size))
+            piece = Piece(together[0].partition, runs, kept, self._untold(reader))
+            group.append((data, piece, size))
         return group, None
 
 

@@ -24,6 +24,7 @@ import xxhash
 
 from mamba_stream.core.changes import ChangeSet, Once, Record
 from mamba_stream.log import open_log
+from mamba_stream.log.repair import repair
 from tests.log.pictures import picture
 
 pytestmark = pytest.mark.embedded
@@ -102,7 +103,7 @@ class Kind:
 
 KINDS = [Kind(*row) for row in table("key")]
 FLAGS = {row[1].split()[0] + " " + row[1].split()[1]: int(row[0]) for row in table("flag of an entry")}
-HAS_TIME, COMPRESSED, SEGMENT, MERGED = sorted(FLAGS.values())
+HAS_TIME, COMPRESSED, SEGMENT, LOST, MERGED = sorted(FLAGS.values())
 
 
 class PageReader:
@@ -148,6 +149,16 @@ class PageReader:
         for offset, entry in self.entries(known["id"], partition):
             assert expected in (None, offset), "entries follow each other"
             expected = offset + entry["span"]
+            if entry["flags"] & LOST:
+                assert (
+                    entry["rows"]
+                    == entry["file"]
+                    == entry["position"]
+                    == entry["length"]
+                    == entry["header"]
+                    == 0
+                )
+                continue
             message = self.bytes_of(entry)
             written = self.schemas[entry["schema"]]
             verify(message, written, entry["header"])
@@ -462,3 +473,18 @@ def test_the_words_for_types_are_those_on_the_page(page: PageReader) -> None:
         for field in page.schemas[topic["schema"]]:
             kind = words(field.type)
             assert kind in said or kind.partition("(")[0] in {each.partition("(")[0] for each in said}
+
+
+def test_what_a_repair_gave_up_is_as_the_page_says(tmp_path: Path) -> None:
+    with open_log(tmp_path / "log") as log:
+        topic = log.create_topic("t", {"n": pl.Int64})
+        for n in range(3):
+            topic.append([{"n": n}] * 2)
+    [file] = (tmp_path / "log" / "files").iterdir()
+    data = bytearray(file.read_bytes())
+    [entry, *_] = [entry for offset, entry in PageReader(tmp_path / "log").entries(1, 0) if offset == 2]
+    data[entry["position"] + entry["length"] - 60] ^= 1
+    file.write_bytes(data)
+    assert [loss.offset for loss in repair(tmp_path / "log").lost] == [2]
+    found = list(PageReader(tmp_path / "log").read("t", 0))
+    assert found == [(0, (0,)), (1, (0,)), (4, (2,)), (5, (2,))]

@@ -62,9 +62,9 @@ class Fence:
         seen = {*self._gate.visible(self._caller, "topic", {name for name, _ in heads})}
         return {place: head for place, head in heads.items() if place[0] in seen}
 
-    def reader(self, topic: Any, *rest: Any) -> Any:
+    def reader(self, topic: Any, *rest: Any, **named: Any) -> Any:
         self._check(Need("read", "topic", topic.name))
-        return self._inner.reader(topic, *rest)
+        return self._inner.reader(topic, *rest, **named)
 
     def groups(self) -> list[str]:
         return visible_groups(

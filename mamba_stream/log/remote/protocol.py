@@ -252,7 +252,8 @@ class Read(msgspec.Struct):
     with no row between them are left out. With ``progress`` a stream's last message of a partition says how far
     was looked, even if that gave no rows. With ``offsets`` each row's is told, where a predicate left some out.
     ``schema`` is the number of the topic's schema whose columns are meant, of which it has several if it was altered;
-    without, that which it has now.
+    without, that which it has now. With ``skip_corrupt`` what is damaged or lost is passed over and
+    counted, and progress is told.
     """
 
     topic: int | None = None
@@ -268,6 +269,7 @@ class Read(msgspec.Struct):
     progress: bool = False
     offsets: bool = False
     schema: int | None = None
+    skip_corrupt: bool = False
 
 
 class Run(msgspec.Struct, array_like=True):
@@ -286,6 +288,8 @@ class Piece(msgspec.Struct, omit_defaults=True):
     runs: list[Run]
     offsets: bytes = b""
     """That of each row, as 64-bit little-endian numbers, if they were asked for and a predicate left rows out."""
+    skipped: tuple[int, int, int] | None = None
+    """Batches, rows and offsets that were passed over before these rows, of any partition, and were not told yet."""
 
 
 class RowsRead(msgspec.Struct):

@@ -18,6 +18,7 @@ from mamba_stream.log.remote.connection import Connection
 from mamba_stream.log.remote.failing import naming
 from mamba_stream.log.remote.protocol import Piece, Read, decode, encode
 from mamba_stream.log.rows import TopicRow
+from mamba_stream.log.skipping import NOTHING, Skipped
 from mamba_stream.log.storage import PartitionHead
 
 WINDOW_BYTES: Final = 64 << 20
@@ -76,8 +77,12 @@ class RemoteReader(Positioned):
         heads: Callable[[TopicRow, list[int]], Mapping[int, PartitionHead]],
         opened: Callable[[], object],
         predicate: bytes | None = None,
+        *,
+        skip_corrupt: bool = False,
     ) -> None:
         super().__init__(topic, positions, ends)
+        self._skip_corrupt = skip_corrupt
+        self._skipped = NOTHING
         self._connection = connection
         self._columns = columns
         self._between = between
@@ -91,6 +96,11 @@ class RemoteReader(Positioned):
         self._held = dict.fromkeys(self._turn, 0)
         # How far the stream under way has come, which is further than what was handed out.
         self._ahead = dict(positions)
+
+    @property
+    def skipped(self) -> Skipped:
+        """What was damaged or lost, and passed over, as far as the server has told."""
+        return self._skipped
 
     def poll(self, *, max_rows: int = 65_536, max_bytes: int | None = None) -> list[LogBatch]:
         """The batches that come next, around ``max_rows`` rows together; none at the end.
@@ -167,7 +177,17 @@ class RemoteReader(Positioned):
     def _piece(self) -> list[LogBatch] | None:
         with naming(self._topic):
             found = self._pieces.next(self._request)
-        return None if found is None else list(cut(self._topic.name, *found))
+        if found is None:
+            return None
+        if found[0].skipped is not None:
+            self._skipped += Skipped(*found[0].skipped)
+        partition = found[0].partition
+        # What only says how far was looked is nothing where that is not further.
+        return [
+            batch
+            for batch in cut(self._topic.name, *found)
+            if batch.data.num_rows or batch.next_offset > self._ahead[partition]
+        ]
 
     def _request(self) -> Read:
         return Read(
@@ -181,6 +201,7 @@ class RemoteReader(Positioned):
             predicate=self._predicate,
             offsets=True,
             schema=self._topic.schema,
+            skip_corrupt=self._skip_corrupt,
         )
 
     def _forget(self, partition: int) -> None:

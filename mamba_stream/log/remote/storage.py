@@ -138,6 +138,8 @@ class RemoteStorage:
         opened: Callable[[], object],
         between: tuple[int | None, int | None] = (None, None),
         where: Predicate | None = None,
+        *,
+        skip_corrupt: bool = False,
     ) -> RemoteReader:
         names = self.schema(topic.schema).names
         columns = None if wanted is None else [names[number] for number in wanted]
@@ -147,7 +149,18 @@ class RemoteStorage:
             return self.heads(topic, partitions)
 
         asked = None if where is None else encode_predicate(where)
-        return RemoteReader(self._connection, topic, positions, columns, ends, between, heads, opened, asked)
+        return RemoteReader(
+            self._connection,
+            topic,
+            positions,
+            columns,
+            ends,
+            between,
+            heads,
+            opened,
+            asked,
+            skip_corrupt=skip_corrupt,
+        )
 
     def scan(self, topic: TopicRow, opened: Callable[[], object]) -> pl.LazyFrame:
         def heads() -> dict[int, PartitionHead]:

@@ -1,0 +1,140 @@
+"""What a backup says of itself: which state of the log it is, and under which names its bytes are kept."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+import xxhash
+
+from mamba_stream.errors import DataCorrupted, NewerFormat, NotFound
+from mamba_stream.log.vault import Vault
+
+KIND: Final = "backups"
+FORMAT: Final = 1
+
+
+class Piece(msgspec.Struct, frozen=True):
+    """Bytes of a file from ``start`` on, kept under a name, with their XXH3-128."""
+
+    name: str
+    start: int
+    length: int
+    checksum: str
+
+
+class Held(msgspec.Struct, frozen=True):
+    """A file of the log: its pieces follow each other. ``contents`` is the table beside a segment."""
+
+    number: int
+    kind: str
+    pieces: tuple[Piece, ...]
+    contents: Piece | None = None
+
+    @property
+    def end(self) -> int:
+        """How far it is kept."""
+        return self.pieces[-1].start + self.pieces[-1].length if self.pieces else 0
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """A backup. It appears when all that it names is there.
+
+    ``lsn`` and ``time`` (microseconds since the epoch) say which state of the log of this ``log`` uuid it is. ``index``
+    are the pieces of the index, in order.
+    """
+
+    log: str
+    lsn: int
+    time: int
+    index: tuple[Piece, ...]
+    files: tuple[Held, ...]
+    missing: tuple[str, ...] = ()
+    """Files that were missing in the log."""
+    copied: int = 0
+    """Bytes that were copied for it; what was there before counts in ``size``."""
+    format: int = FORMAT
+
+    @property
+    def when(self) -> datetime:
+        """When it was, in UTC."""
+        return datetime.fromtimestamp(self.time / 1e6, UTC)
+
+    @property
+    def name(self) -> str:
+        """Under which it is kept; names sort by how far the log was."""
+        return f"{KIND}/{self.lsn:020d}-{self.when:%Y%m%dT%H%M%S.%fZ}.json"
+
+    @property
+    def size(self) -> int:
+        """What it takes to restore it, in bytes."""
+        return sum(piece.length for piece in self.pieces())
+
+    def pieces(self) -> list[Piece]:
+        """All bytes that it needs."""
+        found = list(self.index)
+        for file in self.files:
+            found += file.pieces
+            if file.contents is not None:
+                found.append(file.contents)
+        return found
+
+
+class _Sealed(msgspec.Struct):
+    checksum: str
+    backup: msgspec.Raw
+
+
+def encode(manifest: Manifest) -> bytes:
+    """As JSON, with a checksum over it."""
+    inner = msgspec.json.encode(manifest)
+    return msgspec.json.encode(_Sealed(xxhash.xxh3_128_hexdigest(inner), msgspec.Raw(inner)))
+
+
+def load(vault: Vault, name: str) -> Manifest:
+    """The backup of this name.
+
+    Raises:
+        DataCorrupted: It is not what was written.
+        NewerFormat: A later version wrote it.
+    """
+    try:
+        sealed = msgspec.json.decode(b"".join(vault.read(name)), type=_Sealed)
+        if xxhash.xxh3_128_hexdigest(bytes(sealed.backup)) != sealed.checksum:
+            raise msgspec.DecodeError("it does not match its checksum")
+        found = msgspec.json.decode(sealed.backup, type=Manifest)
+    except msgspec.MsgspecError as error:
+        raise DataCorrupted(
+            f"{vault.place}: the backup {name} is damaged ({error}); restore another one"
+        ) from error
+    if found.format > FORMAT:
+        raise NewerFormat(
+            f"{vault.place}: {name} was written by a later version: pip install -U mamba-stream"
+        )
+    return found
+
+
+def named(vault: Vault) -> list[str]:
+    """The names of all backups, the oldest first."""
+    return sorted(vault.names(KIND))
+
+
+def chosen(vault: Vault, to: int | datetime | None) -> Manifest:
+    """The newest backup that is not past ``to``: a number of a commit, or a time; the newest of all for ``None``.
+
+    Raises:
+        NotFound: There is none.
+    """
+    names = named(vault)
+    for name in reversed(names):
+        manifest = load(vault, name)
+        if to is None or (manifest.lsn <= to if isinstance(to, int) else manifest.when <= to):
+            return manifest
+    if not names:
+        raise NotFound(f"{vault.place} holds no backup of a log")
+    oldest = load(vault, names[0])
+    raise NotFound(
+        f"{vault.place} holds no backup from before that: the oldest of {len(names)} is of commit {oldest.lsn}, "
+        f"{oldest.when:%Y-%m-%dT%H:%M:%SZ}"
+    )
