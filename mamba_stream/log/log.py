@@ -39,6 +39,7 @@ from mamba_stream.log.upkeep import Maintained
 
 if TYPE_CHECKING:
     from mamba_stream.log.backing import BackedUp
+    from mamba_stream.log.scrubbing import Scrubbed
 
 
 class Log:
@@ -386,6 +387,19 @@ class Log:
             InvalidInput: The budget is no size.
         """
         return self._store.maintain(None if budget is None else int(size_of(budget)))
+
+    def scrub(self, most: int | str | None = None) -> Scrubbed:
+        """Looks at what is stored, before somebody needs it: every byte of batches, against their checksums.
+
+        It begins where the last look at this log ended, whoever did it, and at the end begins anew.
+
+        Args:
+            most: Stop after about so many bytes, as ``"64MB"``; without, at the end of the log.
+
+        Raises:
+            InvalidInput: ``most`` is no size.
+        """
+        return self._store.scrub(None if most is None else int(size_of(most)))
 
     def backup(self, target: object, *, keep: int | None = None) -> BackedUp:
         """Backs the log up, of one moment, while it is in use; what was backed up before is not copied again.

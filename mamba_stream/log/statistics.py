@@ -49,4 +49,7 @@ def statistics(store: Store) -> LogStatistics:
         skipped_batches=store.skips.total.batches,
         skipped_rows=store.skips.total.rows,
         skipped_offsets=store.skips.total.offsets,
+        scrubbed_batches=store.scrubs.batches,
+        scrubbed_bytes=store.scrubs.bytes,
+        scrub_findings=store.scrubs.findings,
     )

@@ -25,6 +25,7 @@ from mamba_stream.log.upkeep import Maintained
 
 if TYPE_CHECKING:
     from mamba_stream.log.description import TopicDescription
+    from mamba_stream.log.scrubbing import Scrubbed
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,9 @@ class LogStatistics:
         skipped_batches: Damaged batches that readers of this process passed over, told to ``skip_corrupt``.
         skipped_rows: Their rows.
         skipped_offsets: Their offsets, and those that the index has lost.
+        scrubbed_batches: Batches that this process looked at when it scrubbed the log.
+        scrubbed_bytes: Their bytes.
+        scrub_findings: What it found damaged or missing then.
     """
 
     lsn: int
@@ -86,6 +90,9 @@ class LogStatistics:
     skipped_batches: int = 0
     skipped_rows: int = 0
     skipped_offsets: int = 0
+    scrubbed_batches: int = 0
+    scrubbed_bytes: int = 0
+    scrub_findings: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,6 +361,10 @@ class Storage(Protocol):
 
     def seal(self) -> int:
         """Repacks files that commits went to; says how many."""
+        ...
+
+    def scrub(self, most: int | None = None) -> Scrubbed:
+        """Looks at the bytes of batches, from where the last look ended, until there are about so many."""
         ...
 
     def maintain(self, budget: int | None = None) -> Maintained:

@@ -31,6 +31,7 @@ from mamba_stream.log.registering import SocketRegistrar
 from mamba_stream.log.registrar import IndexRegistrar, Registrar
 from mamba_stream.log.repeating import answered
 from mamba_stream.log.rows import Head, Meta, TopicRow
+from mamba_stream.log.scrubbing import Scrubbed, ScrubCounts, scrub
 from mamba_stream.log.seeking import first_reaching, offset_at
 from mamba_stream.log.shelf import Shelf
 from mamba_stream.log.sifting import Sieve, SiftedReader
@@ -77,6 +78,7 @@ class Store:
         self.maps = Maps(self.files)
         self.shelf = Shelf(self.index, self.maps)
         self.skips = Tally()
+        self.scrubs = ScrubCounts()
         self.committer = Committer(self.registrar, clock, self._waker.announce)
         self.upkeep = UpkeepCounts()
         self._ear: Ear | None = None
@@ -230,6 +232,9 @@ class Store:
     def maintain(self, budget: int | None = None) -> Maintained:
         self.committer.roll()
         return self.registrar.maintain(self, budget)
+
+    def scrub(self, most: int | None = None) -> Scrubbed:
+        return scrub(self, most)
 
     def statistics(self) -> LogStatistics:
         return statistics(self)

@@ -18,6 +18,7 @@ from mamba_stream.log.asked import check_bounds, is_text, partitions_of, text_of
 from mamba_stream.log.remote import protocol
 from mamba_stream.log.remote.describing import packed
 from mamba_stream.log.remote.protocol import HeadInfo, Nothing
+from mamba_stream.log.scrubbing import Scrubbed
 from mamba_stream.log.storage import PartitionHead
 from mamba_stream.log.upkeep import Maintained
 from mamba_stream.server.belongings import (
@@ -211,6 +212,11 @@ def _maintain(desk: Desk, caller: Caller, request: protocol.Maintain) -> Maintai
     return desk.storage.maintain(request.budget)
 
 
+def _scrub(desk: Desk, caller: Caller, request: protocol.Scrub) -> Scrubbed:
+    check_bounds("scrub", most=request.most)
+    return desk.storage.scrub(request.most)
+
+
 def _lock_holder(desk: Desk, caller: Caller, request: protocol.LockName) -> str | None:
     for text in (request.space, request.name):
         check_name(text, "lock")
@@ -351,6 +357,14 @@ ACTIONS = {
             _of_log("admin"),
             _maintain,
             "what upkeep did: it removes what topics do not keep, seals and compacts",
+            lasting=True,
+        ),
+        Action(
+            "scrub",
+            protocol.Scrub,
+            _of_log("admin"),
+            _scrub,
+            "what was looked at, and what is damaged of it",
             lasting=True,
         ),
         Action(

@@ -68,6 +68,7 @@ CALLS: dict[str, Callable[[Log], Any]] = {
     "wait": lambda log: log.wait(1 << 40, 30.0),
     "seal": lambda log: log.seal(),
     "maintain": lambda log: log.maintain(),
+    "scrub": lambda log: log.scrub(),
 }
 
 

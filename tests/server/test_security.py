@@ -123,6 +123,7 @@ def requests(log):
         "flush": protocol.Nothing(),
         "seal": protocol.Nothing(),
         "maintain": protocol.Maintain(),
+        "scrub": protocol.Scrub(),
         "statistics": protocol.Nothing(),
         "commit": protocol.Commit(record),
         "goodbye": protocol.Goodbye("theirs", (Forget(number, "theirs/1"),)),

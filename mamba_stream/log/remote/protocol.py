@@ -201,6 +201,12 @@ class Maintain(msgspec.Struct):
     budget: int | None = None
 
 
+class Scrub(msgspec.Struct):
+    """How many bytes are to be looked at, about; to the end without."""
+
+    most: int | None = None
+
+
 class Rows(msgspec.Struct):
     """Rows for one topic, as an uncompressed Arrow IPC stream; without a partition they go where their key says."""
 

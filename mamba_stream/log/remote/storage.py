@@ -36,6 +36,7 @@ from mamba_stream.log.remote.scanning import scan
 from mamba_stream.log.remote.together import answers_of, head_of, request_of
 from mamba_stream.log.remote.watching import Watcher
 from mamba_stream.log.rows import TopicRow
+from mamba_stream.log.scrubbing import Scrubbed
 from mamba_stream.log.storage import LogStatistics, PartitionHead
 from mamba_stream.log.upkeep import Maintained
 
@@ -226,6 +227,10 @@ class RemoteStorage:
     def maintain(self, budget: int | None = None) -> Maintained:
         asked = encode(protocol.Maintain(budget))
         return self._connection.again(lambda: self._connection.lasting("maintain", asked, Maintained))
+
+    def scrub(self, most: int | None = None) -> Scrubbed:
+        asked = encode(protocol.Scrub(most))
+        return self._connection.again(lambda: self._connection.lasting("scrub", asked, Scrubbed))
 
     def statistics(self) -> LogStatistics:
         return self._connection.ask("statistics", Nothing(), LogStatistics)
