@@ -58,6 +58,9 @@ def _work(
             return
         # Before the flush: what is committed while it goes on is for the next.
         asked.clear()
+        if over.is_set():
+            # It was closed since, and what that had set to wake this thread is cleared.
+            return
         now = flush()
         if now is None:
             return
