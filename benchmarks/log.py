@@ -17,7 +17,9 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,13 +27,19 @@ import pyarrow as pa
 import mamba_stream as mamba
 from mamba_stream.cli.bench.measuring import (
     Figure,
+    Pair,
     environment,
     in_turns,
     middle,
     per_second,
     show,
 )
+from mamba_stream.log import rows
+from mamba_stream.log.ledger import Ledger
+from mamba_stream.log.store import Store
+from mamba_stream.log.views import Draft
 
+MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 _ROWS = 65_536
 _TIMES = 48
 _SMALL_TIMES = 4_000
@@ -54,14 +62,14 @@ def main() -> int:
         shutil.rmtree(where)
 
 
-def _rows(rows: int, seed: int = 0) -> pa.RecordBatch:
+def _rows(count: int, seed: int = 0) -> pa.RecordBatch:
     random = np.random.default_rng(seed)
     return pa.record_batch(
         {
-            "time": pa.array(np.arange(rows) * 1_000, pa.timestamp("us")),
-            "key": pa.array(random.integers(0, 10_000, rows)),
-            "price": pa.array(random.random(rows)),
-            "amount": pa.array(random.random(rows)),
+            "time": pa.array(np.arange(count) * 1_000, pa.timestamp("us")),
+            "key": pa.array(random.integers(0, 10_000, count)),
+            "price": pa.array(random.random(count)),
+            "amount": pa.array(random.random(count)),
         }
     )
 
@@ -178,7 +186,197 @@ def _topics(where: Path) -> Iterator[Figure]:
     )
 
 
-_PARTS = {"levels": _levels, "small": _small, "topics": _topics}
+def _index(where: Path) -> Iterator[Figure]:
+    """An index as that of a terabyte in batches of 64 KB; the batches themselves are not there."""
+    entries = 16_000_000
+    with mamba.open(where) as log:
+        log.create_topic("t", _rows(1).schema, time="time")
+        store = log._store
+        assert isinstance(store, Store)
+        row = store.topic("t")
+        assert row is not None
+        for begin in range(0, entries, _AT_ONCE):
+            store.index.update(lambda draft, begin=begin: _enter(draft, row.id, row.schema, begin))  # type: ignore[misc]
+        size = log.statistics().index_bytes
+    found = []
+    for _ in range(5):
+        said = subprocess.run(
+            [sys.executable, "-c", _OPEN, str(where)],
+            check=True,
+            capture_output=True,
+            text=True,
+            env=environment(),
+        ).stdout.split()
+        found.append(float(said[1]))
+    yield Figure(
+        f"opening a log of {entries:,} batches (a terabyte of 64 KB each)",
+        f"{middle(found) * 1e3:.1f} ms",
+        f"{min(found) * 1e3:.1f} to {max(found) * 1e3:.1f} ms",
+        middle(found) * 1e3,
+        200,
+        at_least=False,
+        unit=" ms",
+    )
+    yield Figure(
+        "what its index takes on the disk",
+        f"{size / 1e9:.2f} GB",
+        f"{size / entries:.0f} bytes a batch",
+        size / 1e9,
+        2.0,
+        at_least=False,
+        unit=" GB",
+    )
+
+
+_AT_ONCE = 200_000
+
+
+def _enter(draft: Draft, topic: int, schema: int, begin: int) -> None:
+    """Entries of a row each, as if so many batches had been appended."""
+    ledger = Ledger(draft, 0)
+    head = ledger.head(topic, 0)
+    assert head is not None
+    chain = head.chain
+    for offset in range(begin, begin + _AT_ONCE):
+        entry = rows.Entry(
+            1, 65_536 * offset, 65_536, 1, 1, offset, offset, offset, offset, schema, offset, rows.HAS_TIME
+        )
+        key, value = rows.entry_key(topic, 0, offset), entry.pack()
+        ledger.put(key, value)
+        chain = (chain + rows.entry_hash(key, value)) % (1 << 64)
+    end = begin + _AT_ONCE
+    ledger.set_head(topic, 0, rows.Head(0, end, end, chain, end, 65_536 * end, end - 1, end - 1))
+    ledger.flush()
+
+
+# -- what is written anew ----------------------------------------------------------------------------------------------
+
+
+def _upkeep(where: Path) -> Iterator[Figure]:
+    """Sealing, merging and compaction, where no disk is the limit, beside a copy of the same bytes in memory."""
+    where = Path(tempfile.mkdtemp(prefix="mamba-stream-bench-", dir=MEMORY)) if MEMORY else where
+    try:
+        for name, rows_each, batches, settings in (
+            ("sealing batches of 64k rows", _ROWS, 128, {}),
+            ("merging batches of 1,000 rows", 1_000, 4_000, {}),
+            (
+                "compacting to 10,000 keys of 8 million rows",
+                _ROWS,
+                128,
+                {"key": "key", "compact": True, "compact_after": "0s"},
+            ),
+        ):
+            yield _anew(where / name.split()[0], name, rows_each, batches, settings)
+        yield _beside(where / "beside")
+    finally:
+        if MEMORY:
+            shutil.rmtree(where)
+
+
+def _anew(where: Path, name: str, rows_each: int, batches: int, settings: dict[str, Any]) -> Figure:
+    taken, copied = [], []
+    for number in range(3):
+        with mamba.open(where / str(number), durability="os") as log:
+            topic = log.create_topic("t", _rows(1).schema, time="time", **settings)
+            for seed in range(batches):
+                topic.append(_rows(rows_each, seed))
+            size = sum(topic.sizes().values())
+            begun = time.perf_counter()
+            while not log.maintain().done:
+                pass
+            taken.append(size / (time.perf_counter() - begun))
+        block = np.ones(size, np.uint8)
+        begun = time.perf_counter()
+        block.copy()
+        copied.append(size / (time.perf_counter() - begun))
+        shutil.rmtree(where / str(number))
+    pair = Pair(taken, copied)
+    return Figure(
+        name,
+        f"{middle(taken) / 1e6:,.0f} MB/s",
+        f"a copy in memory {middle(copied) / 1e6:,.0f} MB/s",
+        pair.ratio,
+        0.3,
+        spread=pair.spread,
+    )
+
+
+def _beside(where: Path) -> Figure:
+    """Appends at durability os while a process does upkeep, a budget at a time, and while none does."""
+    batch = _rows(1_000)
+    with mamba.open(where, durability="os") as log:
+        topic = log.create_topic("t", batch.schema, time="time")
+        log.create_topic("other", batch.schema, time="time")
+
+        def alone() -> float:
+            return per_second(lambda: topic.append(batch), 2_000)
+
+        def while_kept() -> float:
+            keeper = subprocess.Popen(
+                [sys.executable, "-c", _KEEP, str(where)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=environment(),
+            )
+            assert keeper.stdin is not None
+            assert keeper.stdout is not None
+            keeper.stdout.readline()
+            rate = alone()
+            keeper.stdin.close()
+            keeper.wait()
+            return rate
+
+        pair = in_turns(while_kept, alone, rounds=3)
+    return Figure(
+        "appends of 1,000 rows while another process keeps the log",
+        f"{middle(pair.ours):,.0f}/s",
+        f"alone {middle(pair.limit):,.0f}/s",
+        pair.ratio,
+        0.7,
+        spread=pair.spread,
+    )
+
+
+_KEEP = """
+import sys, threading
+import mamba_stream as mamba
+log = mamba.open(sys.argv[1])
+over = threading.Event()
+threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
+print("keeping", flush=True)
+while not over.is_set():
+    log.maintain(budget="16MB")
+    over.wait(0.1)
+"""
+
+
+def _backup(where: Path) -> Iterator[Figure]:
+    """A second backup, of a log of which a hundredth is new."""
+    with mamba.open(where / "log", durability="os") as log:
+        topic = log.create_topic("t", _rows(1).schema, time="time")
+        for seed in range(100):
+            topic.append(_rows(_ROWS, seed))
+        first = log.backup(where / "backups")
+        topic.append(_rows(_ROWS, 100))
+        second = log.backup(where / "backups")
+    yield Figure(
+        "a backup of a log of which a hundredth is new, as a share of what the first one copied",
+        f"{second.copied:,} bytes",
+        f"the first one {first.copied:,} bytes",
+        second.copied / first.copied,
+        0.02,
+        at_least=False,
+    )
+
+
+_PARTS = {
+    "levels": _levels,
+    "small": _small,
+    "topics": _topics,
+    "index": _index,
+    "upkeep": _upkeep,
+    "backup": _backup,
+}
 
 
 if __name__ == "__main__":
