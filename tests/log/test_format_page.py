@@ -91,10 +91,12 @@ class Kind:
         assert position == len(data)
         return found
 
-    def value(self, data: bytes) -> Any:
+    def value(self, data: bytes, *, earlier: bool) -> Any:
         if self.layout == "msgpack":
             value = msgpack.unpackb(data)
-            assert isinstance(value, list) or list(value) == self.fields
+            # Of an earlier version it may lack names that came since.
+            named = [field for field in self.fields if not earlier or field in value]
+            assert isinstance(value, list) or list(value) == named
             return value
         if self.layout == "bytes":
             return data
@@ -107,9 +109,9 @@ HAS_TIME, COMPRESSED, SEGMENT, LOST, MERGED = sorted(FLAGS.values())
 
 
 class PageReader:
-    """Reads a log as the page says."""
+    """Reads a log as the page says; one that an ``earlier`` version wrote, too."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, earlier: bool = False) -> None:
         self.path = path
         self.rows: dict[str, list[tuple[dict[str, Any], Any]]] = {kind.name: [] for kind in KINDS}
         self.sealed: dict[bytes, bytes] = {}
@@ -118,7 +120,7 @@ class PageReader:
                 value, crc = sealed[:-4], sealed[-4:]
                 assert crc == struct.pack(">I", zlib.crc32(key + value))
                 [kind] = [kind for kind in KINDS if key[:1] == kind.byte]
-                self.rows[kind.name].append((kind.key(key), kind.value(value)))
+                self.rows[kind.name].append((kind.key(key), kind.value(value, earlier=earlier)))
                 self.sealed[key] = value
         self.files = {key["file"]: value for key, value in self.rows["file"]}
         self.topics = {value["name"]: value for _, value in self.rows["topic"]}

@@ -265,6 +265,27 @@ def test_segments_have_one_schema_each_and_open_in_plain_arrow(tmp_path: Path) -
     assert unsound(tmp_path / "log") == []
 
 
+@pytest.mark.embedded
+def test_upkeep_leaves_rows_of_every_schema_as_they_were(tmp_path: Path) -> None:
+    """What is merged and compacted is of one schema each, and the latest row of a key is so over all of them."""
+    with open_log(tmp_path / "log") as log:
+        topic = log.create_topic("t", COLUMNS, key="k", compact=True, compact_after="0s")
+        for number in range(4):
+            for turn in range(6):
+                log["t"].append([row(number * 6 + turn)])
+                topic.append(frame(100 + number * 6 + turn))
+            log.alter_topic("t", add={f"more{number}": pl.Int8})
+        log["t"].append([row(200, more3=7)])
+        every = everything(log["t"])
+        latest = {found["k"]: found for found in every}
+        log.maintain()
+        assert sorted(everything(log["t"]), key=str) == sorted(latest.values(), key=str)
+        assert len(every) > len(latest) == 3
+        earlier = [{name: found[name] for name in COLUMNS} for found in everything(log["t"])]
+        assert everything(topic) == earlier
+    assert unsound(tmp_path / "log") == []
+
+
 BESIDE = """
 import sys
 import polars as pl
