@@ -37,6 +37,7 @@ COMMANDS = (
     "maintain",
     "doctor",
     "backup",
+    "copy",
     "restore",
     "config",
     "bench",

@@ -57,7 +57,8 @@ class TopicSettings(msgspec.Struct, frozen=True, omit_defaults=True):
 class CreateTopic(msgspec.Struct, frozen=True, array_like=True):
     """A new topic. ``schema`` is an Arrow IPC schema message.
 
-    ``strict_key`` says that rows lie where their key says, whoever appends them.
+    ``strict_key`` says that rows lie where their key says, whoever appends them. ``begins`` gives for each partition
+    the first offset, where it is not 0: for copies of topics whose first rows are gone.
     """
 
     name: str
@@ -70,6 +71,7 @@ class CreateTopic(msgspec.Struct, frozen=True, array_like=True):
     created: int
     strict_key: bool = False
     settings: TopicSettings = TopicSettings()
+    begins: tuple[int, ...] = ()
 
 
 class AlterTopic(msgspec.Struct, frozen=True, array_like=True):

@@ -293,7 +293,8 @@ def _create(ledger: Ledger, create: CreateTopic) -> int:
     )
     ledger.put(rows.number_key(rows.TOPIC, number), rows.pack(row))
     for partition in range(create.partitions):
-        ledger.set_head(number, partition, Head())
+        begin = create.begins[partition] if create.begins else 0
+        ledger.set_head(number, partition, Head(begin=begin, end=begin))
     return number
 
 

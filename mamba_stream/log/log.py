@@ -39,6 +39,7 @@ from mamba_stream.log.upkeep import Maintained
 
 if TYPE_CHECKING:
     from mamba_stream.log.backing import BackedUp
+    from mamba_stream.log.copying import Copied, Starts
     from mamba_stream.log.scrubbing import Scrubbed
 
 
@@ -387,6 +388,27 @@ class Log:
             InvalidInput: The budget is no size.
         """
         return self._store.maintain(None if budget is None else int(size_of(budget)))
+
+    def copy(self, topics: str | Sequence[str], into: Log, *, start: Starts | None = None) -> Copied:
+        """Copies what topics hold now into another log, at the same offsets; what was copied before is not again.
+
+        It may be interrupted anywhere and be called again: each row lands once.
+
+        Args:
+            topics: Their names, which they keep.
+            into: The other log, in a directory or a server's.
+            start: ``{topic: {partition: offset}}`` for topics that are not there yet: where each begins; at its first
+                row unless told otherwise.
+
+        Raises:
+            AlreadyExists: There is a topic of that name which is no copy of this one.
+            InvalidInput: Rows were compacted away in the middle, so that the copy would have other offsets.
+            OffsetTrimmed: The rows that come next were trimmed away since the last copy.
+            PreconditionFailed: Somebody else appended to the copy.
+        """
+        from mamba_stream.log.copying import copy
+
+        return copy(self, topics, into, start)
 
     def scrub(self, most: int | str | None = None) -> Scrubbed:
         """Looks at what is stored, before somebody needs it: every byte of batches, against their checksums.

@@ -216,6 +216,11 @@ class Storage(Protocol):
         ...
 
     @property
+    def identity(self) -> str:
+        """What tells this log from all others, wherever it is."""
+        ...
+
+    @property
     def clock(self) -> Clock:
         """The time by which leases end and rows are appended: for all who share the log, the same."""
         ...

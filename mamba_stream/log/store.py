@@ -95,6 +95,10 @@ class Store:
         return self.path
 
     @property
+    def identity(self) -> str:
+        return self.meta.uuid
+
+    @property
     def clock(self) -> Clock:
         return self._clock
 

@@ -94,7 +94,13 @@ def of_caller(change: ChangeSet, caller: str) -> ChangeSet:
 def _created(create: CreateTopic, limits: Limits, now: int) -> CreateTopic:
     check_name(create.name, "topic", internal=create.internal)
     schema = _schema(create.schema, limits, f"topic {create.name!r}")
-    return checked_topic(
+    if create.begins and len(create.begins) != create.partitions:
+        raise InvalidInput(
+            f"topic {create.name!r}: {len(create.begins)} begins for {create.partitions} partitions"
+        )
+    for begin in create.begins:
+        _check_whole(begin, "where a partition begins")
+    checked_change = checked_topic(
         create.name,
         schema,
         partitions=create.partitions,
@@ -106,6 +112,7 @@ def _created(create: CreateTopic, limits: Limits, now: int) -> CreateTopic:
         created=now,
         settings=create.settings,
     )
+    return msgspec.structs.replace(checked_change, begins=create.begins)
 
 
 def _altered(alter: AlterTopic, catalog: Catalog, limits: Limits) -> AlterTopic:

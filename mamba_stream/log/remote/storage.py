@@ -77,6 +77,10 @@ class RemoteStorage:
         return None
 
     @property
+    def identity(self) -> str:
+        return self._connection.welcome.log
+
+    @property
     def clock(self) -> Clock:
         return self._connection.clock
 
