@@ -93,8 +93,8 @@ def _target(topic: Topic, into: Log, start: Mapping[int, int] | None) -> Topic:
             first, end = offsets[partition]
             if not first <= begin <= end:
                 raise InvalidInput(
-                    f"topic {topic.name!r}, partition {partition}: a copy from offset {begin} on cannot be made of rows "
-                    f"from {first} to {end}"
+                    f"topic {topic.name!r}, partition {partition}: a copy from offset {begin} on cannot be made of "
+                    f"rows from {first} to {end}"
                 )
         row = topic._row
         create = checked_topic(
