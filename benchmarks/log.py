@@ -149,9 +149,9 @@ def _rate(rates: list[float], size: int) -> str:
 
 _OPEN = """
 import sys, time
-import mamba_stream as mamba
+from mamba_stream.log import open_log
 start = time.perf_counter()
-log = mamba.open(sys.argv[1])
+log = open_log(sys.argv[1])
 names = log.topics()
 log[names[-1]].offsets()
 print(len(names), time.perf_counter() - start)
