@@ -107,6 +107,7 @@ def open_log(
     certificate: str | os.PathLike[str] | None = None,
     key: str | os.PathLike[str] | None = None,
     durability: Durability = "commit",
+    upkeep: bool = True,
 ) -> Log:
     """Opens a log: a directory, created if missing, or a server's.
 
@@ -121,6 +122,7 @@ def open_log(
         key: A file with its key (``$MAMBA_STREAM_KEY``).
         durability: What a loss of power can do to what is committed through it, unless a call says otherwise:
             ``"commit"``, ``"interval"`` or ``"os"``, as ``Topic.append`` explains them.
+        upkeep: Whether a job that runs over it, or ``log.tended()``, does in the background what the log needs.
 
     Raises:
         NotALog: The directory holds something else.
@@ -140,4 +142,4 @@ def open_log(
         return place
     known = logs.Credentials.of()
     level = check_durability(durability)
-    return Log(logs.storage_of(place, credentials=replace(known, **shown) if shown else None), level)
+    return Log(logs.storage_of(place, credentials=replace(known, **shown) if shown else None), level, upkeep)

@@ -166,6 +166,7 @@ class Committer:
         self._leader: _Pending | None = None
         self._awaited = 0
         self._open: dict[bool, CommitFile] = {}
+        self._since: dict[bool, float] = {}
         self._closed = False
         self._expected = 1
         self._pace = 0.0
@@ -213,12 +214,13 @@ class Committer:
         assert len(outcomes) == len(changes)
         return outcomes
 
-    def roll(self) -> None:
-        """Closes the open commit files, so that they can be sealed."""
+    def roll(self, *, older_than: float = 0.0) -> None:
+        """Closes the open commit files, or those that are so many seconds old, so that they can be sealed."""
         self._registrar.check()
         with self._turn:
-            for internal in list(self._open):
-                self._retire(internal)
+            for internal, since in list(self._since.items()):
+                if internal in self._open and self._clock.monotonic() - since >= older_than:
+                    self._retire(internal)
 
     def close(self) -> None:
         with self._turn:
@@ -400,6 +402,7 @@ class Committer:
         if file is None:
             file = self._registrar.open_file(internal)
             self._open[internal] = file
+            self._since[internal] = self._clock.monotonic()
         return file
 
     def _retire(self, internal: bool) -> None:

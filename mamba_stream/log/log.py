@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -50,10 +51,12 @@ class Log:
     process shares what is open; each handle is closed on its own.
     """
 
-    def __init__(self, store: Storage, durability: Durability = "commit") -> None:
+    def __init__(self, store: Storage, durability: Durability = "commit", upkeep: bool = True) -> None:
         self._shared = store
         self.durability = check_durability(durability)
         """What has to be so before a commit through this handle returns, unless told otherwise."""
+        self.upkeep = upkeep
+        """Whether jobs over this handle have :meth:`maintain` done in the background."""
         self._open = True
         self._topics: dict[str, Topic] = {}
 
@@ -437,6 +440,17 @@ class Log:
         from mamba_stream.log.backing import backup
 
         return backup(self, target, keep=keep)
+    def tended(self) -> AbstractContextManager[None]:
+        """Has :meth:`maintain` done in the background meanwhile, now and then and a little at a time.
+
+        As jobs and servers have it. Over a network the server does it.
+
+        Example:
+            >>> import mamba_stream as mamba, tempfile
+            >>> with mamba.open(tempfile.mkdtemp()) as log, log.tended():
+            ...     _ = log.create_topic("t", {"n": int}, retention="7d").append([{"n": 1}])
+        """
+        return self._store.tended() if self.upkeep else nullcontext()
 
     def statistics(self) -> LogStatistics:
         """What the log holds, and what this process did with it."""

@@ -18,29 +18,30 @@ if TYPE_CHECKING:
 _NAME: Final = "log"
 
 
-def maintain(store: Store, budget: int | None = None) -> Maintained:
+def maintain(store: Store, budget: int | None = None, *, patient: bool = False) -> Maintained:
     """Does what the log needs.
 
     Args:
         store: The log.
         budget: About how many bytes may be written anew; without, all that there are.
+        patient: Leave files alone that are small and young: they are worth more later.
     """
     lock = store.lock(directory.UPKEEP, _NAME)
     if lock is None:
         return Maintained(done=False, busy=store.lock_holder(directory.UPKEEP, _NAME) or "another process")
     try:
-        found = _maintained(store, budget)
+        found = _maintained(store, budget, patient)
     finally:
         lock.release()
     store.upkeep.add(found)
     return found
 
 
-def _maintained(store: Store, budget: int | None) -> Maintained:
+def _maintained(store: Store, budget: int | None, patient: bool) -> Maintained:
     retained = retaining.retain(store)
     removed = store.registrar.tidy()
     sealed, compacted = Repacked(), Repacked()
-    done = sealing.seal_some(store, sealed, budget)
+    done = sealing.seal_some(store, sealed, budget, patient=patient)
     left = None if budget is None else max(0, budget - sealed.bytes)
     complete = compacting.compact(store, compacted, left) and done
     removed += store.registrar.tidy()

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from mamba_stream.log.views import Draft
 
 SEGMENT_BYTES = 512 << 20
+YOUNG: Final = 3_600_000_000
+"""Microseconds for which upkeep in the background leaves a file to its writer, and one that is small to itself."""
+_WORTH_BYTES: Final = 64 << 20
+_LEAST_SEGMENT: Final = 16 << 20
 _LOOKED_UP: Final = 4_096
 
 
@@ -32,19 +36,19 @@ def seal(store: Store) -> int:
     return _sealed(store, Repacked(), None)[0]
 
 
-def seal_some(store: Store, done: Repacked, budget: int | None) -> bool:
+def seal_some(store: Store, done: Repacked, budget: int | None, *, patient: bool = False) -> bool:
     """The same until about so many bytes are written, which are added to what was ``done``. Whether all of it was.
 
     Raises:
         DiskFull: There is no room for the copies; what was not sealed stays as it is.
         NotCommitted: It could not be done, for another reason.
     """
-    return _sealed(store, done, budget)[1]
+    return _sealed(store, done, budget, patient)[1]
 
 
-def _sealed(store: Store, done: Repacked, budget: int | None) -> tuple[int, bool]:
+def _sealed(store: Store, done: Repacked, budget: int | None, patient: bool = False) -> tuple[int, bool]:
     try:
-        return _seal(store, done, budget)
+        return _seal(store, done, budget, patient)
     except OSError as error:
         failed = DiskFull if error.errno in directory.NO_ROOM else NotCommitted
         raise failed(
@@ -52,12 +56,12 @@ def _sealed(store: Store, done: Repacked, budget: int | None) -> tuple[int, bool
         ) from error
 
 
-def _seal(store: Store, done: Repacked, budget: int | None) -> tuple[int, bool]:
+def _seal(store: Store, done: Repacked, budget: int | None, patient: bool) -> tuple[int, bool]:
     recovery.recover(store.index, store.files, store.clock)
     store.maps.drop_removed()
     held: dict[int, int] = {}
     try:
-        for number, row in _candidates(store):
+        for number, row in _candidates(store, patient):
             # Holding the lock keeps writers from adopting it, and other processes from sealing it too.
             fd = _locked(files.path_of(store.files, number, row.kind), row)
             if fd is not None:
@@ -65,7 +69,9 @@ def _seal(store: Store, done: Repacked, budget: int | None) -> tuple[int, bool]:
         if not held:
             return 0, True
         _close(store, list(held))
-        for segment in _segments(store, set(held)):
+        # What is begun is not interrupted.
+        most = SEGMENT_BYTES if budget is None else min(SEGMENT_BYTES, max(budget, _LEAST_SEGMENT))
+        for segment in _segments(store, set(held), most):
             if budget is not None and done.bytes >= budget:
                 return 0, False
             done.add(repack(store, segment))
@@ -75,10 +81,12 @@ def _seal(store: Store, done: Repacked, budget: int | None) -> tuple[int, bool]:
     return len(held), True
 
 
-def _candidates(store: Store) -> list[tuple[int, FileRow]]:
-    found = []
+def _candidates(store: Store, patient: bool) -> list[tuple[int, FileRow]]:
+    found, now = [], store.clock.now()
     for key, value in store.items(rows.FILE):
         number, row = int.from_bytes(key[1:], "big"), rows.unpack(FileRow, value)
+        if patient and row.end < _WORTH_BYTES and now - row.opened < YOUNG:
+            continue
         if row.kind == "commit" and row.state != "trash" and not row.internal:
             found.append((number, row))
     return found
@@ -111,7 +119,7 @@ def _close(store: Store, numbers: list[int]) -> None:
     store.index.update(close)
 
 
-def _segments(store: Store, numbers: set[int]) -> Iterator[Segment]:
+def _segments(store: Store, numbers: set[int], most: int) -> Iterator[Segment]:
     """The batches of these files, by partition and in order, cut to the size of segments."""
     marks = {key: rows.unpack_marks(value).sealed for key, value in store.items(rows.MARKS)}
     reached: dict[bytes, int] = {}
@@ -125,7 +133,7 @@ def _segments(store: Store, numbers: set[int]) -> Iterator[Segment]:
             key = rows.marks_key(topic.id, partition)
             mark = max(marks.get(key, 0), head.begin)
             if mark < head.end:
-                yield from _of_partition(store, topic, partition, (mark, head.end), numbers, reached)
+                yield from _of_partition(store, topic, partition, (mark, head.end), numbers, most, reached)
     _note(store, {key: mark for key, mark in reached.items() if mark > marks.get(key, 0)})
 
 
@@ -135,6 +143,7 @@ def _of_partition(
     partition: int,
     bounds: tuple[int, int],
     numbers: set[int],
+    most: int,
     reached: dict[bytes, int],
 ) -> Iterator[Segment]:
     position, end = bounds
@@ -151,7 +160,7 @@ def _of_partition(
                 reached[rows.marks_key(topic.id, partition)] = position
             if entry.kind == "segment" or entry.file not in numbers:
                 continue
-            if batches and (size + entry.length > SEGMENT_BYTES or entry.schema != batches[0].entry.schema):
+            if batches and (size + entry.length > most or entry.schema != batches[0].entry.schema):
                 yield Segment(topic, partition, batches)
                 batches, size = [], 0
             batches.append(placed)

@@ -7,6 +7,7 @@ storage it is.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -374,6 +375,10 @@ class Storage(Protocol):
 
     def maintain(self, budget: int | None = None) -> Maintained:
         """Does what the log needs, writing about so many bytes anew at most; says what it did."""
+        ...
+
+    def tended(self) -> AbstractContextManager[None]:
+        """Has upkeep done in the background meanwhile, if that is this process's business."""
         ...
 
     def statistics(self) -> LogStatistics:

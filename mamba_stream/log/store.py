@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,8 @@ from mamba_stream.core.clock import Clock, SystemClock
 from mamba_stream.core.names import LONGEST_NAME
 from mamba_stream.core.predicates import Predicate
 from mamba_stream.errors import DataCorrupted, DiskFull, ForkedProcess, LogFailed, NewerFormat, NotALog
-from mamba_stream.log import description, directory, files, locks, rows, scanning
+from mamba_stream.log import description, directory, files, locks, maintaining, rows, scanning
+from mamba_stream.log.caretaking import EVERY, Caretaker
 from mamba_stream.log.committer import Batch, Committer
 from mamba_stream.log.files import Maps
 from mamba_stream.log.index import FORKED, MAP_SIZE, Index
@@ -32,6 +33,7 @@ from mamba_stream.log.registrar import IndexRegistrar, Registrar
 from mamba_stream.log.repeating import answered
 from mamba_stream.log.rows import Head, Meta, TopicRow
 from mamba_stream.log.scrubbing import Scrubbed, ScrubCounts, scrub
+from mamba_stream.log.sealing import YOUNG
 from mamba_stream.log.seeking import first_reaching, offset_at
 from mamba_stream.log.shelf import Shelf
 from mamba_stream.log.sifting import Sieve, SiftedReader
@@ -81,6 +83,9 @@ class Store:
         self.scrubs = ScrubCounts()
         self.committer = Committer(self.registrar, clock, self._waker.announce)
         self.upkeep = UpkeepCounts()
+        self._tending = threading.Lock()
+        self._tenders = 0
+        self._caretaker: Caretaker | None = None
         self._ear: Ear | None = None
         self._hearing = threading.Lock()
         self._pid = os.getpid()
@@ -239,6 +244,28 @@ class Store:
 
     def scrub(self, most: int | None = None) -> Scrubbed:
         return scrub(self, most)
+
+    @contextlib.contextmanager
+    def tended(self, every: float = EVERY) -> Iterator[None]:
+        with self._tending:
+            self._tenders += 1
+            if self._caretaker is None and isinstance(self.registrar, IndexRegistrar):
+                self._caretaker = Caretaker(self._tend, self.clock, every)
+                self._caretaker.start()
+        try:
+            yield
+        finally:
+            with self._tending:
+                self._tenders -= 1
+                over = None
+                if not self._tenders:
+                    over, self._caretaker = self._caretaker, None
+            if over is not None:
+                over.stop()
+
+    def _tend(self, budget: int) -> Maintained:
+        self.committer.roll(older_than=YOUNG / 1e6)
+        return maintaining.maintain(self, budget, patient=True)
 
     def statistics(self) -> LogStatistics:
         return statistics(self)

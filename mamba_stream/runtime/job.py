@@ -237,7 +237,8 @@ class Job(ABC):
                 self._reception.begin(
                     self._scale, f"run over {self._log.place} by {place}: {self._as_begun()}"
                 )
-                summary = self._loop()
+                with self._log.tended():
+                    summary = self._loop()
             finally:
                 self._end()
             self._summary = summary

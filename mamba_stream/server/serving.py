@@ -105,6 +105,8 @@ class Server:
         notifier = Notifier()
         store = acquire(self.log.path)
         left.callback(store.release)
+        if settings.upkeep is not None:
+            left.enter_context(store.tended(float(settings.upkeep)))
         supervisor = Supervisor(
             self.command,
             self._orders,

@@ -31,6 +31,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
         memory: What the listener may take, in bytes.
         drain: How long calls in flight may take to finish when the server is stopped.
         disk_reserve: With less room than that, in bytes, the server is not ready.
+        upkeep: How often to do what the log needs; ``None`` for never.
         log_format: How to write what happens; ``auto`` is for people at a terminal, and JSON elsewhere.
         log_level: From which weight on.
     """
@@ -46,6 +47,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     memory: Size = Size(1 << 30)
     drain: Seconds = Seconds(30)
     disk_reserve: Size = Size(256 << 20)
+    upkeep: Seconds | None = Seconds(60)
     log_format: Literal["auto", "json", "console"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

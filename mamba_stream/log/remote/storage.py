@@ -236,6 +236,10 @@ class RemoteStorage:
         asked = encode(protocol.Scrub(most))
         return self._connection.again(lambda: self._connection.lasting("scrub", asked, Scrubbed))
 
+    def tended(self) -> contextlib.AbstractContextManager[None]:
+        # The server does it.
+        return contextlib.nullcontext()
+
     def statistics(self) -> LogStatistics:
         return self._connection.ask("statistics", Nothing(), LogStatistics)
 
