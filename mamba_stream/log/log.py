@@ -440,6 +440,7 @@ class Log:
         from mamba_stream.log.backing import backup
 
         return backup(self, target, keep=keep)
+
     def tended(self) -> AbstractContextManager[None]:
         """Has :meth:`maintain` done in the background meanwhile, now and then and a little at a time.
 
