@@ -172,9 +172,17 @@ class _Server(Collector):
         try:
             yield _counter("log_commits", "Commits of the log since it exists, by whomever.", self._log.lsn())
             free = free_bytes(self._log.path)
+            found = self._log.statistics()
         except (MambaStreamError, OSError):
             return
         yield _gauge("disk_free_bytes", "What is left on the log's disk.", free)
+        yield _counter("upkeep_runs", "How often upkeep was done.", found.upkeep_runs)
+        yield _counter("upkeep_trimmed_rows", "Rows that retention removed.", found.trimmed_rows)
+        yield _counter("upkeep_unread_rows", "Those of them that groups had yet to read.", found.unread_rows)
+        yield _counter("upkeep_compacted_rows", "Rows that compaction removed.", found.compacted_rows)
+        yield _counter(
+            "upkeep_written_bytes", "What was written anew to seal and to compact.", found.written_bytes
+        )
 
     def _of_listener(self) -> Iterator[Metric]:
         found = self._supervisor.figures(_TIMEOUT)
