@@ -46,6 +46,11 @@ _OPTIONS = (
     ("drain", "DURATION", "How long calls in flight may take to finish at the end; 30s unless said."),
     ("disk-reserve", "SIZE", "With less room on disk the server is not ready; 256MiB unless said."),
     (
+        "scrub",
+        "SIZE",
+        "How much of what is stored is looked at for damage, a second; 2MiB unless said, 0 for nothing.",
+    ),
+    (
         "log-format",
         "auto|json|console",
         "How to write what happens; for people at a terminal, JSON elsewhere.",

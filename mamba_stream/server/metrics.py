@@ -28,6 +28,7 @@ from mamba_stream.log import Log
 from mamba_stream.server.jobmetrics import AskJobs, JobMetrics
 from mamba_stream.server.orders import Figures
 from mamba_stream.server.readiness import Readiness, free_bytes
+from mamba_stream.server.scrubber import Scrubber
 from mamba_stream.server.supervisor import Supervisor
 
 _KEPT: Final = 5.0
@@ -97,13 +98,14 @@ def registry_of(
     readiness: Readiness,
     clock: Clock,
     version: str,
+    scrubber: Scrubber,
 ) -> CollectorRegistry:
     """All that ``/metrics`` tells."""
     registry = CollectorRegistry(auto_describe=False)
     ProcessCollector(registry=registry)
     registry.register(_Queues(log, ask, clock))
     registry.register(JobMetrics(log, ask_jobs))
-    registry.register(_Server(log, supervisor, readiness, version))
+    registry.register(_Server(log, supervisor, readiness, version, scrubber))
     return registry
 
 
@@ -150,7 +152,10 @@ def _six(kind: str, each: list[Any]) -> Iterator[Metric]:
 
 
 class _Server(Collector):
-    def __init__(self, log: Log, supervisor: Supervisor, readiness: Readiness, version: str) -> None:
+    def __init__(
+        self, log: Log, supervisor: Supervisor, readiness: Readiness, version: str, scrubber: Scrubber
+    ) -> None:
+        self._scrubber = scrubber
         self._log = log
         self._supervisor = supervisor
         self._readiness = readiness
@@ -169,6 +174,9 @@ class _Server(Collector):
         yield from self._of_listener()
 
     def _of_log(self) -> Iterator[Metric]:
+        looked_at, damaged = self._scrubber.bytes, self._scrubber.findings
+        yield _counter("log_scrubbed_bytes", "What was looked at for damage.", looked_at)
+        yield _counter("log_scrub_findings", "Batches that were damaged or missing then.", damaged)
         try:
             yield _counter("log_commits", "Commits of the log since it exists, by whomever.", self._log.lsn())
             free = free_bytes(self._log.path)

@@ -30,6 +30,7 @@ from mamba_stream.server.metrics import Ask, registry_of
 from mamba_stream.server.notify import Notifier
 from mamba_stream.server.orders import Orders
 from mamba_stream.server.readiness import Check, DiskCheck, ListenerCheck, LogCheck, Readiness
+from mamba_stream.server.scrubber import Scrubber
 from mamba_stream.server.settings import ServerSettings
 from mamba_stream.server.sockets import bind
 from mamba_stream.server.supervisor import Supervisor
@@ -121,17 +122,28 @@ class Server:
             "disk": DiskCheck(self.log.path, settings.disk_reserve),
             "listener": ListenerCheck(supervisor),
         }
+        scrubber = Scrubber(self.log, settings.scrub, events)
+        left.callback(scrubber.stop)
         readiness = Readiness(checks, [] if health is None else [health.tell])
         self._turned = self.clock.monotonic()
         if web is not None:
             registry = registry_of(
-                self.log, self.ask, self.ask_jobs, supervisor, readiness, self.clock, self.version
+                self.log,
+                self.ask,
+                self.ask_jobs,
+                supervisor,
+                readiness,
+                self.clock,
+                self.version,
+                scrubber,
             )
             web.start(application(lambda: self._alive(supervisor), readiness, registry), events)
         if health is not None:
             health.start()
         port = supervisor.start()
         readiness.start()
+        if settings.scrub:
+            scrubber.start()
         address = Address(settings.listen.host, port)
         others = {
             name: str(Address(wanted.host, each.port))

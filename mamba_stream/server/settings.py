@@ -32,6 +32,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
         drain: How long calls in flight may take to finish when the server is stopped.
         disk_reserve: With less room than that, in bytes, the server is not ready.
         upkeep: How often to do what the log needs; ``None`` for never.
+        scrub: How much of what is stored is looked at for damage, in bytes a second; 0 for nothing.
         log_format: How to write what happens; ``auto`` is for people at a terminal, and JSON elsewhere.
         log_level: From which weight on.
     """
@@ -48,6 +49,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     drain: Seconds = Seconds(30)
     disk_reserve: Size = Size(256 << 20)
     upkeep: Seconds | None = Seconds(60)
+    scrub: Size = Size(2 << 20)
     log_format: Literal["auto", "json", "console"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
