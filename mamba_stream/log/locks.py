@@ -8,7 +8,7 @@ import os
 import socket
 from pathlib import Path
 
-from mamba_stream.errors import DiskFull
+from mamba_stream.errors import DiskFull, LogUnavailable
 from mamba_stream.log.directory import NO_ROOM
 
 
@@ -35,20 +35,24 @@ def take(log: Path, space: str, name: str, holder: str) -> FileLock | None:
 
     Raises:
         DiskFull: There is no room for the lock's file.
+        LogUnavailable: The file cannot be locked.
     """
     path = _path(log, space, name)
+    fd = -1
     try:
         path.parent.mkdir(exist_ok=True)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
+        if fd >= 0:
+            os.close(fd)
+        if isinstance(error, BlockingIOError):
+            return None
         if error.errno in NO_ROOM:
             raise DiskFull(f"{path}: {error.strerror}; free some space and try again") from error
-        raise
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        return None
+        raise LogUnavailable(
+            f"{path} cannot be locked: {error.strerror}; try again, and look at the disk"
+        ) from error
     # Who has it is only told: a full disk is no reason not to go on.
     with contextlib.suppress(OSError):
         os.ftruncate(fd, 0)
