@@ -230,7 +230,7 @@ def plain_batch(batch: LogBatch) -> dict[str, Any]:
         "partition": batch.partition,
         "offset": batch.offset,
         "next": batch.next_offset,
-        "appended": batch.append_time,
+        "appended": list(zip(batch.append_times.tolist(), batch.offsets.tolist(), strict=True)),
         "columns": frame.columns,
         "rows": plain_rows(frame),
     }

@@ -451,14 +451,14 @@ class LogBesideModel(RuleBasedStateMachine):
         batches = self.ok(side, do="read", topic=name)
         appended: dict[int, list[tuple[int, int]]] = {}
         for batch in batches:
-            appended.setdefault(batch["partition"], []).append((batch["appended"], batch["offset"]))
+            # Batches that were merged hold appends of several moments.
+            appended.setdefault(batch["partition"], []).extend(tuple(place) for place in batch["appended"])
         for times in appended.values():
             assert times == sorted(times)
         if not batches:
             return
-        when = data.draw(st.sampled_from([b["appended"] for b in batches]), "batch") + data.draw(
-            st.integers(0, 1), "after"
-        )
+        moments = sorted({time for times in appended.values() for time, _ in times})
+        when = data.draw(st.sampled_from(moments), "moment") + data.draw(st.integers(0, 1), "after")
         found = self.ok(side, do="offset_at", topic=name, when=when, by="append")
         for p, part in enumerate(self.model.topics[name].partitions):
             later = [offset for time, offset in appended.get(p, []) if time >= when]
