@@ -75,7 +75,7 @@ def test_a_later_copy_goes_on_and_an_end_is_copied(filled: Log, other: Log) -> N
     assert filled.copy("t", other).rows == 0
 
 
-def test_a_copy_may_begin_later(filled: Log, other: Log) -> None:
+def test_a_copy_may_begin_later(filled: Log, other: Log, tmp_path: Path) -> None:
     end = filled["t"].offsets()[2][1]
     filled.copy("t", other, start={"t": {0: 20, 2: end}})
     begins = {0: 20, 1: 4, 2: end}
@@ -83,7 +83,7 @@ def test_a_copy_may_begin_later(filled: Log, other: Log) -> None:
     assert rows(other) == {(p, o): row for (p, o), row in rows(filled).items() if o >= begins[p]}
     for wrong in (3, end + 1000):
         with pytest.raises(InvalidInput, match="cannot be made of rows from"):
-            filled.copy("t", open_log(other.path.parent / "third"), start={"t": {0: wrong}})
+            filled.copy("t", open_log(tmp_path / "third"), start={"t": {0: wrong}})
 
 
 def test_what_is_no_copy_is_not_appended_to(filled: Log, other: Log) -> None:
@@ -126,6 +126,7 @@ def test_rows_that_were_compacted_away_are_refused(log: Log, other: Log) -> None
         log.copy("t", other)
 
 
+@pytest.mark.embedded
 def test_over_servers(filled: Log, tmp_path: Path) -> None:
     with (
         serving(filled.path) as here,
@@ -139,6 +140,7 @@ def test_over_servers(filled: Log, tmp_path: Path) -> None:
         assert source.copy("t", target).rows == 1
 
 
+@pytest.mark.embedded
 def test_a_copy_that_is_killed_goes_on_and_each_row_lands_once(
     filled: Log, tmp_path: Path, environment: dict[str, str]
 ) -> None:
