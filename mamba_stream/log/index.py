@@ -285,7 +285,9 @@ class Index:
             crowded = recent.crowded(upper)
         if crowded:
             self._attempt_below(lambda draft: None)
-        with _writing(recent.begin(write=True)) as upper, self._begin() as lower:
+        # Whoever flushed may have been killed when the index had it all, and before its readers could know: only who
+        # has its lock is sure to see which generation was flushed. Nobody else can want it who has not the upper one.
+        with _writing(recent.begin(write=True)) as upper, _writing(self._env.begin(write=True)) as lower:
             before = flushed(lower) or 0
             if recent.generation(upper) <= before:
                 recent.empty(upper, before)
