@@ -158,12 +158,8 @@ print(len(names), time.perf_counter() - start)
 """
 
 
-def _topics(where: Path) -> Iterator[Figure]:
-    """A log of ten thousand topics, opened by a process that has just begun."""
-    batch = _rows(1)
-    with mamba.open(where) as log:
-        for number in range(_TOPICS):
-            log.create_topic(f"topic-{number:05}", batch.schema)
+def _opened(where: Path, topics: int) -> list[float]:
+    """Seconds in which processes that have just begun open a log and list its topics."""
     found = []
     for _ in range(5):
         said = subprocess.run(
@@ -173,8 +169,18 @@ def _topics(where: Path) -> Iterator[Figure]:
             text=True,
             env=environment(),
         ).stdout.split()
-        assert said[0] == str(_TOPICS)
+        assert said[0] == str(topics)
         found.append(float(said[1]))
+    return found
+
+
+def _topics(where: Path) -> Iterator[Figure]:
+    """A log of ten thousand topics, opened by a process that has just begun."""
+    batch = _rows(1)
+    with mamba.open(where) as log:
+        for number in range(_TOPICS):
+            log.create_topic(f"topic-{number:05}", batch.schema)
+    found = _opened(where, _TOPICS)
     yield Figure(
         f"opening a log of {_TOPICS:,} topics, and listing them",
         f"{middle(found):.3f} s",
@@ -198,16 +204,7 @@ def _index(where: Path) -> Iterator[Figure]:
         for begin in range(0, entries, _AT_ONCE):
             store.index.update(lambda draft, begin=begin: _enter(draft, row.id, row.schema, begin))  # type: ignore[misc]
         size = log.statistics().index_bytes
-    found = []
-    for _ in range(5):
-        said = subprocess.run(
-            [sys.executable, "-c", _OPEN, str(where)],
-            check=True,
-            capture_output=True,
-            text=True,
-            env=environment(),
-        ).stdout.split()
-        found.append(float(said[1]))
+    found = _opened(where, 1)
     yield Figure(
         f"opening a log of {entries:,} batches (a terabyte of 64 KB each)",
         f"{middle(found) * 1e3:.1f} ms",

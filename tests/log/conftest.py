@@ -10,6 +10,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from mamba_stream.log import Log, Topic, open_log
+from mamba_stream.log.store import acquire
+from tests.log.handclock import HandClock
 from tests.log.neighbour import Neighbour
 from tests.log.pictures import picture, unsound
 
@@ -24,6 +26,21 @@ TRADES = {"ts": pl.Datetime("us"), "symbol": pl.String, "price": pl.Float64, "si
 def log(tmp_path: Path) -> Iterator[Log]:
     """An empty log; when the test is over it must be sound."""
     opened = open_log(tmp_path / "log")
+    yield opened
+    opened.close()
+    assert unsound(tmp_path / "log") == []
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    """A clock that stands still unless the test moves it."""
+    return HandClock()
+
+
+@pytest.fixture
+def clocked(tmp_path: Path, clock: HandClock) -> Iterator[Log]:
+    """An empty log that goes by that clock; when the test is over it must be sound."""
+    opened = Log(acquire(tmp_path / "log", clock))
     yield opened
     opened.close()
     assert unsound(tmp_path / "log") == []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterator
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -18,24 +17,16 @@ from hypothesis import given, settings
 from mamba_stream.errors import DataCorrupted
 from mamba_stream.log import Log, Topic, compacting, repacking
 from mamba_stream.log.store import Store, acquire
+from tests.log.handclock import DAY, HandClock
 from tests.log.pictures import rows_of, unsound
-from tests.log.test_retaining import DAY, HandClock
 
 pytestmark = pytest.mark.embedded
 MINUTE = 60_000_000
 
 
 @pytest.fixture
-def clock() -> HandClock:
-    return HandClock()
-
-
-@pytest.fixture
-def log(tmp_path: Path, clock: HandClock) -> Iterator[Log]:
-    opened = Log(acquire(tmp_path / "log", clock))
-    yield opened
-    opened.close()
-    assert unsound(tmp_path / "log") == []
+def log(clocked: Log) -> Log:
+    return clocked
 
 
 def keyed(log: Log, kind: Any = str, **options: Any) -> Topic:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
@@ -17,24 +15,16 @@ from mamba_stream.errors import DataCorrupted
 from mamba_stream.log import Log, Topic, repacking
 from mamba_stream.log.format import Damaged
 from mamba_stream.log.origins import Origins, pack, unpack
-from mamba_stream.log.store import Store, acquire
-from tests.log.pictures import rows_of, unsound
-from tests.log.test_retaining import HandClock
+from mamba_stream.log.store import Store
+from tests.log.handclock import HandClock
+from tests.log.pictures import rows_of
 
 pytestmark = pytest.mark.embedded
 
 
 @pytest.fixture
-def clock() -> HandClock:
-    return HandClock()
-
-
-@pytest.fixture
-def log(tmp_path: Path, clock: HandClock) -> Iterator[Log]:
-    opened = Log(acquire(tmp_path / "log", clock))
-    yield opened
-    opened.close()
-    assert unsound(tmp_path / "log") == []
+def log(clocked: Log) -> Log:
+    return clocked
 
 
 def moments(topic: Topic) -> list[tuple[int, int, int]]:

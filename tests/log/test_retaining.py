@@ -3,45 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from mamba_stream.core.clock import Clock
 from mamba_stream.errors import InvalidInput
 from mamba_stream.log import Log, Maintained, Unread, retaining
-from mamba_stream.log.store import acquire
-from tests.log.pictures import rows_of, unsound
+from tests.log.handclock import DAY, HandClock
+from tests.log.pictures import rows_of
 
 pytestmark = pytest.mark.embedded
-DAY = 86_400_000_000
-
-
-class HandClock(Clock):
-    """A clock that is set by hand."""
-
-    def __init__(self) -> None:
-        self.at = 20_000 * DAY
-
-    def now(self) -> int:
-        return self.at
-
-    def monotonic(self) -> float:
-        return self.at / 1e6
 
 
 @pytest.fixture
-def clock() -> HandClock:
-    return HandClock()
-
-
-@pytest.fixture
-def log(tmp_path: Path, clock: HandClock) -> Iterator[Log]:
-    opened = Log(acquire(tmp_path / "log", clock))
-    yield opened
-    opened.close()
-    assert unsound(tmp_path / "log") == []
+def log(clocked: Log) -> Log:
+    return clocked
 
 
 def test_rows_go_once_they_are_older_than_the_topic_keeps_them(log: Log, clock: HandClock) -> None:
