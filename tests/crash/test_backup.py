@@ -22,6 +22,7 @@ from mamba_stream.log import backing, open_log, restore, restoring
 from mamba_stream.log.doctor import Report
 from tests.crash.checker import History, Violation, check
 from tests.crash.processes import Crew
+from tests.crash.steps import COUNTED
 
 WRITERS = 2
 _ENOUGH = 12
@@ -107,25 +108,16 @@ def test_the_harness_finds_a_backup_that_is_not_of_one_moment(
 
 
 STEPS = ("link", "rename", "fsync", "mkdir", "unlink", "rmdir")
-_KILLED = """
-import os, signal
+_KILLED = (
+    COUNTED
+    + """
 from mamba_stream.log import open_log
-left = {step}
 with open_log({log!r}) as log:
-    def counted(name):
-        real = getattr(os, name)
-        def call(*given, **named):
-            global left
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            left -= 1
-            return real(*given, **named)
-        setattr(os, name, call)
-    for name in {names}:
-        counted(name)
+    counted(*{names})
     log.backup({target!r}, keep=2)
     print({step} - left, flush=True)
 """
+)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from mamba_stream.log.mending import Mending
 from mamba_stream.log.repair import Repaired, repair
 from tests.crash import damage
 from tests.crash.damage import INDEX, Case
+from tests.crash.steps import COUNTED
 from tests.crash.test_damage import _index_cases, _some_bytes
 
 Rows = dict[tuple[str, int, int], list[Any]]
@@ -295,26 +296,17 @@ def test_commits_that_wait_for_the_disk_are_kept_whole_or_go_back_as_a_whole(
 
 STEPS = ("link", "rename", "unlink", "fsync", "ftruncate", "pwrite", "mkdir")
 """What changes names and bytes."""
-_KILLED = """
-import os, signal
+_KILLED = (
+    COUNTED
+    + """
 from mamba_stream.log import repair
 from mamba_stream.log.doctor import Finding, Report
-left = {step}
-def counted(name):
-    real = getattr(os, name)
-    def call(*given, **named):
-        global left
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        left -= 1
-        return real(*given, **named)
-    setattr(os, name, call)
-for name in {names}:
-    counted(name)
+counted(*{names})
 repair.examine = lambda log, alone=False: Report(log, (Finding("damage", "some"),), {{}}, True)
 repair.repair({log!r})
 print({step} - left)
 """
+)
 
 
 @pytest.mark.usefixtures("at_once")
