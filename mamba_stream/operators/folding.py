@@ -210,10 +210,11 @@ class _Column:
         made = self._made[there]
         if self._nans is not None:
             made[self._nans[there] == seen] = np.nan
-        result = pl.Series(read.name, made).cast(read.dtype)
-        if self._unseen is None or read.fold.how == "sum":
-            return result
-        return result.set(pl.Series(seen == 0), None)
+        result = pl.Series(read.name, made)
+        if self._unseen is not None and read.fold.how != "sum":
+            # Before the cast: what stands in a cell without values is no time of day.
+            result = result.set(pl.Series(seen == 0), None)
+        return result.cast(read.dtype)
 
 
 def _farthest(dtype: np.dtype[Any], *, least: bool) -> Any:

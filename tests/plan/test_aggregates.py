@@ -369,6 +369,19 @@ def test_counts_sums_and_extremes_fold(expr):
     assert plan.merge_folds is not None
 
 
+@pytest.mark.parametrize("name", ["i8", "u64", "f32", "day", "at", "zoned", "span", "clock"])
+def test_folded_extremes_of_a_group_of_nulls_are_null(monkeypatch, name):
+    monkeypatch.setattr(grouping, "_WORTH_IT", 0)
+    monkeypatch.setattr(grouping, "_CELLS_A_ROW", 100)
+    plan = split({"least": c(name).min(), "most": c(name).max()}, SCHEMA, ORDER)
+    assert plan.partial_folds is not None
+    none, some = [None, None], pl.Series([1, 2]).cast(pl.Int32).cast(SCHEMA[name])
+    rows = pl.DataFrame({"key": [0, 0, 1, 1], name: pl.Series([*none, *some], dtype=SCHEMA[name])})
+    have = run_of(rows, ["key"], [], folds=plan.partial_folds)
+    assert_same(have, grouped(rows, *plan.partial_exprs).sort("key"))
+    assert have.row(0)[1:].count(None) >= 2
+
+
 @pytest.mark.parametrize(
     "expr", [c("f64").var(), c("i64").quantile(0.5), c("text").max(), c("dec").sum(), c("i64").first()]
 )
