@@ -28,9 +28,11 @@ import polars as pl
 
 import mamba_stream as mamba
 from mamba_stream.cli.bench.measuring import Figure, Pair, middle, show
+from mamba_stream.runtime.feeds import TopicFeed
 from mamba_stream.runtime.workers.pooledjob import PooledJob
 
 _BATCH = 65_536
+_TOGETHER = 16 << 20
 _TICKS = os.sysconf("SC_CLK_TCK")
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 BYTEWAX = Path(__file__).with_name("bytewax_count.py")
@@ -41,10 +43,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(_PARTS)}; all if none is named")
     parser.add_argument("--feed", help=argparse.SUPPRESS)
+    parser.add_argument("--cross", help=argparse.SUPPRESS)
     parser.add_argument("--rounds", type=int, default=3)
     asked = parser.parse_args()
     if asked.feed:
         _feed(asked.feed)
+    if asked.cross:
+        number, place = asked.cross.split(" ", 1)
+        _cross(int(number), place)
+        return 0
     chosen = asked.parts or list(_PARTS)
     good = show("jobs over workers", (figure for part in chosen for figure in _PARTS[part](asked)))
     return 0 if good else 1
@@ -114,26 +121,113 @@ def _run(log: mamba.Log, pipeline: mamba.Pipeline, workers: int) -> float:
 
 
 def _shuffle(asked: argparse.Namespace) -> Iterator[Figure]:
-    """Bytes that go to the task of their key, from append to where they are read, beside a copy of memory."""
-    with _log() as log:
-        rows = _fill(log, 8_000_000, text=True)
-        size = sum(log["in"].sizes().values())
-        kept = mamba.stream("in").process(
-            _nothing, by="key", state={"seen": pl.Int64}, output={"key": pl.Int64}
-        )
-        pipeline = mamba.pipeline("shuffle", kept.to("out"))
-        ours = [size / _run(log, pipeline, 2) for _ in range(asked.rounds)]
+    """Bytes that go to the process of their key, from where they are read to where they are read again.
+
+    Two processes each read half of a topic, commit its rows to an exchange of two partitions at durability ``os``, and
+    read their own partition of that, as tasks do; then the same inside a job, with a step that keeps state by key.
+    """
+    ours = []
+    for _ in range(asked.rounds):
+        with _log() as log:
+            rows = _fill(log, 8_000_000, text=True)
+            log.create_topic("exchange", _rows(0, 1, text=True), partitions=2, key="key", internal=True)
+            size = sum(log["in"].sizes().values())
+            ours.append(size / _crossed(log))
     block = np.ones(64 << 20, np.uint8)
     copies = [block.nbytes / min(_timed(block.copy) for _ in range(5)) for _ in range(asked.rounds)]
     pair = Pair(ours, [min(1e9, 0.5 * copy) for copy in copies])
     yield Figure(
-        f"{rows:,} rows that cross by key",
+        f"{rows:,} rows that cross by key between two processes",
         f"{middle(ours) / 1e6:,.0f} MB/s",
         "1 GB/s, or half of a copy of memory",
         pair.ratio,
         1.0,
         spread=(min(pair.ratios), max(pair.ratios)),
     )
+    with _log() as log:
+        _fill(log, 8_000_000, text=True)
+        _fill(log, 8_000_000, text=True, name="lies", key="key")
+        crossing, lying = [], []
+        for _ in range(asked.rounds):
+            crossing.append(_run(log, _by_key("in"), 2))
+            lying.append(_run(log, _by_key("lies"), 2))
+    yield Figure(
+        f"process of {rows:,} rows by key, in order, that cross to it",
+        f"{middle(crossing):.2f} s, start of workers included",
+        f"{middle(lying):.2f} s where they lie by their key already",
+        middle(crossing) / middle(lying),
+        None,
+    )
+
+
+def _crossed(log: mamba.Log) -> float:
+    """Seconds from a word to two processes until both have read what is theirs."""
+    pair = [
+        subprocess.Popen(
+            [sys.executable, __file__, "--cross", f"{number} {log.path}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    try:
+        for one in pair:
+            assert one.stdout is not None
+            assert one.stdout.readline() == "ready\n"
+        begun = time.perf_counter()
+        for one in pair:
+            assert one.stdin is not None
+            one.stdin.write("go\n")
+            one.stdin.flush()
+        got = [int(one.stdout.readline()) for one in pair if one.stdout is not None]
+        seconds = time.perf_counter() - begun
+    finally:
+        for one in pair:
+            one.kill()
+            one.communicate()
+    assert sum(got) == log["exchange"].heads()[0].end + log["exchange"].heads()[1].end
+    assert sum(got) == sum(end for _, end in log["in"].offsets().values())
+    return seconds
+
+
+def _cross(number: int, place: str) -> None:
+    """One of the two processes."""
+    with mamba.open(place, durability="os") as log:
+        source, exchange = log["in"], log["exchange"]
+        columns = list(_rows(0, 1, text=True).columns)
+        ends = source.offsets()
+        feeds = [TopicFeed(source, at, 0, columns, stop=ends[at][1]) for at in (number, number + 2)]
+        arriving, got = TopicFeed(exchange, number, 0, columns), 0
+        print("ready", flush=True)
+        sys.stdin.readline()
+        done = False
+        # In this order: what the other one committed is there once it has said that it was all.
+        while not (
+            done
+            and log.record("crossed", str(1 - number))
+            and arriving.position == exchange.offsets()[number][1]
+        ):
+            leaving, size = [], 0
+            for feed in feeds:
+                while size < _TOGETHER and (portion := feed.read(_BATCH, _TOGETHER)) is not None:
+                    leaving.append(portion.frame)
+                    size += int(portion.frame.estimated_size())
+            if leaving:
+                with log.transaction() as tx:
+                    tx.append("exchange", pl.concat(leaving))
+            elif not done:
+                with log.transaction() as tx:
+                    tx.put_record("crossed", str(number), b"all of it")
+                done = True
+            while (portion := arriving.read(_BATCH, _TOGETHER)) is not None:
+                got += portion.frame.height
+        print(got, flush=True)
+
+
+def _by_key(topic: str) -> mamba.Pipeline:
+    kept = mamba.stream(topic).process(_nothing, by="key", state={"seen": pl.Int64}, output={"key": pl.Int64})
+    return mamba.pipeline(f"shuffle-{topic}", kept.to(f"out-{topic}"))
 
 
 def _nothing(rows: pl.DataFrame, state: object, timers: object) -> pl.DataFrame:
@@ -316,12 +410,15 @@ def _started(log: mamba.Log, pipeline: mamba.Pipeline, commit: str = "1s") -> It
         job.stop(120)
 
 
-def _fill(log: mamba.Log, rows: int, *, text: bool = False) -> int:
+def _fill(log: mamba.Log, rows: int, *, text: bool = False, name: str = "in", key: str | None = None) -> int:
     batches = -(-rows // _BATCH // 4) * 4
-    log.create_topic("in", _rows(0, 1, text=text), partitions=4, time="ts")
+    log.create_topic(
+        name, _rows(0, 1, text=text), partitions=4, time="ts", key=key, strict_key=key is not None
+    )
     for number in range(batches):
-        log["in"].append(_rows(number * _BATCH, _BATCH, text=text), partition=number % 4)
-    log["in"].end()
+        partition = None if key else number % 4
+        log[name].append(_rows(number * _BATCH, _BATCH, text=text), partition=partition)
+    log[name].end()
     return batches * _BATCH
 
 
