@@ -256,6 +256,7 @@ def _upkeep(where: Path) -> Iterator[Figure]:
         for name, rows_each, batches, settings in (
             ("sealing batches of 64k rows", _ROWS, 128, {}),
             ("merging batches of 1,000 rows", 1_000, 4_000, {}),
+            ("merging batches of 100 rows", 100, 10_000, {}),
             (
                 "compacting to 10,000 keys of 8 million rows",
                 _ROWS,
@@ -263,7 +264,7 @@ def _upkeep(where: Path) -> Iterator[Figure]:
                 {"key": "key", "compact": True, "compact_after": "0s"},
             ),
         ):
-            yield _anew(where / name.split()[0], name, rows_each, batches, settings)
+            yield _anew(where / "anew", name, rows_each, batches, settings)
         yield _beside(where / "beside")
     finally:
         if MEMORY:
@@ -277,6 +278,9 @@ def _anew(where: Path, name: str, rows_each: int, batches: int, settings: dict[s
             topic = log.create_topic("t", _rows(1).schema, time="time", **settings)
             for seed in range(batches):
                 topic.append(_rows(rows_each, seed))
+            if settings:
+                # What is compacted was sealed before: that is measured by itself.
+                log.seal()
             size = sum(topic.sizes().values())
             begun = time.perf_counter()
             while not log.maintain().done:

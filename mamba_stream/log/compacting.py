@@ -10,8 +10,7 @@ deletes. It may be interrupted anywhere: how far everything is compacted is note
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -22,9 +21,10 @@ import polars as pl
 from mamba_stream.core.batches import frame_from_batch
 from mamba_stream.errors import DataCorrupted, DiskFull, NotCommitted, OffsetTrimmed, TopicNotFound
 from mamba_stream.log import directory, rows
-from mamba_stream.log.batch import LogBatch
-from mamba_stream.log.repacking import Repacked, Segment, repack
+from mamba_stream.log.batch import LogBatch, Numbers
+from mamba_stream.log.repacking import repack
 from mamba_stream.log.rows import Head, Marks, TopicRow
+from mamba_stream.log.segments import Repacked, Segment
 from mamba_stream.log.shelf import Placed
 
 if TYPE_CHECKING:
@@ -36,8 +36,10 @@ UNIT_BYTES: Final = 64 << 20
 MOST_ROWS: Final = 4 << 20
 """New rows whose keys are looked at in one pass: they are held in memory."""
 _LOOKED_UP: Final = 4_096
+_TOGETHER: Final = 256 << 10
+"""Rows whose keys are looked for at once, at least."""
 _OFFSET: Final = "\0offset"
-_LATEST: Final = "\0latest"
+_NONE: Final = np.zeros(0, np.int64)
 
 
 def compact(store: Store, done: Repacked, budget: int | None) -> bool:
@@ -65,15 +67,6 @@ def compact(store: Store, done: Repacked, budget: int | None) -> bool:
     return complete
 
 
-@dataclass
-class _Left:
-    """What is seen of the rows that stay."""
-
-    damaged: bool = False
-    tombstone: int | None = None
-    """When the first row was appended that deletes its key and is still there."""
-
-
 class _Compaction:
     """That of one partition."""
 
@@ -83,7 +76,14 @@ class _Compaction:
         self._partition = partition
         self._head = head
         self._key = rows.marks_key(topic.id, partition)
-        self._left = _Left()
+        self._looked_at: set[int] = set()
+        """The first offsets of the batches whose keys were looked at."""
+        self._latest: Numbers = _NONE
+        """The offsets of their rows that have no later one of their key, in order."""
+        self._latest_keys: pl.DataFrame | None = None
+        self._damaged = False
+        self._tombstone: int | None = None
+        """When the first row was appended that deletes its key and is still there."""
 
     def run(self, done: Repacked, budget: int | None) -> bool:
         """Whether all of it was done."""
@@ -95,17 +95,18 @@ class _Compaction:
         if not fresh and not due:
             return True
         some = _first_rows(fresh, MOST_ROWS)
-        latest = self._latest(some)
+        self._look_at(some)
         reached = some[-1].next_offset if some else marks.compacted
         within = [placed for placed in batches if placed.offset < reached]
         for unit in _units(within):
             if budget is not None and done.bytes >= budget:
                 return False
             try:
-                if self._is_less(unit, latest, now):
-                    done.add(repack(store, self._segment(unit, latest, now)))
+                kept = self._kept(unit, now)
+                if any(one is not None for one in kept):
+                    done.add(repack(store, Segment(self._topic, self._partition, unit, kept)))
             except DataCorrupted:
-                self._left.damaged = True
+                self._damaged = True
             except OffsetTrimmed:
                 # The next time it is looked at as it is then.
                 return False
@@ -127,72 +128,132 @@ class _Compaction:
                 position = placed.next_offset
         return found
 
-    def _read(self, placed: Placed) -> LogBatch:
+    def _read(self, placed: Placed, wanted: Sequence[int] | None = None) -> LogBatch:
         written = msgspec.structs.replace(self._topic, schema=placed.entry.schema)
-        return self._store.shelf.batch(written, self._partition, placed)
+        return self._store.shelf.batch(written, self._partition, placed, wanted)
 
-    def _latest(self, batches: list[Placed]) -> pl.DataFrame | None:
-        """The last offset of each key in these batches."""
-        frames = []
-        for placed in batches:
+    def _columns(self, placed: Placed) -> tuple[list[int], list[int]]:
+        """The numbers of the key's columns in a batch, and those of the others."""
+        names, key = self._store.shelf.layout(placed.entry.schema).schema.names, self._topic.key
+        return [names.index(name) for name in key], [n for n, name in enumerate(names) if name not in key]
+
+    def _keys(self, placed: Placed) -> pl.DataFrame:
+        """The key of each row, and its offset."""
+        batch = self._read(placed, self._columns(placed)[0])
+        if batch.kept is None:
+            offsets = pl.int_range(batch.offset, batch.next_offset, eager=True).alias(_OFFSET)
+        else:
+            offsets = pl.Series(_OFFSET, batch.kept)
+        return frame_from_batch(batch.data).hstack([offsets])
+
+    def _look_at(self, batches: list[Placed]) -> None:
+        """Finds the last row of each key in these batches.
+
+        From the last one on: most rows then have a key that was met already, and those that have not are as many as are
+        looked for at once, so that each is compared with few others.
+        """
+        found: pl.DataFrame | None = None
+        waiting: list[pl.DataFrame] = []
+        count = 0
+        for placed in reversed(batches):
             try:
-                frames.append(self._keys(self._read(placed)))
+                keys = self._keys(placed)
             except DataCorrupted:
                 # What nobody can read takes no earlier row away.
-                self._left.damaged = True
-        if not frames:
-            return None
-        return pl.concat(frames).group_by(self._topic.key).agg(pl.col(_OFFSET).max().alias(_LATEST))
+                self._damaged = True
+                continue
+            self._looked_at.add(placed.offset)
+            waiting.append(keys)
+            count += keys.height
+            if count >= max(_TOGETHER, 0 if found is None else found.height):
+                found, waiting, count = self._with(found, waiting), [], 0
+        found = self._with(found, waiting)
+        if found is not None:
+            self._latest_keys = found.select(self._topic.key)
+            self._latest = np.sort(found[_OFFSET].to_numpy())
 
-    def _keys(self, batch: LogBatch) -> pl.DataFrame:
-        frame = frame_from_batch(batch.data.select(list(self._topic.key)))
-        return frame.with_columns(pl.Series(_OFFSET, batch.offsets))
+    def _with(self, found: pl.DataFrame | None, earlier: list[pl.DataFrame]) -> pl.DataFrame | None:
+        """What was found, and the last row of each key that only earlier rows have."""
+        if not earlier:
+            return found
+        keys = list(self._topic.key)
+        rows_before = pl.concat(earlier)
+        if found is not None:
+            rows_before = rows_before.join(found, on=keys, how="anti", nulls_equal=True)
+        new = rows_before.group_by(keys).agg(pl.col(_OFFSET).max())
+        return new if found is None else pl.concat([found, new])
 
-    def _is_less(self, unit: list[Placed], latest: pl.DataFrame | None, now: int) -> bool:
-        """Whether a row of these goes; notes those that stay and delete their key."""
-        less = False
+    def _kept(self, unit: list[Placed], now: int) -> list[Numbers | None]:
+        """The offsets of the rows of each batch that are kept; ``None`` for all of them.
+
+        Notes those that stay and delete their key. Of what is written anew all is verified here: a deletion must not
+        go where what it deletes cannot.
+        """
+        superseded = self._superseded(unit)
+        found: list[Numbers | None] = []
         for placed in unit:
-            batch = self._read(placed)
-            kept, gone = self._kept(batch, latest, now)
-            less = less or not kept.all()
-            left = batch.append_times[gone & kept]
-            if len(left):
-                first = int(left.min())
-                known = self._left.tombstone
-                self._left.tombstone = first if known is None else min(first, known)
-        return less
+            kept: Numbers | None
+            if placed.offset in self._looked_at:
+                kept = _between(self._latest, placed)
+                kept = None if len(kept) == placed.entry.rows else kept
+            else:
+                gone = _between(superseded, placed)
+                kept = _without(self._offsets(placed), gone) if len(gone) else None
+            kept = self._without_tombstones(placed, kept, now)
+            if kept is not None and len(kept):
+                self._read(placed)
+            found.append(kept)
+        return found
 
-    def _segment(self, unit: list[Placed], latest: pl.DataFrame | None, now: int) -> Segment:
-        return Segment(self._topic, self._partition, unit, lambda batch: self._kept(batch, latest, now)[0])
+    def _superseded(self, unit: list[Placed]) -> Numbers:
+        """The offsets of rows, of batches that were compacted before, whose keys have a later row by now."""
+        before = [self._keys(placed) for placed in unit if placed.offset not in self._looked_at]
+        if self._latest_keys is None or not before:
+            return _NONE
+        keys = pl.concat(before).join(self._latest_keys, on=self._topic.key, how="semi", nulls_equal=True)
+        return np.sort(keys[_OFFSET].to_numpy())
 
-    def _kept(
-        self, batch: LogBatch, latest: pl.DataFrame | None, now: int
-    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-        """Which rows stay, and which say that their key is gone."""
-        kept = np.ones(batch.data.num_rows, np.bool_)
-        if latest is not None and batch.data.num_rows:
-            joined = self._keys(batch).join(
-                latest, on=list(self._topic.key), how="left", nulls_equal=True, maintain_order="left"
-            )
-            # One that was read meanwhile in more rows than were looked at would tell here.
-            kept = ~(joined[_LATEST] > joined[_OFFSET]).fill_null(value=False).to_numpy()
-        gone = self._tombstones(batch)
-        if not self._left.damaged and gone.any():
-            kept = kept & ~(gone & (batch.append_times < now - self._topic.settings.tombstones))
-        return kept, gone
+    def _offsets(self, placed: Placed) -> Numbers:
+        return self._read(placed, ()).offsets
 
-    def _tombstones(self, batch: LogBatch) -> npt.NDArray[np.bool_]:
-        others = [name for name in batch.data.schema.names if name not in self._topic.key]
-        gone = np.full(batch.data.num_rows, bool(others))
-        for name in others:
-            column = batch.data.column(name)
+    def _without_tombstones(self, placed: Placed, kept: Numbers | None, now: int) -> Numbers | None:
+        """Without the rows that deleted their key long enough ago; the first one that stays is noted."""
+        if kept is not None and not len(kept):
+            return kept
+        offsets, times = self._tombstones(placed)
+        if kept is not None:
+            stay = np.isin(offsets, kept, assume_unique=True)
+            offsets, times = offsets[stay], times[stay]
+        if not len(offsets):
+            return kept
+        if not self._damaged:
+            old = times < now - self._topic.settings.tombstones
+            if old.any():
+                kept = _without(self._offsets(placed) if kept is None else kept, offsets[old])
+                times = times[~old]
+        if len(times):
+            first = int(times.min())
+            self._tombstone = first if self._tombstone is None else min(first, self._tombstone)
+        return kept
+
+    def _tombstones(self, placed: Placed) -> tuple[Numbers, Numbers]:
+        """The offsets of the rows that say that their key is gone, and when they were appended."""
+        batch: LogBatch | None = None
+        gone: npt.NDArray[np.bool_] | None = None
+        for number in self._columns(placed)[1]:
+            batch = self._read(placed, [number])
+            column = batch.data.column(0)
             if not column.null_count:
-                return np.zeros(batch.data.num_rows, np.bool_)
-            gone &= column.is_null().to_numpy(zero_copy_only=False)
-        return gone
+                # As in most batches, and the other columns need not be looked at.
+                return _NONE, _NONE
+            null = column.is_null().to_numpy(zero_copy_only=False)
+            gone = null if gone is None else gone & null
+        if batch is None or gone is None:
+            return _NONE, _NONE
+        return batch.offsets[gone], batch.append_times[gone]
 
     def _note(self, reached: int) -> None:
-        tombstone = self._left.tombstone or 0
+        tombstone = self._tombstone or 0
 
         def note(draft: Draft) -> None:
             # Not of a partition that was deleted meanwhile.
@@ -226,3 +287,16 @@ def _units(batches: list[Placed]) -> Iterator[list[Placed]]:
         size += entry.length
     if unit:
         yield unit
+
+
+def _between(offsets: Numbers, placed: Placed) -> Numbers:
+    """Those of these offsets, which ascend, that a batch covers."""
+    start, stop = np.searchsorted(offsets, (placed.offset, placed.next_offset))
+    return offsets[start:stop]
+
+
+def _without(offsets: Numbers, gone: Numbers) -> Numbers:
+    """These offsets but for some of them; both ascend."""
+    left = np.ones(len(offsets), np.bool_)
+    left[np.searchsorted(offsets, gone)] = False
+    return offsets[left]

@@ -29,7 +29,7 @@ import msgspec
 import pyarrow as pa
 import xxhash
 
-from mamba_stream.log.metadata import BODY_LENGTH, PREFIX, field as field_at, places, u32
+from mamba_stream.log.metadata import BODY_LENGTH, PREFIX, Places, field as field_at, places, u32
 
 ALIGNMENT = 64
 MAX_MESSAGE_BYTES = 1 << 31
@@ -62,7 +62,7 @@ class Layout:
     """The checksums and the footer."""
     opening: bytes
     """The schema message, for a stream of messages."""
-    places: dict[int, tuple[int, int]] = field(default_factory=dict, compare=False, repr=False)
+    places: dict[int, Places] = field(default_factory=dict, compare=False, repr=False)
     """By the length of what lies before the body: where messages had their numbers, see ``_known``."""
 
     @classmethod
@@ -104,6 +104,10 @@ class Columns(msgspec.Struct, frozen=True):
     checksums: Sequence[int]
     origins: memoryview | bytes = b""
     """Where the rows come from (:mod:`mamba_stream.log.origins`), if the message says so."""
+    buffers: tuple[int, ...] = ()
+    """(offset in the body, length) of every buffer, one behind the other."""
+    nodes: int = 0
+    """Where (rows, nulls) of every array lie."""
 
 
 def encode(batch: pa.RecordBatch, layout: Layout, compression: str = "none", origins: bytes = b"") -> Message:
@@ -115,10 +119,10 @@ def encode(batch: pa.RecordBatch, layout: Layout, compression: str = "none", ori
     body = message[body_start:]
     padding = bytes(-len(body) % ALIGNMENT)
     whole = len(body) + len(padding)
-    body_length_at, buffers_at = _located(metadata, len(body), layout)
+    found = _located(metadata, len(body), layout)
     if body:
-        BODY_LENGTH.pack_into(metadata, body_length_at, whole)
-    starts = _column_starts(metadata, buffers_at, layout, whole)
+        BODY_LENGTH.pack_into(metadata, found.body_length, whole)
+    starts = _column_starts(_numbers(metadata, found, layout), layout, whole)
     parts = (body, padding) if padding else (body,)
     return sealed(metadata, parts, whole, _digests(body, starts, padding), layout, origins)
 
@@ -170,18 +174,16 @@ def verify_header(message: memoryview, layout: Layout, header: int) -> Columns:
             raise Damaged("where its rows come from is cut off")
         origins = head[origins_at : table_at - _ORIGINS.size]
     body_length = len(message) - body_start
-    known = _known(head, body_length, layout)
-    if known is None:
+    found = _known(head, body_length, layout)
+    if found is None:
         found = places(head)
-        body_length_at, buffers_at = found.body_length, found.buffers
-        if (BODY_LENGTH.unpack_from(head, body_length_at)[0] if body_length_at else 0) != body_length:
+        if (BODY_LENGTH.unpack_from(head, found.body_length)[0] if found.body_length else 0) != body_length:
             raise Damaged("the message is cut off")
         if body_length:
-            layout.places[body_start] = body_length_at, buffers_at
-    else:
-        _, buffers_at = known
-    starts = _column_starts(head, buffers_at, layout, body_length)
-    return Columns([body_start + start for start in starts], checksums, origins)
+            layout.places[body_start] = found
+    numbers = _numbers(head, found, layout)
+    starts = [body_start + start for start in _column_starts(numbers, layout, body_length)]
+    return Columns(starts, checksums, origins, numbers, found.nodes)
 
 
 def origins_in(message: bytes) -> bytes:
@@ -293,38 +295,40 @@ def _aligned(length: int) -> int:
     return length + -length % ALIGNMENT
 
 
-def _located(metadata: bytearray, body_length: int, layout: Layout) -> tuple[int, int]:
-    """Where a fresh message has the length of its body, and its buffers."""
-    known = _known(metadata, body_length, layout)
-    if known is not None:
-        return known
-    found = places(metadata)
-    if found.count != layout.buffers:
-        raise ValueError(f"a message with {found.count} buffers does not fit a schema with {layout.buffers}")
-    if body_length:
-        layout.places[len(metadata)] = found.body_length, found.buffers
-    return found.body_length, found.buffers
+def _located(metadata: bytearray, body_length: int, layout: Layout) -> Places:
+    """Where a fresh message has its numbers."""
+    found = _known(metadata, body_length, layout)
+    if found is None:
+        found = places(metadata)
+        if found.count != layout.buffers:
+            raise ValueError(
+                f"a message with {found.count} buffers does not fit a schema with {layout.buffers}"
+            )
+        if body_length:
+            layout.places[len(metadata)] = found
+    return found
 
 
-def _known(metadata: bytearray | memoryview, body_length: int, layout: Layout) -> tuple[int, int] | None:
-    """Where a message has the length of its body, and its buffers, if they lie as in the last one of its length.
+def _known(metadata: bytearray | memoryview, body_length: int, layout: Layout) -> Places | None:
+    """Where a message has its numbers, if they lie as in the last one of its length.
 
     Messages of a schema differ little.
     """
     known = layout.places.get(len(metadata))
     if known is not None and body_length:
-        body_length_at, buffers_at = known
-        found = BODY_LENGTH.unpack_from(metadata, body_length_at)[0], u32(metadata, buffers_at - 4)
-        if found == (body_length, layout.buffers):
+        length = BODY_LENGTH.unpack_from(metadata, known.body_length)[0]
+        if length == body_length and u32(metadata, known.buffers - 4) == layout.buffers:
             return known
     return None
 
 
-def _column_starts(
-    metadata: bytearray | memoryview, buffers_at: int, layout: Layout, body_length: int
-) -> list[int]:
-    # All in one call, and behind them what stands for buffers that there are not: this runs for every append.
-    numbers = (*layout.numbers.unpack_from(metadata, buffers_at), body_length)
+def _numbers(metadata: bytearray | memoryview, found: Places, layout: Layout) -> tuple[int, ...]:
+    return layout.numbers.unpack_from(metadata, found.buffers)
+
+
+def _column_starts(numbers: tuple[int, ...], layout: Layout, body_length: int) -> list[int]:
+    # Behind them what stands for buffers that there are not.
+    numbers = (*numbers, body_length)
     starts = [numbers[first] for first in layout.firsts]
     if starts:
         starts[0] = 0

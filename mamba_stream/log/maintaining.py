@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from mamba_stream.log import compacting, directory, retaining, sealing
-from mamba_stream.log.repacking import Repacked
+from mamba_stream.log.segments import Repacked
 from mamba_stream.log.upkeep import Maintained, Unread
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from mamba_stream.log.doctor import Report, examine
 from mamba_stream.log.examination import Finding, frame_problems
 from mamba_stream.log.index import MAP_SIZE
 from mamba_stream.log.mending import Mending, Put
-from mamba_stream.log.repacking import listed
+from mamba_stream.log.publishing import listed
 from mamba_stream.log.rows import FileRow, Meta, OnceRow, Ticks
 from mamba_stream.log.salvage import DATA, Salvaged, salvage
 from mamba_stream.log.tables import Tables

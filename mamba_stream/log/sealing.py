@@ -15,8 +15,9 @@ import msgspec
 from mamba_stream.errors import DiskFull, NotCommitted, TopicNotFound
 from mamba_stream.log import directory, files, recovery, rows
 from mamba_stream.log.ledger import Ledger
-from mamba_stream.log.repacking import Repacked, Segment, repack
+from mamba_stream.log.repacking import repack
 from mamba_stream.log.rows import FileRow, TopicRow
+from mamba_stream.log.segments import Repacked, Segment
 from mamba_stream.log.shelf import Placed
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mamba_stream.log import Log, compacting, repacking, sealing
+from mamba_stream.log import Log, compacting, joining, publishing, repacking, sealing
 from mamba_stream.log.store import acquire
 from tests.log.test_retaining import HandClock
 
@@ -21,7 +21,7 @@ def small() -> dict[Any, dict[str, int]]:
     """Sizes, by module, that make many pieces of a small log."""
     return {
         compacting: {"UNIT_BYTES": 2_000},
-        repacking: {"MERGED_ROWS": 6},
+        joining: {"MERGED_ROWS": 6},
         sealing: {"SEGMENT_BYTES": 3_000, "_LEAST_SEGMENT": 3_000},
     }
 
@@ -32,15 +32,15 @@ def plant(name: str) -> None:
         units = compacting._units
         compacting._units = lambda batches: iter([*units(batches)][::-1])  # type: ignore[assignment]
     elif name == "removed at once":
-        publish = repacking._publish
+        publish = repacking.publish
 
         def and_removed(store: Any, segment: Any, *arguments: Any) -> None:
             for placed in segment.batches:
                 kind = placed.entry.kind
-                repacking.files.path_of(store.files, placed.entry.file, kind).unlink(missing_ok=True)
+                publishing.files.path_of(store.files, placed.entry.file, kind).unlink(missing_ok=True)
             publish(store, segment, *arguments)
 
-        repacking._publish = and_removed
+        repacking.publish = and_removed
     elif name:
         raise ValueError(name)
 

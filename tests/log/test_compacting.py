@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 
 from mamba_stream.errors import DataCorrupted
-from mamba_stream.log import Log, Topic, compacting, repacking
+from mamba_stream.log import Log, Topic, compacting, joining
 from mamba_stream.log.store import Store, acquire
 from tests.log.handclock import DAY, HandClock
 from tests.log.pictures import rows_of, unsound
@@ -146,7 +146,7 @@ def test_a_budget_is_kept_and_what_is_left_is_done_the_next_time(
     log: Log, clock: HandClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compacting, "UNIT_BYTES", 1_000)
-    monkeypatch.setattr(repacking, "MERGED_ROWS", 4)
+    monkeypatch.setattr(joining, "MERGED_ROWS", 4)
     topic = keyed(log)
     for n in range(60):
         topic.append([{"k": f"k{n % 5}", "n": n}])
@@ -166,7 +166,7 @@ def test_a_budget_is_kept_and_what_is_left_is_done_the_next_time(
 def test_what_is_damaged_takes_no_row_away_and_no_deletion_goes_meanwhile(
     log: Log, clock: HandClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(repacking, "MERGED_ROWS", 1)
+    monkeypatch.setattr(joining, "MERGED_ROWS", 1)
     topic = keyed(log)
     for row in ({"k": "a", "n": 1}, {"k": "b", "n": 2}, {"k": "a"}, {"k": "b", "n": 3}):
         topic.append([row])
@@ -214,7 +214,7 @@ def test_any_history_is_compacted_as_plain_python_does_it(
     rows: dict[int, tuple[Any, Any, int]] = {}
     end = begin = 0
     with tempfile.TemporaryDirectory() as place, pytest.MonkeyPatch.context() as patched:
-        patched.setattr(repacking, "MERGED_ROWS", merged)
+        patched.setattr(joining, "MERGED_ROWS", merged)
         patched.setattr(compacting, "UNIT_BYTES", unit)
         with Log(acquire(Path(place) / "log", clock)) as log:
             topic = keyed(log)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 
 from mamba_stream.errors import DataCorrupted
-from mamba_stream.log import Log, Topic, repacking
+from mamba_stream.log import Log, Topic, joining
 from mamba_stream.log.format import Damaged
 from mamba_stream.log.origins import Origins, pack, unpack
 from mamba_stream.log.store import Store
@@ -81,13 +81,13 @@ def test_from_any_offset_to_any_other_the_same_rows_are_read(log: Log, clock: Ha
 def test_batches_are_merged_up_to_a_size_and_large_ones_are_not(
     log: Log, clock: HandClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(repacking, "MERGED_ROWS", 10)
+    monkeypatch.setattr(joining, "MERGED_ROWS", 10)
     topic = log.create_topic("t", {"n": int})
     for rows in (4, 4, 4, 9, 1, 1, 30, 2, 2):
         topic.append([{"n": rows}] * rows)
     log.seal()
     assert [b.data.num_rows for b in topic.read()] == [8, 4, 10, 1, 30, 4]
-    monkeypatch.setattr(repacking, "SMALL_BYTES", 1)
+    monkeypatch.setattr(joining, "SMALL_BYTES", 1)
     topic.append([{"n": 1}])
     topic.append([{"n": 1}])
     log.seal()
