@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import platform
 import threading
+import weakref
 from abc import ABC, abstractmethod
 from functools import partial
+from typing import Final
 
 import polars as pl
 
@@ -24,6 +27,10 @@ from mamba_stream.runtime.reception import Doing, Outcome, Reception
 from mamba_stream.runtime.requests import Cancel, Describe, Rescale, Savepoint, Stop, What
 from mamba_stream.runtime.savepoints import check_savepoint
 from mamba_stream.runtime.viewing import view_state
+
+_LEAVING: Final = 5.0
+"""Seconds that a job has to end when its program does."""
+_at_work: weakref.WeakSet[Job] = weakref.WeakSet()
 
 
 class Asked:
@@ -228,6 +235,7 @@ class Job(ABC):
         """Has the job work in its thread, as a run of this number."""
         self._reception = Reception(self._log, self.name, run, self._clock, self._obey)
         self._thread.start()
+        _at_work.add(self)
 
     def _work(self) -> None:
         assert self._reception is not None
@@ -328,3 +336,16 @@ class Job(ABC):
         failed = JobFailed(f"job {self.name!r} failed: {type(error).__name__}: {error}")
         failed.__cause__ = error
         return failed
+
+
+@atexit.register
+def _cancel_all() -> None:
+    """Cancels the jobs that a program leaves behind as it ends.
+
+    A thread that comes back from Arrow when the interpreter is no more ends the process by a signal.
+    """
+    # Twice: all are told before the first is waited for.
+    for seconds in (0.0, _LEAVING):
+        for job in list(_at_work):
+            with contextlib.suppress(TimeoutError, MambaStreamError, OSError):
+                job.cancel(seconds)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from datetime import UTC, datetime, timedelta
 
@@ -11,6 +13,7 @@ import pytest
 import mamba_stream as mamba
 from mamba_stream.core.clock import SystemClock
 from mamba_stream.runtime.jobs import find_job, list_jobs, reset_job
+from mamba_stream.runtime.journal import read_journal
 from mamba_stream.runtime.options import RunOptions, run_options
 from mamba_stream.runtime.run import Run
 from tests.runtime.desk import ManualClock, put
@@ -554,3 +557,32 @@ def test_memory_is_given_in_bytes_in_words_or_as_a_share():
     assert run_options(memory="2GB").memory == 2 << 30
     assert run_options(memory=12_345).memory == 12_345
     assert run_options(memory=0.5).memory * 1.1 < run_options().memory
+
+
+_LEFT = """
+import sys
+import polars as pl
+import mamba_stream as mamba
+
+log = mamba.open(sys.argv[1])
+rows = mamba.stream("rows").map_batches(lambda frame: (print("at work", flush=True), frame)[1])
+job = mamba.start(mamba.pipeline("left", rows.select("key").to("out")), log)
+while not job.status.rows_in:
+    log.wait(log.lsn(), 0.1)
+raise SystemExit(3)
+"""
+
+
+def test_a_job_that_a_program_leaves_behind_is_cancelled_when_that_ends(log, topic, environment):
+    put(topic, 0, (1, "a", 1))
+    put(topic, 1, (1, "b", 1))
+    done = subprocess.run(
+        [sys.executable, "-c", _LEFT, str(log.path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (3, "")
+    assert read_journal(log, "left")[-1].what == "cancelled"
