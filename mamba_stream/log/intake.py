@@ -33,6 +33,8 @@ _OVERHEAD = 320
 _NO_TIMES = (0, -1)
 _FEW = 64
 """Up to here Python finds the least and the greatest of them before NumPy has begun."""
+_SEVERAL = 8
+"""From so many parts on, their times are found together."""
 
 
 class Intake:
@@ -92,11 +94,13 @@ class Intake:
         expected = offsets_of(self._topic, "expect", expect)
         prepared = []
         for batch in to_batches(data, self._layout.schema, max_rows=MAX_ROWS, to=self._to, trusted=own):
-            for number, routed in self._route(batch, partition):
-                for rows, message in self._messages(routed, at_once=at_once, own=own):
+            parts = self._route(batch, partition)
+            for (number, part), span in zip(parts, self._spans(parts), strict=True):
+                for rows, message in self._messages(part, at_once=at_once, own=own):
+                    times = self._times(rows) if span is None or rows is not part else span
                     # Only the first batch of a partition meets the end that the caller saw.
                     ends = expected.pop(number, None)
-                    prepared.append(self._batch(number, message, rows.num_rows, self._times(rows), ends))
+                    prepared.append(self._batch(number, message, rows.num_rows, times, ends))
         if expected:
             raise InvalidInput(
                 f"topic {self._topic.name!r}: expect= names partition {min(expected)}, to which none of these "
@@ -208,6 +212,22 @@ class Intake:
             and batch.nbytes > MAX_BYTES
         )
 
+    def _spans(
+        self, parts: Sequence[tuple[int, pa.RecordBatch]]
+    ) -> Sequence[tuple[int, int]] | Sequence[None]:
+        """The times of parts that were routed by their key, all at once; ``None`` for each that is to be asked."""
+        if self._time is None or len(parts) < _SEVERAL:
+            return [None] * len(parts)
+        columns = [part.column(self._time) for _, part in parts]
+        if any(column.null_count for column in columns):
+            return [None] * len(parts)
+        # They lie one behind the other in one batch.
+        first = columns[0].offset
+        starts = [column.offset - first for column in columns]
+        ticks = ticks_of(columns[0], starts[-1] + len(columns[-1]))
+        lows, highs = (extreme.reduceat(ticks, starts).tolist() for extreme in (np.minimum, np.maximum))
+        return list(zip(lows, highs, strict=True))
+
     def _times(self, batch: pa.RecordBatch) -> tuple[int, int]:
         if self._time is None:
             return _NO_TIMES
@@ -221,11 +241,17 @@ class Intake:
         return int(ticks.min()), int(ticks.max())
 
 
-def ticks_of(column: pa.Array) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """A time column in its own ticks; what stands where it is null means nothing. Zero copy for timestamps."""
+def ticks_of(column: pa.Array, rows: int | None = None) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """A time column in its own ticks; what stands where it is null means nothing. Zero copy for timestamps.
+
+    Args:
+        column: The column.
+        rows: So many from its first on, where it is part of a longer one.
+    """
     width = np.int32 if pa.types.is_date32(column.type) else np.int64
     values = np.frombuffer(column.buffers()[1] or b"", dtype=width)
-    return values[column.offset : column.offset + len(column)].astype(np.int64, copy=False)
+    end = column.offset + (len(column) if rows is None else rows)
+    return values[column.offset : end].astype(np.int64, copy=False)
 
 
 def running_time(before: int, column: pa.Array) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

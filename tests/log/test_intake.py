@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from itertools import accumulate
 
 import hypothesis.strategies as st
+import polars as pl
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -47,3 +49,22 @@ def test_the_running_time_is_the_greatest_so_far(ticks: list[int | None], before
 def test_a_column_without_rows_has_no_ticks(kind: pa.DataType) -> None:
     assert ticks_of(pa.array([], kind)).tolist() == []
     assert running_time(5, pa.array([], kind)).tolist() == []
+
+
+@pytest.mark.parametrize("kind", [pl.Datetime("us"), pl.Date()])
+@pytest.mark.parametrize("nulls", [False, True])
+def test_every_partition_knows_the_first_and_the_last_time_of_its_rows(log, kind, nulls):
+    numbers = random.Random(7).sample(range(10_000), 500)
+    times = [None if nulls and not n % 3 else n for n in numbers]
+    rows = pl.DataFrame({"ts": pl.Series(times, dtype=pl.Int32).cast(kind), "key": range(500)})
+    log.create_topic("rows", rows, partitions=64, key="key", time="ts")
+    log["rows"].append(rows)
+    shelf, topic = log._store.shelf, log["rows"]._row
+    for partition in range(64):
+        ticks = rows.select("ts").to_series().to_physical()
+        there = log["rows"].read(partitions=[partition])
+        keys = [key for batch in there for key in batch.data["key"].to_pylist()]
+        assert keys, "every partition has rows"
+        (placed,) = shelf.entries(topic, partition, 0, 10)
+        own = ticks.gather(keys).drop_nulls()
+        assert (placed.entry.min_time, placed.entry.max_time) == (own.min(), own.max())
