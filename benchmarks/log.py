@@ -17,6 +17,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -44,6 +45,8 @@ _ROWS = 65_536
 _TIMES = 48
 _SMALL_TIMES = 4_000
 _TOPICS = 10_000
+_APPENDS = 5_000
+_BACKLOG = 2_000
 
 
 def main() -> int:
@@ -265,7 +268,7 @@ def _upkeep(where: Path) -> Iterator[Figure]:
             ),
         ):
             yield _anew(where / "anew", name, rows_each, batches, settings)
-        yield _beside(where / "beside")
+        yield from _beside(where / "beside")
     finally:
         if MEMORY:
             shutil.rmtree(where)
@@ -302,17 +305,28 @@ def _anew(where: Path, name: str, rows_each: int, batches: int, settings: dict[s
     )
 
 
-def _beside(where: Path) -> Figure:
-    """Appends at durability os while a process does upkeep, a budget at a time, and while none does."""
+def _beside(where: Path) -> Iterator[Figure]:
+    """Appends at durability os while somebody does upkeep of a backlog, a budget at a time, and while nobody does."""
     batch = _rows(1_000)
     with mamba.open(where, durability="os") as log:
         topic = log.create_topic("t", batch.schema, time="time")
-        log.create_topic("other", batch.schema, time="time")
+        other = log.create_topic("other", batch.schema, time="time")
 
         def alone() -> float:
-            return per_second(lambda: topic.append(batch), 2_000)
+            return per_second(lambda: topic.append(batch), _APPENDS)
 
-        def while_kept() -> float:
+        def left_behind() -> None:
+            while not log.maintain().done:
+                # What was left by the last round.
+                pass
+            for _ in range(_BACKLOG):
+                other.append(batch)
+            store = log._store
+            assert isinstance(store, Store)
+            store.committer.roll()
+
+        def by_a_process() -> float:
+            left_behind()
             keeper = subprocess.Popen(
                 [sys.executable, "-c", _KEEP, str(where)],
                 stdin=subprocess.PIPE,
@@ -327,15 +341,31 @@ def _beside(where: Path) -> Figure:
             keeper.wait()
             return rate
 
-        pair = in_turns(while_kept, alone, rounds=3)
-    return Figure(
-        "appends of 1,000 rows while another process keeps the log",
-        f"{middle(pair.ours):,.0f}/s",
-        f"alone {middle(pair.limit):,.0f}/s",
-        pair.ratio,
-        0.7,
-        spread=pair.spread,
-    )
+        def by_a_thread() -> float:
+            left_behind()
+            over = threading.Event()
+
+            def keep() -> None:
+                while not over.wait(0.1):
+                    log.maintain(budget="16MB")
+
+            keeper = threading.Thread(target=keep)
+            keeper.start()
+            rate = alone()
+            over.set()
+            keeper.join()
+            return rate
+
+        for who, kept in (("another process", by_a_process), ("a thread of the process", by_a_thread)):
+            pair = in_turns(kept, alone, rounds=3)
+            yield Figure(
+                f"appends of 1,000 rows while {who} keeps the log",
+                f"{middle(pair.ours):,.0f}/s",
+                f"alone {middle(pair.limit):,.0f}/s",
+                pair.ratio,
+                0.7,
+                spread=pair.spread,
+            )
 
 
 _KEEP = """

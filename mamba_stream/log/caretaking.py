@@ -9,6 +9,7 @@ from typing import Final
 
 from mamba_stream.core.clock import Clock
 from mamba_stream.errors import LogClosed, MambaStreamError
+from mamba_stream.log.pacing import Pace
 from mamba_stream.log.upkeep import Maintained
 
 EVERY: Final = 60.0
@@ -25,15 +26,20 @@ _logger = logging.getLogger(__name__)
 class Caretaker:
     """Does upkeep as long as somebody wants it."""
 
-    def __init__(self, maintain: Callable[[int], Maintained], clock: Clock, every: float) -> None:
+    def __init__(
+        self, maintain: Callable[[int, Pace], Maintained], lsn: Callable[[], int], clock: Clock, every: float
+    ) -> None:
         """Nothing is done yet.
 
         Args:
-            maintain: Does what there is to do, within so many bytes.
+            maintain: Does what there is to do, within so many bytes, at this pace.
+            lsn: Gives the number of the last commit.
             clock: Tells how long a round took.
             every: Seconds between rounds.
         """
         self._maintain = maintain
+        self._lsn = lsn
+        self._pace: Pace | None = None
         self._clock = clock
         self._every = every
         self._over = threading.Event()
@@ -46,6 +52,8 @@ class Caretaker:
     def stop(self) -> None:
         """Ends it, once the round is over that is under way."""
         self._over.set()
+        if (pace := self._pace) is not None:
+            pace.hurry()
         self._thread.join()
 
     def _work(self) -> None:
@@ -54,7 +62,10 @@ class Caretaker:
             began = self._clock.monotonic()
             pause = self._every
             try:
-                found = self._maintain(BUDGET)
+                self._pace = Pace(self._lsn, self._clock)
+                if self._over.is_set():
+                    return
+                found = self._maintain(BUDGET, self._pace)
             except LogClosed:
                 return
             except MambaStreamError as error:
@@ -62,5 +73,5 @@ class Caretaker:
                 _logger.warning("upkeep: %s", error)
                 continue
             if not found.done and found.busy is None:
-                took = self._clock.monotonic() - began
+                took = self._clock.monotonic() - began - self._pace.rested
                 pause = min(self._every, max(_LEAST_PAUSE, took * (1 / _SHARE - 1)))

@@ -22,6 +22,7 @@ from mamba_stream.core.batches import frame_from_batch
 from mamba_stream.errors import DataCorrupted, DiskFull, NotCommitted, OffsetTrimmed, TopicNotFound
 from mamba_stream.log import directory, rows
 from mamba_stream.log.batch import LogBatch, Numbers
+from mamba_stream.log.pacing import Step, at_once
 from mamba_stream.log.repacking import repack
 from mamba_stream.log.rows import Head, Marks, TopicRow
 from mamba_stream.log.segments import Repacked, Segment
@@ -35,14 +36,14 @@ UNIT_BYTES: Final = 64 << 20
 """About so much is written anew at a time."""
 MOST_ROWS: Final = 4 << 20
 """New rows whose keys are looked at in one pass: they are held in memory."""
-_LOOKED_UP: Final = 4_096
+_LOOKED_UP: Final = 1_024
 _TOGETHER: Final = 256 << 10
 """Rows whose keys are looked for at once, at least."""
 _OFFSET: Final = "\0offset"
 _NONE: Final = np.zeros(0, np.int64)
 
 
-def compact(store: Store, done: Repacked, budget: int | None) -> bool:
+def compact(store: Store, done: Repacked, budget: int | None, step: Step = at_once) -> bool:
     """Compacts the topics that are to be; what was written is added to ``done``. Whether all of it was done.
 
     Raises:
@@ -55,7 +56,7 @@ def compact(store: Store, done: Repacked, budget: int | None) -> bool:
             continue
         try:
             for partition, head in store.shelf.heads(topic).items():
-                complete &= _Compaction(store, topic, partition, head).run(done, budget)
+                complete &= _Compaction(store, topic, partition, head, step).run(done, budget)
         except TopicNotFound:
             # It was deleted meanwhile.
             continue
@@ -70,7 +71,8 @@ def compact(store: Store, done: Repacked, budget: int | None) -> bool:
 class _Compaction:
     """That of one partition."""
 
-    def __init__(self, store: Store, topic: TopicRow, partition: int, head: Head) -> None:
+    def __init__(self, store: Store, topic: TopicRow, partition: int, head: Head, step: Step) -> None:
+        self._step = step
         self._store = store
         self._topic = topic
         self._partition = partition
@@ -104,7 +106,7 @@ class _Compaction:
             try:
                 kept = self._kept(unit, now)
                 if any(one is not None for one in kept):
-                    done.add(repack(store, Segment(self._topic, self._partition, unit, kept)))
+                    done.add(repack(store, Segment(self._topic, self._partition, unit, kept), self._step))
             except DataCorrupted:
                 self._damaged = True
             except OffsetTrimmed:
@@ -121,6 +123,7 @@ class _Compaction:
             entries = self._store.shelf.entries(self._topic, self._partition, position, _LOOKED_UP)
             if not entries:
                 break
+            self._step()
             for placed in entries:
                 if placed.entry.kind != "segment" or placed.entry.append_time > before:
                     return found
@@ -139,6 +142,7 @@ class _Compaction:
 
     def _keys(self, placed: Placed) -> pl.DataFrame:
         """The key of each row, and its offset."""
+        self._step()
         batch = self._read(placed, self._columns(placed)[0])
         if batch.kept is None:
             offsets = pl.int_range(batch.offset, batch.next_offset, eager=True).alias(_OFFSET)

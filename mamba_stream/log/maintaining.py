@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from mamba_stream.log import compacting, directory, retaining, sealing
+from mamba_stream.log.pacing import Pace, Step, at_once
 from mamba_stream.log.segments import Repacked
 from mamba_stream.log.upkeep import Maintained, Unread
 
@@ -18,32 +19,38 @@ if TYPE_CHECKING:
 _NAME: Final = "log"
 
 
-def maintain(store: Store, budget: int | None = None, *, patient: bool = False) -> Maintained:
+def maintain(
+    store: Store, budget: int | None = None, *, patient: bool = False, step: Step | None = None
+) -> Maintained:
     """Does what the log needs.
 
     Args:
         store: The log.
         budget: About how many bytes may be written anew; without, all that there are.
         patient: Leave files alone that are small and young: they are worth more later.
+        step: Called between two pieces of work. Without, a run within a budget gives way to those who commit, and one
+            that is to do everything does not.
     """
     lock = store.lock(directory.UPKEEP, _NAME)
     if lock is None:
         return Maintained(done=False, busy=store.lock_holder(directory.UPKEEP, _NAME) or "another process")
+    if step is None:
+        step = at_once if budget is None else Pace(store.lsn, store.clock)
     try:
-        found = _maintained(store, budget, patient)
+        found = _maintained(store, budget, patient, step)
     finally:
         lock.release()
     store.upkeep.add(found)
     return found
 
 
-def _maintained(store: Store, budget: int | None, patient: bool) -> Maintained:
+def _maintained(store: Store, budget: int | None, patient: bool, step: Step) -> Maintained:
     retained = retaining.retain(store)
     removed = store.registrar.tidy()
     sealed, compacted = Repacked(), Repacked()
-    done = sealing.seal_some(store, sealed, budget, patient=patient)
+    done = sealing.seal_some(store, sealed, budget, patient=patient, step=step)
     left = None if budget is None else max(0, budget - sealed.bytes)
-    complete = compacting.compact(store, compacted, left) and done
+    complete = compacting.compact(store, compacted, left, step) and done
     removed += store.registrar.tidy()
     return Maintained(
         trimmed_rows=retained.rows,

@@ -20,6 +20,7 @@ from mamba_stream.core.schemas import schema_bytes
 from mamba_stream.errors import DataCorrupted, OffsetTrimmed, TopicNotFound
 from mamba_stream.log import contents, files, format, rows
 from mamba_stream.log.joining import Joiner
+from mamba_stream.log.pacing import Step, at_once
 from mamba_stream.log.publishing import listed, publish, remove, write_synced
 from mamba_stream.log.rows import Entry, TopicRow
 from mamba_stream.log.segments import Moved, Repacked, Segment
@@ -31,8 +32,8 @@ _PIECE: Final = 8 << 20
 _IN_KERNEL: Final = hasattr(os, "copy_file_range")
 
 
-def repack(store: Store, segment: Segment) -> Repacked:
-    """Writes the segment, and has the index name it.
+def repack(store: Store, segment: Segment, step: Step = at_once) -> Repacked:
+    """Writes the segment, and has the index name it; calls ``step`` between two batches.
 
     Raises:
         OSError: It could not be written; everything is as it was.
@@ -41,7 +42,7 @@ def repack(store: Store, segment: Segment) -> Repacked:
     """
     fd, fresh = files.create_locked(store.files)
     try:
-        moved, size, opening = _write(store, fd, segment)
+        moved, size, opening = _write(store, fd, segment, step)
         os.fsync(fd)
         toc = contents.Contents(
             log=store.meta.uuid,
@@ -78,7 +79,7 @@ def compression_of(topic: TopicRow, entry: Entry) -> str:
     return chosen if chosen is not None else topic.compression if entry.compressed else "none"
 
 
-def _write(store: Store, fd: int, segment: Segment) -> tuple[list[Moved], int, int]:
+def _write(store: Store, fd: int, segment: Segment, step: Step) -> tuple[list[Moved], int, int]:
     """Writes the batches behind a schema message; where they lie, the size, the opening's checksum."""
     opening = format.schema_message(store.shelf.layout(segment.schema).schema)
     files.write_all(fd, [opening], 0)
@@ -86,6 +87,7 @@ def _write(store: Store, fd: int, segment: Segment) -> tuple[list[Moved], int, i
         writing = _Writing(store, fd, segment, len(opening), sources)
         for numbers in writing.joiner.groups():
             writing.write(numbers)
+            step()
     os.pwrite(fd, format.END_OF_STREAM, writing.position)
     size = writing.position + len(format.END_OF_STREAM)
     return writing.moved, size, xxhash.xxh3_64_intdigest(opening)

@@ -15,6 +15,7 @@ import msgspec
 from mamba_stream.errors import DiskFull, NotCommitted, TopicNotFound
 from mamba_stream.log import directory, files, recovery, rows
 from mamba_stream.log.ledger import Ledger
+from mamba_stream.log.pacing import Step, at_once
 from mamba_stream.log.repacking import repack
 from mamba_stream.log.rows import FileRow, TopicRow
 from mamba_stream.log.segments import Repacked, Segment
@@ -25,11 +26,13 @@ if TYPE_CHECKING:
     from mamba_stream.log.views import Draft
 
 SEGMENT_BYTES = 512 << 20
+MOST_BATCHES: Final = 4_096
+"""Of a segment, as they were appended: they are moved there in one commit, for which others wait."""
 YOUNG: Final = 3_600_000_000
 """Microseconds for which upkeep in the background leaves a file to its writer, and one that is small to itself."""
 _WORTH_BYTES: Final = 64 << 20
 _LEAST_SEGMENT: Final = 16 << 20
-_LOOKED_UP: Final = 4_096
+_LOOKED_UP: Final = 1_024
 
 
 def seal(store: Store) -> int:
@@ -37,19 +40,23 @@ def seal(store: Store) -> int:
     return _sealed(store, Repacked(), None)[0]
 
 
-def seal_some(store: Store, done: Repacked, budget: int | None, *, patient: bool = False) -> bool:
+def seal_some(
+    store: Store, done: Repacked, budget: int | None, *, patient: bool = False, step: Step = at_once
+) -> bool:
     """The same until about so many bytes are written, which are added to what was ``done``. Whether all of it was.
 
     Raises:
         DiskFull: There is no room for the copies; what was not sealed stays as it is.
         NotCommitted: It could not be done, for another reason.
     """
-    return _sealed(store, done, budget, patient)[1]
+    return _sealed(store, done, budget, patient, step)[1]
 
 
-def _sealed(store: Store, done: Repacked, budget: int | None, patient: bool = False) -> tuple[int, bool]:
+def _sealed(
+    store: Store, done: Repacked, budget: int | None, patient: bool = False, step: Step = at_once
+) -> tuple[int, bool]:
     try:
-        return _seal(store, done, budget, patient)
+        return _seal(store, done, budget, patient, step)
     except OSError as error:
         failed = DiskFull if error.errno in directory.NO_ROOM else NotCommitted
         raise failed(
@@ -57,7 +64,7 @@ def _sealed(store: Store, done: Repacked, budget: int | None, patient: bool = Fa
         ) from error
 
 
-def _seal(store: Store, done: Repacked, budget: int | None, patient: bool) -> tuple[int, bool]:
+def _seal(store: Store, done: Repacked, budget: int | None, patient: bool, step: Step) -> tuple[int, bool]:
     recovery.recover(store.index, store.files, store.clock)
     store.maps.drop_removed()
     held: dict[int, int] = {}
@@ -72,10 +79,10 @@ def _seal(store: Store, done: Repacked, budget: int | None, patient: bool) -> tu
         _close(store, list(held))
         # What is begun is not interrupted.
         most = SEGMENT_BYTES if budget is None else min(SEGMENT_BYTES, max(budget, _LEAST_SEGMENT))
-        for segment in _segments(store, set(held), most):
+        for segment in _segments(store, set(held), most, step):
             if budget is not None and done.bytes >= budget:
                 return 0, False
-            done.add(repack(store, segment))
+            done.add(repack(store, segment, step))
     finally:
         for fd in held.values():
             os.close(fd)
@@ -120,7 +127,7 @@ def _close(store: Store, numbers: list[int]) -> None:
     store.index.update(close)
 
 
-def _segments(store: Store, numbers: set[int], most: int) -> Iterator[Segment]:
+def _segments(store: Store, numbers: set[int], most: int, step: Step) -> Iterator[Segment]:
     """The batches of these files, by partition and in order, cut to the size of segments."""
     marks = {key: rows.unpack_marks(value).sealed for key, value in store.items(rows.MARKS)}
     reached: dict[bytes, int] = {}
@@ -134,7 +141,8 @@ def _segments(store: Store, numbers: set[int], most: int) -> Iterator[Segment]:
             key = rows.marks_key(topic.id, partition)
             mark = max(marks.get(key, 0), head.begin)
             if mark < head.end:
-                yield from _of_partition(store, topic, partition, (mark, head.end), numbers, most, reached)
+                bounds = mark, head.end
+                yield from _of_partition(store, topic, partition, bounds, numbers, most, reached, step)
     _note(store, {key: mark for key, mark in reached.items() if mark > marks.get(key, 0)})
 
 
@@ -146,6 +154,7 @@ def _of_partition(
     numbers: set[int],
     most: int,
     reached: dict[bytes, int],
+    step: Step,
 ) -> Iterator[Segment]:
     position, end = bounds
     batches: list[Placed] = []
@@ -154,6 +163,7 @@ def _of_partition(
         entries = store.shelf.entries(topic, partition, position, _LOOKED_UP)
         if not entries:
             break
+        step()
         for placed in entries:
             position, entry = placed.next_offset, placed.entry
             sealed = sealed and entry.kind == "segment"
@@ -161,7 +171,8 @@ def _of_partition(
                 reached[rows.marks_key(topic.id, partition)] = position
             if entry.kind == "segment" or entry.file not in numbers:
                 continue
-            if batches and (size + entry.length > most or entry.schema != batches[0].entry.schema):
+            full = size + entry.length > most or len(batches) >= MOST_BATCHES
+            if batches and (full or entry.schema != batches[0].entry.schema):
                 yield Segment(topic, partition, batches)
                 batches, size = [], 0
             batches.append(placed)

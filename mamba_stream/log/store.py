@@ -27,6 +27,7 @@ from mamba_stream.log.index import FORKED, MAP_SIZE, Index
 from mamba_stream.log.intake import Intake
 from mamba_stream.log.locks import FileLock
 from mamba_stream.log.looking import Question
+from mamba_stream.log.pacing import Pace
 from mamba_stream.log.reader import ShelfReader
 from mamba_stream.log.registering import SocketRegistrar
 from mamba_stream.log.registrar import IndexRegistrar, Registrar
@@ -250,7 +251,7 @@ class Store:
         with self._tending:
             self._tenders += 1
             if self._caretaker is None and isinstance(self.registrar, IndexRegistrar):
-                self._caretaker = Caretaker(self._tend, self.clock, every)
+                self._caretaker = Caretaker(self._tend, self.lsn, self.clock, every)
                 self._caretaker.start()
         try:
             yield
@@ -263,9 +264,9 @@ class Store:
             if over is not None:
                 over.stop()
 
-    def _tend(self, budget: int) -> Maintained:
+    def _tend(self, budget: int, pace: Pace) -> Maintained:
         self.committer.roll(older_than=YOUNG / 1e6)
-        return maintaining.maintain(self, budget, patient=True)
+        return maintaining.maintain(self, budget, patient=True, step=pace)
 
     def statistics(self) -> LogStatistics:
         return statistics(self)

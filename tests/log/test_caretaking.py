@@ -13,6 +13,7 @@ from mamba_stream.dsl.opening import open_log
 from mamba_stream.errors import DiskFull, LogClosed
 from mamba_stream.log import Log, Topic, sealing
 from mamba_stream.log.caretaking import BUDGET, Caretaker
+from mamba_stream.log.pacing import Pace
 from mamba_stream.log.store import Store
 from mamba_stream.log.upkeep import Maintained
 
@@ -75,14 +76,14 @@ def test_what_fails_is_tried_again_and_a_log_that_was_closed_is_left(
     answers = iter([DiskFull("full"), Maintained(done=False), Maintained(), LogClosed("closed")])
     asked: list[int] = []
 
-    def maintain(budget: int) -> Maintained:
+    def maintain(budget: int, pace: Pace) -> Maintained:
         asked.append(budget)
         answer = next(answers)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    keeper = Caretaker(maintain, SystemClock(), every=0.001)
+    keeper = Caretaker(maintain, lambda: 0, SystemClock(), every=0.001)
     keeper.start()
     wait_for(lambda: len(asked) == 4)
     keeper.stop()
