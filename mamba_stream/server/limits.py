@@ -88,10 +88,15 @@ class Limits:
         if form is None or size * form.columns > _TOLD_APART:
             # That counts once what columns share.
             size = max(size, batch.nbytes)
+        plain = form is not None and form.is_plain
+        if size <= self.most_bytes and not plain:
+            # To validate text is to read what every view points at, however many point at the same bytes.
+            _validate(batch, where, full=False)
+            size = max(size, sum(_viewed(column, where) for column in batch.columns))
         if size <= self.most_bytes:
             # Before anything else looks into the buffers.
-            _validate(batch, where)
-            if form is None or not form.is_plain:
+            _validate(batch, where, full=True)
+            if not plain:
                 size = max(size, sum(_unpacked(column, where) for column in batch.columns))
         if size > self.most_bytes:
             raise InvalidInput(
@@ -110,11 +115,26 @@ def _is_plain(schema: pa.Schema) -> bool:
     return True
 
 
-def _validate(batch: pa.RecordBatch, where: str) -> None:
+def _validate(batch: pa.RecordBatch, where: str, *, full: bool) -> None:
     try:
-        batch.validate(full=True)
+        batch.validate(full=full)
     except pa.ArrowException as error:
         raise InvalidInput(f"{where}: the buffers of a batch are not sound: {error!s:.200}") from error
+
+
+def _viewed(column: pa.Array, where: str) -> int:
+    """Bytes that all views of a column and of its parts point at together, whatever their parents make of them."""
+    kind = column.type
+    if _is_view(kind):
+        # A negative length is for the validation to find, and hides no other one before it.
+        return int(pc.sum(pc.abs(_lengths(column, where).cast(pa.int64()))).as_py() or 0)
+    if pat.is_dictionary(kind):
+        return _viewed(column.dictionary, where)
+    if pat.is_struct(kind) or pat.is_union(kind):
+        return sum(_viewed(column.field(number), where) for number in range(kind.num_fields))
+    if pat.is_map(kind):
+        return _viewed(column.keys, where) + _viewed(column.items, where)
+    return _viewed(column.values, where) if pat.is_nested(kind) or pat.is_run_end_encoded(kind) else 0
 
 
 def _unpacked(column: pa.Array, where: str) -> int:
@@ -125,14 +145,14 @@ def _unpacked(column: pa.Array, where: str) -> int:
     if pat.is_dictionary(kind):
         lengths = _lengths(column.dictionary, where)
         return int(pc.sum(pc.take(lengths, column.indices)).as_py() or 0)
-    if pat.is_string_view(kind) or pat.is_binary_view(kind):
+    if _is_view(kind):
         return int(pc.sum(_lengths(column, where)).as_py() or 0)
     return sum(_unpacked(part, where) for part in _parts(column))
 
 
 def _lengths(values: pa.Array, where: str) -> pa.Array:
     kind = values.type
-    if pat.is_string_view(kind) or pat.is_binary_view(kind):
+    if _is_view(kind):
         # Each view begins with its length.
         views = pa.Array.from_buffers(
             pa.list_(pa.int32(), 4),
@@ -153,6 +173,10 @@ def _lengths(values: pa.Array, where: str) -> pa.Array:
             f"{where}: a dictionary of {kind} is not taken over the network: send its values"
         )
     return pa.repeat(pa.scalar(16, pa.int64()), len(values))
+
+
+def _is_view(kind: pa.DataType) -> bool:
+    return bool(pat.is_string_view(kind) or pat.is_binary_view(kind))
 
 
 def _is_text(kind: pa.DataType) -> bool:

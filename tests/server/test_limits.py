@@ -54,3 +54,42 @@ def test_plain_is_what_says_nothing_twice(kind: pa.DataType, is_plain: bool) -> 
     assert (
         Limits().check_schema(pa.schema({"first": pa.int64(), "second": kind}), "here").is_plain is is_plain
     )
+
+
+_VIEWS = 100
+
+
+def _views() -> pa.Array:
+    """Each points at the same hundred thousand bytes."""
+    one = pa.array(["y" * 100_000], pa.string_view())
+    _, view, text = one.buffers()
+    return pa.Array.from_buffers(
+        pa.string_view(), _VIEWS, [None, pa.py_buffer(view.to_pybytes() * _VIEWS), text]
+    )
+
+
+_EVERY = pa.array(range(_VIEWS + 1), pa.int32())
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda views: views,
+        lambda views: pa.StructArray.from_arrays([views], ["a"]),
+        lambda views: pa.ListArray.from_arrays(_EVERY, views),
+        lambda views: pa.FixedSizeListArray.from_arrays(views, 1),
+        lambda views: pa.MapArray.from_arrays(_EVERY, pa.array(range(_VIEWS)), views),
+        lambda views: pa.StructArray.from_arrays([pa.ListArray.from_arrays(_EVERY, views)], ["a"]),
+        lambda views: pa.DictionaryArray.from_arrays(_EVERY[:-1], views),
+    ],
+    ids=["plain", "struct", "list", "fixed", "map", "list in struct", "dictionary"],
+)
+def test_text_that_many_views_point_at_is_not_read_to_be_validated(monkeypatch, around) -> None:
+    batch = pa.record_batch({"n": around(_views())})
+    validated = []
+    monkeypatch.setattr("mamba_stream.server.limits._validate", lambda *_, full: validated.append(full))
+    with pytest.raises(InvalidInput, match="10,000,000 bytes"):
+        Limits(most_bytes=9_000_000).check_batch(batch, "here")
+    assert validated == [False]
+    Limits(most_bytes=11_000_000).check_batch(batch, "here")
+    assert validated == [False, False, True]
