@@ -23,7 +23,9 @@ knows nothing of this package.
     │   ├── TopicEnded                         an append to a topic that was ended
     │   ├── StaleLease                         the lease on a message or partition ended; somebody else has it
     │   ├── QueueFull                          a bounded topic has no room, and rejects what comes
+    │   ├── TopicFull                          the topic takes on disk what its quota permits
     │   └── DiskFull                           no room; append again once there is
+    │       └── DiskNearlyFull                     a mark of the disk is reached; deleting and reading go on
     ├── CommitUnknown                      the commit may or may not have happened; reopen and look
     ├── LogUnavailable                     the log cannot be opened or used from here
     │   ├── NotALog                            the directory holds something else
@@ -133,8 +135,16 @@ class QueueFull(NotCommitted):
     """A bounded topic has no room for these messages; they were not taken."""
 
 
+class TopicFull(NotCommitted):
+    """The topic takes on disk what its quota permits; the same append works once rows are gone."""
+
+
 class DiskFull(NotCommitted):
     """The file system has no room; the same append works once there is."""
+
+
+class DiskNearlyFull(DiskFull):
+    """A mark of the disk is reached: it takes no rows, while reading, offsets and deleting go on."""
 
 
 class CommitUnknown(MambaStreamError):

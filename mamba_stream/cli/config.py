@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mamba_stream.server.settings import ServerSettings
 
 _HIDDEN = "(not shown)"
-_TABLES = ("server", "profiles")
+_TABLES = ("disk", "server", "profiles")
 
 
 @click.group()
@@ -67,8 +67,8 @@ def validate() -> int:
     """
     path, settings = _file()
     problems = _unknown(path, settings)
-    server, profiles = _gathered(path, settings)
-    for each in (server, *profiles.values()):
+    server, others = _gathered(path, settings)
+    for each in (server, *others.values()):
         problems += each.problems
     problems += [f"[server] {problem}" for problem in (*server.values.problems(), *_tried(server.values))]
     for problem in problems:
@@ -119,24 +119,25 @@ def _unknown(path: Path, settings: Mapping[str, Any]) -> list[str]:
 
 def _gathered(path: Path, settings: Mapping[str, Any]) -> tuple[Gathered[Any], dict[str, Gathered[Any]]]:
     from mamba_stream.cli import profiles
+    from mamba_stream.core.diskmarks import DISK
     from mamba_stream.core.settings import table_of
     from mamba_stream.server.settings import SERVER
 
-    server = SERVER.gather(path, table_of(path, settings, "server"), os.environ)
-    return server, dict(profiles.gather(path, settings))
+    server, disk = (
+        section.gather(path, table_of(path, settings, section.name), os.environ) for section in (SERVER, DISK)
+    )
+    named = {f"profiles.{name}": each for name, each in profiles.gather(path, settings).items()}
+    return server, {DISK.name: disk, **named}
 
 
 def _sections(path: Path, settings: Mapping[str, Any]) -> dict[str, dict[str, tuple[Any, str]]]:
     from mamba_stream.cli.profiles import SECRET
     from mamba_stream.core.settings import shown
 
-    server, profiles = _gathered(path, settings)
+    server, others = _gathered(path, settings)
     server.checked()
     found = {}
-    for section, each in {
-        "server": server,
-        **{f"profiles.{name}": it for name, it in profiles.items()},
-    }.items():
+    for section, each in {"server": server, **others}.items():
         values = {key: getattr(each.checked(), key) for key in each.sources}
         found[section] = {
             key: (_HIDDEN if key in SECRET and value is not None else shown(value), each.sources[key])

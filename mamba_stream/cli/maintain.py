@@ -35,6 +35,7 @@ def maintain(directory: str | None, budget: str | None, output: str, place: str 
             "compacted rows": found.compacted_rows,
             "removed files": found.removed_files,
             "done": found.done,
+            "short of room": found.short_of_room,
         },
         output,
     )

@@ -34,6 +34,11 @@ def _keeping(command: Callable[..., None]) -> Callable[..., None]:
                 help="What a partition may take on disk, as 10GB; or none.",
             ),
             click.option(
+                "--quota",
+                metavar="SIZE",
+                help="What the topic may take on disk before appends are refused, as 50GB; or none.",
+            ),
+            click.option(
                 "--compact/--no-compact", default=None, help="Keep only the latest row of each key."
             ),
             click.option(
@@ -61,7 +66,7 @@ def _keeping(command: Callable[..., None]) -> Callable[..., None]:
 def _changes(options: dict[str, Any]) -> dict[str, Any]:
     """What was given of those options, as the log takes it."""
     given = {name: value for name, value in options.items() if value is not None}
-    for name in ("retention", "retention_bytes"):
+    for name in ("retention", "retention_bytes", "quota"):
         if given.get(name) == _NONE:
             given[name] = None
     return given
@@ -300,6 +305,7 @@ def _kept(settings: TopicSettings) -> dict[str, Any]:
     said: dict[str, Any] = {
         "retention": _NONE if retention is None else str(timedelta(microseconds=retention)),
         "retention bytes": _NONE if most is None else str(Size(most)),
+        "quota": _NONE if settings.quota is None else str(Size(settings.quota)),
         "compact": settings.compact,
     }
     if settings.compact:

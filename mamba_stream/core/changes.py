@@ -52,6 +52,8 @@ class TopicSettings(msgspec.Struct, frozen=True, omit_defaults=True):
     """How sealed batches are compressed: ``none``, ``lz4``, ``zstd``; ``None``: as they were appended."""
     compatibility: str = "backward"
     """What altering the columns has to leave possible: one of :data:`mamba_stream.core.alterations.COMPATIBILITIES`."""
+    quota: int | None = None
+    """What the topic may take on disk before appends are refused; ``None``: anything."""
 
 
 class CreateTopic(msgspec.Struct, frozen=True, array_like=True):

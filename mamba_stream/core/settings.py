@@ -17,7 +17,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import msgspec
 
 from mamba_stream.core.names import did_you_mean
-from mamba_stream.core.sizes import Size, size_of
+from mamba_stream.core.sizes import BallastSize, Share, Size, ballast_size, share_of, size_of
 from mamba_stream.errors import InvalidInput, MambaStreamError
 
 FILE = "mamba-stream.toml"
@@ -142,7 +142,13 @@ class Section(Generic[S]):
                 flag = f"--{key.replace('_', '-')}"
                 found.take(self, key, value, flag, flag, Path())
         sources = dict.fromkeys(self.keys, DEFAULT) | found.sources
-        return Gathered(self.kind(**found.values), sources, tuple(found.problems))
+        try:
+            values = self.kind(**found.values)
+        except InvalidInput as error:
+            # What does not go together.
+            found.problems.append(f"[{self.name}] {error}")
+            values = self.kind()
+        return Gathered(values, sources, tuple(found.problems))
 
 
 @dataclass
@@ -243,4 +249,11 @@ def _path(value: Any) -> Path:
     return Path(value)
 
 
-_READERS: dict[Any, Callable[[Any], Any]] = {Address: _address, Size: size_of, Seconds: _seconds, Path: _path}
+_READERS: dict[Any, Callable[[Any], Any]] = {
+    Address: _address,
+    BallastSize: ballast_size,
+    Path: _path,
+    Seconds: _seconds,
+    Share: share_of,
+    Size: size_of,
+}

@@ -1,8 +1,8 @@
-"""Numbers of bytes, from what people write."""
+"""Numbers of bytes and shares of them, from what people write."""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, ClassVar, Final, Self
 
 from mamba_stream.errors import InvalidInput
 
@@ -42,3 +42,75 @@ def size_of(value: Any) -> Size:
         return Size(size)
     except (KeyError, ValueError):
         raise InvalidInput("give a size, as 512MiB or 1GiB, or a number of bytes") from None
+
+
+def in_words(size: int) -> str:
+    """A number of bytes as people read it.
+
+    Example:
+        >>> in_words(1_700_000_000), in_words(300)
+        ('1.6 GiB', '300 B')
+    """
+    for shift, unit in ((40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")):
+        if size >= 1 << shift:
+            return f"{size / (1 << shift):,.1f} {unit}"
+    return f"{size} B"
+
+
+class Share(float):
+    """A part of a whole, between nothing and all of it."""
+
+    def __str__(self) -> str:
+        return f"{round(100 * self, 4):g}%"
+
+    __repr__ = __str__
+
+
+def share_of(value: Any) -> Share:
+    """A share as people write it, as ``"90%"`` or ``0.9``.
+
+    Raises:
+        InvalidInput: It is none, or nothing, or everything.
+
+    Example:
+        >>> str(share_of("92.5%")), share_of(0.5) == 0.5
+        ('92.5%', True)
+    """
+    text = value.strip() if isinstance(value, str) else ""
+    try:
+        share = (
+            float(text[:-1]) / 100
+            if text.endswith("%")
+            else float(text or value if not isinstance(value, bool) else "")
+        )
+    except (TypeError, ValueError):
+        share = -1.0
+    if not 0 < share < 1:
+        raise InvalidInput("give a percentage above 0% and below 100%, as 90%, or off")
+    return Share(share)
+
+
+class BallastSize(int):
+    """A number of bytes, or as many as are of use."""
+
+    AUTO: ClassVar[Self]
+
+    def __str__(self) -> str:
+        return "auto" if self < 0 else str(Size(self))
+
+
+BallastSize.AUTO = BallastSize(-1)
+
+
+def ballast_size(value: Any) -> BallastSize:
+    """A size, or ``auto``.
+
+    Raises:
+        InvalidInput: It is neither.
+    """
+    if isinstance(value, BallastSize) or value == "auto":
+        return BallastSize.AUTO if value == "auto" else value
+    try:
+        return BallastSize(0 if value == "off" else size_of(value))
+    except InvalidInput:
+        raise InvalidInput("give a size, as 64MiB, 0 or off for none, or auto") from None

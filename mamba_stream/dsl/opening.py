@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -56,6 +56,7 @@ class Log(logs.Log):  # noqa: D101 - the docstring is that of its parent
         internal: bool = False,
         retention: str | timedelta | None = None,
         retention_bytes: int | str | None = None,
+        quota: int | str | None = None,
         compact: bool = False,
         compact_after: str | timedelta = "1m",
         tombstones: str | timedelta = "1d",
@@ -74,6 +75,7 @@ class Log(logs.Log):  # noqa: D101 - the docstring is that of its parent
             internal=internal,
             retention=retention,
             retention_bytes=retention_bytes,
+            quota=quota,
             compact=compact,
             compact_after=compact_after,
             tombstones=tombstones,
@@ -108,6 +110,7 @@ def open_log(
     key: str | os.PathLike[str] | None = None,
     durability: Durability = "commit",
     upkeep: bool = True,
+    disk: Mapping[str, Any] | None = None,
 ) -> Log:
     """Opens a log: a directory, created if missing, or a server's.
 
@@ -123,6 +126,8 @@ def open_log(
         durability: What a loss of power can do to what is committed through it, unless a call says otherwise:
             ``"commit"``, ``"interval"`` or ``"os"``, as ``Topic.append`` explains them.
         upkeep: Whether a job that runs over it, or ``log.tended()``, does in the background what the log needs.
+        disk: How full the disk of a directory may become, as ``{"soft": "80%", "hard": "90%"}``; what is left out is as
+            ``MAMBA_STREAM_DISK_*`` and ``[disk]`` in ``mamba-stream.toml`` say (docs/upkeep.md).
 
     Raises:
         NotALog: The directory holds something else.
@@ -135,6 +140,8 @@ def open_log(
     if isinstance(place, Log):
         if shown:
             raise InvalidInput(f"this log is open already: {', '.join(shown)} are for opening one")
+        if disk is not None:
+            raise InvalidInput("this log is open already: disk is for opening one")
         if durability not in ("commit", place.durability):
             raise InvalidInput(
                 f"this log is open already, with durability={place.durability!r}: open it anew"
@@ -142,4 +149,5 @@ def open_log(
         return place
     known = logs.Credentials.of()
     level = check_durability(durability)
-    return Log(logs.storage_of(place, credentials=replace(known, **shown) if shown else None), level, upkeep)
+    credentials = replace(known, **shown) if shown else None
+    return Log(logs.storage_of(place, credentials=credentials, disk=disk), level, upkeep)

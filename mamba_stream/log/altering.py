@@ -61,6 +61,8 @@ def checked(topic: str, key: Sequence[str], settings: TopicSettings) -> TopicSet
             raise InvalidInput(
                 f"topic {topic!r}: {name}={value} keeps nothing: leave it out, or delete the topic"
             )
+    if settings.quota is not None and not is_whole(settings.quota, 1, _KEPT):
+        raise InvalidInput(f"topic {topic!r}: quota={settings.quota} takes no rows: end the topic instead")
     for name in ("compact_after", "tombstones"):
         if not is_whole(getattr(settings, name), 0, _KEPT):
             raise InvalidInput(f"topic {topic!r}: {name} must not be negative")
@@ -119,6 +121,7 @@ def _as_given(what: str, value: Any) -> Any:
 _READERS: Final = {
     "retention": _duration,
     "retention_bytes": _size,
+    "quota": _size,
     "compact": _truth,
     "compact_after": _wait,
     "tombstones": _wait,

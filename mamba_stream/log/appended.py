@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from mamba_stream.core.durability import PROMISES, Durability
 
@@ -31,3 +31,12 @@ class Appended(dict[int, tuple[int, int]]):
     def promise(self) -> str:
         """What that means, in words."""
         return PROMISES[self.durability]
+
+
+def merged_ranges(ranges: Sequence[tuple[int, int, int, int]]) -> dict[int, tuple[int, int]]:
+    """``{partition: (first, next)}`` over the batches of one append."""
+    merged: dict[int, tuple[int, int]] = {}
+    for _, partition, first, following in ranges:
+        known = merged.get(partition)
+        merged[partition] = (first if known is None else known[0], following)
+    return merged

@@ -22,12 +22,13 @@ import msgspec
 from mamba_stream.core.changes import Append, Applied, ChangeSet
 from mamba_stream.core.clock import Clock
 from mamba_stream.core.durability import strictest
-from mamba_stream.core.histogram import Durations
-from mamba_stream.errors import CommitUnknown, LogClosed, LogFailed, MambaStreamError, NotCommitted
+from mamba_stream.errors import CommitUnknown, DiskFull, LogClosed, LogFailed, MambaStreamError, NotCommitted
+from mamba_stream.log.commitcounts import CommitCounts, CommitTally
 from mamba_stream.log.files import CommitFile
 from mamba_stream.log.format import Message, Rows, encode
 from mamba_stream.log.index import CLOSED
 from mamba_stream.log.registrar import Registrar
+from mamba_stream.log.room import Room
 
 GROUP_BYTES = 256 << 20
 """A group takes no further callers once it holds so many bytes."""
@@ -76,21 +77,6 @@ class Batch(msgspec.Struct, frozen=True):
             compressed=self.compressed,
             expect=self.expect,
         )
-
-
-@dataclass(frozen=True)
-class CommitCounts:
-    """What the commits of this process came to. Times in seconds."""
-
-    commits: int = 0
-    """Synced transactions; each carried one change set or more."""
-    changes: int = 0
-    refused: int = 0
-    rows: int = 0
-    bytes: int = 0
-    seconds: float = 0.0
-    times: tuple[int, ...] = ()
-    """How many took how long, by the buckets of :mod:`mamba_stream.core.histogram`."""
 
 
 @dataclass(slots=True, eq=False)
@@ -155,8 +141,10 @@ class Committer:
         registrar: Registrar,
         clock: Clock,
         announce: Callable[[], None],
+        room: Room,
     ) -> None:
         self._registrar = registrar
+        self._room = room
         self._clock = clock
         self._announce = announce
         self._turn = threading.Lock()
@@ -170,15 +158,12 @@ class Committer:
         self._closed = False
         self._expected = 1
         self._pace = 0.0
-        self._counts = [0, 0, 0, 0, 0]
-        self._seconds = 0.0
-        self._times = Durations()
+        self._tally = CommitTally()
 
     @property
     def counts(self) -> CommitCounts:
         """What the commits came to so far."""
-        commits, changes, refused, rows, size = self._counts
-        return CommitCounts(commits, changes, refused, rows, size, self._seconds, self._times.counts)
+        return self._tally.counts
 
     def commit(self, change: ChangeSet, batches: Sequence[Batch] = ()) -> Applied:
         """Commits the change set with these batches appended, as durably as it asks for; raises if it did not."""
@@ -312,10 +297,9 @@ class Committer:
             if self._closed:
                 raise LogClosed(CLOSED)
             self._registrar.check()
-            ready = [change for pending in group for change in pending.changes if change.encode()]
-            durability = strictest(one.change.durability for one in ready)
-            places = self._write(ready, synced=durability == "commit")
-            self._apply(ready, places)
+            ready = [one for pending in group for one in pending.changes if one.encode() and self._takes(one)]
+            if ready:
+                self._apply(*self._written(ready))
             for pending in group:
                 pending.done = True
             self._announce()
@@ -334,6 +318,28 @@ class Committer:
             while self._arrived and (not group or size + self._arrived[0].bytes <= GROUP_BYTES):
                 group.append(self._arrived[0])
                 size += self._arrived.popleft().bytes
+
+    def _takes(self, one: _Change) -> bool:
+        """Whether the disk has room for its rows; where not, it alone is refused."""
+        if not one.messages:
+            return True
+        one.outcome = self._room.refusal(one.bytes)
+        return one.outcome is None
+
+    def _written(self, ready: list[_Change]) -> tuple[list[_Change], dict[bool, int]]:
+        """Writes the messages; those that there was room for, which are all or those that have none, and where."""
+        synced = strictest(one.change.durability for one in ready) == "commit"
+        try:
+            return ready, self._write(ready, synced=synced)
+        except DiskFull as error:
+            left = [one for one in ready if not one.messages]
+            if not left:
+                raise
+            # What deletes is not to wait for those who need room.
+            for one in ready:
+                if one.messages:
+                    one.outcome = error
+            return left, {}
 
     def _write(self, ready: list[_Change], *, synced: bool) -> dict[bool, int]:
         """Writes the messages, one file for users' topics and one for internal ones."""
@@ -413,22 +419,11 @@ class Committer:
             file.close()
 
     def _count(self, group: list[_Pending], seconds: float) -> None:
-        counts = self._counts
-        applied = 0
+        committed = False
         for one in (change for pending in group for change in pending.changes):
-            if not isinstance(one.outcome, Applied):
-                counts[2] += 1
-            elif not one.outcome.repeated:
-                applied += 1
-                counts[3] += sum(batch.rows for batch in one.batches)
-                counts[4] += one.bytes
-                # What was written before.
-                counts[3] += sum(append.rows for append in one.change.appends)
-                counts[4] += sum(append.length for append in one.change.appends)
-        counts[0] += bool(applied)
-        counts[1] += applied
-        self._seconds += seconds
-        self._times.add(seconds)
+            rows = sum([batch.rows for batch in one.batches])
+            committed |= self._tally.add(one.change, one.outcome, rows, one.bytes)
+        self._tally.took(seconds, committed=committed)
         self._pace = seconds
         # With those who came too late for this group, or else they would be too late for every other one, too.
         self._expected = len(group) + len(self._arrived)

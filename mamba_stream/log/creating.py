@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from mamba_stream.core.alterations import refusals
 from mamba_stream.core.changes import CreateTopic, TopicSettings
 from mamba_stream.core.keys import hash_keys
 from mamba_stream.core.names import check_name, did_you_mean
 from mamba_stream.core.numbers import is_whole
-from mamba_stream.core.schemas import canonical_schema, schema_bytes, time_type_of
-from mamba_stream.errors import InvalidInput, SchemaMismatch
+from mamba_stream.core.schemas import (
+    canonical_schema,
+    describe_difference,
+    schema_bytes,
+    schema_from_bytes,
+    time_type_of,
+)
+from mamba_stream.errors import AlreadyExists, InvalidInput, SchemaMismatch
 from mamba_stream.log.altering import COMPRESSIONS, altered
+from mamba_stream.log.evolving import fixed_columns, had
+
+if TYPE_CHECKING:
+    from mamba_stream.log.topic import Topic
 
 _MOST_PARTITIONS = 65_536
 _MOST_KEYED = 256
@@ -73,6 +84,25 @@ def checked_topic(
         strict_key=bool(strict_key),
         settings=altered(name, columns, settings, changes or {}),
     )
+
+
+def check_same(topic: Topic, change: CreateTopic) -> None:
+    """Raises what ``Log.create_topic`` says where the topic that is there is another than this one would be."""
+    schema = schema_from_bytes(change.schema)
+    if not topic.schema.equals(schema) and not had(topic, schema):
+        possible = not refusals(topic.schema, schema, "none", fixed_columns(topic._row))
+        raise SchemaMismatch(
+            f"topic {topic.name!r} exists with another schema: {describe_difference(schema, topic.schema)}"
+            + (f"; log.alter_topic({topic.name!r}, schema=...) gives it these columns" if possible else "")
+        )
+    for what in ("partitions", "key", "time"):
+        have, want = getattr(topic, what), getattr(change, what)
+        if have != want:
+            raise AlreadyExists(f"topic {topic.name!r} exists with {what}={have!r}, not {want!r}")
+    if change.strict_key and not topic.strict_key:
+        raise AlreadyExists(
+            f"topic {topic.name!r} exists without strict_key=True: its rows may lie where their key does not say"
+        )
 
 
 def _key(key: Any, names: list[str]) -> tuple[str, ...]:

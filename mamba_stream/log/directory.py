@@ -20,7 +20,8 @@ RECENT = "recent"
 UPKEEP = "upkeep"
 QUARANTINE = "quarantine"
 BACKUP = "backup"
-_OWN = frozenset({INDEX, FILES, WAKE, JOBS, RECENT, UPKEEP, QUARANTINE, BACKUP})
+BALLAST = "ballast"
+_OWN = frozenset({INDEX, FILES, WAKE, JOBS, RECENT, UPKEEP, QUARANTINE, BACKUP, BALLAST})
 _NETWORK = frozenset(
     "nfs nfs4 cifs smb smb2 smb3 smbfs 9p afs ceph glusterfs lustre beegfs fuse.sshfs fuse.s3fs "
     "fuse.gcsfuse fuse.rclone fuse.glusterfs fuse.ceph davfs fuse.davfs2 ncpfs".split()

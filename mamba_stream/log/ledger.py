@@ -22,7 +22,7 @@ from mamba_stream.errors import (
     TopicEnded,
     TopicNotFound,
 )
-from mamba_stream.log import repeating, rows
+from mamba_stream.log import quota, repeating, rows
 from mamba_stream.log.rows import Entry, FileRow, Head, Ticks, TopicRow
 
 if TYPE_CHECKING:
@@ -254,6 +254,7 @@ def _check_appends(ledger: Ledger, change: ChangeSet) -> dict[tuple[int, int], i
         file = ledger.file(number)
         if file is None or file.state != "open":
             raise NotCommitted("the file of this append is gone: append again")
+    quota.check_quotas(ledger, change.appends)
     return ends
 
 

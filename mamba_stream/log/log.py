@@ -11,25 +11,23 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
-from mamba_stream.core.alterations import refusals
-from mamba_stream.core.changes import AlterTopic, ChangeSet, CreateTopic
+from mamba_stream.core.changes import AlterTopic, ChangeSet
 from mamba_stream.core.clock import Clock
 from mamba_stream.core.durability import Durability, check_durability
 from mamba_stream.core.names import check_name, did_you_mean
-from mamba_stream.core.schemas import canonical_schema, describe_difference, schema_bytes, schema_from_bytes
+from mamba_stream.core.schemas import canonical_schema, schema_bytes
 from mamba_stream.core.sizes import size_of
 from mamba_stream.errors import (
     AlreadyExists,
     InvalidInput,
     LogClosed,
     PreconditionFailed,
-    SchemaMismatch,
     TopicNotFound,
 )
 from mamba_stream.log.altering import UNSET, Unset, altered
 from mamba_stream.log.asked import check_bounds, text_of
-from mamba_stream.log.creating import checked_topic
-from mamba_stream.log.evolving import fixed_columns, had, wanted_schema
+from mamba_stream.log.creating import check_same, checked_topic
+from mamba_stream.log.evolving import wanted_schema
 from mamba_stream.log.index import CLOSED
 from mamba_stream.log.looking import Look
 from mamba_stream.log.rows import TopicRow
@@ -98,6 +96,7 @@ class Log:
         internal: bool = False,
         retention: str | timedelta | None = None,
         retention_bytes: int | str | None = None,
+        quota: int | str | None = None,
         compact: bool = False,
         compact_after: str | timedelta = "1m",
         tombstones: str | timedelta = "1d",
@@ -122,6 +121,7 @@ class Log:
             retention: For how long rows are kept after they were appended, as ``"7d"``. What is older goes in
                 :meth:`maintain`.
             retention_bytes: What a partition may take on disk, as ``"10GB"``; its first rows go when it is more.
+            quota: What the topic may take on disk, as ``"50GB"``; appends beyond that are refused.
             compact: Keep only the latest row of each key. A row that has only its key deletes that key.
             compact_after: For how long after they were appended rows are left alone by that.
             tombstones: For how long a row that deletes its key is kept.
@@ -147,6 +147,7 @@ class Log:
             changes={
                 "retention": retention,
                 "retention_bytes": retention_bytes,
+                "quota": quota,
                 "compact": compact,
                 "compact_after": compact_after,
                 "tombstones": tombstones,
@@ -167,7 +168,7 @@ class Log:
         if not exist_ok:
             raise AlreadyExists(f"topic {name!r} exists; pass exist_ok=True to use it, or delete it first")
         topic = self[name]
-        _same(topic, change)
+        check_same(topic, change)
         return topic
 
     def alter_topic(
@@ -178,6 +179,7 @@ class Log:
         add: Any = None,
         retention: str | timedelta | Unset | None = UNSET,
         retention_bytes: int | str | Unset | None = UNSET,
+        quota: int | str | Unset | None = UNSET,
         compact: bool | Unset = UNSET,
         compact_after: str | timedelta | Unset = UNSET,
         tombstones: str | timedelta | Unset = UNSET,
@@ -196,6 +198,7 @@ class Log:
             add: Columns to be added.
             retention: As for :meth:`create_topic`.
             retention_bytes: As for :meth:`create_topic`.
+            quota: As for :meth:`create_topic`.
             compact: As for :meth:`create_topic`.
             compact_after: As for :meth:`create_topic`.
             tombstones: As for :meth:`create_topic`.
@@ -212,6 +215,7 @@ class Log:
         changes = {
             "retention": retention,
             "retention_bytes": retention_bytes,
+            "quota": quota,
             "compact": compact,
             "compact_after": compact_after,
             "tombstones": tombstones,
@@ -486,21 +490,3 @@ class Log:
 
     def _bind(self, row: TopicRow) -> Topic:
         return Topic(self, self._store, row)
-
-
-def _same(topic: Topic, change: CreateTopic) -> None:
-    schema = schema_from_bytes(change.schema)
-    if not topic.schema.equals(schema) and not had(topic, schema):
-        possible = not refusals(topic.schema, schema, "none", fixed_columns(topic._row))
-        raise SchemaMismatch(
-            f"topic {topic.name!r} exists with another schema: {describe_difference(schema, topic.schema)}"
-            + (f"; log.alter_topic({topic.name!r}, schema=...) gives it these columns" if possible else "")
-        )
-    for what in ("partitions", "key", "time"):
-        have, want = getattr(topic, what), getattr(change, what)
-        if have != want:
-            raise AlreadyExists(f"topic {topic.name!r} exists with {what}={have!r}, not {want!r}")
-    if change.strict_key and not topic.strict_key:
-        raise AlreadyExists(
-            f"topic {topic.name!r} exists without strict_key=True: its rows may lie where their key does not say"
-        )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from mamba_stream.log import compacting, directory, retaining, sealing
+from mamba_stream.log import ballast, compacting, directory, retaining, sealing
 from mamba_stream.log.pacing import Pace, Step, at_once
 from mamba_stream.log.segments import Repacked
 from mamba_stream.log.upkeep import Maintained, Unread
@@ -31,7 +31,7 @@ def maintain(
         step: Called between two pieces of work. Without, a run within a budget gives way to those who commit, and one
             that is to do everything does not.
     """
-    lock = store.lock(directory.UPKEEP, _NAME)
+    lock = ballast.relieved(store.path, lambda: store.lock(directory.UPKEEP, _NAME))
     if lock is None:
         return Maintained(done=False, busy=store.lock_holder(directory.UPKEEP, _NAME) or "another process")
     if step is None:
@@ -48,10 +48,15 @@ def _maintained(store: Store, budget: int | None, patient: bool, step: Step) -> 
     retained = retaining.retain(store)
     removed = store.registrar.tidy()
     sealed, compacted = Repacked(), Repacked()
-    done = sealing.seal_some(store, sealed, budget, patient=patient, step=step)
-    left = None if budget is None else max(0, budget - sealed.bytes)
-    complete = compacting.compact(store, compacted, left, step) and done
-    removed += store.registrar.tidy()
+    complete = False
+    # What is written anew takes its room before it gives back that of what it replaces.
+    if not (short := store.room.tight()):
+        budget = store.room.within(budget)
+        done = sealing.seal_some(store, sealed, budget, patient=patient, step=step)
+        left = None if budget is None else max(0, budget - sealed.bytes)
+        complete = compacting.compact(store, compacted, left, step) and done
+        removed += store.registrar.tidy()
+    store.keep_ballast()
     return Maintained(
         trimmed_rows=retained.rows,
         trimmed_bytes=retained.bytes,
@@ -61,4 +66,5 @@ def _maintained(store: Store, budget: int | None, patient: bool, step: Step) -> 
         compacted_rows=compacted.dropped,
         removed_files=removed,
         done=complete,
+        short_of_room=short,
     )

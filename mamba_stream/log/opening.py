@@ -7,7 +7,9 @@ import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from mamba_stream.core.diskmarks import disk_marks, marks_with
 from mamba_stream.errors import InvalidInput
 from mamba_stream.log.index import MAP_SIZE
 from mamba_stream.log.log import Log
@@ -36,6 +38,7 @@ def storage_of(
     place: str | os.PathLike[str] | None,
     environment: Mapping[str, str] | None = None,
     credentials: Credentials | None = None,
+    disk: Mapping[str, Any] | None = None,
 ) -> Storage:
     """The storage that ``place`` means, by the one rule; a directory is created if missing.
 
@@ -43,9 +46,14 @@ def storage_of(
         place: A directory, an address, or nothing.
         environment: Instead of this process's.
         credentials: What is shown to a server; what the environment names unless told otherwise.
+        disk: Marks of the disk of a directory, instead of what the environment says.
     """
     place = place_of(place, environment)
     if is_address(place):
+        if disk is not None:
+            raise InvalidInput(
+                f"disk is for directories: at {place} it is the server that keeps room on its disk"
+            )
         # Flight is slow to import, and a directory does without it.
         from mamba_stream.log.remote.storage import connect
 
@@ -55,7 +63,10 @@ def storage_of(
         raise InvalidInput(
             f"{place} is a directory, where nobody asks who comes: token=, ca=, certificate= and key= are for servers"
         )
-    return acquire(directory_of(place, environment))
+    path = directory_of(place, environment)
+    if disk is None:
+        return acquire(path)
+    return acquire(path, marks=marks_with(disk, disk_marks(environment)))
 
 
 def place_of(

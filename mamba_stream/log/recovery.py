@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mamba_stream.core.clock import Clock
-from mamba_stream.log import directory as directories, files, rows, strays as unknown
+from mamba_stream.log import ballast, directory as directories, files, rows, strays as unknown
 from mamba_stream.log.index import Index
 from mamba_stream.log.ledger import Ledger
 
@@ -73,7 +73,7 @@ def recover(index: Index, directory: Path, clock: Clock) -> int:
         directories.sync(directory)
         return removed
 
-    return index.update(remove)
+    return ballast.relieved(directory.parent, lambda: index.update(remove))
 
 
 def _strays(directory: Path, known: dict[int, rows.FileRow], now: int) -> list[Path]:

@@ -12,12 +12,13 @@ import msgspec
 from mamba_stream.core.changes import Applied, ChangeSet
 from mamba_stream.core.clock import Clock
 from mamba_stream.core.durability import strictest
-from mamba_stream.errors import MambaStreamError
-from mamba_stream.log import files, ledger, maintaining, sealing
+from mamba_stream.errors import DiskFull, MambaStreamError
+from mamba_stream.log import ballast, files, growing, ledger, maintaining, sealing
 from mamba_stream.log.files import CommitFile
 from mamba_stream.log.flushing import Flushing
 from mamba_stream.log.index import Index
 from mamba_stream.log.recovery import recover
+from mamba_stream.log.room import Room
 from mamba_stream.log.upkeep import Maintained
 
 if TYPE_CHECKING:
@@ -86,21 +87,36 @@ _RECLAIM_SECONDS: Final = 30.0
 class IndexRegistrar:
     """Writes the index that this process has open."""
 
-    def __init__(self, index: Index, directory: Path, clock: Clock) -> None:
+    def __init__(self, index: Index, directory: Path, clock: Clock, room: Room) -> None:
         self._index = index
         self._files = directory
+        self._room = room
         self._clock = clock
         self._reclaimed = clock.monotonic()
         self._flushing = Flushing(index.flush)
 
     def apply(self, changes: Sequence[ChangeSet], now: int) -> list[Applied | MambaStreamError]:
+        try:
+            return self._applied(changes, now)
+        except DiskFull as error:
+            deleting = [growing.deletes(value) for value in changes]
+            if not any(deleting) or not ballast.give_up(self._room.log):
+                raise
+            # What the ballast gave is for them alone.
+            answers = iter(self._applied([v for v, mine in zip(changes, deleting, strict=True) if mine], now))
+            return [next(answers) if mine else error for mine in deleting]
+
+    def _applied(self, changes: Sequence[ChangeSet], now: int) -> list[Applied | MambaStreamError]:
         answers: list[Applied | MambaStreamError] = []
+        tight = self._room.tight()
 
         def change(draft: Draft) -> None:
             answers.clear()
             book = ledger.Ledger(draft, now)
             for value in changes:
                 try:
+                    if tight and (what := growing.growth(book, value)) is not None:
+                        raise self._room.growth(what)
                     answers.append(ledger.apply(book, value))
                 except MambaStreamError as error:
                     answers.append(error)
@@ -133,7 +149,8 @@ class IndexRegistrar:
                 book.set_file(number, msgspec.structs.replace(row, state="closed", since=now))
             book.flush()
 
-        self._index.update(close)
+        # Upkeep begins with that.
+        ballast.relieved(self._room.log, lambda: self._index.update(close))
 
     def tidy(self) -> int:
         return recover(self._index, self._files, self._clock)

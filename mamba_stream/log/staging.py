@@ -18,6 +18,7 @@ from mamba_stream.errors import CommitUnknown, InvalidInput, MambaStreamError
 from mamba_stream.log.committer import Batch
 from mamba_stream.log.files import CommitFile
 from mamba_stream.log.registrar import Registrar
+from mamba_stream.log.room import Room
 
 MOST_APPENDS: Final = 1 << 18
 """Of one commit: the index takes them in one transaction, which holds them in memory."""
@@ -28,8 +29,11 @@ _SYNCED_BYTES: Final = 32 << 20
 class StagedRows:
     """The rows of one commit, on disk piece by piece. It belongs to one thread, and is closed in the end."""
 
-    def __init__(self, registrar: Registrar, clock: Clock, commit: Callable[[ChangeSet], Applied]) -> None:
+    def __init__(
+        self, registrar: Registrar, clock: Clock, commit: Callable[[ChangeSet], Applied], room: Room
+    ) -> None:
         self._registrar = registrar
+        self._room = room
         self._clock = clock
         self._commit = commit
         self._appends: list[Append] = []
@@ -89,13 +93,12 @@ class StagedRows:
 
     def _write(self, batches: Sequence[Batch], internal: bool) -> None:
         messages = [batch.encoded() for batch in batches]
+        size = sum([message.length for message in messages])
+        if (refused := self._room.refusal(size)) is not None:
+            raise refused
         file = self._file(internal)
         position = file.end
-        file.write(
-            [part for message in messages for part in message.parts()],
-            sum(message.length for message in messages),
-            synced=False,
-        )
+        file.write([part for message in messages for part in message.parts()], size, synced=False)
         self._unsynced[internal] = self._unsynced.get(internal, 0) + file.end - position
         if file.full or self._unsynced[internal] >= _SYNCED_BYTES:
             self._sync(internal)

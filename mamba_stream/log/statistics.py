@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mamba_stream.log import rows
+from mamba_stream.log import ballast, rows
 from mamba_stream.log.rows import FileRow
 from mamba_stream.log.storage import LogStatistics
 
@@ -22,6 +22,7 @@ def statistics(store: Store) -> LogStatistics:
     ]
     files = [rows.unpack(FileRow, value) for _, value in store.items(rows.FILE)]
     counts = store.committer.counts
+    disk = store.room.look()
     return LogStatistics(
         lsn=store.lsn(),
         topics=sum(not row.internal for row in topics.values()),
@@ -52,4 +53,10 @@ def statistics(store: Store) -> LogStatistics:
         scrubbed_batches=store.scrubs.batches,
         scrubbed_bytes=store.scrubs.bytes,
         scrub_findings=store.scrubs.findings,
+        disk_bytes=0 if disk is None else disk.size,
+        disk_free=0 if disk is None else disk.free,
+        disk_state=store.room.state,
+        ballast_bytes=ballast.size(store.path),
+        disk_refused=counts.disk_refused,
+        quota_refused=counts.quota_refused,
     )

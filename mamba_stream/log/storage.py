@@ -63,6 +63,12 @@ class LogStatistics:
         scrubbed_batches: Batches that this process looked at when it scrubbed the log.
         scrubbed_bytes: Their bytes.
         scrub_findings: What it found damaged or missing then.
+        disk_bytes: How large the log's disk is; 0 where the system does not say.
+        disk_free: What is left of it.
+        disk_state: Which mark of it is reached: ``ample`` for none, ``soft`` or ``hard``.
+        ballast_bytes: What the ballast takes there.
+        disk_refused: Change sets that were refused for a mark.
+        quota_refused: Change sets that were refused for the quota of a topic.
     """
 
     lsn: int
@@ -94,6 +100,12 @@ class LogStatistics:
     scrubbed_batches: int = 0
     scrubbed_bytes: int = 0
     scrub_findings: int = 0
+    disk_bytes: int = 0
+    disk_free: int = 0
+    disk_state: str = "ample"
+    ballast_bytes: int = 0
+    disk_refused: int = 0
+    quota_refused: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,10 +16,11 @@ import pyarrow as pa
 
 from mamba_stream.core.changes import Applied, ChangeSet, Once
 from mamba_stream.core.clock import Clock, SystemClock
+from mamba_stream.core.diskmarks import DiskMarks, disk_marks
 from mamba_stream.core.names import LONGEST_NAME
 from mamba_stream.core.predicates import Predicate
-from mamba_stream.errors import DataCorrupted, DiskFull, ForkedProcess, LogFailed, NewerFormat, NotALog
-from mamba_stream.log import description, directory, files, locks, maintaining, rows, scanning
+from mamba_stream.errors import DiskFull, ForkedProcess, InvalidInput, LogFailed
+from mamba_stream.log import description, directory, founding, locks, maintaining, rows, scanning
 from mamba_stream.log.caretaking import EVERY, Caretaker
 from mamba_stream.log.committer import Batch, Committer
 from mamba_stream.log.files import Maps
@@ -32,7 +33,8 @@ from mamba_stream.log.reader import ShelfReader
 from mamba_stream.log.registering import SocketRegistrar
 from mamba_stream.log.registrar import IndexRegistrar, Registrar
 from mamba_stream.log.repeating import answered
-from mamba_stream.log.rows import Head, Meta, TopicRow
+from mamba_stream.log.room import Room
+from mamba_stream.log.rows import Head, TopicRow
 from mamba_stream.log.scrubbing import Scrubbed, ScrubCounts, scrub
 from mamba_stream.log.sealing import YOUNG
 from mamba_stream.log.seeking import first_reaching, offset_at
@@ -47,7 +49,6 @@ from mamba_stream.log.waking import Ear, Waker
 
 if TYPE_CHECKING:
     from mamba_stream.log.description import TopicDescription
-    from mamba_stream.log.views import Draft
 
 _SLOW_POLL = 1.0
 _stores: dict[tuple[int, int], Store] = {}
@@ -58,15 +59,21 @@ class Store:
     """The storage of a log in a directory: open index, files and sockets. Handles share it; the last one closes it."""
 
     def __init__(
-        self, path: Path, clock: Clock, map_size: int, through: SocketRegistrar | None = None
+        self,
+        path: Path,
+        clock: Clock,
+        map_size: int,
+        marks: DiskMarks,
+        through: SocketRegistrar | None = None,
     ) -> None:
         self.path = path
         self._clock = clock
+        self.room = Room(path, marks, clock)
         self.files = path / directory.FILES
         self.index = Index(path / directory.INDEX, map_size, writable=through is None)
         try:
-            self.registrar: Registrar = through or IndexRegistrar(self.index, self.files, clock)
-            self.meta = self._meta()
+            self.registrar: Registrar = through or IndexRegistrar(self.index, self.files, clock, self.room)
+            self.meta = founding.meta_of(self.index, path, clock)
             # Whoever writes the index has put it right.
             self.recovered = 0 if through else self.registrar.tidy()
             if not through:
@@ -74,6 +81,8 @@ class Store:
                 # all the same.
                 with contextlib.suppress(LogFailed, DiskFull):
                     self.registrar.flush()
+                self.room.widened = self.keep_ballast
+                self.keep_ballast()
             self._waker = Waker(path / directory.WAKE, clock)
         except BaseException:
             self.index.close()
@@ -82,7 +91,7 @@ class Store:
         self.shelf = Shelf(self.index, self.maps)
         self.skips = Tally()
         self.scrubs = ScrubCounts()
-        self.committer = Committer(self.registrar, clock, self._waker.announce)
+        self.committer = Committer(self.registrar, clock, self._waker.announce, self.room)
         self.upkeep = UpkeepCounts()
         self._tending = threading.Lock()
         self._tenders = 0
@@ -121,7 +130,7 @@ class Store:
         return answered(self.get(rows.once_key(once.name)), once)
 
     def stage(self) -> StagedRows:
-        return StagedRows(self.registrar, self._clock, self.committer.commit)
+        return StagedRows(self.registrar, self._clock, self.committer.commit, self.room)
 
     def schema(self, number: int) -> pa.Schema:
         return self.shelf.layout(number).schema
@@ -252,6 +261,7 @@ class Store:
             self._tenders += 1
             if self._caretaker is None and isinstance(self.registrar, IndexRegistrar):
                 self._caretaker = Caretaker(self._tend, self.lsn, self.clock, every)
+                self.room.narrowed = self._caretaker.hurry
                 self._caretaker.start()
         try:
             yield
@@ -267,6 +277,10 @@ class Store:
     def _tend(self, budget: int, pace: Pace) -> Maintained:
         self.committer.roll(older_than=YOUNG / 1e6)
         return maintaining.maintain(self, budget, patient=True, step=pace)
+
+    def keep_ballast(self) -> None:
+        """Sees to it that there is room to delete with."""
+        self.room.keep_ballast(self.index.size())
 
     def statistics(self) -> LogStatistics:
         return statistics(self)
@@ -383,49 +397,6 @@ class Store:
         """In a process that was forked: lets go of what would make its parent look alive."""
         self.committer.abandon()
 
-    def _meta(self) -> Meta:
-        value = self.get(rows.META)
-        if value is None:
-            # The index is durable once the names that lead to it are. Before the first commit, so that whoever
-            # finds that one need not ask.
-            directory.sync(self.path / directory.INDEX)
-            directory.sync(self.path)
-            with contextlib.suppress(PermissionError):
-                # Where we may not look into it, somebody else has made the log's directory before.
-                directory.sync(self.path.parent)
-            value = self.index.update(self._found)
-        meta: Meta = rows.unpack(Meta, value)
-        if meta.format > directory.FORMAT:
-            raise NewerFormat(
-                f"{self.path} has format {meta.format}, and this version of mamba-stream reads up to "
-                f"{directory.FORMAT}: upgrade it with pip install -U mamba-stream"
-            )
-        return meta
-
-    def _found(self, draft: Draft) -> bytes:
-        value = draft.get(rows.META)
-        if value is None:
-            if draft.rows:
-                raise NotALog(f"{self.path / directory.INDEX} is the database of something else")
-            self._check_unfounded()
-            value = rows.pack(Meta(directory.FORMAT, os.urandom(16).hex(), self.clock.now()))
-            draft.put(rows.META, value)
-        return value
-
-    def _check_unfounded(self) -> None:
-        """Refuses to begin a log anew where files of an earlier one hold rows: its index is gone."""
-        held = [
-            item.name
-            for item in os.scandir(self.files)
-            if files.number_of(item.name) is not None and item.stat().st_size
-        ]
-        if held:
-            raise DataCorrupted(
-                f"{self.path / directory.INDEX} is empty, but {self.path / directory.FILES} holds {len(held)} files of "
-                "a log: its index was deleted or cut off. Put the index back from a copy, or have what is sealed put "
-                f"together again: mamba-stream doctor {self.path} --repair. To begin anew, move these files away"
-            )
-
 
 def _head(topic: int, head: Head) -> PartitionHead:
     return PartitionHead(topic, head.begin, head.end, head.rows, head.size, head.append_time, head.ended)
@@ -436,6 +407,7 @@ def acquire(
     clock: Clock | None = None,
     map_size: int = MAP_SIZE,
     *,
+    marks: DiskMarks | None = None,
     through: SocketRegistrar | None = None,
 ) -> Store:
     """The store of this directory, created if missing; to be given back with :func:`release`.
@@ -444,6 +416,7 @@ def acquire(
         path: The directory.
         clock: By which rows are appended and leases end; this machine's unless told otherwise.
         map_size: The first size of the index's address space.
+        marks: Of its disk; what the environment and the file of settings say unless told otherwise.
         through: Who writes the index, in a process that must not; the log is there already, and not open here.
     """
     path = Path(os.path.abspath(path))
@@ -457,10 +430,15 @@ def acquire(
             raise ForkedProcess(FORKED)
         if store is None:
             try:
-                store = Store(path, clock or SystemClock(), map_size, through)
+                store = Store(path, clock or SystemClock(), map_size, marks or disk_marks(), through)
             except OSError as error:
                 raise directory.unopened(path, error) from error
             _stores[place] = store
+        elif marks is not None and marks != store.room.marks:
+            raise InvalidInput(
+                f"{path} is open in this process already, with other marks of its disk: give the same, or open it "
+                "without"
+            )
         store.handles += 1
         return store
 

@@ -20,7 +20,7 @@ from mamba_stream.core.predicates import Predicate, check, from_expr
 from mamba_stream.core.schemas import describe_difference, polars_schema
 from mamba_stream.errors import ExpressionRefused, InvalidInput, SchemaMismatch, TopicNotFound
 from mamba_stream.log.altering import kept_for
-from mamba_stream.log.appended import Appended
+from mamba_stream.log.appended import Appended, merged_ranges
 from mamba_stream.log.asked import LONGEST_TEXT, is_text, offset_of, offsets_of, partitions_of
 from mamba_stream.log.batch import LogBatch
 from mamba_stream.log.evolving import wanted_schema
@@ -111,6 +111,11 @@ class Topic:
     def retention_bytes(self) -> int | None:
         """What a partition may take on disk before its first rows go; ``None`` for anything."""
         return self._row.settings.retention_bytes
+
+    @property
+    def quota(self) -> int | None:
+        """What it may take on disk before appends are refused; ``None`` for anything."""
+        return self._row.settings.quota
 
     @property
     def compact(self) -> bool:
@@ -452,12 +457,3 @@ def producer_sequences(
     if not is_whole(sequence):
         raise InvalidInput(f"sequence={sequence!r}: give a number from 0 on, together with producer=")
     return (ProducerSequence(topic, producer, int(sequence)),)
-
-
-def merged_ranges(ranges: Sequence[tuple[int, int, int, int]]) -> dict[int, tuple[int, int]]:
-    """``{partition: (first, next)}`` over the batches of one append."""
-    merged: dict[int, tuple[int, int]] = {}
-    for _, partition, first, following in ranges:
-        known = merged.get(partition)
-        merged[partition] = (first if known is None else known[0], following)
-    return merged

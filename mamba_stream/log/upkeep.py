@@ -28,6 +28,7 @@ class Maintained:
         merged_batches: Batches that there are fewer by that.
         compacted_rows: Rows that went since their key has a later one, or is gone.
         removed_files: Files in which nothing lay any more that were removed.
+        short_of_room: Whether it only deleted, since the disk has no room for what would have been written anew.
         done: Whether all was done that there was to do; if not, the next run goes on.
         busy: Who was at it already, in words; nothing was done then.
     """
@@ -41,6 +42,7 @@ class Maintained:
     removed_files: int = 0
     done: bool = True
     busy: str | None = None
+    short_of_room: bool = False
 
 
 class UpkeepCounts:

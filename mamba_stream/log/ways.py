@@ -7,12 +7,13 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+from mamba_stream.core.diskmarks import DiskMarks
 from mamba_stream.log import directory
 from mamba_stream.log.log import Log
 from mamba_stream.log.opening import storage_of
 from mamba_stream.log.registering import SocketRegistrar
 from mamba_stream.log.remote.address import Credentials
-from mamba_stream.log.store import acquire
+from mamba_stream.log.store import Store, acquire
 
 
 @dataclass(frozen=True)
@@ -22,10 +23,12 @@ class Way:
     Attributes:
         place: A directory, or an address.
         credentials: What is shown to a server; ``None`` where the log is a directory.
+        marks: Of the disk of a directory.
     """
 
     place: str
     credentials: Credentials | None = None
+    marks: DiskMarks | None = None
 
     @property
     def is_directory(self) -> bool:
@@ -36,8 +39,8 @@ class Way:
 def way_to(log: Log) -> Way:
     """The way to an open log."""
     storage = log._shared
-    if storage.directory is not None:
-        return Way(os.path.abspath(storage.directory))
+    if isinstance(storage, Store):
+        return Way(os.path.abspath(storage.path), marks=storage.room.marks)
     # Flight is slow to import, and a directory does without it.
     from mamba_stream.log.remote.storage import RemoteStorage
 
@@ -58,6 +61,6 @@ def go(way: Way, registry: socket.socket) -> Log:
     """
     if way.is_directory:
         path = Path(way.place)
-        return Log(acquire(path, through=SocketRegistrar(registry, path / directory.FILES)))
+        return Log(acquire(path, marks=way.marks, through=SocketRegistrar(registry, path / directory.FILES)))
     registry.close()
     return Log(storage_of(way.place, credentials=way.credentials))

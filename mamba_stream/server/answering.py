@@ -12,6 +12,7 @@ from typing import Final
 from pyarrow import lib
 
 from mamba_stream.core.clock import Clock, SystemClock
+from mamba_stream.core.diskmarks import DiskMarks, marks_with
 from mamba_stream.core.settings import Address
 from mamba_stream.errors import InvalidInput, LogUnavailable
 from mamba_stream.log import Log
@@ -50,7 +51,8 @@ class _FlightListener:
         self._say = say
         # The index is written by the supervisor's process alone, which hands out files to write batches to.
         through = SocketRegistrar(socket.socket(fileno=orders.registry), Path(orders.log) / FILES)
-        self._storage = acquire(Path(orders.log), through=through)
+        marks = None if orders.disk is None else marks_with(orders.disk, DiskMarks())
+        self._storage = acquire(Path(orders.log), marks=marks, through=through)
         self._log = Log(self._storage)
         self._rate = Rate(clock)
         self._audit: Audit | None = None
@@ -104,6 +106,8 @@ class _FlightListener:
             commits=counts.commits,
             changes=counts.changes,
             refused=counts.refused,
+            disk_refused=counts.disk_refused,
+            quota_refused=counts.quota_refused,
             commit_seconds=counts.commit_seconds,
             commit_times=list(counts.commit_times),
         )

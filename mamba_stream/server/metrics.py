@@ -27,7 +27,7 @@ from mamba_stream.errors import MambaStreamError
 from mamba_stream.log import Log
 from mamba_stream.server.jobmetrics import AskJobs, JobMetrics
 from mamba_stream.server.orders import Figures
-from mamba_stream.server.readiness import Readiness, free_bytes
+from mamba_stream.server.readiness import Readiness
 from mamba_stream.server.scrubber import Scrubber
 from mamba_stream.server.supervisor import Supervisor
 
@@ -179,11 +179,18 @@ class _Server(Collector):
         yield _counter("log_scrub_findings", "Batches that were damaged or missing then.", damaged)
         try:
             yield _counter("log_commits", "Commits of the log since it exists, by whomever.", self._log.lsn())
-            free = free_bytes(self._log.path)
             found = self._log.statistics()
-        except (MambaStreamError, OSError):
+        except MambaStreamError:
             return
-        yield _gauge("disk_free_bytes", "What is left on the log's disk.", free)
+        yield _gauge("disk_bytes", "How large the log's disk is.", found.disk_bytes)
+        yield _gauge("disk_free_bytes", "What is left on the log's disk.", found.disk_free)
+        reached = GaugeMetricFamily(
+            "mamba_stream_disk_mark_reached", "Whether a mark of the log's disk is reached.", labels=["mark"]
+        )
+        reached.add_metric(["soft"], found.disk_state != "ample")
+        reached.add_metric(["hard"], found.disk_state == "hard")
+        yield reached
+        yield _gauge("ballast_bytes", "What goes where there is no room to delete.", found.ballast_bytes)
         yield _counter("upkeep_runs", "How often upkeep was done.", found.upkeep_runs)
         yield _counter("upkeep_trimmed_rows", "Rows that retention removed.", found.trimmed_rows)
         yield _counter("upkeep_unread_rows", "Those of them that groups had yet to read.", found.unread_rows)
@@ -209,6 +216,14 @@ class _Server(Collector):
             "commit_changes", "Change sets in them; callers that come together share one.", found.changes
         )
         yield _counter("commit_refused", "Change sets that were refused.", found.refused)
+        no_room = CounterMetricFamily(
+            "mamba_stream_commit_refused_for_room",
+            "Those of them that a mark of the disk refused, or the quota of a topic.",
+            labels=["reason"],
+        )
+        no_room.add_metric(["disk"], found.disk_refused)
+        no_room.add_metric(["quota"], found.quota_refused)
+        yield no_room
         yield HistogramMetricFamily(
             "mamba_stream_commit_seconds",
             "Time that transactions of the server took, such as were refused included.",

@@ -33,6 +33,7 @@ class Orders(msgspec.Struct, frozen=True, tag=True):
         tls_expires: When the certificate ends, in seconds since the epoch.
         client_ca: Who signs the certificates that clients must have.
         users: The file that says who may do what; ``None``: everybody everything.
+        disk: The marks of the log's disk, by their names; ``None``: as the environment says.
         registry: The descriptor of the socket over which it has the index written.
     """
 
@@ -46,6 +47,7 @@ class Orders(msgspec.Struct, frozen=True, tag=True):
     tls_expires: float | None = None
     client_ca: bytes | None = None
     users: str | None = None
+    disk: dict[str, str | None] | None = None
     registry: int = -1
 
     def __repr__(self) -> str:
@@ -116,6 +118,8 @@ class Figures(msgspec.Struct, tag=True):
         commits: Synced transactions.
         changes: Change sets in them.
         refused: Change sets that were refused.
+        disk_refused: Those of them that were refused for a mark of the disk.
+        quota_refused: Those of them that were refused for the quota of a topic.
         commit_seconds: Time that commits took.
         commit_times: How many took how long, by the buckets of ``core.histogram``.
         guard: What the guard of a server with users counted, by its names.
@@ -133,6 +137,8 @@ class Figures(msgspec.Struct, tag=True):
     commit_times: list[int] = []
     guard: dict[str, int] = {}
     audit: dict[str, int] = {}
+    disk_refused: int = 0
+    quota_refused: int = 0
 
     def after(self, earlier: Figures) -> Figures:
         """The figures of two lives together; what is in flight is that of the later."""
@@ -152,6 +158,8 @@ class Figures(msgspec.Struct, tag=True):
             commit_times=together(earlier.commit_times, self.commit_times),
             guard=_sums(earlier.guard, self.guard),
             audit=_sums(earlier.audit, self.audit),
+            disk_refused=earlier.disk_refused + self.disk_refused,
+            quota_refused=earlier.quota_refused + self.quota_refused,
         )
 
 

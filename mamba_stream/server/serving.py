@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Final
 
 from mamba_stream.core.clock import Clock
+from mamba_stream.core.diskmarks import told_of
 from mamba_stream.core.settings import Address
 from mamba_stream.errors import InvalidInput
 from mamba_stream.log import Log
@@ -72,6 +73,7 @@ class Server:
     command: Sequence[str] = LISTENER
     _probe: str = field(default_factory=secrets.token_hex, repr=False)
     _events: Events = field(init=False, repr=False)
+    _disk: dict[str, str | None] = field(init=False, repr=False)
     _turned: float = 0.0
     _port: int = 0
 
@@ -106,6 +108,7 @@ class Server:
         notifier = Notifier()
         store = acquire(self.log.path)
         left.callback(store.release)
+        self._disk = told_of(store.room.marks)
         if settings.upkeep is not None:
             left.enter_context(store.tended(float(settings.upkeep)))
         supervisor = Supervisor(
@@ -182,6 +185,7 @@ class Server:
             tls_expires=expires,
             client_ca=client_ca,
             users=None if settings.users is None else str(settings.users.absolute()),
+            disk=self._disk,
         )
 
     def _alive(self, supervisor: Supervisor) -> bool:

@@ -15,9 +15,9 @@ from pyarrow import flight
 
 from mamba_stream.core.changes import ChangeSet, Sequence
 from mamba_stream.errors import InvalidInput, QuotaExceeded
+from mamba_stream.log.appended import merged_ranges
 from mamba_stream.log.asked import text_of
 from mamba_stream.log.remote.protocol import Ack, Failure, Write, WriteBatch, decode, encode
-from mamba_stream.log.topic import merged_ranges
 from mamba_stream.server.belongings import need_of_topic
 from mamba_stream.server.catalog import Known
 from mamba_stream.server.desk import Desk

@@ -6,14 +6,13 @@ what the writing process said, never from the log.
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import json
 import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -30,34 +29,29 @@ from mamba_stream.log.store import acquire
 from tests.crash.filler import MAP_SIZE, SCHEMA, SHAPES, STATE, TOPICS, body, record
 from tests.crash.pipeline_job import OUTPUTS
 from tests.log.pictures import picture, rows_of, unsound
+from tests.mounts import NO_MARKS, Mount, free, mounts, take_all
 
 pytestmark = pytest.mark.root
 
 _PAGE = 4096
-_DETACH = 2
+
+
+@pytest.fixture(autouse=True)
+def no_marks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These are about a disk that is full, whatever its marks would have refused before."""
+    for name, value in NO_MARKS.items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture
-def mount(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
-    """Mounts file systems of so many bytes; all are gone when the test is over."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    mounted: list[Path] = []
+def mount(tmp_path: Path) -> Iterator[Mount]:
+    with mounts(tmp_path) as mount:
+        yield mount
 
-    def mounts(size: int, options: str = "") -> Path:
-        place = tmp_path / f"disk-{len(mounted)}"
-        place.mkdir()
-        if os.geteuid() != 0:
-            pytest.skip("needs to be root, to mount a file system of its own")
-        if libc.mount(b"tmpfs", bytes(place), b"tmpfs", 0, f"size={size}{options}".encode()) != 0:
-            pytest.skip(f"mounting a tmpfs is not permitted here: {os.strerror(ctypes.get_errno())}")
-        mounted.append(place)
-        return place
 
-    try:
-        yield mounts
-    finally:
-        for place in mounted:
-            assert libc.umount2(bytes(place), _DETACH) == 0
+@pytest.fixture
+def environment(environment: dict[str, str]) -> dict[str, str]:
+    return {**environment, **NO_MARKS}
 
 
 class Child:
@@ -102,19 +96,6 @@ class Child:
         raise AssertionError(f"the writer died ({self._process.wait()}) in the middle of a command")
 
 
-def take_all(place: Path) -> Path:
-    """Takes all room that is left, to the last byte."""
-    ballast = place / "crumbs"
-    with ballast.open("wb", buffering=0) as file:
-        for size in (1 << 20, _PAGE, 1):
-            try:
-                while True:
-                    file.write(bytes(size))
-            except OSError:
-                continue
-    return ballast
-
-
 def check(log: Log, acknowledged: dict[int, list[tuple[str, int, int]]], shape: str) -> None:
     """All that was acknowledged is there, where it was said to be, and nothing else is."""
     wanted = {
@@ -137,7 +118,7 @@ def check(log: Log, acknowledged: dict[int, list[tuple[str, int, int]]], shape: 
     ("shape", "size"), [("large", 16 << 20), ("tiny", 5 << 20), ("records", 10 << 20), ("both", 6 << 20)]
 )
 def test_a_full_disk_fails_commits_whole_and_room_again_is_enough(
-    shape: str, size: int, mount: Callable[[int], Path], environment: dict[str, str]
+    shape: str, size: int, mount: Mount, environment: dict[str, str]
 ) -> None:
     disk = mount(size)
     path = disk / "log"
@@ -190,9 +171,7 @@ def test_a_full_disk_fails_commits_whole_and_room_again_is_enough(
 
 
 @pytest.mark.parametrize("shape", ["tiny", "both", "records"])
-def test_whichever_page_is_the_first_without_room_the_commit_fails_whole(
-    shape: str, mount: Callable[[int], Path]
-) -> None:
+def test_whichever_page_is_the_first_without_room_the_commit_fails_whole(shape: str, mount: Mount) -> None:
     found_by_index = set()
     for pages in range(8):
         disk = mount(700_000 + pages * _PAGE)
@@ -230,7 +209,7 @@ def test_whichever_page_is_the_first_without_room_the_commit_fails_whole(
     assert True in found_by_index, "the index never was what found no room"
 
 
-def test_attempts_that_fail_leave_no_room_taken(mount: Callable[[int], Path]) -> None:
+def test_attempts_that_fail_leave_no_room_taken(mount: Mount) -> None:
     disk = mount(8 << 20)
     with open_log(disk / "log", map_size=MAP_SIZE) as log:
         log.create_topic("users", SCHEMA)
@@ -267,15 +246,8 @@ class Clock:
         return self.time / 1e6
 
 
-def free(place: Path) -> int:
-    status = os.statvfs(place)
-    return status.f_bavail * status.f_frsize
-
-
 @pytest.mark.parametrize("shape", ["large", "both"])
-def test_trimming_on_a_full_disk_makes_room_once_the_trash_is_gone(
-    shape: str, mount: Callable[[int], Path]
-) -> None:
+def test_trimming_on_a_full_disk_makes_room_once_the_trash_is_gone(shape: str, mount: Mount) -> None:
     disk = mount(12 << 20)
     clock = Clock()
     with Log(acquire(disk / "log", clock, map_size=MAP_SIZE)) as log:
@@ -301,7 +273,7 @@ def test_trimming_on_a_full_disk_makes_room_once_the_trash_is_gone(
 
 
 def test_a_reader_in_another_process_does_not_hold_the_room_of_files_that_are_gone(
-    mount: Callable[[int], Path],
+    mount: Mount,
 ) -> None:
     # Its own process is played by a second set of maps.
     disk = mount(12 << 20)
@@ -357,7 +329,7 @@ def run_job(log: Path, job: str, environment: dict[str, str]) -> subprocess.Comp
 
 
 def test_a_pipeline_whose_disk_fills_goes_on_where_it_was_once_there_is_room(
-    mount: Callable[[int], Path], environment: dict[str, str], seed: int
+    mount: Mount, environment: dict[str, str], seed: int
 ) -> None:
     disk = mount(24 << 20)
     path = disk / "log"
@@ -395,7 +367,7 @@ def test_a_pipeline_whose_disk_fills_goes_on_where_it_was_once_there_is_room(
 
 
 def test_a_job_says_that_the_disk_is_full_and_the_same_process_can_run_it_again(
-    mount: Callable[[int], Path],
+    mount: Mount,
 ) -> None:
     disk = mount(8 << 20)
     with open_log(disk / "log") as log:

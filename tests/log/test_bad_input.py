@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -33,6 +32,7 @@ from mamba_stream.log import Log, Topic, format as message_format, open_log
 from mamba_stream.log.opening import locate
 from tests.log.neighbour import finished, script
 from tests.log.pictures import picture, rows_of, unsound
+from tests.mounts import NO_MARKS, mounts
 
 MOMENT = datetime(2024, 1, 1)
 FITS: dict[str, Any] = {"ts": [MOMENT], "symbol": ["A"], "price": [1.5], "size": [3]}
@@ -547,17 +547,12 @@ os._exit(0)
 
 
 @pytest.fixture
-def small(tmp_path: Path) -> Iterator[Path]:
-    """A file system of eight megabytes."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    place = tmp_path / "small"
-    place.mkdir()
-    if os.geteuid() != 0 or libc.mount(b"tmpfs", bytes(place), b"tmpfs", 0, b"size=8m") != 0:
-        pytest.skip("needs to be root, to mount a file system of its own")
-    try:
-        yield place
-    finally:
-        libc.umount2(bytes(place), 2)
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A file system of eight megabytes, without marks."""
+    for name, value in NO_MARKS.items():
+        monkeypatch.setenv(name, value)
+    with mounts(tmp_path) as mount:
+        yield mount(8 << 20)
 
 
 @pytest.mark.root
