@@ -165,6 +165,6 @@ class Room:
         return DiskNearlyFull(
             f"{self.log}: {in_words(disk.free)} of {in_words(disk.size)} are free on the disk{more}; behind its {name} "
             f"mark, {in_words(self.marks.kept(mark, disk.size))}, it takes no {what}; nothing was committed. Free some "
-            "space: outside of the log, or by a shorter retention, topic.trim(...), log.delete_topic(...) and mamba-stream "
-            "maintain, which go on, as reading and offsets do"
+            "space: outside of the log, or by a shorter retention, topic.trim(...), log.delete_topic(...) and "
+            "mamba-stream maintain, which go on, as reading and offsets do"
         )
