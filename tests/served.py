@@ -70,10 +70,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @contextmanager
-def serving(path: Path) -> Iterator[str]:
+def serving(path: Path, clock: Clock | None = None) -> Iterator[str]:
     """The address at which this directory is served meanwhile, whatever the options."""
     backend = Threads()
-    place, port = backend.serve(path, None, MAP_SIZE)
+    place, port = backend.serve(path, clock, MAP_SIZE)
     try:
         yield f"localhost:{port}"
     finally:

@@ -134,7 +134,7 @@ class _Backup:
     def run(self, keep: int | None) -> BackedUp:
         self._clear()
         if isinstance(self._vault, DirectoryVault):
-            self._vault.path.mkdir(parents=True, exist_ok=True)
+            directory.make(self._vault.path)
             self._vault.sweep()
         names = named(self._vault)
         before = load(self._vault, names[-1]) if names else None

@@ -116,7 +116,11 @@ def _target(topic: Topic, into: Log, start: Mapping[int, int] | None) -> Topic:
             f"topic {topic.name!r} of {into.place} is no copy of that of {topic.log.place}: delete it first, or copy "
             "into another log"
         )
-    return into[topic.name]
+    target = into[topic.name]
+    if target.schema.equals(topic.schema):
+        return target
+    # It was altered since it was copied.
+    return into.alter_topic(topic.name, schema=topic.schema, compatibility=topic.compatibility)
 
 
 def _batches(topic: Topic, target: Topic) -> Iterable[list[LogBatch]]:
@@ -136,9 +140,17 @@ def _batches(topic: Topic, target: Topic) -> Iterable[list[LogBatch]]:
                 batch.offset != there[batch.partition]
                 or batch.next_offset - batch.offset != batch.data.num_rows
             ):
-                raise InvalidInput(
-                    f"topic {topic.name!r}, partition {batch.partition}: rows are missing behind offset "
-                    f"{there[batch.partition]}, which were compacted away: a copy would have other offsets"
-                )
+                raise _missing(topic, batch.partition, there[batch.partition])
             there[batch.partition] = batch.next_offset
         yield batches
+    for partition, end in ends.items():
+        if there[partition] != end:
+            raise _missing(topic, partition, there[partition])
+
+
+def _missing(topic: Topic, partition: int, offset: int) -> InvalidInput:
+    return InvalidInput(
+        f"topic {topic.name!r}, partition {partition}: rows are missing behind offset {offset}, which were compacted "
+        "away: a copy would have other offsets. Back the log up instead, or append what topic.read() gives to a topic "
+        "of another name"
+    )

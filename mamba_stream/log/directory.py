@@ -36,11 +36,9 @@ def prepare(path: Path, mounts: Path = _MOUNTS) -> None:
     """Makes the directory ready to hold a log; refuses one that holds something else."""
     try:
         _check(path, mounts)
-        missing = [place for place in (path, *path.parents) if not place.exists()]
+        make(path)
         for name in (INDEX, FILES, WAKE, JOBS):
-            (path / name).mkdir(parents=True, exist_ok=True)
-        for place in missing:
-            sync(place.parent)
+            (path / name).mkdir(exist_ok=True)
     except NotADirectoryError as error:
         raise NotALog(f"{path} cannot be a directory: something above it is a file") from error
     except OSError as error:
@@ -92,6 +90,14 @@ def full(directory: Path) -> bool:
     except OSError as error:
         return error.errno in NO_ROOM
     return False
+
+
+def make(path: Path) -> None:
+    """Makes a directory, and those above it that are missing, durably."""
+    missing = [place for place in (path, *path.parents) if not place.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for place in missing:
+        sync(place.parent)
 
 
 def sync(directory: Path) -> None:

@@ -83,6 +83,7 @@ def restore(source: object, path: str | os.PathLike[str], to: int | datetime | s
     manifest = chosen(vault, _until(to))
     work = target.parent / f".{target.name}.restoring-{secrets.token_hex(4)}"
     try:
+        directory.make(target.parent)
         _write(vault, manifest, work)
         findings = examine(work).findings
         os.rename(work, target)

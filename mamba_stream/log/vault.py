@@ -89,9 +89,12 @@ class DirectoryVault:
         (self.path / name).unlink(missing_ok=True)
 
     def sweep(self) -> None:
-        """Removes what was half written by whoever was killed."""
+        """Removes what was half written by whoever was killed, and makes durable what was whole."""
         for half in self.path.glob(f"*/{_FRESH}*"):
             half.unlink(missing_ok=True)
+        for kind in self.path.iterdir():
+            if kind.is_dir():
+                directory.sync(kind)
 
 
 class ObjectVault:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 from tests.crash.nursery import Nursery
 from tests.crash.processes import Crew, child_environment
 
+_RECORDER = Path(__file__).parent / "native" / "recorder.c"
 _SHARED_MEMORY = Path("/dev/shm")  # logs come and go by the thousand
 
 
@@ -61,3 +64,18 @@ def place(tmp_path: Path) -> Iterator[Path]:
     made.mkdir()
     yield made
     shutil.rmtree(made)
+
+
+@pytest.fixture(scope="session")
+def recorder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The compiled shim."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler: install gcc to record what is asked of the disk")
+    if sys.platform != "linux":
+        pytest.skip("the recorder knows Linux only")
+    built = tmp_path_factory.mktemp("native") / "recorder.so"
+    command = [compiler, "-O1", "-Wall", "-shared", "-fPIC", "-pthread", "-o", built, _RECORDER, "-ldl"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return built

@@ -13,6 +13,7 @@ import json
 import random
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,22 @@ _AFTERWARDS = Operation(99, 0, "append", (Part(0, SHARED, 0, 5),))
 
 
 def main() -> None:
-    trace, root, seed, where = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), Path(sys.argv[4])
     planting.tune()
+    history = History(int(sys.argv[3]))
+    replay(lambda call: history.feed(json.loads(call.data)), lambda where: problems(where / "log", history))
+
+
+def replay(heard: Callable[[disk.Call], object], wrong_at: Callable[[Path], list[str]]) -> None:
+    """Builds the states that standard input asks for, one after the other.
+
+    Args:
+        heard: Takes in what a writer wrote into the trace, before what came after it is looked at.
+        wrong_at: What is wrong with the state in a directory.
+    """
+    trace, root, where = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[4])
     planting.boot_anew()
     wanted = [tuple(json.loads(line)) for line in sys.stdin]
     state = disk.Disk(root)
-    history = History(seed)
     position = 0
     calls = disk.calls(trace.read_bytes())
     for cut, chance in wanted:
@@ -39,12 +50,12 @@ def main() -> None:
             call = next(calls)
             state.call(call)
             if call.kind == disk.MARK:
-                history.feed(json.loads(call.data))
+                heard(call)
             position += 1
         print(json.dumps({"begin": [cut, chance]}), flush=True)
         shutil.rmtree(where, ignore_errors=True)
         state.lose_power(random.Random(chance), where)
-        wrong = problems(where / "log", history)
+        wrong = wrong_at(where)
         print(json.dumps({"end": [cut, chance], "wrong": wrong}), flush=True)
     for call in calls:
         state.call(call)

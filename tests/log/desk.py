@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import traceback
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -15,9 +16,15 @@ import polars as pl
 import pyarrow as pa
 
 from mamba_stream.errors import MambaStreamError
-from mamba_stream.log import Log, LogBatch, Topic, Transaction, locate
+from mamba_stream.log import Log, LogBatch, Topic, Transaction, files, locate
+from mamba_stream.log.store import Store, acquire
+from tests.log.handclock import FileClock
 
+ADDED = ("more", "even more")
+"""Columns that topics may get."""
 SCHEMA = pl.Schema({"id": pl.Int64, "ts": pl.Datetime("us"), "who": pl.String, "x": pl.Float64})
+NARROW = pl.Schema({**SCHEMA, "id": pl.Int32})
+"""What topics are made with; some are widened to the other."""
 FORMS = ("polars", "table", "batch", "reader", "pandas", "dicts", "columns")
 _EPOCH = datetime(1970, 1, 1)
 
@@ -39,9 +46,10 @@ class Desk:
             # Not one of ours: the test that asked fails with it, and goes on asking.
             return {"error": f"unexpected {type(error).__name__}", "message": traceback.format_exc()}
 
-    def open(self, path: str) -> None:
+    def open(self, path: str, clock: str | None = None) -> None:
+        """Opens a directory, by a clock in a file if there is one, or an address."""
         self.close()
-        self.log = locate(path)
+        self.log = locate(path) if clock is None else Log(acquire(Path(path), FileClock(Path(clock))))
 
     def close(self) -> None:
         if self.log is not None:
@@ -53,7 +61,7 @@ class Desk:
     ) -> None:
         self._log.create_topic(
             topic,
-            SCHEMA,
+            NARROW,
             partitions=partitions,
             key=key or None,
             time=time,
@@ -64,11 +72,52 @@ class Desk:
     def alter(self, topic: str, column: str) -> list[str]:
         return list(self._log.alter_topic(topic, add={column: pl.Int64}).schema.names)
 
+    def widen(self, topic: str) -> str:
+        columns = self._topic(topic).polars_schema
+        return str(self._log.alter_topic(topic, schema={**columns, "id": pl.Int64}).polars_schema["id"])
+
+    def keep(self, topic: str, **settings: Any) -> None:
+        given = {name: _duration(value) for name, value in settings.items()}
+        self._log.alter_topic(topic, **given)
+
+    def maintain(self, budget: int | None) -> dict[str, Any]:
+        done = self._log.maintain(budget)
+        return {
+            "done": done.done,
+            "trimmed": done.trimmed_rows,
+            "compacted": done.compacted_rows,
+            "unread": sorted([one.group, one.topic, one.rows] for one in done.unread),
+        }
+
+    def scrub(self, most: int | None) -> dict[str, Any]:
+        found = self._log.scrub(most)
+        return {"done": found.done, "damaged": [[f.topic, f.partition, f.offset] for f in found.findings]}
+
+    def lsn(self) -> int:
+        return self._log.lsn()
+
+    def backup(self, target: str) -> int:
+        return self._log.backup(target).lsn
+
+    def places(self) -> list[list[Any]]:
+        """Every batch with rows that are there: topic, partition, offsets, file, and where in it."""
+        store, found = self._log._store, []
+        assert isinstance(store, Store)
+        for topic in store.topics():
+            for partition, head in store.shelf.heads(topic).items():
+                for placed in store.shelf.entries(topic, partition, head.begin, 1 << 20):
+                    entry = placed.entry
+                    path = files.path_of(store.files, entry.file, entry.kind)
+                    bounds = [placed.offset, placed.next_offset]
+                    place = [str(path), entry.position, entry.length]
+                    found.append([topic.name, partition, *bounds, *place])
+        return found
+
     def delete(self, topic: str) -> None:
         self._log.delete_topic(topic)
 
     def append(self, topic: str, rows: list[list[Any]], form: str, **options: Any) -> list[list[int]]:
-        ranges = self._topic(topic).append(frame_of(rows, form), **options)
+        ranges = self._topic(topic).append(frame_of(rows, form, fitting(rows)), **options)
         return [[partition, *both] for partition, both in sorted(ranges.items())]
 
     def transact(self, steps: list[dict[str, Any]], finish: str) -> dict[str, Any]:
@@ -151,8 +200,9 @@ class Desk:
             arguments = dict(step)
             match arguments.pop("step"):
                 case "append":
-                    rows = frame_of(arguments.pop("rows"), arguments.pop("form"))
-                    transaction.append(arguments.pop("topic"), rows, **arguments)
+                    rows = arguments.pop("rows")
+                    frame = frame_of(rows, arguments.pop("form"), fitting(rows))
+                    transaction.append(arguments.pop("topic"), frame, **arguments)
                 case "offsets":
                     places = {(topic, partition): at for topic, partition, at in arguments["offsets"]}
                     transaction.commit_offsets(arguments["group"], places)
@@ -170,6 +220,11 @@ class _Interrupted(Exception):
     pass
 
 
+def _duration(value: Any) -> Any:
+    """Durations come in microseconds."""
+    return timedelta(microseconds=value["us"]) if isinstance(value, dict) else value
+
+
 def moment(ticks: int) -> datetime:
     return _EPOCH + timedelta(microseconds=ticks)
 
@@ -182,7 +237,12 @@ def ticks(value: datetime | None) -> int | None:
     return (value - _EPOCH) // timedelta(microseconds=1)
 
 
-def frame_of(rows: list[list[Any]], form: str) -> Any:
+def fitting(rows: list[list[Any]]) -> pl.Schema:
+    """The columns that these go into, the narrowest ones."""
+    return SCHEMA if any((row[0] or 0) >= 1 << 31 for row in rows) else NARROW
+
+
+def frame_of(rows: list[list[Any]], form: str, schema: pl.Schema = SCHEMA) -> Any:
     """The rows in one of the forms that append takes."""
     plain = [[number, None if ts is None else moment(ts), who, x] for number, ts, who, x in rows]
     if form == "dicts":
@@ -190,7 +250,7 @@ def frame_of(rows: list[list[Any]], form: str) -> Any:
     columns = {name: [row[at] for row in plain] for at, name in enumerate(SCHEMA)}
     if form == "columns":
         return columns
-    frame = pl.DataFrame(columns, schema=SCHEMA)
+    frame = pl.DataFrame(columns, schema=schema)
     match form:
         case "polars":
             return frame
@@ -204,7 +264,7 @@ def frame_of(rows: list[list[Any]], form: str) -> Any:
             # As pandas users have it: missing numbers are NaN, missing times NaT.
             return pd.DataFrame(
                 {
-                    "id": pd.Series(columns["id"], dtype="int64"),
+                    "id": pd.Series(columns["id"], dtype=str(schema["id"]).lower()),
                     "ts": pd.Series(columns["ts"], dtype="datetime64[us]"),
                     "who": pd.Series(columns["who"], dtype="object"),
                     "x": pd.Series(columns["x"], dtype="float64"),
@@ -219,7 +279,7 @@ def plain_rows(frame: pl.DataFrame) -> list[list[Any]]:
 
 def without_added(frame: pl.DataFrame) -> pl.DataFrame:
     """The rows without the columns that were added, which nobody ever filled."""
-    added = frame.select([name for name in frame.columns if name not in SCHEMA])
+    added = frame.select([name for name in frame.columns if name in ADDED])
     assert added.null_count().rows() in ([], [(frame.height,) * added.width])
     return frame.drop(added.columns)
 
@@ -230,8 +290,10 @@ def plain_batch(batch: LogBatch) -> dict[str, Any]:
         "partition": batch.partition,
         "offset": batch.offset,
         "next": batch.next_offset,
+        "time": batch.append_time,
         "appended": list(zip(batch.append_times.tolist(), batch.offsets.tolist(), strict=True)),
         "columns": frame.columns,
+        "offsets": batch.offsets.tolist(),
         "rows": plain_rows(frame),
     }
 

@@ -1,6 +1,9 @@
-"""A clock for tests of what depends on how old rows are."""
+"""Clocks for tests of what depends on how old rows are."""
 
 from __future__ import annotations
+
+import time
+from pathlib import Path
 
 from mamba_stream.core.clock import Clock
 
@@ -19,3 +22,19 @@ class HandClock(Clock):
 
     def monotonic(self) -> float:
         return self.at / 1e6
+
+
+class FileClock(Clock):
+    """A clock that is set by hand for several processes: its time stands in a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def set(self, at: int) -> None:
+        self.path.write_bytes(at.to_bytes(8, "big"))
+
+    def now(self) -> int:
+        return int.from_bytes(self.path.read_bytes(), "big")
+
+    def monotonic(self) -> float:
+        return time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,17 +12,42 @@ NAMES = ("id", "ts", "who", "x")
 
 @dataclass
 class Partition:
-    """Rows by offset, those that were trimmed away included."""
+    """Rows by offset, those that were trimmed or compacted away included."""
 
     rows: list[Row] = field(default_factory=list)
+    times: list[int] = field(default_factory=list)
+    """When each was appended."""
     begin: int = 0
+    gone: set[int] = field(default_factory=set)
+    """Offsets whose rows were compacted away, as was seen."""
 
     @property
     def end(self) -> int:
         return len(self.rows)
 
     def kept(self) -> list[Row]:
-        return self.rows[self.begin :]
+        return [row for _, row in self.there(self.begin, self.end)]
+
+    def there(self, first: int, following: int) -> list[tuple[int, Row]]:
+        """Offsets and rows from one offset on and before another, where there are any."""
+        return [(at, self.rows[at]) for at in range(first, following) if at not in self.gone]
+
+    def take(self, rows: Sequence[Row], now: int) -> None:
+        """Appends."""
+        self.rows.extend(rows)
+        self.times.extend([now] * len(rows))
+
+
+@dataclass
+class Settings:
+    """How a topic is kept; times are in microseconds."""
+
+    retention: int | None = None
+    retention_bytes: int | None = None
+    compact: bool = False
+    compact_after: int = 60_000_000
+    tombstones: int = 86_400_000_000
+    seal_compression: str | None = None
 
 
 @dataclass
@@ -35,6 +61,11 @@ class Topic:
     ended: bool = False
     added: list[str] = field(default_factory=list)
     """Columns that were added, null in every row."""
+    wide: bool = False
+    """Whether the column of numbers was widened."""
+    large: bool = False
+    """Whether an append may have large numbers, and no columns that were added."""
+    settings: Settings = field(default_factory=Settings)
     homes: dict[Row, int] = field(default_factory=dict)
     """The partition in which a key was first seen: it must stay there."""
     producers: dict[str, list[Any]] = field(default_factory=dict)
@@ -60,7 +91,11 @@ class Model:
                 name: {
                     "offsets": [[p, part.begin, part.end] for p, part in enumerate(topic.partitions)],
                     "ended": topic.ended,
-                    "rows": {p: part.kept() for p, part in enumerate(topic.partitions) if part.kept()},
+                    "rows": {
+                        p: rows
+                        for p, part in enumerate(topic.partitions)
+                        if (rows := part.there(part.begin, part.end))
+                    },
                     "settings": [len(topic.partitions), topic.key, topic.time, topic.compression],
                     "columns": [*NAMES, *topic.added],
                 }
@@ -73,6 +108,18 @@ class Model:
             },
             "records": self.records,
         }
+
+    def unread(self, name: str, begins: dict[int, tuple[int, int]]) -> dict[str, int]:
+        """Of the offsets of a topic that went, how many each group had yet to read: ``{partition: (from, to)}``."""
+        found = {
+            group: sum(
+                max(0, after - max(before, offsets[name, p]))
+                for p, (before, after) in begins.items()
+                if (name, p) in offsets
+            )
+            for group, offsets in self.groups.items()
+        }
+        return {group: count for group, count in found.items() if count}
 
     def delete(self, name: str) -> None:
         del self.topics[name]
@@ -94,6 +141,35 @@ class Model:
         topic = self.topics[name]
         topic.first.setdefault(producer, number)
         topic.producers.setdefault(producer, []).append(answer)
+
+
+def keys_of(topic: Topic, partition: Partition) -> dict[Row, list[int]]:
+    """The offsets at which each key lies, those whose rows are gone included."""
+    found: dict[Row, list[int]] = {}
+    for offset in range(partition.begin, partition.end):
+        key = tuple(partition.rows[offset][NAMES.index(column)] for column in topic.key)
+        found.setdefault(key, []).append(offset)
+    return found
+
+
+def deletes(topic: Topic, row: Row) -> bool:
+    """Whether a row says that its key is gone."""
+    return all(value is None for name, value in zip(NAMES, row, strict=True) if name not in topic.key)
+
+
+def due(topic: Topic, partition: Partition, now: int) -> set[int]:
+    """The offsets that a compaction takes away if it comes to everything that is old enough."""
+    settings = topic.settings
+    found: set[int] = set()
+    for offsets in keys_of(topic, partition).values():
+        old = [at for at in offsets if partition.times[at] <= now - settings.compact_after]
+        found.update(old[:-1])
+        found.update(
+            at
+            for at in old
+            if deletes(topic, partition.rows[at]) and partition.times[at] < now - settings.tombstones
+        )
+    return found
 
 
 def holds(predicate: list[Any], row: Row) -> bool | None:

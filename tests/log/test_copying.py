@@ -126,6 +126,40 @@ def test_rows_that_were_compacted_away_are_refused(log: Log, other: Log) -> None
         log.copy("t", other)
 
 
+def test_rows_that_are_gone_at_the_end_are_missing_too(log: Log, other: Log) -> None:
+    settings: dict[str, Any] = {"compact": True, "compact_after": "0s", "tombstones": "0s"}
+    topic = log.create_topic("t", {"k": pl.Int64, "v": pl.Int64}, key="k", **settings)
+    topic.append([{"k": 1, "v": 1}])
+    # Of another schema, so that it lies in a batch of its own.
+    log.alter_topic("t", add={"note": pl.String}).append([{"k": 2}])
+    while log.maintain().compacted_rows:
+        pass
+    assert list(rows(log)) == [(0, 0)]
+    with pytest.raises(InvalidInput, match="behind offset 1, which were compacted away.*Back the log up"):
+        log.copy("t", other)
+
+
+def test_a_topic_that_was_altered_is_copied_with_the_columns_it_has_and_its_copy_gets_those_that_come(
+    log: Log, other: Log
+) -> None:
+    columns = {"k": pl.Int32, "v": pl.Float32}
+    topic = log.create_topic("t", columns, key="k", partitions=2, compatibility="full")
+    topic.append(pl.DataFrame({"k": [1, 2, 3], "v": [1.0, 2.0, 3.0]}, schema=columns))
+    log.alter_topic("t", add={"note": pl.String})
+    log["t"].append([{"k": 4, "v": 4.0, "note": "x"}])
+    log.copy("t", other)
+    assert rows(other) == rows(log)
+    assert [row["note"] for row in rows(other).values()].count(None) == 3
+    topic.append(pl.DataFrame({"k": [5], "v": [5.0]}, schema=columns))
+    wider = {"k": pl.Int32, "v": pl.Float64, "note": pl.String, "by": pl.String}
+    log.alter_topic("t", schema=wider, compatibility="backward")
+    log["t"].append([{"k": 6, "v": 1e300, "by": "y"}])
+    assert log.copy("t", other).rows == 2
+    assert rows(other) == rows(log)
+    assert other["t"].schema.equals(log["t"].schema)
+    assert other["t"].compatibility == "backward"
+
+
 @pytest.mark.embedded
 def test_over_servers(filled: Log, tmp_path: Path) -> None:
     with (
