@@ -23,8 +23,8 @@ test-served: $(VENV)/.installed-dev  ## Run the suites of what opens logs over t
 	@PYTHONHASHSEED=0 $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(PYTEST) \
 		$(SUITES) --served=$(SERVED)
 
-test-slow: $(VENV)/.installed-dev  ## Run the slow tests: hundreds of crashes, long property tests
-	@$(BIN)/python -m pytest -q -m slow --timeout 3600 $(PYTEST)
+test-slow: $(VENV)/.installed-dev  ## Run the slow tests: hundreds of crashes, property tests with all their examples
+	@MAMBA_TESTS_THOROUGH=1 $(BIN)/python -m pytest -q -m "slow or hypothesis" --timeout 3600 $(PYTEST)
 
 lint: $(VENV)/.installed-dev  ## Check style, types and layers
 	@$(BIN)/ruff check .

@@ -12,14 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.served import pytest_addoption, pytest_collection_modifyitems, pytest_configure  # noqa: F401
+from tests.sizes import examples
 
 ROOT = Path(__file__).parent.parent
 
 # How long an example takes says how busy the machine is, and nothing about what is tested.
-settings.register_profile("mamba", deadline=None)
+settings.register_profile(
+    "mamba", deadline=None, max_examples=examples(100), suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("mamba")
 
 

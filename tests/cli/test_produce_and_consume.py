@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 import mamba_stream as mamba
+from tests.sizes import examples
 
 UTC = dt.UTC
 
@@ -87,7 +88,9 @@ def test_what_is_consumed_as_json_can_be_produced_again(run_command, log, tmp_pa
     assert frame_of(log, "back").equals(frame_of(log, "there"))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     st.lists(
         st.fixed_dictionaries(

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from mamba_stream.core.timebounds import time_bounds
+from tests.sizes import examples
 
 t, other = pl.col("t"), pl.col("other")
 NOON = dt.datetime(2024, 3, 1, 12)
@@ -93,7 +94,7 @@ PER_UNIT = {"ms": (1000, 1), "us": (1, 1), "ns": (1, 1000)}
         st.none() | st.integers(-4000, 4000) | st.integers(-4_000_000, 4_000_000), min_size=1, max_size=30
     ),
 )
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 def test_no_row_that_is_let_through_lies_outside_of_the_bounds(predicate, unit, ticks):
     rows = pl.DataFrame(
         {
@@ -111,7 +112,7 @@ def test_no_row_that_is_let_through_lies_outside_of_the_bounds(predicate, unit, 
 
 
 @given(predicate=predicates, days=st.lists(st.integers(-3, 3), min_size=1, max_size=10))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_no_date_that_is_let_through_lies_outside_of_the_bounds(predicate, days):
     rows = pl.DataFrame({"t": pl.Series(days, dtype=pl.Int32).cast(pl.Date), "other": [1] * len(days)})
     low, high = time_bounds(predicate, "t")

@@ -12,6 +12,7 @@ from polars.testing import assert_frame_equal
 
 import mamba_stream as mamba
 from mamba_stream import testing
+from tests.sizes import examples
 
 START = datetime(2024, 1, 1)
 SCHEMA = {
@@ -58,7 +59,7 @@ def stream(rows: pl.DataFrame = FEW) -> mamba.Stream:
     return mamba.stream(rows, time="ts")
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(40))
 @given(ROWS, st.booleans(), st.booleans())
 def test_they_give_what_polars_gives(found, empty_as_null, keep_nulls):
     rows, options = frame(found), {"empty_as_null": empty_as_null, "keep_nulls": keep_nulls}

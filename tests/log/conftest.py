@@ -7,17 +7,12 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from hypothesis import HealthCheck, settings
 
 from mamba_stream.log import Log, Topic, open_log
 from mamba_stream.log.store import acquire
 from tests.log.handclock import HandClock
 from tests.log.neighbour import Neighbour
 from tests.log.pictures import picture, unsound
-
-# On a busy machine an example is slow, not wrong.
-settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("untimed")
 
 TRADES = {"ts": pl.Datetime("us"), "symbol": pl.String, "price": pl.Float64, "size": pl.Int64}
 

@@ -19,6 +19,7 @@ from mamba_stream.log import Log, Topic, compacting, joining
 from mamba_stream.log.store import Store, acquire
 from tests.log.handclock import DAY, HandClock
 from tests.log.pictures import rows_of, unsound
+from tests.sizes import examples
 
 pytestmark = pytest.mark.embedded
 MINUTE = 60_000_000
@@ -205,7 +206,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(STEPS, st.sampled_from([1, 3, 65_536]), st.sampled_from([500, 64 << 20]))
 def test_any_history_is_compacted_as_plain_python_does_it(
     steps: list[tuple[str, Any]], merged: int, unit: int

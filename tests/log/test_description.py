@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 
 from mamba_stream.log import Log, Topic, description
 from tests.log.pictures import rows_of
+from tests.sizes import examples
 
 START = datetime(2024, 1, 1)
 
@@ -47,7 +48,7 @@ def test_rows_bytes_and_batches_are_those_that_can_be_read(log: Log, plain: Topi
 TIMES = st.lists(st.integers(0, 500) | st.none(), min_size=1, max_size=60)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(30), deadline=None, suppress_health_check=list(HealthCheck))
 @given(times=TIMES, cuts=st.sets(st.integers(1, 59)), partitions=st.integers(1, 3))
 def test_disorder_and_times_are_those_of_the_rows(
     log: Log, times: list[int | None], cuts: set[int], partitions: int

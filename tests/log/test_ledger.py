@@ -40,6 +40,7 @@ from mamba_stream.log.index import Index
 from mamba_stream.log.ledger import Ledger
 from mamba_stream.log.repeating import REMEMBERED_SEQUENCES
 from mamba_stream.log.rows import FileRow, Head
+from tests.sizes import examples
 
 FILE = 1
 _MASK = (1 << 64) - 1
@@ -397,7 +398,9 @@ def test_a_closed_file_without_entries_is_trash(book: Book, topic: int) -> None:
     assert book._with(lambda b: b.file(FILE)) == FileRow("commit", "trash", 64, 0, since=100)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=examples(60)
+)
 @given(
     steps=st.lists(
         st.one_of(

@@ -18,6 +18,7 @@ from mamba_stream.log.origins import Origins, pack, unpack
 from mamba_stream.log.store import Store
 from tests.log.handclock import HandClock
 from tests.log.pictures import rows_of
+from tests.sizes import examples
 
 pytestmark = pytest.mark.embedded
 
@@ -178,7 +179,7 @@ ORIGINS = st.integers(0, 60).flatmap(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(ORIGINS, st.data())
 def test_origins_are_read_as_they_were_written(
     given: tuple[list[int], list[int] | None], data: st.DataObject

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from mamba_stream.log import directory
 from mamba_stream.log.index import Index
+from tests.sizes import examples
 
 KEYS = st.binary(min_size=1, max_size=3).map(lambda key: b"\x10" + key)
 VALUES = st.binary(max_size=4)
@@ -29,7 +30,9 @@ class Given(Exception):
 
 
 @given(COMMITS, PROBES)
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=examples(150), suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_both_layers_read_as_one(tmp_path: Path, commits, probes):
     place = tmp_path / "log"
     shutil.rmtree(place, ignore_errors=True)

@@ -17,6 +17,7 @@ from mamba_stream.errors import DataCorrupted, LogClosed, TopicNotFound
 from mamba_stream.log import Log, Topic, open_log
 from mamba_stream.log.shelf import Placed, Shelf
 from tests.log.pictures import rows_of
+from tests.sizes import examples
 
 START = datetime(2024, 1, 1)
 
@@ -126,7 +127,7 @@ def topics(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Any, tuple
         yield found
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_a_scan_answers_as_polars_does_on_the_same_rows(
     topics: dict[Any, tuple[Topic, pl.DataFrame]], data: st.DataObject
@@ -152,7 +153,7 @@ def test_a_scan_answers_as_polars_does_on_the_same_rows(
     assert scanned.collect(engine="in-memory").equals(plain.collect(engine="in-memory"))
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(80), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_a_batch_without_a_row_that_passes_the_bounds_is_not_read(
     topics: dict[Any, tuple[Topic, pl.DataFrame]], data: st.DataObject

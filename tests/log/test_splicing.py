@@ -16,6 +16,7 @@ from mamba_stream.log.rows import Entry
 from mamba_stream.log.splicing import Splice
 from mamba_stream.log.template import Template
 from tests.log.shapes import FLAT, TYPES, batches
+from tests.sizes import examples
 
 
 def stored(batch: pa.RecordBatch, layout: Layout) -> tuple[Entry, memoryview]:
@@ -24,7 +25,7 @@ def stored(batch: pa.RecordBatch, layout: Layout) -> tuple[Entry, memoryview]:
     return entry, memoryview(b"".join(message.parts()))
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(batch=batches(types=FLAT, max_rows=40), data=st.data())
 def test_however_rows_are_cut_the_messages_together_hold_them(
     batch: pa.RecordBatch, data: st.DataObject

@@ -20,6 +20,7 @@ from mamba_stream.log import Log, Topic, intake
 from tests.log.desk import FORMS, SCHEMA, frame_of
 from tests.log.pictures import rows_of
 from tests.log.shapes import batches
+from tests.sizes import examples
 
 START = datetime(2024, 1, 1)
 
@@ -40,7 +41,7 @@ def test_every_form_of_the_same_rows_is_stored_the_same(log: Log, form: str) -> 
     assert pl.concat(pl.DataFrame(batch.data) for batch in topic.read()).equals(expected)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=list(HealthCheck))
 @given(batch=batches(), compression=st.sampled_from(["none", "lz4", "zstd"]))
 def test_every_type_that_a_topic_can_have_comes_back(
     log: Log, batch: pa.RecordBatch, compression: str

@@ -15,6 +15,7 @@ from polars.testing import assert_frame_equal
 from mamba_stream.core.batches import frame_from_batch
 from mamba_stream.errors import ColumnNotFound, ExpressionRefused, InvalidInput
 from mamba_stream.log import Log, Topic, open_log
+from tests.sizes import examples
 
 DAY = datetime(2024, 1, 1)
 ROWS = pl.DataFrame(
@@ -152,7 +153,9 @@ def test_a_row_that_cannot_be_asked_is_an_error(log: Log) -> None:
         list(topic.read(where=pl.col("text").cast(pl.Int64) > 0))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     cuts=st.lists(st.integers(1, 120), min_size=1, max_size=12),
     least=st.integers(0, 100),

@@ -7,6 +7,7 @@ from collections import Counter
 from hypothesis import given, settings, strategies as st
 
 from mamba_stream.messaging.assignment import assign
+from tests.sizes import examples
 
 MEMBERS = st.sampled_from("abcdefgh")
 PARTITIONS = st.dictionaries(st.integers(0, 5), st.integers(1, 12), min_size=1, max_size=5)
@@ -99,7 +100,7 @@ def test_when_a_member_comes_only_its_share_moves_and_all_of_it_to_it(situation)
     assert len(moved) == len(target) // (len(interests) + 1)
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(situations(), st.data())
 def test_partitions_that_go_one_by_one_end_up_as_planned_evenly(situation, data):
     """Whoever looks in between sees only part of it, and still nothing goes round in circles."""

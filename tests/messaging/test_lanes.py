@@ -10,6 +10,7 @@ from mamba_stream.errors import StaleLease
 from mamba_stream.messaging.lanes import SOUGHT, Lane
 from mamba_stream.messaging.schema import MESSAGES
 from tests.messaging.receiving import messages
+from tests.sizes import examples
 
 ROWS = 30
 
@@ -51,7 +52,7 @@ class Model:
         self.next = offset
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(
     st.lists(
         st.tuples(

@@ -14,6 +14,7 @@ from mamba_stream.messaging.interest import Interest
 from mamba_stream.messaging.members import BALANCED, CLIENTS, Client, Registration
 from mamba_stream.messaging.membership import Membership, Owner, Reached, owners_of
 from tests.messaging.receiving import SECOND, MemoryBook, MovedClock, SomeTopics, everything
+from tests.sizes import examples
 
 LEASE = 10 * SECOND
 GROUP = "g"
@@ -173,7 +174,7 @@ OPERATIONS = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(OPERATIONS)
 def test_whatever_happens_one_owner_at_a_time_nothing_lost_nothing_backwards_and_soon_at_rest(operations):
     world = World()

@@ -36,6 +36,7 @@ from mamba_stream.log import Log, open_log, rows
 from mamba_stream.messaging.message import Block
 from mamba_stream.messaging.parcel import Parcel, Piece, Receipt
 from tests.messaging.flaky import FlakyLog
+from tests.sizes import examples
 
 
 def values(log: Log, topic: str = "t") -> list[Any]:
@@ -138,7 +139,7 @@ def test_threads_send_at_once_and_nothing_is_lost_or_doubled(log: Log):
     assert sorted(found) == [[who, n] for who in range(6) for n in range(500)]
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 3), st.booleans()), max_size=30))
 def test_what_comes_out_is_what_went_in_whatever_is_mixed(steps: list[tuple[str, int, bool]]):
     import tempfile

@@ -7,6 +7,7 @@ from hypothesis import given, settings, strategies as st
 
 from mamba_stream.messaging.parts import Order
 from mamba_stream.messaging.pending import KEY_GROUPS, Pending, bits_of, key_bitmap
+from tests.sizes import examples
 
 _FAR = np.iinfo(np.int64).max
 
@@ -31,7 +32,7 @@ def groups_of(run: Pending) -> set[int]:
 
 
 @given(open_runs())
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_a_run_is_held_up_by_others_that_begin_before_it_with_its_keys(runs: dict[str, Pending]) -> None:
     order = Order(runs)
     for key, run in runs.items():

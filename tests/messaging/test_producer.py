@@ -33,6 +33,7 @@ from mamba_stream.messaging.message import Block
 from mamba_stream.messaging.parcel import Receipt
 from mamba_stream.messaging.schema import MESSAGES, is_message_schema
 from tests.messaging.flaky import FlakyLog
+from tests.sizes import examples
 
 HALF = "\ud800"
 SPEC = {"symbol": pl.String, "price": pl.Float64}
@@ -115,7 +116,7 @@ one_message = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(st.lists(one_message, max_size=20))
 def test_messages_come_out_as_what_they_were(sent: list[dict[str, Any]]):
     import tempfile

@@ -26,6 +26,7 @@ from mamba_stream.messaging.message import Message
 from mamba_stream.messaging.priorities import PRIORITIES
 from mamba_stream.messaging.shared import SharedGroup
 from tests.messaging.desk import SECOND, HandClock, Sent, member, message_topic, rows
+from tests.sizes import examples
 
 Place = tuple[int, int]
 """Partition and offset."""
@@ -369,5 +370,5 @@ class Sharing(RuleBasedStateMachine):
 
 TestSharing = Sharing.TestCase
 TestSharing.settings = settings(
-    max_examples=80, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=examples(80), stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )

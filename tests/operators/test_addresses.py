@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from mamba_stream.operators import addresses
 from mamba_stream.operators.keycodes import _NULL
 from mamba_stream.operators.keyindex import KeyIndex
+from tests.sizes import examples
 
 LOOKALIKE = int(np.array(_NULL).view(np.int64))
 """A number whose code is that of null."""
@@ -18,7 +19,7 @@ FAR = [(1 << 63) - 1, -(1 << 63), LOOKALIKE, LOOKALIKE + 1, None]
 
 
 @pytest.mark.parametrize("room", [2, 64, 4_096])
-@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(80), deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     steps=st.lists(
         st.tuples(

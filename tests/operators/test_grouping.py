@@ -14,6 +14,7 @@ from mamba_stream.operators import grouping
 from mamba_stream.operators.folding import Fold, Folds
 from mamba_stream.operators.grid import Grid
 from mamba_stream.operators.grouping import Panes, combined, grouped, ordered, run_by_panes, run_of
+from tests.sizes import examples
 
 VALUES = {
     pl.Int8(): st.integers(-128, 127),
@@ -141,7 +142,7 @@ def folds_over_values(draw: st.DrawFn) -> tuple[pl.DataFrame, list[str], list[pl
 MERGED = {"count": pl.Expr.sum, "sum": pl.Expr.sum, "least": pl.Expr.min, "greatest": pl.Expr.max}
 
 
-@settings(deadline=None, max_examples=300, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, max_examples=examples(300), suppress_health_check=list(HealthCheck))
 @given(folds_over_values(), st.integers(0, 30))
 def test_folds_give_what_expressions_give(made, cut):
     whole, keys, exprs, folds = made

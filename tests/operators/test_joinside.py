@@ -7,6 +7,7 @@ import numpy as np
 from hypothesis import given, settings
 
 from mamba_stream.operators.joinside import Reach
+from tests.sizes import examples
 
 LAST = (1 << 63) - 1
 # A row's own time and its bound are ticks; their sum has to be, too.
@@ -15,7 +16,7 @@ ENDS = st.one_of(st.integers(-20, 20), st.integers(-LAST, LAST), st.sampled_from
 BOUNDS = st.one_of(st.integers(-10, 10), st.integers(-(1 << 61), 1 << 61))
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 @given(
     lefts=st.lists(st.tuples(TIMES, ENDS), min_size=1, max_size=12),
     rights=st.lists(ENDS, min_size=1, max_size=12),

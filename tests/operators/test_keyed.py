@@ -17,6 +17,7 @@ from mamba_stream.errors import InvalidInput, SchemaMismatch
 from mamba_stream.operators.keycodes import Coding
 from mamba_stream.operators.keyed import TOUCHED, KeyedTable
 from mamba_stream.operators.keyindex import KeyIndex
+from tests.sizes import examples
 
 NAN = float("nan")
 VALUES = {"n": pl.Int64(), "word": pl.String(), "on": pl.Boolean(), "at": pl.Datetime("ms", "UTC")}
@@ -157,7 +158,7 @@ def machine(kind_: str, timed_: bool):
     class Machine(TableMachine):
         kind, timed = kind_, timed_
 
-    Machine.TestCase.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
+    Machine.TestCase.settings = settings(max_examples=examples(30), stateful_step_count=25, deadline=None)
     return Machine.TestCase
 
 
@@ -239,7 +240,7 @@ def test_null_is_not_the_values_beneath_it():
 @given(
     st.lists(st.lists(st.integers(0, 300), min_size=1, max_size=200), min_size=1, max_size=8), st.booleans()
 )
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=examples(30))
 def test_an_index_is_exact_however_weak_the_hash(batches, integers):
     """Batches come with repetitions; every second one is removed again."""
     schema = {"k": pl.Int64()}

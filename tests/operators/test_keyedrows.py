@@ -16,6 +16,7 @@ from mamba_stream.operators.keyed import TOUCHED
 from mamba_stream.operators.keyedrows import ROW, KeyedRows
 from mamba_stream.operators.keyindex import KeyIndex
 from mamba_stream.operators.places import Marks
+from tests.sizes import examples
 
 KEYS = {"k": pl.String()}
 VALUES = {"n": pl.Int64(), "word": pl.String()}
@@ -118,7 +119,7 @@ class RowsMachine(RuleBasedStateMachine):
         assert self.state.frame().rows() == [row[:3] for row in self.model]
 
 
-RowsMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+RowsMachine.TestCase.settings = settings(max_examples=examples(40), stateful_step_count=30, deadline=None)
 TestRows = RowsMachine.TestCase
 
 
@@ -126,7 +127,7 @@ class CollidingRows(RowsMachine):
     timed, weak = False, True
 
 
-CollidingRows.TestCase.settings = settings(max_examples=20, stateful_step_count=20, deadline=None)
+CollidingRows.TestCase.settings = settings(max_examples=examples(20), stateful_step_count=20, deadline=None)
 TestCollidingRows = CollidingRows.TestCase
 
 

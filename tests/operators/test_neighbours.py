@@ -15,6 +15,7 @@ from polars.testing import assert_frame_equal
 import mamba_stream as mamba
 from mamba_stream.testing import assert_equivalent, strategies
 from mamba_stream.testing.operators import StepContract
+from tests.sizes import examples
 
 SCHEMA = {"ts": pl.Datetime("us"), "key": pl.String, "x": pl.Int64, "y": pl.Float64}
 BEGIN = datetime(2024, 1, 1)
@@ -186,7 +187,7 @@ class TestMatchWithoutKey(TestMatch):
     by = None
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     parts=strategies.partitions(SCHEMA, time="ts", span="2m", max_rows=40),
     lateness=st.sampled_from(["0s", "10s", "5m"]),

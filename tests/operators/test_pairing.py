@@ -10,6 +10,7 @@ import polars as pl
 from hypothesis import given, settings
 
 from mamba_stream.operators.pairing import Keyed, keyed
+from tests.sizes import examples
 
 TYPES: dict[str, tuple[pl.DataType, list[Any]]] = {
     "dense": (pl.Int64(), [*range(-3, 40), None]),
@@ -40,7 +41,7 @@ def expected(rows: pl.DataFrame, batch: pl.DataFrame) -> list[tuple[int, int]]:
     return sorted(here.join(there, on=rows.columns).select("batch", "rows").rows())
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(
     names=st.lists(st.sampled_from(sorted(TYPES)), min_size=1, max_size=3, unique=True),
     heights=st.tuples(st.sampled_from([0, 1, 3, 40, 300]), st.sampled_from([0, 1, 3, 40, 300])),

@@ -14,6 +14,7 @@ from polars.testing import assert_frame_equal
 import mamba_stream as mamba
 from mamba_stream import testing
 from mamba_stream.testing.operators import StepContract
+from tests.sizes import examples
 
 START = datetime(2024, 1, 1)
 SCHEMA = {"ts": pl.Datetime("us"), "user": pl.String, "amount": pl.Int64}
@@ -196,7 +197,7 @@ FRAMES = st.lists(
 ).map(lambda found: rows(*found))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=examples(30))
 @given(st.lists(FRAMES, min_size=1, max_size=3), st.integers(0, 1_000))
 def test_every_key_goes_through_its_rows_and_timers_in_order(parts, seed):
     stream = mamba.stream("rows", lateness="1h").process(every_four_seconds, **EVERY)
@@ -211,7 +212,7 @@ def test_every_key_goes_through_its_rows_and_timers_in_order(parts, seed):
     assert_frame_equal(same.played.table(), expected, check_row_order=False)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=examples(30))
 @given(FRAMES, st.integers(1, 9), st.integers(0, 1_000))
 def test_what_was_not_written_for_the_time_to_live_is_forgotten_to_the_second(frame, ttl, seed):
     stream = mamba.stream("rows", lateness="1h").process(totals, ttl=f"{ttl}s", **TOTALS)

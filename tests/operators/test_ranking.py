@@ -24,6 +24,7 @@ from mamba_stream.operators.columns import (
     UPDATE_BEFORE,
 )
 from mamba_stream.operators.ranking import best_of_each, codes_of, ranked, rough_codes
+from tests.sizes import examples
 
 EDGES = [-(2**63), 2**63 - 1, -1, 0, 1, 7]
 VALUES: dict[str, tuple[pl.DataType, st.SearchStrategy]] = {
@@ -64,7 +65,7 @@ def frames(draw: st.DrawFn) -> tuple[pl.DataFrame, list[str], list[bool]]:
     return frame.with_row_index("row"), by, [draw(st.booleans()) for _ in by]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(drawn=frames(), decided=st.booleans())
 def test_rows_are_ranked_as_polars_sorts_them(drawn, decided):
     frame, by, descending = drawn
@@ -82,7 +83,7 @@ def test_rows_are_ranked_as_polars_sorts_them(drawn, decided):
     assert found.groups.tolist() == expected.get_column("group").to_list()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(drawn=frames())
 def test_the_best_of_each_group_are_those_that_nothing_is_better_than(drawn):
     frame, by, descending = drawn
@@ -103,7 +104,7 @@ def test_the_best_of_each_group_are_those_that_nothing_is_better_than(drawn):
     assert best_of_each(groups, codes).tolist() == sorted(alike.get_column("row").to_list())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(drawn=frames(), cut=st.integers(0, 60))
 def test_rough_codes_of_different_batches_can_be_compared(drawn, cut):
     frame, by, descending = drawn

@@ -13,6 +13,7 @@ from polars.testing import assert_frame_equal
 
 from mamba_stream.operators import rows as module
 from mamba_stream.operators.rows import Dropped, Extended, Filtered, Renamed, RowSteps, RowVerb, Selected
+from tests.sizes import examples
 
 # Of one row alone, Polars divides otherwise than of many.
 NINTHS = (pl.col("x") / 49).floor()
@@ -28,7 +29,7 @@ CHAINS: dict[str, list[RowVerb]] = {
 
 
 @pytest.mark.parametrize("chain", list(CHAINS))
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     height=st.sampled_from([2, 3, 10, 60]),
     cuts=st.lists(st.integers(0, 60), max_size=4),

@@ -10,12 +10,13 @@ from hypothesis import given, settings
 
 from mamba_stream.operators import valuelog
 from mamba_stream.operators.valuelog import ValueLog
+from tests.sizes import examples
 
 SCHEMA = {"word": pl.String(), "words": pl.List(pl.String())}
 
 
 @pytest.mark.parametrize(("small", "large", "many"), [(4, 8, 3), (4_096, 8_192, 64), (1, 1, 1_000)])
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(
     puts=st.lists(
         st.lists(st.integers(0, 40), min_size=1, max_size=20, unique=True), min_size=1, max_size=40

@@ -24,6 +24,7 @@ from mamba_stream.operators.columns import PREFIX
 from mamba_stream.operators.grouping import run_of
 from mamba_stream.plan.aggregates import AggregatePlan, split
 from mamba_stream.plan.partials import ROWS
+from tests.sizes import examples
 
 ORDER = ("_time", "_source", "_partition", "_offset")
 EPOCH = dt.datetime(2024, 3, 1)
@@ -308,7 +309,9 @@ cuts = st.lists(st.integers(0, 24), max_size=6)
 
 @given(data=st.data(), exprs=st.lists(aggregations, min_size=1, max_size=4), at=cuts, merges=merge_orders)
 @settings(
-    max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=examples(250),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 def test_any_cut_and_any_merge_gives_what_polars_gives_over_all_rows(data, exprs, at, merges):
     named = {f"out{n}": expr for n, expr in enumerate(exprs)}
@@ -326,7 +329,9 @@ def test_any_cut_and_any_merge_gives_what_polars_gives_over_all_rows(data, exprs
 
 @given(data=st.data(), exprs=st.lists(aggregations, min_size=1, max_size=2))
 @settings(
-    max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=examples(250),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 def test_folds_give_the_partial_results_that_expressions_give(data, exprs):
     named = {f"out{n}": expr for n, expr in enumerate(exprs)}
@@ -573,7 +578,7 @@ floats = st.floats(-1e6, 1e6) | st.floats(1e9, 1e9 + 1) | st.floats(-1e-6, 1e-6)
 
 
 @given(values=st.lists(floats, min_size=2, max_size=30), at=st.lists(st.integers(0, 30), max_size=5))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_sums_means_and_variances_of_floats_agree_with_exact_arithmetic(values, at):
     scale = math.fsum(abs(value) for value in values)
     assert over_batches(c("x").sum(), values, pl.Float64(), at) == pytest.approx(
@@ -588,7 +593,7 @@ def test_sums_means_and_variances_of_floats_agree_with_exact_arithmetic(values, 
 
 
 @given(noise=st.lists(st.floats(-1, 1), min_size=2, max_size=30), at=st.lists(st.integers(0, 30), max_size=5))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 def test_a_small_variance_far_from_zero_survives_merging(noise, at):
     values = [1e8 + value for value in noise]
     exact = float(statistics.variance([Fraction(value) for value in values]))

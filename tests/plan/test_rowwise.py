@@ -18,6 +18,7 @@ from mamba_stream.core.trees import nodes
 from mamba_stream.errors import ExpressionRefused
 from mamba_stream.plan.allowlist import ALLOWED
 from mamba_stream.plan.rowwise import check_aggregate, check_row_wise
+from tests.sizes import examples
 
 ROWS = 24
 a, b, x, y, s, s2 = (pl.col(name) for name in ("a", "b", "x", "y", "s", "s2"))
@@ -779,7 +780,7 @@ def test_a_row_wise_expression_has_its_type_also_over_no_rows(source):
     picked=st.lists(st.integers(0, ROWS - 1), min_size=1, max_size=40),
     cuts=st.lists(st.integers(0, 40), max_size=6),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_row_wise_expressions_give_the_same_for_random_rows_and_cuts(source, picked, cuts):
     rows = FRAME[picked]
     expr = made(ROW_WISE[source])

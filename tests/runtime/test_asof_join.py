@@ -18,6 +18,7 @@ from tests.runtime.joinmodel import Judged, judged
 from tests.runtime.model import SCHEMA, SEEDS, at, frame, partitions
 from tests.runtime.test_interval_join import feed
 from tests.runtime.test_same_rows import MEMORY, one_step
+from tests.sizes import examples
 
 
 def in_order(side: Judged) -> pl.DataFrame:
@@ -44,7 +45,7 @@ STRATEGIES = st.sampled_from(
 )
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(50), deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     left=partitions(),
     right=partitions(),

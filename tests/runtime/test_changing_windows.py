@@ -18,6 +18,7 @@ from tests.runtime.desk import put
 from tests.runtime.model import SCHEMA, SEEDS, Row, at, cuts, frame, partitions
 from tests.runtime.test_same_rows import MEMORY, crash_along, one_step
 from tests.runtime.test_window_kinds import AGGREGATES, Kind, growing, judged, moved, results, sessions
+from tests.sizes import examples
 
 KINDS = {
     "tumbling": moved(10, 10, 0),
@@ -101,13 +102,13 @@ CASE = st.sampled_from(CASES)
 LATENESS = st.sampled_from([0, 5, 20])
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=list(HealthCheck))
 @given(case=CASE, rows=partitions(), lateness=LATENESS, keyed=st.booleans(), seed=SEEDS)
 def test_crashing_anywhere_and_cutting_anyhow_changes_nothing(case, rows, lateness, keyed, seed):
     check_crashing(*case, rows, lateness, keyed, seed)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=list(HealthCheck))
 @given(case=CASE, rows=partitions(most=1), lateness=LATENESS, keyed=st.booleans())
 def test_collecting_gives_the_table_and_changes_its_log(case, rows, lateness, keyed):
     name, way = case

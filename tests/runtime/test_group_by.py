@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from tests.runtime.model import SEEDS
 from tests.runtime.pipelines import AGGREGATES, tables
 from tests.runtime.tables import check_crashing, in_stream_order
+from tests.sizes import examples
 
 KEYS = st.lists(st.sampled_from(["key", "flag", "day", "small", "flt"]), unique=True, max_size=3)
 COLUMNS = ["num", "flt", "small"]
@@ -42,7 +43,7 @@ def batch(rows: pl.LazyFrame, keys: list[str], exprs: dict[str, pl.Expr]) -> pl.
     return whole.collect(engine="in-memory")
 
 
-@settings(max_examples=35, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(35), deadline=None, suppress_health_check=list(HealthCheck))
 @given(parts=st.lists(tables(), min_size=1, max_size=3), made=totals(), seed=SEEDS)
 def test_totals_are_those_of_a_batch_however_cut_and_wherever_crashed(parts, made, seed):
     keys, exprs = made
@@ -73,7 +74,7 @@ SECOND = {
 }
 
 
-@settings(max_examples=35, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(35), deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     parts=st.lists(tables(), min_size=1, max_size=2),
     inner=st.sampled_from([["key", "num"], ["small", "day"], ["num", "flag", "key"]]),

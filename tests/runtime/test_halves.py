@@ -34,6 +34,7 @@ from mamba_stream.runtime.halves import first_half_of, second_half_of
 from mamba_stream.runtime.latecounts import LateCounts
 from mamba_stream.runtime.steps import step_of
 from tests.runtime.model import SEEDS, Row, frame, partitions
+from tests.sizes import examples
 
 VALUE = pl.col("value")
 AGGREGATES = {
@@ -173,7 +174,7 @@ def check(parts: list[list[Row]], spec: Any, by: str | None, lateness: int, seed
     return of_whole.by_watermark, of_whole.by_idleness
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     parts=partitions(),
     spec=st.sampled_from(list(WINDOWS)),
@@ -232,7 +233,7 @@ TOTALS = {
 }
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=list(HealthCheck))
 @given(parts=partitions(), totals=st.sampled_from(list(TOTALS)), seed=SEEDS)
 def test_totals_in_halves_fold_to_the_same_table(parts, totals, seed):
     node = TOTALS[totals]._node

@@ -14,6 +14,7 @@ from mamba_stream.operators.columns import BEHIND
 from mamba_stream.runtime.feeds import FrameFeed, Portion
 from mamba_stream.runtime.intake import Intake, IntakeSettings
 from mamba_stream.runtime.watermarks import PartitionTime
+from tests.sizes import examples
 
 
 def intake(*, late_by: int, judged: bool) -> Intake:
@@ -32,7 +33,7 @@ def intake(*, late_by: int, judged: bool) -> Intake:
     return Intake(made, [], {0: PartitionTime(late_by)})
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(
     times=st.lists(st.integers(0, 20), min_size=1, max_size=40),
     ascending=st.booleans(),

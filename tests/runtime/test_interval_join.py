@@ -29,6 +29,7 @@ from tests.runtime.desk import ManualClock, put
 from tests.runtime.joinmodel import Placed, in_order, joined, judged
 from tests.runtime.model import SCHEMA, SEEDS, Row, at, cuts, frame, partitions
 from tests.runtime.test_same_rows import MEMORY, one_step
+from tests.sizes import examples
 
 HOWS = ["inner", "left", "right", "full", "semi", "anti"]
 BOUNDS = [(-5, 5), (0, 20), (-20, 0), (3, 9), (-9, -3), (0, 0), (-1, 40), None]
@@ -131,7 +132,7 @@ def check(
         assert (again.rows_in, again.rows_out) == (0, 0)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     left=partitions(),
     right=partitions(),
@@ -146,7 +147,7 @@ def test_crashing_anywhere_and_cutting_anyhow_gives_the_models_pairs(
     check(left, right, how, bounds, lateness, seed)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     left=partitions(),
     right=partitions(),
@@ -182,7 +183,7 @@ def test_what_depends_on_order_sees_the_results_in_one_order(left, right, how, b
     assert found == [windows[window] for window in sorted(windows)]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     left=partitions(),
     right=partitions(),
@@ -287,7 +288,7 @@ def test_results_wait_for_their_place_where_a_step_needs_it(log, name):
     assert (not Prepared(made, log).analysis.by_sides) == waits
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=list(HealthCheck))
 @given(rows=partitions(most=1), seed=SEEDS, size=st.integers(1, 300))
 def test_joining_with_itself_pairs_every_row_with_its_neighbours(rows, seed, size):
     (side,) = rows
@@ -335,7 +336,7 @@ KEYS = st.lists(
 )
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(100), deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     left=tables(),
     right=tables(),
@@ -353,7 +354,7 @@ def test_keys_of_any_type_are_equal_as_in_a_join_of_polars(left, right, keys, ho
     assert sorted(map(repr, shown.rows())) == sorted(map(repr, expected.rows()))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=list(HealthCheck))
 @given(left=tables(), right=tables(), low=st.integers(-90, 30), span=st.integers(0, 100), seed=SEEDS)
 def test_an_inner_join_is_a_range_join_of_duckdb(left, right, low, span, seed):
     one = mamba.stream(left, time="ts", lateness="1000d", name="left")
@@ -367,7 +368,7 @@ def test_an_inner_join_is_a_range_join_of_duckdb(left, right, low, span, seed):
     assert sorted(found.select("value", "value_right").rows()) == sorted(expected)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     left=tables(),
     right=tables(),

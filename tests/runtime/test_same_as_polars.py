@@ -14,6 +14,7 @@ from polars.testing import assert_frame_equal
 import mamba_stream as mamba
 from tests.runtime.pipelines import SCHEMA, Pair, grow, tables
 from tests.runtime.test_same_rows import MEMORY
+from tests.sizes import examples
 
 FOR_EVER = "10000d"
 GREATEST = 1e6
@@ -25,7 +26,7 @@ def check(found: pl.DataFrame, expected: pl.DataFrame) -> None:
     assert_frame_equal(found, expected, check_row_order=False, rel_tol=1e-9, abs_tol=1e-9 * GREATEST)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=list(HealthCheck))
 @given(table=tables(), data=st.data())
 def test_a_frame_streamed_is_a_lazy_frame_sorted(table, data):
     order = table.with_row_index("i").sort("ts", "i").drop("i")
@@ -35,7 +36,7 @@ def test_a_frame_streamed_is_a_lazy_frame_sorted(table, data):
     check(pair.stream.collect(), pair.frame.collect(engine="in-memory"))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=list(HealthCheck))
 @given(parts=st.lists(tables(), min_size=1, max_size=3), data=st.data())
 def test_a_topic_streamed_is_a_lazy_frame_sorted_by_time_partition_and_offset(parts, data):
     with tempfile.TemporaryDirectory(dir=MEMORY) as place, mamba.open(Path(place) / "log") as log:

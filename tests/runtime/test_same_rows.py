@@ -17,6 +17,7 @@ from mamba_stream.plan.pipeline import Pipeline
 from mamba_stream.runtime.options import RunOptions
 from mamba_stream.runtime.run import Run
 from tests.runtime.model import SCHEMA, SEEDS, Expected, Row, at, cuts, expect, frame, partitions
+from tests.sizes import examples
 
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 """Crashes of a process need no disk, and commits are many."""
@@ -111,13 +112,13 @@ def check_crashing(parts: list[list[Row]], lateness: int, spec: tuple[int, int],
         assert (again.rows_in, again.rows_out) == (0, 0)
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(50), deadline=None, suppress_health_check=list(HealthCheck))
 @given(rows=partitions(), lateness=LATENESS, spec=SPECS, seed=SEEDS)
 def test_crashing_anywhere_and_cutting_anyhow_changes_nothing(rows, lateness, spec, seed):
     check_crashing(rows, lateness, spec, seed)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=list(HealthCheck))
 @given(rows=partitions(most=1), lateness=LATENESS, spec=SPECS)
 def test_collecting_a_frame_gives_the_models_windows_and_late_rows(rows, lateness, spec):
     stream = mamba.stream(frame(rows[0]), time="ts", lateness=f"{lateness}s")
@@ -134,7 +135,7 @@ def test_collecting_a_frame_gives_the_models_windows_and_late_rows(rows, latenes
     assert stream.rejected.collect().height == len(expected.rejected)
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(20), deadline=None, suppress_health_check=list(HealthCheck))
 @given(rows=partitions(), lateness=LATENESS, spec=SPECS, seed=SEEDS)
 def test_crashing_between_pieces_of_state_and_merging_little_at_a_time_changes_nothing(
     rows, lateness, spec, seed

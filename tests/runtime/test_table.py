@@ -19,11 +19,12 @@ from tests.runtime.tables import (
     replayed,
     same,
 )
+from tests.sizes import examples
 
 KEYS = st.sampled_from([["key"], ["num"], ["small", "flag"], ["flt"], ["key", "day", "num"]])
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(30), deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     parts=st.lists(tables(), min_size=1, max_size=3),
     key=KEYS,
@@ -39,7 +40,7 @@ def test_the_latest_row_of_each_key(parts, key, verb, seed):
     check_crashing(parts, build[verb], key, expected, seed)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(30), deadline=None, suppress_health_check=list(HealthCheck))
 @given(parts=st.lists(tables(), min_size=1, max_size=3), key=KEYS, seed=SEEDS)
 def test_tables_are_counted_and_kept_on(parts, key, seed):
     latest = in_stream_order(parts).unique(key, keep="last")
@@ -55,7 +56,7 @@ def test_tables_are_counted_and_kept_on(parts, key, seed):
         check_crashing(parts, build, ["other"], expected, seed)
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(20), deadline=None, suppress_health_check=list(HealthCheck))
 @given(parts=st.lists(tables(), min_size=1, max_size=2), key=KEYS, rows=st.integers(1, 50), seed=SEEDS)
 def test_a_table_is_read_back_from_the_topic_of_its_changes_by_a_job_that_crashes(parts, key, rows, seed):
     chance = np.random.default_rng(seed)

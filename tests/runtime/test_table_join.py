@@ -17,9 +17,10 @@ from tests.runtime.model import SCHEMA, SEEDS, at, partitions
 from tests.runtime.test_asof_join import in_order
 from tests.runtime.test_interval_join import feed
 from tests.runtime.test_same_rows import MEMORY
+from tests.sizes import examples
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(25), deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     left=partitions(),
     right=partitions(),

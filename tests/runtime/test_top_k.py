@@ -11,6 +11,7 @@ import mamba_stream as mamba
 from tests.runtime.model import SEEDS
 from tests.runtime.pipelines import tables
 from tests.runtime.tables import check_crashing, crashed_and_resumed, in_stream_order, memory_log, same
+from tests.sizes import examples
 
 PER = st.sampled_from([[], ["key"], ["small", "flag"], ["day"]])
 BY = st.sampled_from([["num"], ["flt"], ["flt", "num"], ["ts"], ["flag", "ts"]])
@@ -34,7 +35,7 @@ def choices(draw: st.DrawFn) -> tuple[int, list[str], list[str], list[bool], str
     return draw(st.sampled_from([1, 2, 5])), by, per, reverse, draw(st.sampled_from([None, "rank"]))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=list(HealthCheck))
 @given(parts=st.lists(tables(), min_size=1, max_size=3), chosen=choices(), seed=SEEDS)
 def test_the_best_of_rows(parts, chosen, seed):
     k, by, per, reverse, rank = chosen
@@ -49,7 +50,7 @@ def test_the_best_of_rows(parts, chosen, seed):
         check_bag(parts, build, expected, seed)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=list(HealthCheck))
 @given(parts=st.lists(tables(), min_size=1, max_size=2), chosen=choices(), seed=SEEDS)
 def test_the_best_of_a_table(parts, chosen, seed):
     k, by, per, reverse, rank = chosen
@@ -65,7 +66,7 @@ def test_the_best_of_a_table(parts, chosen, seed):
     check_crashing(parts, build, [*per, rank] if rank else per if k == 1 else key, expected, seed)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(30), deadline=None, suppress_health_check=list(HealthCheck))
 @given(parts=st.lists(tables(), min_size=1, max_size=2), chosen=choices(), seed=SEEDS)
 def test_what_follows_the_best_takes_back_what_is_best_no_more(parts, chosen, seed):
     k, by, per, reverse, rank = chosen
@@ -84,7 +85,7 @@ def test_what_follows_the_best_takes_back_what_is_best_no_more(parts, chosen, se
     )
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(30), deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     parts=st.lists(tables(), min_size=1, max_size=2),
     more=st.sampled_from([[], ["flag"]]),

@@ -20,6 +20,7 @@ from mamba_stream.operators.unboundedjoin import UnboundedJoin, UnboundedSetting
 from tests.runtime.model import SCHEMA, SEEDS, Row, frame, partitions
 from tests.runtime.test_interval_join import HOWS, feed
 from tests.runtime.test_same_rows import MEMORY
+from tests.sizes import examples
 
 KEYS = ["a", "b", "c", None]
 TYPES = {"key": pl.String(), "value": pl.Int64()}
@@ -37,7 +38,7 @@ def all_rows(parts: list[list[Row]]) -> pl.DataFrame:
     return frame([row for rows in parts for row in rows])
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=list(HealthCheck))
 @given(left=partitions(), right=partitions(), how=st.sampled_from(HOWS), seed=SEEDS)
 def test_crashing_anywhere_and_cutting_anyhow_gives_the_join_of_all_rows(left, right, how, seed):
     # Rows without a time are rejected at their source.
@@ -93,7 +94,7 @@ def step_of(how: Any, changes: tuple[bool, bool]) -> tuple[UnboundedJoin, list[s
     return UnboundedJoin(made), both.columns, gives
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     how=st.sampled_from(HOWS),
     changes=st.tuples(st.booleans(), st.booleans()),

@@ -14,6 +14,7 @@ import mamba_stream as mamba
 from tests.runtime.model import SEEDS
 from tests.runtime.pipelines import tables
 from tests.runtime.tables import crashed_and_resumed, memory_log, same
+from tests.sizes import examples
 
 KEYS = st.sampled_from([["key"], ["num"], ["small", "flag"], ["flt"], ["key", "day", "num"], None])
 WITHIN = st.sampled_from([None, 0, 60, 3_600, 40_000])
@@ -43,7 +44,7 @@ def first_rows(rows: pl.DataFrame, key: list[str], within: int | None) -> pl.Dat
 
 
 @BOUNDS
-@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(50), deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     parts=st.lists(tables(), min_size=1, max_size=3),
     key=KEYS,
@@ -66,7 +67,7 @@ def test_the_first_row_of_each_key_however_cut_and_wherever_crashed(parts, key, 
 
 
 @BOUNDS
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(25), deadline=None, suppress_health_check=list(HealthCheck))
 @given(parts=st.lists(tables(), min_size=1, max_size=1), key=KEYS, seed=SEEDS)
 def test_the_first_to_arrive_of_one_partition_is_the_first_in_it(parts, key, seed):
     with memory_log() as log:
@@ -76,7 +77,7 @@ def test_the_first_to_arrive_of_one_partition_is_the_first_in_it(parts, key, see
         same(log["out"].scan().collect(), parts[0].unique(key, keep="first", maintain_order=True))
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(25), deadline=None, suppress_health_check=list(HealthCheck))
 @given(table=tables(), within=st.sampled_from([60, 40_000]), seed=SEEDS)
 def test_what_follows_the_first_rows_sees_them_in_order(table, within, seed):
     rows = table.with_row_index("i").sort("ts", "i").drop("i")

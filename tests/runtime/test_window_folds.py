@@ -20,6 +20,7 @@ from mamba_stream.operators import folding, grouping, rows as row_steps, window
 from tests.runtime.model import SCHEMA, SEEDS, Row, at, cuts, frame, partitions
 from tests.runtime.test_same_rows import MEMORY, crash_along
 from tests.runtime.test_window_kinds import BY_TIME, KINDS, LATENESS, Kind, judged
+from tests.sizes import examples
 
 AGGREGATES = {
     "count": pl.len(),
@@ -51,7 +52,7 @@ def pipeline(kind: Kind, lateness: int, keyed: bool) -> mamba.Pipeline:
     return mamba.pipeline("job", rows.window(kind.spec, by=keys).agg(**AGGREGATES).to("out"))
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(80), deadline=None, suppress_health_check=list(HealthCheck))
 @given(name=BY_TIME, parts=partitions(), lateness=LATENESS, keyed=st.booleans(), seed=SEEDS)
 def test_crashing_anywhere_and_cutting_anyhow_changes_nothing(name, parts, lateness, keyed, seed):
     kind, chance = KINDS[name], np.random.default_rng(seed)
@@ -80,7 +81,7 @@ SUMS = {
 }
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     height=st.sampled_from([2, 10, 60]),
     cuts=st.lists(st.integers(0, 60), max_size=4),

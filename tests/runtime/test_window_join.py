@@ -16,6 +16,7 @@ from tests.runtime.joinmodel import Placed, joined
 from tests.runtime.model import SCHEMA, SEEDS, Row, at, expect, partitions
 from tests.runtime.test_interval_join import HOWS, feed, rows_in, rows_of
 from tests.runtime.test_same_rows import MEMORY, late_in, late_of
+from tests.sizes import examples
 
 SPECS = st.sampled_from([(10, 10), (10, 5), (12, 5), (60, 60)])
 
@@ -45,7 +46,7 @@ def distinct(parts: list[list[Row]]) -> list[list[Row]]:
     return [[Row(row.time, row.key, row.value) for row in rows] for rows in parts]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     left=partitions(),
     right=partitions(),

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 
 import mamba_stream as mamba
+from tests.sizes import examples
 
 BEGIN = datetime(2024, 1, 1)
 KEYS = {
@@ -48,7 +49,7 @@ def test_a_key_of_any_type_is_one_null_and_nan_too(key, spec, way, counts):
     assert found.get_column("first").to_list() == found.get_column("listed").list.first().to_list()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(st.lists(st.integers(0, 300), min_size=1, max_size=80), st.integers(1, 20), st.integers(20, 60))
 def test_sessions_of_sessions_and_minutes_of_sessions_lose_no_row(seconds, gap, outer):
     times = sorted(seconds)

@@ -20,6 +20,7 @@ import mamba_stream as mamba
 from mamba_stream.operators import window
 from tests.runtime.model import SCHEMA, SEEDS, Row, at, cuts, frame, partitions
 from tests.runtime.test_same_rows import MEMORY, crash_along
+from tests.sizes import examples
 
 Found = dict[tuple[Any, ...], list[Row]]
 Judge = Callable[[int, int | None], int | None]
@@ -200,7 +201,7 @@ NAMES = st.sampled_from(sorted(KINDS))
 LATENESS = st.sampled_from([0, 5, 20, 60])
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(80), deadline=None, suppress_health_check=list(HealthCheck))
 @given(name=NAMES, rows=partitions(), lateness=LATENESS, keyed=st.booleans(), seed=SEEDS)
 def test_crashing_anywhere_and_cutting_anyhow_changes_nothing(name, rows, lateness, keyed, seed):
     check_crashing(KINDS[name], rows, lateness, keyed, seed)
@@ -209,7 +210,7 @@ def test_crashing_anywhere_and_cutting_anyhow_changes_nothing(name, rows, latene
 BY_TIME = st.sampled_from([name for name in sorted(KINDS) if "session" not in name and "rows" not in name])
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(30), deadline=None, suppress_health_check=list(HealthCheck))
 @given(name=BY_TIME, rows=partitions(), lateness=LATENESS, keyed=st.booleans(), seed=SEEDS)
 def test_rows_that_are_not_put_aside_give_the_same(name, rows, lateness, keyed, seed):
     with pytest.MonkeyPatch.context() as patched:
@@ -217,7 +218,7 @@ def test_rows_that_are_not_put_aside_give_the_same(name, rows, lateness, keyed, 
         check_crashing(KINDS[name], rows, lateness, keyed, seed)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(30), deadline=None, suppress_health_check=list(HealthCheck))
 @given(name=BY_TIME, rows=partitions(), lateness=LATENESS, keyed=st.booleans(), seed=SEEDS)
 def test_rows_that_are_put_aside_until_there_are_few_more_give_the_same(name, rows, lateness, keyed, seed):
     with pytest.MonkeyPatch.context() as patched:
@@ -225,7 +226,7 @@ def test_rows_that_are_put_aside_until_there_are_few_more_give_the_same(name, ro
         check_crashing(KINDS[name], rows, lateness, keyed, seed)
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(120), deadline=None, suppress_health_check=list(HealthCheck))
 @given(name=NAMES, rows=partitions(most=1), lateness=LATENESS, keyed=st.booleans())
 def test_collecting_a_frame_gives_the_models_windows_and_late_rows(name, rows, lateness, keyed):
     stream = windowed(mamba.stream(frame(rows[0]), time="ts", lateness=f"{lateness}s"), KINDS[name], keyed)

@@ -18,6 +18,7 @@ from mamba_stream.runtime.run import Run
 from tests.runtime.desk import ManualClock
 from tests.runtime.model import EPOCH, SEEDS, Row, cuts, expect, frame, partitions
 from tests.runtime.test_same_rows import MEMORY, crash_along, late_in, late_of, one_step
+from tests.sizes import examples
 
 RAW = pl.Schema({"text": pl.String, "key": pl.String, "value": pl.Int64})
 LATENESS = st.sampled_from([0, 5, 20])
@@ -53,7 +54,7 @@ def check(parts, lateness, out, late, rejected):
     assert rejected.height == len(expected.rejected)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=list(HealthCheck))
 @given(rows=partitions(), lateness=LATENESS, seed=SEEDS)
 def test_crashing_anywhere_and_cutting_anyhow_changes_nothing(rows, lateness, seed):
     chance = np.random.default_rng(seed)
@@ -73,7 +74,7 @@ def test_crashing_anywhere_and_cutting_anyhow_changes_nothing(rows, lateness, se
         assert run.rejected == sum(row.time is None for part in rows for row in part)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=list(HealthCheck))
 @given(rows=partitions(most=1), lateness=LATENESS)
 def test_collecting_a_frame_gives_the_models_windows(rows, lateness):
     timed = decoded(mamba.stream(raw(rows[0])), lateness)

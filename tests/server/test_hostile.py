@@ -25,6 +25,7 @@ from mamba_stream.log.remote.protocol import Read
 from mamba_stream.log.remote.storage import connect
 from mamba_stream.server.actions import ACTIONS
 from tests.server.messages import saying_anything
+from tests.sizes import examples
 
 _SERVER = """
 import sys
@@ -218,7 +219,7 @@ def test_records_that_are_too_many_to_count(server: _Server, limit: int):
         server.ask("records", msgpack.packb({"namespace": "jobs", "limit": limit}))
 
 
-@settings(max_examples=150, suppress_health_check=list(HealthCheck), deadline=None)
+@settings(max_examples=examples(150), suppress_health_check=list(HealthCheck), deadline=None)
 @given(
     action=st.sampled_from(sorted(set(ACTIONS) - {"wait", "seal", "settle"})),
     body=st.recursive(
@@ -256,7 +257,7 @@ def test_any_message_of_the_right_shape_is_answered(server: _Server, action: str
         assert told["code"] != "Internal", (action, body, told)
 
 
-@settings(max_examples=100, suppress_health_check=list(HealthCheck), deadline=None)
+@settings(max_examples=examples(100), suppress_health_check=list(HealthCheck), deadline=None)
 @given(ticket=st.binary(max_size=200) | saying_anything(Read).map(msgpack.packb))
 def test_any_ticket_is_answered(server: _Server, ticket: bytes):
     try:

@@ -30,6 +30,7 @@ from mamba_stream.server.service import FlightService
 from tests.server.inprocess import Restarted
 from tests.server.load import client_of
 from tests.server.running import Serving, until
+from tests.sizes import examples
 
 SCHEMA = pa.schema({"n": pa.int64(), "text": pa.large_string()})
 
@@ -464,7 +465,9 @@ def test_who_sends_more_than_a_quota_waits_and_who_loses_the_right_commits_nothi
         store.release()
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data())
 def test_damaged_streams_commit_all_or_nothing(server, data):
     """Valid streams with bytes changed, messages left out, doubled and swapped: what is answered is what is there."""

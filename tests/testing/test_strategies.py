@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 
 import mamba_stream as mamba
 from mamba_stream.testing import assert_equivalent, strategies
+from tests.sizes import examples
 
 SCHEMA = {
     "ts": pl.Datetime("us"), "key": pl.String, "n": pl.Int8, "u": pl.UInt64, "x": pl.Float64, "ok": pl.Boolean,
@@ -15,7 +16,7 @@ SCHEMA = {
 }  # fmt: skip
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(20), deadline=None, suppress_health_check=list(HealthCheck))
 @given(parts=strategies.partitions(SCHEMA, time="ts", max_rows=30))
 def test_random_rows_of_all_types_go_through_a_pipeline(parts):
     counts = (
@@ -26,7 +27,7 @@ def test_random_rows_of_all_types_go_through_a_pipeline(parts):
     assert_equivalent(counts, {"rows": parts}, time="ts", runs=2)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(frame=strategies.frames(SCHEMA, time="ts", span="1m", nulls=False))
 def test_times_lie_within_the_span_and_nulls_may_be_left_out(frame):
     assert frame.schema == SCHEMA

@@ -27,6 +27,7 @@ from mamba_stream.core.timebounds import time_bounds
 from mamba_stream.core.trees import nodes
 from mamba_stream.errors import InvalidInput
 from tests.core.predicates.expressions import INF, NAN, TYPES, filters, foreign, frame, frames
+from tests.sizes import examples
 
 SCHEMA = pl.Schema(TYPES)
 REFUSED = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
@@ -46,7 +47,7 @@ def travelled(expr: pl.Expr) -> pl.Expr:
     return check(decode(encode(predicate)), SCHEMA).expr
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(frames, filters)
 def test_what_travelled_keeps_the_rows_that_the_expression_keeps(rows: pl.DataFrame, expr: pl.Expr) -> None:
     predicate = from_expr(expr)
@@ -71,7 +72,7 @@ def test_what_travelled_keeps_the_rows_that_the_expression_keeps(rows: pl.DataFr
     assert_frame_equal(kept, wanted)
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(frames, st.lists(filters | foreign, min_size=2, max_size=4), st.booleans())
 def test_a_filter_in_two_parts_keeps_the_rows_that_it_keeps_whole(
     rows: pl.DataFrame, parts: list[pl.Expr], chained: bool
@@ -113,7 +114,7 @@ def _scanned(rows: pl.DataFrame, rests: list[pl.Expr | None]) -> pl.LazyFrame:
     return register_io_source(source, schema=SCHEMA)
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(frames, filters)
 def test_what_polars_hands_to_a_scan_travels(rows: pl.DataFrame, expr: pl.Expr) -> None:
     rests: list[pl.Expr | None] = []
@@ -279,7 +280,7 @@ def test_a_single_row_is_judged_as_one_of_many() -> None:
     assert question.kept(many.head(1)).height == 1
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(filters)
 def test_bounds_on_time_are_found_in_what_arrived(expr: pl.Expr) -> None:
     predicate = from_expr(expr)

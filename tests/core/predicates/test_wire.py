@@ -18,6 +18,7 @@ from mamba_stream.core.predicates.operators import OPERATORS
 from mamba_stream.core.timebounds import time_bounds
 from mamba_stream.errors import InvalidInput
 from tests.core.predicates.expressions import TYPES, filters, frame
+from tests.sizes import examples
 
 SCHEMA = pl.Schema(TYPES)
 ROWS = [frame(1, 1), frame(2, 2), frame(3, 40), frame(1, 1).clear()]
@@ -169,13 +170,13 @@ def asked(data: bytes) -> None:
         assert len(str(refused)) < 1_500
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(st.binary(max_size=200))
 def test_random_bytes_are_refused_or_asked(data: bytes) -> None:
     asked(data)
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(filters, st.randoms(use_true_random=False), st.integers(1, 4))
 def test_predicates_with_wrong_bytes_are_refused_or_asked(
     expr: pl.Expr, chance: random.Random, times: int
@@ -243,7 +244,7 @@ def _operators(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return st.sampled_from(list(OPERATORS)).flatmap(of)
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(st.recursive(_LEAVES, _operators, max_leaves=8).map(msgspec.msgpack.encode))
 def test_trees_of_anything_are_refused_or_asked(data: bytes) -> None:
     asked(data)
