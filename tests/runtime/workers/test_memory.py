@@ -43,7 +43,8 @@ def test_a_sink_that_takes_a_hundredth_of_what_the_source_gives_keeps_the_job_wi
             with log.transaction() as tx:
                 for number in range(10, ROWS // BATCH):
                     tx.append("in", rows(number), partition=number % 2)
-            while taken.stat().st_size < TAKEN:
+            enough = taken.stat().st_size + TAKEN
+            while taken.stat().st_size < enough:
                 everybody = [process.pid, *children(process.pid)]
                 most = max(most, sum(map(resident, everybody)))
                 read = sum(log.group_offsets("job.job").values())
