@@ -36,12 +36,21 @@ class Nursery:
             env=environment,
         )
 
-    def begin(self, arguments: list[str], *, errors: Path, plant: str = "", stopped: bool = False) -> int:
-        """Starts a writer with these arguments, and returns its process number.
+    def begin(
+        self,
+        arguments: list[str],
+        *,
+        errors: Path,
+        plant: str = "",
+        stopped: bool = False,
+        program: str = "writer",
+    ) -> int:
+        """Starts a process with these arguments, and returns its number.
 
-        With ``stopped`` it stops itself before it touches the log, to be traced.
+        With ``stopped`` it stops itself before it touches the log, to be traced. The program is ``writer`` or ``storm``.
         """
-        return self._ask({"begin": arguments, "errors": str(errors), "plant": plant, "stopped": stopped})
+        question = {"begin": arguments, "errors": str(errors), "plant": plant, "stopped": stopped}
+        return self._ask({**question, "program": program})
 
     def poll(self, pid: int) -> int | None:
         """The writer's exit code (negative: the signal that ended it), or ``None`` while it lives."""
@@ -68,7 +77,9 @@ class Nursery:
 
 def main() -> None:
     """The nursery's end."""
-    from tests.crash import writer  # imported once, for all children
+    from tests.crash import storm, writer  # imported once, for all children
+
+    programs = {"writer": writer.main, "storm": storm.main}
 
     # Later Pythons warn of any fork beside threads.
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -80,7 +91,7 @@ def main() -> None:
             if "begin" in question:
                 pid = os.fork()
                 if pid == 0:
-                    _live(writer.main, question)
+                    _live(programs[question["program"]], question)
                 alive.add(pid)
                 answer: int | None = pid
             else:
