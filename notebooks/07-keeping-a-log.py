@@ -99,6 +99,22 @@ log.maintain()
 batches, prices.describe().batches, prices.scan().collect().height
 
 # %% [markdown]
+# ## Room on the disk
+#
+# Before the disk is full rows are refused, at a mark, while reading and deleting go on. A quota is a mark of one topic: nothing beyond it is taken,
+# and nothing is removed.
+
+# %%
+facts = log.statistics()
+print(facts.disk_state, facts.ballast_bytes)
+log.alter_topic("prices", quota="1KiB")
+try:
+    prices.append(day(31).with_columns(venue=pl.lit("NYSE")))
+except mamba.TopicFull as error:
+    print(error)
+prices = log.alter_topic("prices", quota="10GB")
+
+# %% [markdown]
 # ## A backup, and the doctor
 #
 # A backup is one moment of the log, taken while it is in use; a second one costs what has changed. A restored log is looked over before it appears.

@@ -110,11 +110,15 @@ class Room:
             self._left = math.inf
             self._state = "ample"
             return None
-        self._disk = disk
+        first, self._disk = self._disk is None, disk
         soft, hard = (self.marks.kept(mark, disk.size) for mark in (self.marks.soft, self.marks.hard))
         kept = max(soft, hard)
         self._left = disk.free - kept if kept else math.inf
-        self._turn("hard" if disk.free < hard else "soft" if disk.free < kept else "ample", disk)
+        before = self._state
+        self._state = "hard" if disk.free < hard else "soft" if disk.free < kept else "ample"
+        if self._state != before:
+            # What is so from the beginning whoever opens the log is told when it matters.
+            self._turned(before, None if first else disk)
         return disk
 
     @property
@@ -140,21 +144,19 @@ class Room:
         """The mark from which on no rows are taken."""
         return self.marks.hard if self.marks.soft is None else self.marks.soft
 
-    def _turn(self, state: State, disk: Disk) -> None:
-        before, self._state = self._state, state
-        if before == state:
+    def _turned(self, before: State, disk: Disk | None) -> None:
+        if self._state == "ample":
+            self.widened()
             return
-        if state != "ample":
+        if disk is not None:
             _logger.warning(
                 "%s: %s of %s are free on the disk: its %s mark is reached",
                 self.log,
                 in_words(disk.free),
                 in_words(disk.size),
-                state,
+                self._state,
             )
-        if state == "ample":
-            self.widened()
-        elif state == "hard" or before == "ample":
+        if self._state == "hard" or before == "ample":
             self.narrowed()
 
     def _refused(self, what: str, mark: Share | None, size: int) -> DiskNearlyFull:

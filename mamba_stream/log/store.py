@@ -263,6 +263,8 @@ class Store:
                 self._caretaker = Caretaker(self._tend, self.lsn, self.clock, every)
                 self.room.narrowed = self._caretaker.hurry
                 self._caretaker.start()
+                if self.room.state != "ample":
+                    self._caretaker.hurry()
         try:
             yield
         finally:

@@ -87,7 +87,8 @@ class Server:
         if problems := list(self.settings.problems()):
             raise InvalidInput("; ".join(problems))
         events = self._events = Events(self.clock, self.settings.log_format, self.settings.log_level)
-        logging.getLogger("grpc").handlers = [Forward(events)]
+        for name in ("grpc", "mamba_stream"):
+            logging.getLogger(name).handlers = [Forward(events)]
         with contextlib.ExitStack() as left:
             return self._run(events, left)
 

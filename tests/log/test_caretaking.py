@@ -9,9 +9,11 @@ from collections.abc import Callable
 import pytest
 
 from mamba_stream.core.clock import SystemClock
+from mamba_stream.core.diskmarks import DiskMarks
+from mamba_stream.core.sizes import Share, Size
 from mamba_stream.dsl.opening import open_log
 from mamba_stream.errors import DiskFull, LogClosed
-from mamba_stream.log import Log, Topic, sealing
+from mamba_stream.log import Log, Topic, caretaking, sealing
 from mamba_stream.log.caretaking import BUDGET, Caretaker
 from mamba_stream.log.pacing import Pace
 from mamba_stream.log.store import Store
@@ -68,6 +70,35 @@ def test_files_that_are_small_and_young_are_left_to_their_writers(
     store.committer.roll()
     with store.tended(every=0.01):
         wait_for(lambda: log.statistics().segments == 1)
+
+
+def test_a_mark_of_the_disk_that_is_reached_has_upkeep_begin_at_once(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = log._store
+    assert isinstance(store, Store)
+    with store.tended(every=3600):
+        assert log.statistics().upkeep_runs == 0
+        monkeypatch.setattr(store.room, "marks", DiskMarks(soft=Share(0.0001), largest=Size(1 << 60)))
+        assert store.room.look() is not None
+        wait_for(lambda: log.statistics().upkeep_runs == 1)
+
+
+def test_on_a_disk_that_is_nearly_full_rounds_follow_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(caretaking, "_SHORT_OF_ROOM", 0.001)
+    answers = iter([Maintained(done=False, short_of_room=True)] * 3)
+    asked: list[int] = []
+
+    def maintain(budget: int, pace: Pace) -> Maintained:
+        asked.append(budget)
+        return next(answers, Maintained())
+
+    keeper = Caretaker(maintain, lambda: 0, SystemClock(), every=3600)
+    keeper.start()
+    keeper.hurry()
+    wait_for(lambda: len(asked) == 4)
+    keeper.stop()
+    assert len(asked) == 4
 
 
 def test_what_fails_is_tried_again_and_a_log_that_was_closed_is_left(

@@ -19,6 +19,7 @@ from mamba_stream.log import Log, ballast, commit_together
 from mamba_stream.log.recovery import TRASH_DELAY
 from mamba_stream.log.room import Room
 from mamba_stream.log.store import Store, acquire
+from mamba_stream.log.ways import way_to
 from tests.log.desk import SCHEMA, frame_of
 from tests.log.handclock import DAY, HandClock
 from tests.log.neighbour import Neighbour
@@ -369,6 +370,7 @@ def test_marks_are_of_a_directory_and_the_same_for_all_who_have_it_open_in_a_pro
     with mamba.open(tmp_path / "log", disk={"soft": "80%"}) as log:
         with mamba.open(tmp_path / "log") as again, mamba.open(tmp_path / "log", disk={"soft": 0.8}):
             assert again._shared is log._shared
+        assert way_to(log).marks == storage(log).room.marks == marks_with({"soft": "80%"}, DiskMarks())
         with pytest.raises(InvalidInput, match="open in this process already, with other marks of its disk"):
             mamba.open(tmp_path / "log", disk={"soft": "70%"})
         with pytest.raises(InvalidInput, match="disk is for opening one"):

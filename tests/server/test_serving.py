@@ -317,9 +317,23 @@ def test_wrong_settings_end_it_before_anything_is_started(tmp_path, spawn_comman
 
 
 def test_settings_of_the_file_and_the_environment_reach_the_server(start, tmp_path):
-    (tmp_path / "mamba-stream.toml").write_text('[server]\nmemory = "300MiB"\ndrain = "1s"\n')
+    # A disk of which 99% are to be free, which is none.
+    disk = '[disk]\nsoft = "1%"\nhard = "99.99%"\nlargest = "1024TiB"\nballast = "2MiB"\n'
+    (tmp_path / "mamba-stream.toml").write_text(f'[server]\nmemory = "300MiB"\ndrain = "1s"\n{disk}')
     serving = start(variables={"MAMBA_STREAM_SERVER_DRAIN": "7s"})
-    assert serving.figures()["mamba_stream_listener_memory_limit_bytes"] == 300 << 20
+    with mamba.open(serving.address) as log:
+        log.create_topic("numbers", ROWS)
+        with pytest.raises(mamba.DiskNearlyFull, match="behind its soft mark.* it takes no rows"):
+            log["numbers"].append(ROWS)
+        with log.transaction() as tx:
+            tx.commit_offsets("group", {("numbers", 0): 0})
+        assert log.statistics().disk_state == "soft"
+    found = serving.figures()
+    assert found["mamba_stream_listener_memory_limit_bytes"] == 300 << 20
+    assert found['mamba_stream_commit_refused_for_room_total{reason="disk"}'] == 1
+    assert [found[f'mamba_stream_disk_mark_reached{{mark="{mark}"}}'] for mark in ("soft", "hard")] == [1, 0]
+    assert found["mamba_stream_ballast_bytes"] == 0, "there is no room for it"
+    assert found["mamba_stream_disk_bytes"] > found["mamba_stream_disk_free_bytes"] > 0
     serving.end()
     assert serving.named("draining")[0]["seconds"] == 7
     (tmp_path / "mamba-stream.toml").write_text("[server]\nmemori = 1\n")
