@@ -20,7 +20,7 @@ import xxhash
 
 from mamba_stream.core.numbers import is_whole
 from mamba_stream.errors import DiskFull, InvalidInput, LogInUse, LogUnavailable
-from mamba_stream.log import directory, files, rows
+from mamba_stream.log import directory, files, recovery, rows
 from mamba_stream.log.manifests import Held, Manifest, Piece, encode, load, named
 from mamba_stream.log.rows import FileRow
 from mamba_stream.log.store import Store
@@ -133,6 +133,9 @@ class _Backup:
 
     def run(self, keep: int | None) -> BackedUp:
         self._clear()
+        while not recovery.clear(self._store.index, self._store.files, self._store.clock):
+            # What nobody can read any more need not be kept.
+            pass
         if isinstance(self._vault, DirectoryVault):
             directory.make(self._vault.path)
             self._vault.sweep()

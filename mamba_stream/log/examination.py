@@ -27,7 +27,7 @@ import xxhash
 
 from mamba_stream.core.schemas import fingerprint, schema_from_bytes
 from mamba_stream.errors import MambaStreamError
-from mamba_stream.log import contents, directory, files, format, rows, strays
+from mamba_stream.log import contents, directory, dropping, files, format, rows, strays
 from mamba_stream.log.format import Damaged
 from mamba_stream.log.rows import Entry, FileRow, Head, Meta, TopicRow
 from mamba_stream.log.views import View
@@ -138,7 +138,8 @@ def _index(env: lmdb.Environment, found: _Found) -> Iterator[Finding]:
     for topic in orphans:
         with env.begin() as transaction:
             created = transaction.get(rows.number_key(rows.TOPIC, topic)) is not None
-        if not created:
+            deleted = transaction.get(dropping.record_key(topic)) is not None
+        if not created and not deleted:
             yield Finding("damage", f"index: entries of topic #{topic}, which does not exist")
     for key in astray:
         yield Finding(

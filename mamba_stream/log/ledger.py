@@ -22,7 +22,7 @@ from mamba_stream.errors import (
     TopicEnded,
     TopicNotFound,
 )
-from mamba_stream.log import quota, repeating, rows
+from mamba_stream.log import dropping, quota, repeating, rows
 from mamba_stream.log.rows import Entry, FileRow, Head, Ticks, TopicRow
 
 if TYPE_CHECKING:
@@ -114,9 +114,9 @@ class Ledger:
         """All keys that begin so."""
         return [key for key, _ in self._draft.items(prefix)]
 
-    def first_keys(self, prefix: bytes, count: int) -> list[bytes]:
-        """The first keys that begin so."""
-        return [key for key, _ in itertools.islice(self._draft.items(prefix), count)]
+    def first(self, prefix: bytes, count: int) -> list[tuple[bytes, bytes]]:
+        """The first rows whose keys begin so."""
+        return list(itertools.islice(self._draft.items(prefix), count))
 
     def flush(self) -> None:
         """Writes what was kept and changed. Call it once, before the transaction commits."""
@@ -151,6 +151,9 @@ def apply(ledger: Ledger, change: ChangeSet) -> Applied:
     topics = tuple(_create(ledger, create) for create in change.creates)
     for alter in change.alters:
         _alter(ledger, alter)
+    if change.drops or change.trims:
+        # Those who make room pay for what earlier deletions have left.
+        dropping.clear(ledger)
     for topic in change.drops:
         _drop(ledger, topic)
     ranges = tuple([_append(ledger, append) for append in change.appends])
@@ -316,10 +319,8 @@ def _drop(ledger: Ledger, topic: int) -> None:
     row = ledger.topic(topic)
     assert row is not None  # _check saw it in this transaction
     for partition in range(row.partitions):
-        head = ledger.head(topic, partition)
-        if head is not None:
-            _trim(ledger, topic, partition, head.end)
         ledger.forget(topic, partition)
+    dropping.drop(ledger, topic)
     repeating.forget_topic(ledger, topic)
     for key in ledger.keys(rows.OFFSET):
         if rows.offset_place(key)[1] == topic:

@@ -6,9 +6,10 @@ next one does.
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Final
 
-from mamba_stream.log import ballast, compacting, directory, retaining, sealing
+from mamba_stream.log import ballast, compacting, directory, merging, recovery, retaining, sealing
 from mamba_stream.log.pacing import Pace, Step, at_once
 from mamba_stream.log.segments import Repacked
 from mamba_stream.log.upkeep import Maintained, Unread
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from mamba_stream.log.store import Store
 
 _NAME: Final = "log"
+_CLEARED: Final = 100
+"""Steps that a run within a budget does at most of what is left of deleted topics."""
 
 
 def maintain(
@@ -46,25 +49,35 @@ def maintain(
 
 def _maintained(store: Store, budget: int | None, patient: bool, step: Step) -> Maintained:
     retained = retaining.retain(store)
+    cleared = _cleared(store, budget, step)
     removed = store.registrar.tidy()
-    sealed, compacted = Repacked(), Repacked()
+    anew = Repacked()
     complete = False
     # What is written anew takes its room before it gives back that of what it replaces.
     if not (short := store.room.tight()):
         budget = store.room.within(budget)
-        done = sealing.seal_some(store, sealed, budget, patient=patient, step=step)
-        left = None if budget is None else max(0, budget - sealed.bytes)
-        complete = compacting.compact(store, compacted, left, step) and done
+        complete = sealing.seal_some(store, anew, budget, patient=patient, step=step)
+        complete = compacting.compact(store, anew, budget, step) and complete
+        complete = merging.merge(store, anew, budget, step) and complete
         removed += store.registrar.tidy()
     store.keep_ballast()
     return Maintained(
         trimmed_rows=retained.rows,
         trimmed_bytes=retained.bytes,
         unread=tuple(Unread(*place, count) for place, count in retained.unread.items()),
-        written_bytes=sealed.bytes + compacted.bytes,
-        merged_batches=sealed.merged + compacted.merged,
-        compacted_rows=compacted.dropped,
+        written_bytes=anew.bytes,
+        merged_batches=anew.merged,
+        compacted_rows=anew.dropped,
         removed_files=removed,
-        done=complete,
+        done=complete and cleared,
         short_of_room=short,
     )
+
+
+def _cleared(store: Store, budget: int | None, step: Step) -> bool:
+    """Takes away what is left of deleted topics; whether that was all."""
+    for _ in itertools.count() if budget is None else range(_CLEARED):
+        if recovery.clear(store.index, store.files, store.clock):
+            return True
+        step()
+    return False

@@ -19,7 +19,7 @@ import msgspec
 
 from mamba_stream.core.schemas import fingerprint, schema_from_bytes
 from mamba_stream.errors import MambaStreamError
-from mamba_stream.log import format, rows
+from mamba_stream.log import dropping, format, rows
 from mamba_stream.log.examination import Finding, problem_of
 from mamba_stream.log.rows import NO_TIME, Entry, Head, TopicRow
 from mamba_stream.log.salvage import Salvaged
@@ -96,7 +96,8 @@ class Mending:
                     known[topic.id] = topic
         places = self._found.places | set(self._tables.places()) | set(self._heads())
         for number in sorted({*(topic for topic, _ in places), *self._names()} - known.keys()):
-            if self._found.missing(rows.number_key(rows.TOPIC, number)):
+            deleted = dropping.record_key(number) in self._found.few
+            if not deleted and self._found.missing(rows.number_key(rows.TOPIC, number)):
                 known[number] = self._made_up(number, [p for topic, p in places if topic == number])
         taken: set[str] = set()
         for number, told in sorted(known.items()):

@@ -61,6 +61,8 @@ def publish(store: Store, segment: Segment, moved: list[Moved], size: int, fresh
             now,
             segment.topic.id,
             segment.partition,
+            moved[0].offset,
+            segment.schema,
         )
         ledger.set_file(number, row)
         ledger.flush()

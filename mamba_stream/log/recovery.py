@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mamba_stream.core.clock import Clock
-from mamba_stream.log import ballast, directory as directories, files, rows, strays as unknown
+from mamba_stream.log import ballast, directory as directories, dropping, files, rows, strays as unknown
 from mamba_stream.log.index import Index
 from mamba_stream.log.ledger import Ledger
 
@@ -74,6 +74,22 @@ def recover(index: Index, directory: Path, clock: Clock) -> int:
         return removed
 
     return ballast.relieved(directory.parent, lambda: index.update(remove))
+
+
+def clear(index: Index, directory: Path, clock: Clock) -> bool:
+    """Takes away some of what is left of topics that were deleted; whether that was all."""
+    with index.view() as view:
+        if not dropping.left(view):
+            return True
+    now = clock.now()
+
+    def change(draft: Draft) -> bool:
+        ledger = Ledger(draft, now)
+        done = dropping.clear(ledger)
+        ledger.flush()
+        return done
+
+    return ballast.relieved(directory.parent, lambda: index.update(change))
 
 
 def _strays(directory: Path, known: dict[int, rows.FileRow], now: int) -> list[Path]:

@@ -17,7 +17,7 @@ from mamba_stream.log import ballast, files, growing, ledger, maintaining, seali
 from mamba_stream.log.files import CommitFile
 from mamba_stream.log.flushing import Flushing
 from mamba_stream.log.index import Index
-from mamba_stream.log.recovery import recover
+from mamba_stream.log.recovery import clear, recover
 from mamba_stream.log.room import Room
 from mamba_stream.log.upkeep import Maintained
 
@@ -153,6 +153,7 @@ class IndexRegistrar:
         ballast.relieved(self._room.log, lambda: self._index.update(close))
 
     def tidy(self) -> int:
+        clear(self._index, self._files, self._clock)
         return recover(self._index, self._files, self._clock)
 
     def settle(self) -> None:

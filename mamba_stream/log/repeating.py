@@ -143,7 +143,7 @@ def _note_use(ledger: Ledger, key: bytes, before: int | None) -> None:
             return
         ledger.delete(rows.used_key(before // _DAY, key))
     ledger.put(rows.used_key(today, key), b"")
-    for listed in ledger.first_keys(rows.USED, _SWEPT):
+    for listed, _ in ledger.first(rows.USED, _SWEPT):
         day, unused = rows.used_place(listed)
         if today - day <= RECOGNISED_DAYS:
             break

@@ -206,6 +206,10 @@ class FileRow(msgspec.Struct, frozen=True):
     topic: int = 0
     """Of a segment: whose batches these are; 0 where that is not known."""
     partition: int = 0
+    first: int = 0
+    """Of a segment: the offset from which on its batches lie; nothing where the schema is not known."""
+    schema: int = 0
+    """Of a segment: the number of its batches' schema; 0 where that is not known."""
 
 
 class TopicRow(msgspec.Struct, frozen=True):

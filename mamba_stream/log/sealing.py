@@ -31,7 +31,7 @@ MOST_BATCHES: Final = 4_096
 YOUNG: Final = 3_600_000_000
 """Microseconds for which upkeep in the background leaves a file to its writer, and one that is small to itself."""
 _WORTH_BYTES: Final = 64 << 20
-_LEAST_SEGMENT: Final = 16 << 20
+LEAST_SEGMENT: Final = 16 << 20
 _LOOKED_UP: Final = 1_024
 
 
@@ -78,7 +78,7 @@ def _seal(store: Store, done: Repacked, budget: int | None, patient: bool, step:
             return 0, True
         _close(store, list(held))
         # What is begun is not interrupted.
-        most = SEGMENT_BYTES if budget is None else min(SEGMENT_BYTES, max(budget, _LEAST_SEGMENT))
+        most = SEGMENT_BYTES if budget is None else min(SEGMENT_BYTES, max(budget, LEAST_SEGMENT))
         for segment in _segments(store, set(held), most, step):
             if budget is not None and done.bytes >= budget:
                 return 0, False

@@ -76,6 +76,10 @@ class Shelf:
         head_key = rows.head_key(topic.id, partition)
         found: list[Placed] = []
         with self._index.view() as view:
+            head = view.get(head_key)
+            if head is None:
+                # It was deleted: what may be left of it is nothing.
+                return []
             # The entry that holds the offset may begin before it.
             start = view.floor(rows.entry_key(topic.id, partition, offset), prefix)
             for key, value in view.items(prefix, start):
@@ -84,9 +88,7 @@ class Shelf:
                     found.append(placed)
                     if len(found) >= limit:
                         break
-            head = view.get(head_key)
-        if head is not None:
-            self._check_gaps(topic, partition, offset, limit, found, rows.unpack_head(head))
+        self._check_gaps(topic, partition, offset, limit, found, rows.unpack_head(head))
         return found
 
     def entry(self, topic: TopicRow, partition: int, offset: int) -> Placed | None:

@@ -24,7 +24,7 @@ class Maintained:
         trimmed_rows: Rows that retention removed.
         trimmed_bytes: What they took on disk.
         unread: Those of them that groups had yet to read.
-        written_bytes: Bytes that were written anew, to seal and to compact.
+        written_bytes: Bytes that were written anew, to seal, to compact and to merge.
         merged_batches: Batches that there are fewer by that.
         compacted_rows: Rows that went since their key has a later one, or is gone.
         removed_files: Files in which nothing lay any more that were removed.

@@ -26,6 +26,7 @@ from mamba_stream.log import (
     compacting,
     files,
     joining,
+    merging,
     recovery,
     repacking,
     restore,
@@ -50,7 +51,8 @@ def small() -> dict[Any, dict[str, int]]:
     return {
         compacting: {"UNIT_BYTES": 2_000},
         joining: {"MERGED_ROWS": 6},
-        sealing: {"SEGMENT_BYTES": 3_000, "_LEAST_SEGMENT": 3_000},
+        merging: {"FEWEST": 2, "_LEAST_BYTES": 1},
+        sealing: {"SEGMENT_BYTES": 3_000, "LEAST_SEGMENT": 3_000},
     }
 
 
