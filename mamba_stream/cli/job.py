@@ -240,7 +240,7 @@ def check(pipeline: str, place: str | None) -> int:
     Exits with 1 where it does not fit.
     """
     from mamba_stream.cli.loading import load_pipeline
-    from mamba_stream.runtime.prepared import check_upgrade
+    from mamba_stream.runtime.altered import check_upgrade
 
     made = load_pipeline(pipeline)
     with open_place(place) as log:
@@ -258,10 +258,10 @@ def state(pipeline: str, step: str, output: str, place: str | None) -> None:
     """Show what STEP of the pipeline in FILE remembers, as of its job's last commit."""
     from mamba_stream.cli.loading import load_pipeline
     from mamba_stream.cli.printing import print_list
-    from mamba_stream.runtime.prepared import Prepared
+    from mamba_stream.runtime.altered import planned
     from mamba_stream.runtime.viewing import view_state
 
     made = load_pipeline(pipeline)
     with open_place(place) as log:
-        rows = view_state(log, made.name, Prepared(made, log).analysis, step).to_dicts()
+        rows = view_state(log, made.name, planned(made, log)[0].analysis, step).to_dicts()
     print_list(rows, output, empty=f"step {step} remembers nothing")

@@ -9,7 +9,7 @@ from mamba_stream.errors import InvalidInput
 from mamba_stream.log import Log, locate
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.pipeline import OnError, make_pipeline
-from mamba_stream.runtime.prepared import check_upgrade
+from mamba_stream.runtime.altered import check_upgrade
 from mamba_stream.runtime.upgrade import Upgrade
 
 

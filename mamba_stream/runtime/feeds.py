@@ -11,6 +11,7 @@ import numpy.typing as npt
 import polars as pl
 
 from mamba_stream.core.batches import frame_from_batch, joined
+from mamba_stream.errors import SchemaMismatch
 from mamba_stream.log import LogBatch, Topic
 
 
@@ -168,7 +169,13 @@ class TopicFeed:
     def read(self, max_rows: int, max_bytes: int) -> Portion | None:
         if self.done:
             return None
-        batches = self._reader.poll(max_rows=max_rows, max_bytes=max_bytes)
+        try:
+            batches = self._reader.poll(max_rows=max_rows, max_bytes=max_bytes)
+        except SchemaMismatch as error:
+            raise SchemaMismatch(
+                f"{error}. A job goes on with the columns that its state is of: with state='upgrade' the steps that "
+                "remember values of this one begin anew with the columns of now, and with state='new' all do"
+            ) from None
         # Offsets may have gaps: where the next row is only the reader knows.
         self._position = self._reader.positions[self.partition]
         if not batches or self.done:

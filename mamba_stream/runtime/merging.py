@@ -108,7 +108,7 @@ def _with(known: SourceProgress | None, more: SourceProgress) -> SourceProgress:
     rejected = dict(known.rejected)
     _add(rejected, more.rejected)
     partitions = {**known.partitions, **more.partitions}
-    return SourceProgress(partitions, known.rows + more.rows, rejected, more.content, more.time)
+    return SourceProgress(partitions, known.rows + more.rows, rejected, more.content, more.time, more.schema)
 
 
 def _step(name: str, tasks: Mapping[str, Saved]) -> StepProgress:

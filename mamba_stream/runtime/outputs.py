@@ -84,6 +84,14 @@ def make_topics(
     return [name for name in first if not any(end for _, end in log[name].offsets().values())]
 
 
+def outputs_fit(log: Log, shapes: Mapping[n.Output, Shape]) -> bool:
+    """Whether the topics that are there take the columns that go into them."""
+    return not any(
+        output.topic in log and log[output.topic].difference(canonical_schema(shape.schema))
+        for output, shape in shapes.items()
+    )
+
+
 def _check_alike(first: n.Output, other: n.Output, shapes: Mapping[n.Output, Shape]) -> None:
     """Refuses two outputs of one topic that would make it differently."""
     difference = describe_difference(
@@ -113,7 +121,10 @@ def _fits(log: Log, output: n.Output, shape: Shape, replace: set[str]) -> bool:
     if difference:
         if output.topic in replace:
             return False
-        raise SchemaMismatch(f"topic {output.topic!r} exists and has other columns: {difference} {where}")
+        raise SchemaMismatch(
+            f"topic {output.topic!r} exists and has other columns: {difference} {where}. Where it can be widened, "
+            f"log.alter_topic({output.topic!r}, schema=...) does so; else write to another topic"
+        )
     if topic.ended:
         raise PipelineRefused(f"topic {output.topic!r} was ended and takes no more rows {where}")
     for what, asked, there in (

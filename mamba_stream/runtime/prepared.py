@@ -13,9 +13,7 @@ from mamba_stream.plan.pipeline import Pipeline
 from mamba_stream.runtime.collecting import source_names
 from mamba_stream.runtime.fingerprints import content_of
 from mamba_stream.runtime.handover import check_handovers
-from mamba_stream.runtime.progress import Progress, SourceProgress, decode_record
-from mamba_stream.runtime.saved import read_state
-from mamba_stream.runtime.standing import JOBS
+from mamba_stream.runtime.progress import Progress, SourceProgress
 from mamba_stream.runtime.topics import facts_of, identity_of, topics_of
 from mamba_stream.runtime.upgrade import Upgrade, upgrade_of
 
@@ -32,6 +30,7 @@ class Prepared:
         names: What its sources are called.
         contents: What identifies the rows of each source.
         layouts: What identifies the state of each step, by name.
+        earlier: The topics of which it has earlier columns, since what a job left was made with those.
     """
 
     def __init__(self, pipeline: Pipeline, log: Log, schemas: Mapping[str, int] | None = None) -> None:
@@ -47,6 +46,7 @@ class Prepared:
             TopicNotFound: A topic is not there.
         """
         self._pipeline = pipeline
+        self.earlier: tuple[str, ...] = ()
         self.topics = topics_of(pipeline.nodes, log, schemas)
         self.analysis = analyse(pipeline.outputs, facts_of(self.topics))
         self.names = source_names(self.analysis.sources)
@@ -60,6 +60,10 @@ class Prepared:
         """By name the numbers of the topics' schemas that the plan was made for."""
         return {name: topic.schema_number for name, topic in self.topics.items()}
 
+    def schema_of(self, node: n.Node) -> int:
+        """The number of the schema of a source that is a topic; 0 of others."""
+        return self.topics[node.topic].schema_number if isinstance(node, n.TopicSource) else 0
+
     def upgrade(self, progress: Progress) -> Upgrade:
         """What the pipeline can keep of what a job left."""
         changes = []
@@ -67,7 +71,7 @@ class Prepared:
             source = progress.sources.get(self.names[node])
             if source is not None:
                 changes += self._changes(node, source, windowed=bool(progress.steps))
-        return upgrade_of(self._pipeline.name, progress, self.layouts, changes)
+        return upgrade_of(self._pipeline.name, progress, self.layouts, changes, self.earlier)
 
     def _content(self, node: n.AnySource) -> str:
         """What tells a source's rows from others that it might have."""
@@ -91,19 +95,6 @@ class Prepared:
         if windowed and source.time != time:
             return [f"{name!r} takes its time from {time!r}, and windows are open by {source.time!r}"]
         return []
-
-
-def check_upgrade(pipeline: Pipeline, log: Log) -> Upgrade:
-    """What a pipeline could keep of its job's state if it were run now; all is new where the job never ran.
-
-    Raises:
-        PipelineRefused: The pipeline cannot be right.
-        TopicNotFound: A topic is not there.
-    """
-    prepared, data = Prepared(pipeline, log), log.record(JOBS, pipeline.name)
-    if data is None:
-        return prepared.upgrade(Progress())
-    return prepared.upgrade(read_state(log, pipeline.name, decode_record(data).base).progress)
 
 
 def _check_distinct(sources: Sequence[n.AnySource], names: Mapping[n.Node, str]) -> None:

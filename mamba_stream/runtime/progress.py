@@ -18,13 +18,17 @@ class PartitionProgress(msgspec.Struct, frozen=True, array_like=True):
 
 
 class SourceProgress(msgspec.Struct, frozen=True, array_like=True):
-    """A source. ``content`` identifies its rows: a frame's, or a topic among all that ever had its name."""
+    """A source. ``content`` identifies its rows: a frame's, or a topic among all that ever had its name.
+
+    ``schema`` is the number of the topic's schema that the plan was made for; 0 where there is none, or none was noted.
+    """
 
     partitions: dict[int, PartitionProgress]
     rows: int
     rejected: dict[str, int]
     content: str
     time: str
+    schema: int = 0
 
 
 class StepProgress(msgspec.Struct, frozen=True, array_like=True):

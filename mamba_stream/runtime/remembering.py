@@ -50,6 +50,7 @@ def progress_of(
             intake.rejected,
             prepared.contents[node],
             prepared.analysis.shapes[node].time or "",
+            prepared.schema_of(node),
         )
     steps = {}
     for stateful, step in engine.flow.steps.items():

@@ -9,6 +9,7 @@ from mamba_stream.core.names import check_name
 from mamba_stream.log import Log
 from mamba_stream.plan.pipeline import Pipeline
 from mamba_stream.plan.stages import whole
+from mamba_stream.runtime.altered import going_on
 from mamba_stream.runtime.checkpoint import Checkpoints
 from mamba_stream.runtime.held import forget_tasks
 from mamba_stream.runtime.left import left_for
@@ -17,7 +18,7 @@ from mamba_stream.runtime.options import RunOptions
 from mamba_stream.runtime.outputs import make_topics
 from mamba_stream.runtime.prepared import Prepared
 from mamba_stream.runtime.progress import Progress
-from mamba_stream.runtime.saved import Saved, make_state
+from mamba_stream.runtime.saved import make_state
 from mamba_stream.runtime.share import Share
 from mamba_stream.runtime.sources import groups_of
 from mamba_stream.runtime.standing import OWNED, place_of_job
@@ -57,7 +58,10 @@ class Run(Task):
             check_name(group, "group")
         make_state(log, pipeline.name)
         checkpoints = Checkpoints(log, place_of_job(pipeline.name), clock)
-        saved = self._load(log, prepared, checkpoints)
+        left = left_for(log, pipeline, options, checkpoints)
+        if left is not None and not options.upgrade:
+            prepared = going_on(prepared, pipeline, log, left.saved.progress)
+        saved = None if left is None else merged(left.tasks, prepared) if left.tasks else left.saved
         self.upgrade = prepared.upgrade(saved.progress if saved is not None else Progress())
         if saved is not None:
             check_resumable(self.upgrade, options)
@@ -72,13 +76,6 @@ class Run(Task):
         """Which of the job's runs it is."""
         assert self._checkpoints.record is not None
         return self._checkpoints.record.epoch
-
-    def _load(self, log: Log, prepared: Prepared, checkpoints: Checkpoints) -> Saved | None:
-        """Where this run begins: at the last commit, at a savepoint, or from nothing."""
-        left = left_for(log, self.pipeline, self._options, checkpoints)
-        if left is None:
-            return None
-        return merged(left.tasks, prepared) if left.tasks else left.saved
 
     def _take_over(self, log: Log) -> None:
         job = self.pipeline.name

@@ -21,6 +21,7 @@ class Upgrade:
         changed: Steps whose state no longer fits: other keys, windows, aggregates, time.
         gone: Steps that the pipeline no longer has, whose state would be dropped.
         sources: What is wrong with the sources: then nothing can be kept.
+        earlier: Topics that were altered since, of which it goes on with the columns that they had.
     """
 
     job: str
@@ -29,6 +30,7 @@ class Upgrade:
     changed: tuple[str, ...]
     gone: tuple[str, ...]
     sources: tuple[str, ...]
+    earlier: tuple[str, ...] = ()
 
     @property
     def fits(self) -> bool:
@@ -51,6 +53,10 @@ class Upgrade:
 
     def __str__(self) -> str:
         lines = [f"job {self.job!r}: " + ("fits" if self.fits else "does not fit as it is")]
+        lines += [
+            f"  goes on with the columns that topic {name!r} had before it was altered"
+            for name in self.earlier
+        ]
         lines += [f"  keeps the state of {name!r}" for name in self.kept]
         lines += [f"  begins without state: {name!r}, which is new" for name in self.new]
         lines += [f"  begins without state: {name!r}, which was changed" for name in self.changed]
@@ -59,7 +65,13 @@ class Upgrade:
         return "\n".join(lines)
 
 
-def upgrade_of(job: str, progress: Progress, layouts: Mapping[str, str], sources: list[str]) -> Upgrade:
+def upgrade_of(
+    job: str,
+    progress: Progress,
+    layouts: Mapping[str, str],
+    sources: list[str],
+    earlier: tuple[str, ...] = (),
+) -> Upgrade:
     """Compares what a job left with what a pipeline has.
 
     Args:
@@ -67,6 +79,7 @@ def upgrade_of(job: str, progress: Progress, layouts: Mapping[str, str], sources
         progress: What its last commit says.
         layouts: What identifies the state of each of the pipeline's steps, by name.
         sources: What is wrong with the sources.
+        earlier: Topics of which it has earlier columns.
     """
     known = {name: step.layout for name, step in progress.steps.items()}
     return Upgrade(
@@ -76,6 +89,7 @@ def upgrade_of(job: str, progress: Progress, layouts: Mapping[str, str], sources
         changed=tuple(name for name, layout in layouts.items() if known.get(name, layout) != layout),
         gone=tuple(name for name in known if name not in layouts),
         sources=tuple(sources),
+        earlier=earlier,
     )
 
 

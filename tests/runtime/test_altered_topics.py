@@ -61,9 +61,94 @@ def test_a_job_that_runs_goes_on_over_rows_of_both_schemas(
     altering()
     until(lambda: results(log) == [(3, 2), (36, 3)], "rows of both schemas")
     job.stop()
-    # What the step remembers of values are those of the narrower type, and nothing of it is taken for another's.
-    with pytest.raises(PipelineRefused, match="step 'per' has other keys, windows or aggregates"):
+
+
+def widen(log: mamba.Log) -> None:
+    log.alter_topic("in", schema={**COLUMNS, "value": pl.Int64})
+
+
+def test_a_job_whose_column_became_wider_goes_on_with_the_columns_that_its_state_is_of(
+    log: mamba.Log, altering: Callable[[], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    mamba.run(counted(), log, until="now")
+    altering()
+    upgrade = counted().check_upgrade(log)
+    assert upgrade.fits
+    assert "goes on with the columns that topic 'in' had before it was altered" in str(upgrade)
+    caplog.clear()
+    mamba.run(counted(), log, until="now")
+    [warning] = [record.getMessage() for record in caplog.records]
+    assert "'counting' goes on with the columns that topic 'in' had before it was altered" in warning
+    assert "state='upgrade'" in warning
+    # Also the next time, and what it remembers is of both schemas.
+    log["in"].end()
+    mamba.run(counted(), log)
+    assert results(log) == [(3, 2), (36, 3), (21, 1)]
+
+
+def test_a_job_takes_the_wider_column_when_it_is_told_to(
+    log: mamba.Log, altering: Callable[[], None]
+) -> None:
+    mamba.run(counted(), log, until="now")
+    widen(log)
+    log["in"].append([{"at": START + timedelta(seconds=12), "key": "k0", "value": 2**40}])
+    with pytest.raises((JobFailed, SchemaMismatch), match="is not in Int32.*state='upgrade'.*state='new'"):
         mamba.run(counted(), log, until="now")
+    with pytest.raises(SchemaMismatch, match="'total' is Int64, topic has Int32 .*alter_topic.'out'"):
+        mamba.run(counted(), log, until="now", state="upgrade")
+    log.alter_topic("out", schema={**log["out"].polars_schema, "total": pl.Int64})
+    mamba.run(counted(), log, until="now", state="upgrade")
+    assert counted().check_upgrade(log).earlier == ()
+    log["in"].end()
+    mamba.run(counted(), log)
+    # The step began anew behind what it had read.
+    assert results(log) == [(3, 2), (2**40, 1)]
+
+
+def test_a_pipeline_that_has_to_do_with_columns_of_now_does_not_go_on_with_those_before(
+    log: mamba.Log, altering: Callable[[], None]
+) -> None:
+    mamba.run(counted(), log, until="now")
+    altering()
+    noted = mamba.stream("in").filter(pl.col("note").is_null())
+    per = noted.window(mamba.tumbling("10s"), by="key", name="per")
+    changed = mamba.pipeline("counting", per.agg(total=pl.col("value").sum(), rows=pl.len()).to("out"))
+    with pytest.raises(PipelineRefused, match="step 'per' has other keys, windows or aggregates"):
+        mamba.run(changed, log, until="now")
+
+
+def test_a_job_goes_on_writing_to_a_topic_that_was_not_widened(log: mamba.Log) -> None:
+    topic = log.create_topic("in", COLUMNS, time="at")
+    copying = mamba.pipeline("copying", mamba.stream("in").select("at", "value").to("copy"))
+    topic.append(rows(1))
+    mamba.run(copying, log, until="now")
+    widen(log)
+    topic.append(rows(2))
+    mamba.run(copying, log, until="now")
+    assert log["copy"].scan().collect()["value"].to_list() == [1, 2]
+    # Once it is wide enough, so is what comes.
+    log.alter_topic("copy", schema={"at": pl.Datetime("us"), "value": pl.Int64})
+    log["in"].append([{"at": START, "key": "k0", "value": 2**40}])
+    mamba.run(copying, log, until="now")
+    assert log["copy"].scan().collect()["value"].to_list() == [1, 2, 2**40]
+
+
+@pytest.mark.slow
+@pytest.mark.planned
+def test_a_job_of_several_workers_goes_on_over_a_column_that_became_wider(tmp_path: Path) -> None:
+    with mamba.open(tmp_path / "log") as log:
+        topic = log.create_topic("in", COLUMNS, partitions=2, time="at")
+        for partition in (0, 1):
+            topic.append(rows(1, 2, 11), partition=partition)
+        per = mamba.stream("in").window(mamba.tumbling("10s"), by="key", name="per")
+        greatest = mamba.pipeline("greatest", per.agg(total=pl.col("value").max(), rows=pl.len()).to("out"))
+        mamba.run(greatest, log, until="now", workers="exactly:2")
+        widen(log)
+        for partition in (0, 1):
+            log["in"].append(rows(12, 21, columns={**COLUMNS, "value": pl.Int64}), partition=partition)
+        log["in"].end()
+        mamba.run(greatest, log, workers="exactly:2")
+        assert results(log) == [(3, 4), (23, 4), (21, 2)]
 
 
 def test_a_job_that_is_started_anew_has_the_columns_that_were_added_and_keeps_its_state(

@@ -18,6 +18,7 @@ from mamba_stream.operators.lateness import NEVER
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.pipeline import Pipeline
 from mamba_stream.plan.stages import Exchange
+from mamba_stream.runtime.altered import going_on
 from mamba_stream.runtime.checkpoint import Checkpoints
 from mamba_stream.runtime.exchanges import exchange_schema
 from mamba_stream.runtime.faults import DeadLetters
@@ -85,6 +86,14 @@ def begin(
     before = None if left is None else left.saved.progress.layout
     if before is not None and not (options.upgrade and left is not None and left.drained):
         partitions = before.partitions
+    if left is not None and schemas is None and not options.upgrade:
+
+        def laid_out(plan: Prepared) -> bool:
+            """Whether what is on its way between tasks, if anything is, can be read."""
+            made = _progress(plan, layout_of_job(plan, partitions), partitions).layout
+            return before is None or left.drained or made == before
+
+        prepared = going_on(prepared, pipeline, log, left.saved.progress, laid_out)
     layout = layout_of_job(prepared, partitions)
     made = _progress(prepared, layout, partitions)
     cut: dict[TaskName, TaskState] = {}
@@ -127,7 +136,12 @@ def _progress(prepared: Prepared, layout: Layout, partitions: int) -> Progress:
     return Progress(
         sources={
             prepared.names[node]: SourceProgress(
-                {}, 0, {}, prepared.contents[node], analysis.shapes[node].time or ""
+                {},
+                0,
+                {},
+                prepared.contents[node],
+                analysis.shapes[node].time or "",
+                prepared.schema_of(node),
             )
             for node in analysis.sources
         },
