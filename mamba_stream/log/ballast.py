@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -19,21 +20,31 @@ T = TypeVar("T")
 MOST: Final = 64 << 20
 """What is of use at most: upkeep deletes in commits of a bounded size."""
 _LEAST: Final = 1 << 20
+_SHARE: Final = 16
+"""One part in so many of the disk is taken at most."""
 _IN_MEMORY: Final = frozenset({"tmpfs", "ramfs"})
 
 
-def of_use(log: Path, index: int) -> int:
-    """How large it should be, in bytes, for an index of this size: twice that, which is all that could be copied.
+def of_use(log: Path, index: int, disk: int) -> int:
+    """How large it should be, in bytes, for an index and a disk of these sizes.
 
-    Nothing where the disk is memory, which is not to be wasted.
+    Twice the index, which is all that could be copied, and a power of two, so that it is seldom made larger. Nothing
+    where the disk is memory, which is not to be wasted.
     """
-    return 0 if directory.file_system(log) in _IN_MEMORY else min(MOST, max(_LEAST, 2 * index))
+    if _in_memory(log):
+        return 0
+    return min(MOST, disk // _SHARE, max(_LEAST, 1 << (2 * index - 1).bit_length()))
+
+
+@lru_cache(64)
+def _in_memory(log: Path) -> bool:
+    return directory.file_system(log) in _IN_MEMORY
 
 
 def size(log: Path) -> int:
     """The bytes that it takes; 0 where there is none."""
     try:
-        return os.stat(log / directory.BALLAST).st_blocks * 512
+        return os.stat(log / directory.BALLAST).st_size
     except OSError:
         return 0
 

@@ -60,7 +60,7 @@ def _maintained(store: Store, budget: int | None, patient: bool, step: Step) -> 
         complete = compacting.compact(store, anew, budget, step) and complete
         complete = merging.merge(store, anew, budget, step) and complete
         removed += store.registrar.tidy()
-    store.keep_ballast()
+    store.room.look()
     return Maintained(
         trimmed_rows=retained.rows,
         trimmed_bytes=retained.bytes,

@@ -68,8 +68,8 @@ class Room:
         """How many bytes of rows may come before it is time to look again."""
         self.narrowed: Callable[[], None] = lambda: None
         """Is called when a mark was reached that was not before."""
-        self.widened: Callable[[], None] = lambda: None
-        """Is called when there is room again."""
+        self.index_bytes: Callable[[], int] | None = None
+        """Where ballast is to be kept: gives how large the index is that it has to be enough for."""
 
     def refusal(self, size: int) -> DiskNearlyFull | None:
         """Why rows of so many bytes are not taken; ``None`` where they are, which is for good."""
@@ -119,25 +119,14 @@ class Room:
         if self._state != before:
             # What is so from the beginning whoever opens the log is told when it matters.
             self._turned(before, None if first else disk)
+        if self._state == "ample" and self.index_bytes is not None:
+            self._keep_ballast(self.index_bytes(), disk, kept)
         return disk
 
     @property
     def state(self) -> State:
         """What is reached, as of the last look."""
         return self._state
-
-    def keep_ballast(self, index: int) -> None:
-        """Sees to it that there is ballast for an index of so many bytes, if there is room for it."""
-        wanted = int(self.marks.ballast)
-        if wanted == 0:
-            ballast.give_up(self.log)
-        elif wanted < 0:
-            wanted = ballast.of_use(self.log, index)
-        if not wanted or ballast.size(self.log) >= wanted:
-            return
-        disk = self.look()
-        if disk is not None and disk.free - wanted > self.marks.kept(self._first, disk.size):
-            ballast.make(self.log, wanted)
 
     @property
     def _first(self) -> Share | None:
@@ -146,7 +135,6 @@ class Room:
 
     def _turned(self, before: State, disk: Disk | None) -> None:
         if self._state == "ample":
-            self.widened()
             return
         if disk is not None:
             _logger.warning(
@@ -158,6 +146,16 @@ class Room:
             )
         if self._state == "hard" or before == "ample":
             self.narrowed()
+
+    def _keep_ballast(self, index: int, disk: Disk, kept: int) -> None:
+        wanted = int(self.marks.ballast)
+        if wanted < 0:
+            wanted = ballast.of_use(self.log, index, disk.size)
+        elif wanted == 0:
+            ballast.give_up(self.log)
+        there = ballast.size(self.log)
+        if there < wanted and disk.free - (wanted - there) > kept:
+            ballast.make(self.log, wanted)
 
     def _refused(self, what: str, mark: Share | None, size: int) -> DiskNearlyFull:
         disk = self._disk

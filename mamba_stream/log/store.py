@@ -81,8 +81,8 @@ class Store:
                 # all the same.
                 with contextlib.suppress(LogFailed, DiskFull):
                     self.registrar.flush()
-                self.room.widened = self.keep_ballast
-                self.keep_ballast()
+                self.room.index_bytes = self.index.size
+                self.room.look()
             self._waker = Waker(path / directory.WAKE, clock)
         except BaseException:
             self.index.close()
@@ -279,10 +279,6 @@ class Store:
     def _tend(self, budget: int, pace: Pace) -> Maintained:
         self.committer.roll(older_than=YOUNG / 1e6)
         return maintaining.maintain(self, budget, patient=True, step=pace)
-
-    def keep_ballast(self) -> None:
-        """Sees to it that there is room to delete with."""
-        self.room.keep_ballast(self.index.size())
 
     def statistics(self) -> LogStatistics:
         return statistics(self)

@@ -112,12 +112,16 @@ def test_a_topic_with_a_strict_key_is_created_and_described(run_command, log):
 def test_how_a_topic_is_kept_is_said_when_it_is_made_and_altered(run_command, log):
     create = ("topic", "create", "t", "--schema", "a:int64", "--key", "a", "--log", log)
     assert run_command(*create, "--retention", "7d", "--retention-bytes", "10GB", "--compact").code == 0
+    assert run_command("topic", "alter", "t", "--quota", "50GB", "--log", log).code == 0
 
     def described():
         return run_command("topic", "describe", "t", "-o", "json", "--log", log).json
 
     facts = described()
     assert (facts["retention"], facts["retention bytes"]) == ("7 days, 0:00:00", "10GiB")
+    assert facts["quota"] == "50GiB"
+    assert run_command("topic", "alter", "t", "--quota", "none", "--log", log).code == 0
+    assert described()["quota"] == "none"
     assert (facts["compact"], facts["tombstones"]) == (True, "1 day, 0:00:00")
     altered = run_command(
         "topic",

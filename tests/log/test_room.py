@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -303,6 +303,71 @@ def test_what_deletes_does_not_fail_with_those_who_append(disk: Path, clock: Han
     assert unsound(disk / "log") == []
 
 
+@pytest.mark.root
+def test_whenever_the_disk_is_full_to_the_last_byte_what_deletes_is_done_and_the_rest_refused(
+    disk: Path, clock: HandClock
+) -> None:
+    steps: list[Callable[[Log], Any]] = [
+        lambda log: log.create_topic("t", COLUMNS, exist_ok=True),
+        lambda log: log["t"].append(row(0)),
+        lambda log: log["t"].append(row(1), durability="os"),
+        lambda log: log["t"].trim(1),
+        lambda log: log.seal(),
+        lambda log: log.maintain(),
+    ]
+    for at in range(len(steps)):
+        path = disk / f"log-{at}"
+        with Log(acquire(path, clock, MAP_SIZE, marks=marks_with({"ballast": "512KiB"}, DiskMarks()))) as log:
+            topic = log.create_topic("t", COLUMNS)
+            for step in steps[: at + 1]:
+                step(log)
+            _, end = topic.offsets()[0]
+            held = [n for batch in topic.read() for n in batch.data["n"].to_pylist()]
+            crumbs = take_all(disk)
+            clock.at += 1_000_000
+            with pytest.raises(DiskNearlyFull):
+                topic.append(row(9))
+            assert [n for batch in topic.read() for n in batch.data["n"].to_pylist()] == held
+            with log.transaction() as tx:
+                tx.trim("t", {0: end})
+                tx.commit_offsets("group", {("t", 0): end})
+            assert topic.offsets() == {0: (end, end)}
+            log.alter_topic("t", retention="1d")
+            assert log.maintain().short_of_room
+            crumbs.unlink()
+            assert topic.append(row(9)) == {0: (end, end + 1)}
+            log.delete_topic("t")
+        assert unsound(path) == []
+
+
+@pytest.mark.root
+def test_ballast_grows_with_the_index_and_comes_back(
+    disk: Path, clock: HandClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ballast, "_IN_MEMORY", frozenset())
+    ballast._in_memory.cache_clear()
+    with opened(disk, clock) as log:
+        assert log.statistics().ballast_bytes == SIZE // 16, "a part of the disk at most"
+        monkeypatch.setattr(ballast, "_SHARE", 4)
+        for at in range(10):
+            with log.transaction() as tx:
+                for record in range(50):
+                    tx.put_record("a", f"{at}-{record}", bytes(1_800))
+        assert ballast.size(log.path) < 2 << 20
+        clock.at += 1_000_000
+        log.create_topic("t", COLUMNS).append(row(1))
+        assert ballast.size(log.path) == 4 << 20
+        assert ballast.give_up(log.path)
+        assert not ballast.give_up(log.path)
+        clock.at += 1_000_000
+        log["t"].append(row(2))
+        assert ballast.size(log.path) == 4 << 20
+        ballast.give_up(log.path)
+        leave(disk, SOFT + (1 << 20))
+        log.maintain()
+        assert ballast.size(log.path) == 0, "it is not to take what rows are to have"
+
+
 def test_a_log_has_ballast_for_the_size_of_its_index_and_it_is_no_part_of_it(
     tmp_path: Path, log: Log
 ) -> None:
@@ -333,7 +398,7 @@ def test_the_disk_is_looked_at_once_a_second_and_when_what_was_left_has_come(
     monkeypatch.setattr(os, "statvfs", statvfs)
     called: list[str] = []
     room = Room(tmp_path, marks_with({"soft": "80%", "hard": "90%"}, DiskMarks()), clock)
-    room.narrowed, room.widened = (lambda: called.append("narrow")), (lambda: called.append("wide"))
+    room.narrowed = lambda: called.append("narrow")
     assert all(room.refusal(1000) is None for _ in range(10))
     assert looks == 1
     assert not room.tight()
@@ -350,7 +415,7 @@ def test_the_disk_is_looked_at_once_a_second_and_when_what_was_left_has_come(
     assert room.refusal(0) is not None
     left[0] = 60_000
     assert not room.tight()
-    assert called == ["narrow", "wide"]
+    assert called == ["narrow"]
 
 
 def test_where_the_system_does_not_say_what_is_left_nothing_is_refused(
