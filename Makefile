@@ -15,6 +15,9 @@ help:  ## Say what there is
 demo: $(VENV)/.installed  ## Run the demo: a year of flights through the log and a pipeline (DEMO="--kill 5" adds options)
 	@$(BIN)/mamba-stream demo $(DEMO)
 
+# Tests start hundreds of processes: what each of them compiles again costs more than what it does.
+unexport PYTHONDONTWRITEBYTECODE
+
 # The processes must agree on the names of tests, some of which show sets: hence the seed.
 test: $(VENV)/.installed-dev  ## Run the tests, in parallel (PYTEST="..." adds options)
 	@PYTHONHASHSEED=0 $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(PYTEST)

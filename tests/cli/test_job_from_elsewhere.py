@@ -38,7 +38,15 @@ def append(log: mamba.Log, first: int) -> None:
         log["in"].append(part, partition=number % 3)
 
 
-@pytest.fixture(params=["embedded", "served"])
+EMBEDDED = pytest.mark.parametrize(
+    "place", ["embedded", pytest.param("served", marks=pytest.mark.slow)], indirect=True
+)
+SERVED = pytest.mark.parametrize(
+    "place", ["served", pytest.param("embedded", marks=pytest.mark.slow)], indirect=True
+)
+
+
+@pytest.fixture
 def place(request, tmp_path):
     """Where the log is, as a process is told it."""
     with mamba.open(tmp_path / "log") as log:
@@ -115,6 +123,7 @@ def check_description(found, workers):
     assert found["errors"] == []
 
 
+@EMBEDDED
 def test_a_job_of_one_task_is_stopped_from_elsewhere(
     place, tmp_path, environment, spawn_command, monkeypatch
 ):
@@ -134,6 +143,7 @@ def test_a_job_of_one_task_is_stopped_from_elsewhere(
     assert spawn_command("job", "stop", "countin", "--log", place).code == 3
 
 
+@SERVED
 def test_a_job_over_workers_is_rescaled_and_stopped_from_elsewhere(
     place, tmp_path, environment, spawn_command, run_command, monkeypatch
 ):
@@ -162,6 +172,7 @@ def test_a_job_over_workers_is_rescaled_and_stopped_from_elsewhere(
     assert finish(place, run_command) == expected(2 * ROWS)
 
 
+@EMBEDDED
 def test_a_job_over_workers_is_cancelled_from_elsewhere(
     place, tmp_path, environment, spawn_command, run_command, monkeypatch
 ):
@@ -176,6 +187,7 @@ def test_a_job_over_workers_is_cancelled_from_elsewhere(
     assert finish(place, run_command) == expected(ROWS)
 
 
+@SERVED
 def test_a_job_that_was_killed_is_not_waited_for(place, tmp_path, environment, spawn_command):
     with running(place, tmp_path, environment, "--commit", "200ms") as job:
         job.send_signal(signal.SIGSTOP)

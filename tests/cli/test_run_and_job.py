@@ -87,10 +87,13 @@ def test_a_module_is_run_by_its_name(spawn_command, log, file, tmp_path):
         ),
     ],
 )
-def test_what_cannot_be_run_is_said_in_words(spawn_command, log, tmp_path, target, text, code, said):
+def test_what_cannot_be_run_is_said_in_words(
+    run_command, log, tmp_path, monkeypatch, target, text, code, said
+):
+    monkeypatch.chdir(tmp_path)
     if text is not None:
         (tmp_path / target.partition(":")[0]).write_text(text)
-    done = spawn_command("run", target, "--until", "now", "--log", log)
+    done = run_command("run", target, "--until", "now", "--log", log)
     assert done.code == code
     assert said in done.err
     assert "Traceback" not in done.err

@@ -13,6 +13,7 @@ import pytest
 import mamba_stream as mamba
 from mamba_stream.plan import nodes as n
 from mamba_stream.testing.operators import StepContract
+from tests.sizes import crossed
 
 BEGIN = datetime(2024, 1, 1)
 
@@ -116,18 +117,18 @@ DOUBLE: dict[str, Callable[[str], mamba.Stream]] = {
         one(late).table("key").join(two(late).table("key", name="two"), on="key", how="left")
     ),
 }
-CASES = [pytest.param(stream, ONE, id=name) for name, stream in SINGLE.items()]
-CASES += [pytest.param(stream, TWO, id=name) for name, stream in DOUBLE.items()]
+CASES = {name: (stream, ONE) for name, stream in SINGLE.items()} | {
+    name: (stream, TWO) for name, stream in DOUBLE.items()
+}
 
 
-@pytest.mark.parametrize("lateness", ["2m", "5s"])
-@pytest.mark.parametrize(("stream", "data"), CASES)
+@pytest.mark.parametrize(("name", "lateness"), crossed(CASES, ["2m", "5s"], every=2))
 class TestEveryStep:
-    def test_any_cut_and_any_crash_gives_the_same(self, stream, data, lateness):
-        contract(stream, data, lateness).test_any_cut_and_any_crash_gives_the_same()
+    def test_any_cut_and_any_crash_gives_the_same(self, name, lateness):
+        contract(*CASES[name], lateness).test_any_cut_and_any_crash_gives_the_same()
 
-    def test_it_can_be_explained(self, stream, data, lateness):
-        contract(stream, data, lateness).test_it_can_be_explained()
+    def test_it_can_be_explained(self, name, lateness):
+        contract(*CASES[name], lateness).test_it_can_be_explained()
 
 
 def contract(stream: Callable[[str], mamba.Stream], cases: list[Any], lateness: str) -> StepContract:
@@ -149,9 +150,7 @@ def test_no_kind_of_step_is_left_out():
 
     # What acts on arrival gives up the same rows for every cut, and says so.
     on_arrival = {"UniqueOnArrival", "ProcessArrivals"}
-    tried = {
-        type(node) for stream, _ in (case.values for case in CASES) for node in n.walk([stream("0s")._node])
-    }
+    tried = {type(node) for stream, _ in CASES.values() for node in n.walk([stream("0s")._node])}
     ours = {kind for kind in kinds(n.Stateful) if kind.__module__.startswith("mamba_stream.")}
     assert {kind.__name__ for kind in ours - tried} - on_arrival == {
         kind.__name__ for kind in ours - tried if kind.__subclasses__()

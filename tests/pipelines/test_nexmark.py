@@ -22,6 +22,7 @@ from mamba_stream.operators.changes import OP_COLUMN, table_of
 from mamba_stream.runtime.options import RunOptions
 from mamba_stream.runtime.run import Run
 from tests.pipelines.nexmark_oracle import ORACLE, answer
+from tests.sizes import crossed
 
 Tables = dict[str, pl.DataFrame]
 STREAMS = ("person", "auction", "bid")
@@ -137,9 +138,7 @@ def test_a_query_collected_over_frames_gives_what_duckdb_gives(query, tables):
     check(QUERIES[query](**streams(given), side_input=given["side_input"]).collect(), query, tables)
 
 
-@pytest.mark.parametrize("partitions", [1, 3])
-@pytest.mark.parametrize("tables", [busy, slow])
-@pytest.mark.parametrize("query", QUERIES)
+@pytest.mark.parametrize(("query", "tables", "partitions"), crossed(QUERIES, [busy, slow], [1, 3], every=2))
 def test_crashing_and_resuming_over_topics_changes_nothing(query, tables, partitions):
     chance = np.random.default_rng(partitions)
     given = tables()

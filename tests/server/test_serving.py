@@ -24,6 +24,7 @@ from mamba_stream.errors import ServerUnavailable
 from mamba_stream.log.remote import protocol
 from mamba_stream.server.listener import memory_of
 from tests.server.running import Serving, alive, children, opened, until
+from tests.sizes import crossed
 
 ROWS = pl.DataFrame({"n": [1, 2, 3]})
 
@@ -271,8 +272,10 @@ def test_health_by_grpc_follows_readiness(start):
         until(lambda: status() == "SERVING", "health")
 
 
-@pytest.mark.parametrize("which", ["listen", "http", "health"])
-@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+@pytest.mark.parametrize(
+    ("which", "family"),
+    crossed(["listen", "http", "health"], [socket.AF_INET, socket.AF_INET6], every=2),
+)
 def test_a_port_that_another_process_has_is_said_so(tmp_path, spawn_command, which, family):
     host = "127.0.0.1" if family == socket.AF_INET else "::1"
     with socket.create_server((host, 0), family=family) as other:
@@ -310,8 +313,8 @@ def test_a_port_that_another_process_has_is_said_so(tmp_path, spawn_command, whi
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_wrong_settings_end_it_before_anything_is_started(tmp_path, spawn_command, arguments, code, words):
-    done = spawn_command("serve", "--log", tmp_path / "log", *arguments)
+def test_wrong_settings_end_it_before_anything_is_started(tmp_path, run_command, arguments, code, words):
+    done = run_command("serve", "--log", tmp_path / "log", *arguments)
     assert (done.code, done.out) == (code, "")
     assert words in done.err
 
@@ -440,6 +443,8 @@ def test_systemd_hears_that_it_is_ready_alive_reloading_and_stopping(start, tmp_
         hear("READY=1")
         serving.send(signal.SIGTERM)
         assert hear("STOPPING=1")
+        # Another signal would not wait.
+        assert serving.process.wait(60) == 0
         assert serving.end() == 0
 
 

@@ -365,7 +365,7 @@ def test_a_row_that_ends_its_process_is_a_dead_letter(log, function, how):
 
 def test_a_row_over_which_its_process_hangs_is_a_dead_letter(log):
     fill(log, rows_of(60))
-    drive(processed(hangs), log, lease=3.0)
+    drive(processed(hangs), log, lease=1.5)
     assert values(log) == [value for value in range(60) if value != 40]
     [letter] = log["job.dead"].scan().collect().to_dicts()
     assert letter["value"] == 40

@@ -13,6 +13,7 @@ from mamba_stream.runtime.workers.layout import layout_of_job
 from tests.pipelines.test_nexmark import STREAMS, busy, slow
 from tests.runtime.workers.test_pooledjob import counting, expected, found, rows, start
 from tests.runtime.workers.test_tasks_in_turns import over_tasks
+from tests.sizes import crossed
 
 BY_AUCTION = {"person": "id", "auction": "id", "bid": "auction"}
 BY_PERSON = {"person": "id", "auction": "seller", "bid": "bidder"}
@@ -23,9 +24,9 @@ NO_SHUFFLE = {
 """Queries that bring rows together by what they lie by; some of them again by something else."""
 
 
-@pytest.mark.parametrize("keys", [BY_AUCTION, BY_PERSON], ids=["by auction", "by person"])
-@pytest.mark.parametrize("tables", [busy, slow])
-@pytest.mark.parametrize("query", QUERIES)
+@pytest.mark.parametrize(
+    ("query", "tables", "keys"), crossed(QUERIES, [busy, slow], [BY_AUCTION, BY_PERSON], every=4)
+)
 def test_a_query_over_rows_that_lie_by_key_gives_what_duckdb_gives(query, tables, keys):
     # As many as tasks behind a shuffle: there rows of both kinds could meet.
     over_tasks(query, tables, keys, partitions=4 if tables is busy else 3)

@@ -24,6 +24,7 @@ from tests.pipelines.test_nexmark import STREAMS, append, busy, check, options, 
 from tests.runtime.workers.simulated_runs import Simulated, nexmark
 from tests.runtime.workers.test_pooledjob import append as put, counting, expected, found, log, rows, start
 from tests.server.running import until
+from tests.sizes import crossed
 
 __all__ = ["log"]
 
@@ -48,7 +49,7 @@ def end(job: Simulated) -> None:
         job.log[name].end()
 
 
-@pytest.mark.parametrize("query", QUERIES)
+@pytest.mark.parametrize("query", crossed(QUERIES, every=2))
 def test_from_many_tasks_to_one_and_back_nothing_changes(query):
     chance = np.random.default_rng(3)
     given = busy()
@@ -71,7 +72,7 @@ def test_from_many_tasks_to_one_and_back_nothing_changes(query):
         check_rows(job, query)
 
 
-@pytest.mark.parametrize("query", QUERIES)
+@pytest.mark.parametrize("query", crossed(QUERIES, every=2, begin=1))
 def test_over_another_number_of_tasks_nothing_changes(query):
     chance = np.random.default_rng(5)
     given = busy()

@@ -18,13 +18,13 @@ from mamba_stream.runtime.prepared import Prepared
 from mamba_stream.runtime.workers.layout import layout_of_job, make_internal_topics
 from mamba_stream.runtime.workers.worker import Worker
 from tests.pipelines.test_nexmark import MEMORY, STREAMS, append, busy, check, portions, slow
+from tests.sizes import crossed
 
 TAKEN_OVER = 60
 """Times in all: a task that never lives as long as from one commit to the next comes to no end."""
 
 
-@pytest.mark.parametrize("tables", [busy, slow])
-@pytest.mark.parametrize("query", QUERIES)
+@pytest.mark.parametrize(("query", "tables"), crossed(QUERIES, [busy, slow], every=2))
 def test_a_query_over_tasks_that_begin_anew_gives_what_duckdb_gives(query, tables):
     over_tasks(query, tables, keys={}, partitions=3)
 
