@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -382,19 +383,25 @@ class Log:
         """
         return self._store.seal()
 
-    def maintain(self, budget: int | str | None = None) -> Maintained:
-        """Does what the log needs: removes what its topics do not keep any more, seals, and compacts.
+    def maintain(self, budget: int | str | None = None, *, scrub: int | str | None = None) -> Maintained:
+        """Does what the log needs: removes what its topics do not keep any more, seals, compacts and merges.
 
         One process at a time does it, and whoever comes meanwhile does nothing and is told who. It may be interrupted
         anywhere; the next run goes on.
 
         Args:
             budget: About how many bytes may be written anew, as ``"100MB"``; without, all that there are.
+            scrub: About how many bytes are looked at for damage then, as by :meth:`scrub`; none, unless told otherwise.
 
         Raises:
-            InvalidInput: The budget is no size.
+            InvalidInput: One of them is no size.
         """
-        return self._store.maintain(None if budget is None else int(size_of(budget)))
+        looked_at = None if scrub is None else int(size_of(scrub))
+        found = self._store.maintain(None if budget is None else int(size_of(budget)))
+        if looked_at is None or found.busy is not None:
+            return found
+        scrubbed = self._store.scrub(looked_at)
+        return replace(found, scrubbed_bytes=scrubbed.bytes, findings=scrubbed.findings)
 
     def copy(self, topics: str | Sequence[str], into: Log, *, start: Starts | None = None) -> Copied:
         """Copies what topics hold now into another log, at the same offsets; what was copied before is not again.
@@ -446,7 +453,7 @@ class Log:
         return backup(self, target, keep=keep)
 
     def tended(self) -> AbstractContextManager[None]:
-        """Has :meth:`maintain` done in the background meanwhile, now and then and a little at a time.
+        """Has :meth:`maintain` and :meth:`scrub` done in the background meanwhile, now and then and a little at a time.
 
         As jobs and servers have it. Over a network the server does it.
 

@@ -54,6 +54,11 @@ class Pace:
                 self.rested += pause
         self._since = self._clock.monotonic()
 
+    @property
+    def hurried(self) -> bool:
+        """Whether somebody waits for the end."""
+        return self._hurried.is_set()
+
     def hurry(self) -> None:
         """No more rests: somebody waits for the end."""
         self._hurried.set()

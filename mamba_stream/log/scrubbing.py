@@ -17,6 +17,7 @@ from mamba_stream.core.changes import ChangeSet, Record
 from mamba_stream.errors import DataCorrupted, TopicNotFound
 from mamba_stream.log import directory, files
 from mamba_stream.log.examination import Finding, problem_of
+from mamba_stream.log.pacing import Step, at_once
 from mamba_stream.log.shelf import Placed
 
 if TYPE_CHECKING:
@@ -53,20 +54,23 @@ class Scrubbed:
     busy: str | None = None
 
 
-def scrub(store: Store, most: int | None = None) -> Scrubbed:
-    """Looks at batches from where the last look ended, until there are about ``most`` bytes; to the end without."""
+def scrub(store: Store, most: int | None = None, step: Step = at_once) -> Scrubbed:
+    """Looks at batches from where the last look ended, until there are about ``most`` bytes; to the end without.
+
+    Calls ``step`` between two of them.
+    """
     lock = store.lock(directory.UPKEEP, _LOCK)
     if lock is None:
         return Scrubbed(busy=store.lock_holder(directory.UPKEEP, _LOCK) or "another process")
     try:
-        found = _scrubbed(store, most)
+        found = _scrubbed(store, most, step)
     finally:
         lock.release()
     store.scrubs.add(found)
     return found
 
 
-def _scrubbed(store: Store, most: int | None) -> Scrubbed:
+def _scrubbed(store: Store, most: int | None, step: Step) -> Scrubbed:
     value = store.record(NAMESPACE, _KEY)
     before = place = _START if value is None else _places.decode(value)
     batches = size = 0
@@ -77,6 +81,7 @@ def _scrubbed(store: Store, most: int | None) -> Scrubbed:
             place, done = (topic.id, partition, placed.offset), False
             break
         batches, size = batches + 1, size + placed.entry.length
+        step()
         problem = _problem(store, topic, partition, placed)
         if problem is not None:
             findings.append(Finding(*problem, topic.name, partition, placed.offset, placed.next_offset))

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,15 +20,14 @@ from mamba_stream.core.diskmarks import DiskMarks, disk_marks
 from mamba_stream.core.names import LONGEST_NAME
 from mamba_stream.core.predicates import Predicate
 from mamba_stream.errors import DiskFull, ForkedProcess, InvalidInput, LogFailed
-from mamba_stream.log import description, directory, founding, locks, maintaining, rows, scanning
-from mamba_stream.log.caretaking import EVERY, Caretaker
+from mamba_stream.log import description, directory, founding, locks, rows, scanning
+from mamba_stream.log.caretaking import EVERY, SCRUBBED, Tending
 from mamba_stream.log.committer import Batch, Committer
 from mamba_stream.log.files import Maps
 from mamba_stream.log.index import FORKED, MAP_SIZE, Index
 from mamba_stream.log.intake import Intake
 from mamba_stream.log.locks import FileLock
 from mamba_stream.log.looking import Question
-from mamba_stream.log.pacing import Pace
 from mamba_stream.log.reader import ShelfReader
 from mamba_stream.log.registering import SocketRegistrar
 from mamba_stream.log.registrar import IndexRegistrar, Registrar
@@ -36,7 +35,6 @@ from mamba_stream.log.repeating import answered
 from mamba_stream.log.room import Room
 from mamba_stream.log.rows import Head, TopicRow
 from mamba_stream.log.scrubbing import Scrubbed, ScrubCounts, scrub
-from mamba_stream.log.sealing import YOUNG
 from mamba_stream.log.seeking import first_reaching, offset_at
 from mamba_stream.log.shelf import Shelf
 from mamba_stream.log.sifting import Sieve, SiftedReader
@@ -93,9 +91,7 @@ class Store:
         self.scrubs = ScrubCounts()
         self.committer = Committer(self.registrar, clock, self._waker.announce, self.room)
         self.upkeep = UpkeepCounts()
-        self._tending = threading.Lock()
-        self._tenders = 0
-        self._caretaker: Caretaker | None = None
+        self._tending = Tending(self)
         self._ear: Ear | None = None
         self._hearing = threading.Lock()
         self._pid = os.getpid()
@@ -255,30 +251,8 @@ class Store:
     def scrub(self, most: int | None = None) -> Scrubbed:
         return scrub(self, most)
 
-    @contextlib.contextmanager
-    def tended(self, every: float = EVERY) -> Iterator[None]:
-        with self._tending:
-            self._tenders += 1
-            if self._caretaker is None and isinstance(self.registrar, IndexRegistrar):
-                self._caretaker = Caretaker(self._tend, self.lsn, self.clock, every)
-                self.room.narrowed = self._caretaker.hurry
-                self._caretaker.start()
-                if self.room.state != "ample":
-                    self._caretaker.hurry()
-        try:
-            yield
-        finally:
-            with self._tending:
-                self._tenders -= 1
-                over = None
-                if not self._tenders:
-                    over, self._caretaker = self._caretaker, None
-            if over is not None:
-                over.stop()
-
-    def _tend(self, budget: int, pace: Pace) -> Maintained:
-        self.committer.roll(older_than=YOUNG / 1e6)
-        return maintaining.maintain(self, budget, patient=True, step=pace)
+    def tended(self, every: float = EVERY, scrub: int = SCRUBBED) -> contextlib.AbstractContextManager[None]:
+        return self._tending.wanted(every, scrub)
 
     def statistics(self) -> LogStatistics:
         return statistics(self)

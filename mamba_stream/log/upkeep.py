@@ -6,6 +6,8 @@ import threading
 from collections import Counter
 from dataclasses import dataclass, fields
 
+from mamba_stream.log.examination import Finding
+
 
 @dataclass(frozen=True)
 class Unread:
@@ -28,6 +30,8 @@ class Maintained:
         merged_batches: Batches that there are fewer by that.
         compacted_rows: Rows that went since their key has a later one, or is gone.
         removed_files: Files in which nothing lay any more that were removed.
+        scrubbed_bytes: Bytes that were looked at for damage, if that was asked for.
+        findings: What is damaged or missing of them.
         short_of_room: Whether it only deleted, since the disk has no room for what would have been written anew.
         done: Whether all was done that there was to do; if not, the next run goes on.
         busy: Who was at it already, in words; nothing was done then.
@@ -43,6 +47,8 @@ class Maintained:
     done: bool = True
     busy: str | None = None
     short_of_room: bool = False
+    scrubbed_bytes: int = 0
+    findings: tuple[Finding, ...] = ()
 
 
 class UpkeepCounts:

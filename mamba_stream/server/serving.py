@@ -111,7 +111,7 @@ class Server:
         left.callback(store.release)
         self._disk = told_of(store.room.marks)
         if settings.upkeep is not None:
-            left.enter_context(store.tended(float(settings.upkeep)))
+            left.enter_context(store.tended(float(settings.upkeep), scrub=0))
         supervisor = Supervisor(
             self.command,
             self._orders,

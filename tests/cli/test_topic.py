@@ -152,7 +152,8 @@ def test_upkeep_is_done_and_told(run_command, log):
         refused = run_command("maintain", "--log", log)
         assert refused.code == 1 and "is at it already" in refused.err
         held.release()
-    assert run_command("maintain", "--log", log, "-o", "json").json["done"] is True
+    looked = run_command("maintain", "--log", log, "--scrub", "1GiB", "-o", "json").json
+    assert (looked["done"], looked["scrubbed bytes"] > 0, looked["damaged"]) == (True, True, [])
 
 
 def test_an_alteration_says_what_is_wrong_with_it(run_command, log):

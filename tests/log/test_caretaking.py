@@ -44,6 +44,32 @@ def test_what_the_log_needs_is_done_meanwhile(log: Log, plain: Topic) -> None:
     assert carers() == 0
 
 
+def test_what_is_stored_is_looked_at_meanwhile_and_damage_is_said(
+    log: Log, plain: Topic, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain.append([{"n": 1}])
+    [path] = (log.path / "files").glob("*.commit")
+    whole = path.read_bytes()
+    place = log._store.shelf.entries(plain._row, 0, 0, 1)[0].entry
+    path.write_bytes(whole[: place.length - 60] + b"\xff" + whole[place.length - 59 :])
+    store = log._store
+    assert isinstance(store, Store)
+    with store.tended(every=0.01, scrub=1 << 30):
+        wait_for(lambda: "stored bytes are damaged: topic 'plain'" in caplog.text)
+    # One round through all of the log is enough for a while.
+    assert log.statistics().scrub_findings == 1
+    path.write_bytes(whole)
+
+
+def test_who_looks_for_damage_elsewhere_has_none_looked_for_here(log: Log, plain: Topic) -> None:
+    plain.append([{"n": 1}])
+    store = log._store
+    assert isinstance(store, Store)
+    with store.tended(every=0.01, scrub=0):
+        wait_for(lambda: log.statistics().upkeep_runs >= 3)
+    assert log.statistics().scrubbed_batches == 0
+
+
 def test_one_thread_does_it_for_all_and_ends_with_the_last(log: Log) -> None:
     with log.tended():
         with log.tended():

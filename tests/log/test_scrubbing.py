@@ -119,3 +119,15 @@ def test_a_server_looks_too(path: Path) -> None:
     with serving(path) as address, mamba.open(address) as log:
         assert rounds(log) == 1
         assert log.statistics().scrub_findings == 1
+
+
+def test_upkeep_looks_for_damage_where_that_is_asked_for(path: Path) -> None:
+    hurt(path)
+    with open_log(path) as log:
+        nothing = log.maintain(budget="0B")
+        assert (nothing.scrubbed_bytes, nothing.findings) == (0, ())
+        found = log.maintain(scrub="1GB")
+        assert found.scrubbed_bytes == log.statistics().bytes
+        assert [(one.topic, one.severity) for one in found.findings] == [("t0", "damage")]
+        with pytest.raises(InvalidInput):
+            log.maintain(scrub="some")
