@@ -44,6 +44,7 @@ MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 _ROWS = 65_536
 _TIMES = 48
 _SMALL_TIMES = 4_000
+_THREADS = 16
 _TOPICS = 10_000
 _APPENDS = 5_000
 _BACKLOG = 2_000
@@ -120,7 +121,7 @@ def _levels(where: Path) -> Iterator[Figure]:
 
 
 def _small(where: Path) -> Iterator[Figure]:
-    """Appends of a hundred rows by one thread, which wait for no disk."""
+    """Appends of a hundred rows, which wait for no disk: by one thread, and by several of one process together."""
     batch = _rows(100)
     raw = bytes(batch.serialize())
     where.mkdir()
@@ -132,15 +133,35 @@ def _small(where: Path) -> Iterator[Figure]:
             log.flush()
             return rate
 
-        pair = in_turns(ours, lambda: per_second(lambda: os.write(file.fileno(), raw), _SMALL_TIMES))
-        yield Figure(
-            "appends of 100 rows at durability os",
-            f"{middle(pair.ours):,.0f}/s, each a commit of its own that survives the death of the process",
-            f"os.write of the same bytes {middle(pair.limit):,.0f}/s",
-            middle(pair.ours),
-            20_000,
-            unit="/s",
-        )
+        def together() -> float:
+            def some() -> None:
+                for _ in range(_SMALL_TIMES // _THREADS):
+                    topic.append(batch)
+
+            threads = [threading.Thread(target=some) for _ in range(_THREADS)]
+            begun = time.perf_counter()
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            rate = _SMALL_TIMES / (time.perf_counter() - begun)
+            log.flush()
+            return rate
+
+        plain = lambda: per_second(lambda: os.write(file.fileno(), raw), _SMALL_TIMES)  # noqa: E731
+        for who, measured, target in (
+            ("one thread", ours, None),
+            (f"{_THREADS} threads of a process", together, 20_000),
+        ):
+            pair = in_turns(measured, plain)
+            yield Figure(
+                f"appends of 100 rows at durability os by {who}",
+                f"{middle(pair.ours):,.0f}/s, each has survived the death of the process when it returns",
+                f"os.write of the same bytes {middle(pair.limit):,.0f}/s",
+                middle(pair.ours),
+                target,
+                unit="/s",
+            )
 
 
 def _rate(rates: list[float], size: int) -> str:
