@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -42,7 +43,16 @@ def restore(source: str, directory: Path | None, to: str | None, listing: bool, 
     if output == "json":
         click.echo(encode({**asdict(done), "path": str(done.path)}))
     else:
-        click.echo(f"restored {done.path} as of commit {done.lsn}: {done.size:,} bytes")
+        click.echo(f"restored {done.path} as of commit {done.lsn} ({_time(done.time)}): {done.size:,} bytes")
+        if done.next_lsn is not None and done.next_time is not None:
+            click.echo(
+                f"the next backup is of commit {done.next_lsn} ({_time(done.next_time)}): there is none of a moment in "
+                "between"
+            )
         for finding in bad:
             click.echo(f"{finding.severity}: topic {finding.topic}: {finding.what}")
     return FAILED if bad else 0
+
+
+def _time(micros: int) -> str:
+    return f"{datetime.fromtimestamp(micros / 1e6, UTC):%Y-%m-%dT%H:%M:%SZ}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -216,7 +217,7 @@ def describe(topic: str, output: str, place: str | None) -> None:
     with open_place(place) as log:
         found = log[topic]
         columns, facts = found.polars_schema, found.describe()
-    skew = facts.key_skew
+    skew, parts = facts.key_skew, facts.by_partition
     print_facts(
         {
             "topic": facts.name,
@@ -233,7 +234,8 @@ def describe(topic: str, output: str, place: str | None) -> None:
             "bytes": facts.bytes,
             "batches": facts.batches,
             "partitions": {
-                str(p): {"begin": begin, "end": end} for p, (begin, end) in facts.partitions.items()
+                str(p): {"begin": begin, "end": end, **(asdict(parts[p]) if p in parts else {})}
+                for p, (begin, end) in facts.partitions.items()
             },
             "last append": facts.last_append,
             "first time": facts.first_time,

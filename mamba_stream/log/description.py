@@ -25,6 +25,21 @@ _QUANTILES = (0.5, 0.9, 0.99, 0.999, 1.0)
 
 
 @dataclass(frozen=True)
+class PartitionFacts:
+    """What is in a partition.
+
+    Attributes:
+        rows: Rows that can be read.
+        bytes: What they take on disk.
+        batches: In how many batches they lie.
+    """
+
+    rows: int
+    bytes: int
+    batches: int
+
+
+@dataclass(frozen=True)
 class TopicDescription:
     """The facts of a topic.
 
@@ -48,6 +63,7 @@ class TopicDescription:
         sampled: How many recent rows disorder and skew were taken from.
         settings: How it is kept; times are in microseconds.
         schemas: The schemas that it had, and last the one that it has.
+        by_partition: Rows, bytes and batches of each partition; a server of an earlier version tells nothing of them.
     """
 
     name: str
@@ -68,6 +84,7 @@ class TopicDescription:
     sampled: int
     settings: TopicSettings
     schemas: tuple[SchemaVersion, ...]
+    by_partition: dict[int, PartitionFacts]
 
 
 def describe(store: Store, topic: TopicRow, schema: pa.Schema) -> TopicDescription:
@@ -76,6 +93,10 @@ def describe(store: Store, topic: TopicRow, schema: pa.Schema) -> TopicDescripti
     appended = max(head.append_time for head in heads.values())
     behind, keys, sampled = _sample(store, topic, schema, heads)
     first, last = _time_range(store, topic, schema, heads)
+    parts = {
+        p: PartitionFacts(min(head.end - head.begin, head.rows), head.size, head.entries)
+        for p, head in heads.items()
+    }
     return TopicDescription(
         name=topic.name,
         schema=schema,
@@ -84,9 +105,9 @@ def describe(store: Store, topic: TopicRow, schema: pa.Schema) -> TopicDescripti
         time=topic.time,
         compression=topic.compression,
         ended=heads[0].ended,
-        rows=sum(min(head.end - head.begin, head.rows) for head in heads.values()),
-        bytes=sum(head.size for head in heads.values()),
-        batches=sum(head.entries for head in heads.values()),
+        rows=sum(part.rows for part in parts.values()),
+        bytes=sum(part.bytes for part in parts.values()),
+        batches=sum(part.batches for part in parts.values()),
         last_append=datetime.fromtimestamp(appended / 1e6, UTC) if appended else None,
         first_time=first,
         last_time=last,
@@ -95,6 +116,7 @@ def describe(store: Store, topic: TopicRow, schema: pa.Schema) -> TopicDescripti
         sampled=sampled,
         settings=topic.settings,
         schemas=history((since, store.schema(number)) for number, since in topic.versions),
+        by_partition=parts,
     )
 
 

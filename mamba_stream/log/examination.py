@@ -27,7 +27,7 @@ import xxhash
 
 from mamba_stream.core.schemas import fingerprint, schema_from_bytes
 from mamba_stream.errors import MambaStreamError
-from mamba_stream.log import contents, directory, dropping, files, format, rows, strays
+from mamba_stream.log import contents, directory, dropping, files, format, recent, rows, strays
 from mamba_stream.log.format import Damaged
 from mamba_stream.log.rows import Entry, FileRow, Head, Meta, TopicRow
 from mamba_stream.log.views import View
@@ -74,6 +74,8 @@ def examine(path: Path, report: Callable[[Finding], None], *, lock: bool = True)
     Without ``lock`` nobody may have the log open but whoever had this called.
     """
     found = _Found()
+    if why := recent.missing(path / directory.RECENT):
+        report(Finding("loss", why))
     index = path / directory.INDEX
     env = lmdb.open(str(index), subdir=True, readonly=True, max_readers=1024, lock=lock)
     try:

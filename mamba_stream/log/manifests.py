@@ -120,17 +120,21 @@ def named(vault: Vault) -> list[str]:
     return sorted(vault.names(KIND))
 
 
-def chosen(vault: Vault, to: int | datetime | None) -> Manifest:
-    """The newest backup that is not past ``to``: a number of a commit, or a time; the newest of all for ``None``.
+def chosen(vault: Vault, to: int | datetime | None) -> tuple[Manifest, Manifest | None]:
+    """The newest backup that is not past ``to``, and that which follows it.
+
+    ``to`` is a number of a commit, or a time; ``None`` chooses the newest of all.
 
     Raises:
         NotFound: There is none.
     """
     names = named(vault)
+    following = None
     for name in reversed(names):
         manifest = load(vault, name)
         if to is None or (manifest.lsn <= to if isinstance(to, int) else manifest.when <= to):
-            return manifest
+            return manifest, following
+        following = manifest
     if not names:
         raise NotFound(f"{vault.place} holds no backup of a log")
     oldest = load(vault, names[0])

@@ -155,15 +155,27 @@ class ShelfReader(Positioned):
             return None
         ahead = self._ahead.get(partition)
         if not ahead:
-            limit = self._look_up[partition]
-            self._look_up[partition] = min(limit * 4, _LOOKED_UP)
-            found = self._shelf().entries(self._topic, partition, position, limit)
+            found = self._looked_up(partition, position)
             # Even where an entry holds the position: its first rows may be the ones that were trimmed away.
             self._check_trimmed(partition, position)
             if not found:
                 return None
             ahead = self._ahead[partition] = deque(found)
         return ahead.popleft()
+
+    def _looked_up(self, partition: int, position: int) -> list[Placed]:
+        """The entries that come next, more of them each time; before damage to the index those that are sound."""
+        limit = self._look_up[partition]
+        while True:
+            try:
+                found = self._shelf().entries(self._topic, partition, position, limit)
+            except DataCorrupted:
+                if limit == 1:
+                    raise
+                limit //= 2
+            else:
+                self._look_up[partition] = min(limit * 4, _LOOKED_UP)
+                return found
 
     def _check_trimmed(self, partition: int, position: int) -> None:
         begin = self._shelf().heads(self._topic, [partition])[partition].begin

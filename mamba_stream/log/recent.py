@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import os
 import shutil
 import struct
@@ -28,6 +29,7 @@ from mamba_stream.log import files, rows
 from mamba_stream.log.environment import environment
 from mamba_stream.log.overlay import GONE
 
+_logger: Final = logging.getLogger(__name__)
 _NUMBER: Final = struct.Struct(">Q")
 GENERATION: Final = b"\0g"
 _DIRTY: Final = b"\0f"
@@ -55,6 +57,8 @@ class Recent:
                 if other.name != path.name and not other.name.startswith("new-"):
                     # Of a time before the machine was booted: what is in there never reached the disk for certain.
                     shutil.rmtree(other, ignore_errors=True)
+            if why := missing(place):
+                _logger.warning("%s: %s", place.parent, why)
             if not path.is_dir():
                 _make(path)
         return cls(path, files, writable=writable) if path.is_dir() else None
@@ -147,6 +151,17 @@ def first_mark() -> bytes:
 
 def number_in(value: bytes | None) -> int:
     return 0 if value is None else int(_NUMBER.unpack(value)[0])
+
+
+def missing(place: Path) -> str:
+    """What to say where the file of this boot was deleted: it appears together with its directory."""
+    path = place / boot()
+    if not path.is_dir() or (path / "data.mdb").exists():
+        return ""
+    return (
+        f"{place.name}/{path.name}/data.mdb was deleted: whatever was committed without waiting for the disk, and was "
+        "not on it yet, is lost, and the log is as it was when it was flushed last"
+    )
 
 
 def _make(path: Path) -> None:

@@ -37,6 +37,8 @@ class Restored:
         time: When the log was so, in microseconds since the epoch.
         size: Bytes.
         findings: What the doctor says of it: damage, if the log was damaged when it was backed up.
+        next_lsn: The last commit in the backup that follows it, if one does: what came in between is in no backup.
+        next_time: When the log was so, in microseconds since the epoch.
     """
 
     path: Path
@@ -44,6 +46,8 @@ class Restored:
     time: int
     size: int
     findings: tuple[Finding, ...] = ()
+    next_lsn: int | None = None
+    next_time: int | None = None
 
 
 def backups(source: object) -> list[Manifest]:
@@ -80,7 +84,7 @@ def restore(source: object, path: str | os.PathLike[str], to: int | datetime | s
             f"{target} holds something: restore into a new directory, and put that into its place then"
         )
     vault = vault_of(source)
-    manifest = chosen(vault, _until(to))
+    manifest, following = chosen(vault, _until(to))
     work = target.parent / f".{target.name}.restoring-{secrets.token_hex(4)}"
     try:
         directory.make(target.parent)
@@ -96,7 +100,8 @@ def restore(source: object, path: str | os.PathLike[str], to: int | datetime | s
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
-    return Restored(target, manifest.lsn, manifest.time, manifest.size, findings)
+    after = (None, None) if following is None else (following.lsn, following.time)
+    return Restored(target, manifest.lsn, manifest.time, manifest.size, findings, *after)
 
 
 def _until(to: object) -> int | datetime | None:

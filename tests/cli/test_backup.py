@@ -21,8 +21,13 @@ def test_a_log_is_backed_up_listed_and_restored(run_command, log, tmp_path):
     assert (again["lsn"], again["copied"], again["pruned"]) == (2, 0, 1)
     [listed] = run_command("restore", tmp_path / "kept", "--list", "-o", "json").json
     assert listed["commit"] == 2
+    with mamba.open(log) as opened:
+        opened["t"].append([{"n": 1}])
+    run_command("backup", log, tmp_path / "kept")
     back = run_command("restore", tmp_path / "kept", tmp_path / "back", "--to", "2")
-    assert (back.code, back.out.startswith(f"restored {tmp_path / 'back'} as of commit 2: ")) == (0, True)
+    assert (back.code, back.out.startswith(f"restored {tmp_path / 'back'} as of commit 2 (20")) == (0, True)
+    assert "the next backup is of commit 3 (20" in back.out
+    assert back.out.endswith("): there is none of a moment in between\n")
     with mamba.open(tmp_path / "back") as opened:
         assert opened["t"].scan().collect().height == 1000
 

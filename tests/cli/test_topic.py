@@ -20,6 +20,7 @@ def test_a_topic_is_created_with_the_columns_that_were_named(run_command, log):
     facts = run_command("topic", "describe", "trades", "-o", "json", "--log", log).json
     assert facts["columns"] == {"at": "datetime[us]", "price": "decimal(10,2)", "tags": "list[string]"}
     assert (facts["time"], facts["key"], len(facts["partitions"])) == ("at", ["price"], 4)
+    assert facts["partitions"]["0"] == {"begin": 0, "end": 0, "rows": 0, "bytes": 0, "batches": 0}
 
 
 def test_a_topic_takes_its_columns_from_a_file(run_command, log, tmp_path):

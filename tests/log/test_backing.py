@@ -110,7 +110,10 @@ def test_a_moment_is_chosen_by_its_commit_or_its_time(filled: Log, target: Any, 
             (done.lsn, following, when, when.replace(tzinfo=None), when.isoformat(), str(done.lsn))
         ):
             place = tmp_path / f"{number}-{turn}"
-            assert mamba.restore(target, place, to=to).lsn == done.lsn
+            back = mamba.restore(target, place, to=to)
+            assert back.lsn == done.lsn
+            assert back.next_lsn == (found[number + 1][0].lsn if number < 2 else None)
+            assert back.next_time == (found[number + 1][0].time if number < 2 else None)
             with open_log(place) as log:
                 assert len(rows(log)["other"]) == count
     with pytest.raises(

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from mamba_stream.log import Log, Topic, description
+from mamba_stream.log.description import PartitionFacts
 from tests.log.pictures import rows_of
 from tests.sizes import examples
 
@@ -38,6 +39,7 @@ def test_rows_bytes_and_batches_are_those_that_can_be_read(log: Log, plain: Topi
     found = plain.describe()
     assert (found.rows, found.batches, found.partitions) == (11, 3, {0: (9, 20)})
     assert found.bytes == log.statistics().bytes
+    assert found.by_partition == {0: PartitionFacts(11, found.bytes, 3)}
     last = [batch.append_time for batch in plain.read()][-1]
     assert found.last_append == datetime.fromtimestamp(last / 1e6, UTC)
     assert (found.first_time, found.disorder, found.key_skew) == (None, {}, None), (
@@ -94,6 +96,18 @@ def test_times_are_given_in_the_type_of_their_column(log: Log, dtype: Any, momen
     found = topic.describe()
     assert found.first_time == found.last_time == moment
     assert found.disorder[1.0] == timedelta(0)
+
+
+def test_what_is_in_a_partition_is_told_of_each(trades: Topic) -> None:
+    for partition, rows in ((0, 3), (2, 40)):
+        trades.append([{"symbol": "x"}] * rows, partition=partition)
+    trades.append([{"symbol": "x"}], partition=2)
+    found = trades.describe()
+    assert {p: (part.rows, part.batches) for p, part in found.by_partition.items()} == {
+        0: (3, 1), 1: (0, 0), 2: (41, 2), 3: (0, 0)
+    }  # fmt: skip
+    assert sum(part.bytes for part in found.by_partition.values()) == found.bytes
+    assert found.by_partition[2].bytes > found.by_partition[0].bytes > found.by_partition[1].bytes == 0
 
 
 def test_the_skew_names_the_key_that_has_most_rows(trades: Topic) -> None:

@@ -101,6 +101,30 @@ def test_what_the_index_has_lost_is_passed_over_as_offsets(
         assert reader.skipped == Skipped(0, 0, EACH * len(offsets))
 
 
+@pytest.mark.parametrize("sealed", [False, True])
+@pytest.mark.parametrize("offset", [0, 4, 8, 20, 44])
+def test_what_lies_before_damage_in_the_index_is_read_before_it_is_told(
+    path: Path, offset: int, sealed: bool
+) -> None:
+    hide(path, offset, sealed=sealed)
+    with open_log(path) as log:
+        reader = log["t"].reader()
+        found: list[int] = []
+        with pytest.raises(DataCorrupted) as error:
+            while True:
+                batches = reader.poll(max_rows=10)
+                assert batches
+                found += [n for batch in batches for n in batch.data["n"].to_pylist()]
+        assert found == [*range(offset)]
+        assert reader.positions == {0: offset}
+        if not sealed:
+            assert error.value.offset == offset
+        # Behind it all is as it was.
+        reader.seek({0: offset + EACH})
+        if offset + EACH < EACH * BATCHES:
+            assert reader.poll()[0].offset == offset + EACH
+
+
 def test_a_file_that_is_gone_is_passed_over(path: Path) -> None:
     for file in (path / "files").glob("*.commit"):
         file.unlink()

@@ -11,7 +11,7 @@ import pyarrow as pa
 from mamba_stream.core.alterations import history
 from mamba_stream.core.batches import frame_from_batch
 from mamba_stream.core.schemas import polars_schema, schema_bytes, schema_from_bytes
-from mamba_stream.log.description import TopicDescription
+from mamba_stream.log.description import PartitionFacts, TopicDescription
 from mamba_stream.log.remote.protocol import Description
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -44,6 +44,7 @@ def packed(facts: TopicDescription) -> Description:
         columns=schema_bytes(facts.schema),
         settings=facts.settings,
         schemas=[(_micros(version.since), schema_bytes(version.schema)) for version in facts.schemas],
+        parts={p: (part.rows, part.bytes, part.batches) for p, part in facts.by_partition.items()},
     )
 
 
@@ -73,6 +74,8 @@ def unpacked(told: Description) -> TopicDescription:
         sampled=told.sampled,
         settings=told.settings,
         schemas=history((since, schema_from_bytes(columns)) for since, columns in told.schemas),
+        # An earlier server tells nothing of them.
+        by_partition={p: PartitionFacts(*part) for p, part in told.parts.items()},
     )
 
 

@@ -138,6 +138,8 @@ class Description(msgspec.Struct):
     settings: TopicSettings = TopicSettings()
     schemas: list[tuple[int, bytes]] = []
     """Its schemas as IPC messages, each with when it came, the first one first."""
+    parts: dict[int, tuple[int, int, int]] = {}
+    """Of each partition rows, bytes and batches."""
 
 
 class AskGroup(msgspec.Struct):
