@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
-import xxhash
+from xxhash import xxh3_64_intdigest
 
 from mamba_stream.log.format import Columns, Damaged, Message, verify_header
-from mamba_stream.log.metadata import places, u32
+from mamba_stream.log.metadata import places as places_in, u32
 from mamba_stream.log.rows import Entry
 from mamba_stream.log.template import NUMBER, TEXT, Pieces, Template
 
@@ -21,15 +22,26 @@ Parts = list[memoryview]
 
 
 class _Column:
-    """What one column has in each of the messages."""
+    """What one column has in the messages."""
 
     def __init__(self) -> None:
         self.nulls = 0
-        self.validity: list[memoryview | None] = []
-        """``None``: all values are there."""
+        self.validity: dict[int, memoryview] = {}
+        """By the number of the message; of those that are not here, all values are there."""
         self.values: Parts = []
         """Of text, the offsets."""
         self.texts: Parts = []
+
+
+class _Place(NamedTuple):
+    """Where one column lies in messages of one shape."""
+
+    start: int
+    end: int
+    cuts: tuple[tuple[Parts, int, int], ...]
+    """What is taken: to which others it is added, from where to where."""
+    validity: tuple[_Column, int, int, int] | None
+    """Whose validity lies where, and how many nulls there are, if there are some."""
 
 
 class Splice:
@@ -49,10 +61,16 @@ class Splice:
         self._template = template
         self._rows = [entry.rows for entry, _ in stored]
         self._columns = [_Column() for _ in template.widths]
-        for entry, message in stored:
+        shape: object = None
+        places: list[_Place] = []
+        for number, (entry, message) in enumerate(stored):
             table = verify_header(message, template.layout, entry.header)
+            nodes = self._nodes(message, table, entry.rows)
+            if (found := (table.starts, table.buffers, nodes)) != shape:
+                # Most are alike.
+                shape, places = found, self._places(table, nodes, entry.rows)
+            self._take(number, message, places, table.checksums)
             self.origins.append(table.origins)
-            self._take(table, message, entry.rows)
 
     def message(self, origins: bytes = b"") -> Message:
         """All their rows."""
@@ -62,64 +80,69 @@ class Splice:
         ]
         return self._template.message(sum(self._rows), columns, origins)
 
-    def _take(self, table: Columns, message: memoryview, rows: int) -> None:
-        layout, numbers, body = self._template.layout, table.buffers, table.starts[0]
-        nodes = self._nodes(message, table, rows)
-        place = 0
-        for column, width, (start, end), checksum, first in zip(
-            self._columns,
-            self._template.widths,
-            pairwise(table.starts),
-            table.checksums,
-            layout.firsts,
-            strict=True,
-        ):
-            if xxhash.xxh3_64_intdigest(message[start:end]) != checksum:
-                raise Damaged(f"the checksum of column {place} does not match")
-            nulls = nodes[2 * place + 1]
-            place += 1
-            if not rows:
-                continue
-            at = body + numbers[first + 2]
-            if width == TEXT:
-                texts_at = body + numbers[first + 4]
-                column.values.append(_cut(message, at, 8 * (rows + 1), end))
-                column.texts.append(message[texts_at : texts_at + numbers[first + 5]])
-            else:
-                column.values.append(_cut(message, at, (rows * width + 7) // 8, end))
-            if nulls:
+    def _take(self, number: int, message: memoryview, places: list[_Place], checksums: Sequence[int]) -> None:
+        for (start, end, cuts, validity), checksum in zip(places, checksums, strict=True):
+            if xxh3_64_intdigest(message[start:end]) != checksum:
+                raise Damaged("the checksum of a column does not match")
+            for parts, first, last in cuts:
+                parts.append(message[first:last])
+            if validity is not None:
+                column, first, last, nulls = validity
+                column.validity[number] = message[first:last]
                 column.nulls += nulls
-                column.validity.append(_cut(message, body + numbers[first], (rows + 7) // 8, end))
-            else:
-                column.validity.append(None)
 
     def _nodes(self, message: memoryview, table: Columns, rows: int) -> tuple[int, ...]:
         """(rows, nulls) of each column, one behind the other."""
         at, count = table.nodes, len(self._template.widths)
         if u32(message, at - 4) != count:
             # It was laid out in another way than the last one of its length.
-            at = places(message).nodes
+            at = places_in(message).nodes
         nodes: tuple[int, ...] = self._template.nodes.unpack_from(message, at)
         if nodes[::2] != (rows,) * count:
             raise Damaged("the rows are not as many as the index has")
         return nodes
 
+    def _places(self, table: Columns, nodes: Sequence[int], rows: int) -> list[_Place]:
+        body, numbers = table.starts[0], table.buffers
+        found = []
+        for place, (column, width, (start, end), first) in enumerate(
+            zip(
+                self._columns,
+                self._template.widths,
+                pairwise(table.starts),
+                self._template.layout.firsts,
+                strict=True,
+            )
+        ):
+            cuts: tuple[tuple[Parts, int, int], ...] = ()
+            validity, nulls = None, nodes[2 * place + 1]
+            if rows:
+                size = 8 * (rows + 1) if width == TEXT else (rows * width + 7) // 8
+                cuts = ((column.values, *_within(body + numbers[first + 2], size, end)),)
+                if width == TEXT:
+                    cuts += ((column.texts, *_within(body + numbers[first + 4], numbers[first + 5], end)),)
+                if nulls:
+                    validity = column, *_within(body + numbers[first], (rows + 7) // 8, end), nulls
+            found.append(_Place(start, end, cuts, validity))
+        return found
+
     def _joined(self, column: _Column, width: int) -> tuple[int, list[Pieces]]:
-        counts = [rows for rows in self._rows if rows]
-        validity: Pieces = [_bits(column.validity, counts)] if column.nulls else []
+        validity: Pieces = []
+        if column.nulls:
+            validity = [_bits([column.validity.get(n) for n in range(len(self._rows))], self._rows)]
         if width == TEXT:
             offsets, texts = _texts(column.values, column.texts)
             return column.nulls, [validity, [offsets], [texts] if texts else []]
         if width % 8:
-            return column.nulls, [validity, [_bits(column.values, counts)]]
+            return column.nulls, [validity, [_bits(column.values, [rows for rows in self._rows if rows])]]
         return column.nulls, [validity, [b"".join(column.values)]]
 
 
-def _cut(message: memoryview, start: int, size: int, end: int) -> memoryview:
-    """So many bytes, of a column that ends there."""
+def _within(start: int, size: int, end: int) -> tuple[int, int]:
+    """From where to where so many bytes lie, of a column that ends there."""
     if start + size > end:
         raise Damaged("a buffer is shorter than its rows")
-    return message[start : start + size]
+    return start, start + size
 
 
 def _bits(parts: Sequence[memoryview | None], counts: Sequence[int]) -> bytes:
