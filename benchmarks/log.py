@@ -13,6 +13,7 @@ if sys.path and Path(sys.path[0]).name == "benchmarks":
     sys.path[0] = str(Path(sys.path[0]).parent)
 
 import argparse
+import math
 import os
 import shutil
 import subprocess
@@ -33,6 +34,7 @@ from mamba_stream.cli.bench.measuring import (
     in_turns,
     middle,
     per_second,
+    seconds,
     show,
 )
 from mamba_stream.log import rows
@@ -249,6 +251,35 @@ def _index(where: Path) -> Iterator[Figure]:
     )
 
 
+def _deletion(where: Path) -> Iterator[Figure]:
+    """Deleting a topic of a million batches: how long whoever appends waits for that, and for what upkeep does then."""
+    entries, batch = 1_000_000, _rows(10)
+    with mamba.open(where, durability="os") as log:
+        log.create_topic("large", batch.schema, time="time")
+        other = log.create_topic("t", batch.schema, time="time")
+        store = log._store
+        assert isinstance(store, Store)
+        row = store.topic("large")
+        assert row is not None
+        for begin in range(0, entries, _AT_ONCE):
+            store.index.update(lambda draft, begin=begin: _enter(draft, row.id, row.schema, begin))  # type: ignore[misc]
+        deleted = seconds(lambda: log.delete_topic("large"))
+        keeper = threading.Thread(target=log.maintain)
+        keeper.start()
+        waits = []
+        while keeper.is_alive():
+            waits.append(seconds(lambda: other.append(batch)))
+    yield Figure(
+        f"deleting a topic of {entries:,} batches",
+        f"{deleted * 1e3:.0f} ms",
+        f"meanwhile, and while the rest of it goes, an append takes up to {max(waits) * 1e3:.0f} ms",
+        deleted,
+        1.0,
+        at_least=False,
+        unit=" s",
+    )
+
+
 _AT_ONCE = 200_000
 
 
@@ -289,6 +320,8 @@ def _upkeep(where: Path) -> Iterator[Figure]:
             ),
         ):
             yield _anew(where / "anew", name, rows_each, batches, settings)
+        yield _copied(where)
+        yield _merged(where / "merged")
         yield from _beside(where / "beside")
     finally:
         if MEMORY:
@@ -323,6 +356,50 @@ def _anew(where: Path, name: str, rows_each: int, batches: int, settings: dict[s
         pair.ratio,
         0.3,
         spread=pair.spread,
+    )
+
+
+def _copied(where: Path) -> Figure:
+    """What the system itself takes to copy a file of the same size, there where segments are written."""
+    block = np.ones(_ROWS * 32 * 64, np.uint8)
+    source, target = where / "source", where / "target"
+    source.write_bytes(block)
+
+    def ours() -> float:
+        found = block.nbytes / seconds(lambda: shutil.copyfile(source, target))
+        target.unlink()
+        return found
+
+    pair = in_turns(ours, lambda: block.nbytes / seconds(block.copy), rounds=5)
+    source.unlink()
+    return Figure(
+        "for comparison: a copy of a file, by the system",
+        f"{middle(pair.ours) / 1e6:,.0f} MB/s",
+        f"a copy in memory {middle(pair.limit) / 1e6:,.0f} MB/s",
+        pair.ratio,
+        None,
+        spread=pair.spread,
+    )
+
+
+def _merged(where: Path) -> Figure:
+    """A log that is sealed after every few rows: how often each byte is written anew, and how many files are left."""
+    batch, sealed = _rows(2_000), 300
+    with mamba.open(where, durability="os") as log:
+        topic = log.create_topic("t", batch.schema, time="time")
+        written = most = 0
+        for _ in range(sealed):
+            topic.append(batch)
+            written += log.maintain().written_bytes
+            most = max(most, log.statistics().segments)
+        size = sum(topic.sizes().values())
+    return Figure(
+        f"bytes that are written anew, for each that is appended to a log that is sealed {sealed} times",
+        f"{written / size:.1f}; at most {most} segments",
+        f"{sealed} segments, and 1, without merging",
+        written / size,
+        2 + math.log(sealed, 4),
+        at_least=False,
     )
 
 
@@ -426,6 +503,7 @@ _PARTS = {
     "small": _small,
     "topics": _topics,
     "index": _index,
+    "deletion": _deletion,
     "upkeep": _upkeep,
     "backup": _backup,
 }
