@@ -120,7 +120,7 @@ class Room:
             # What is so from the beginning whoever opens the log is told when it matters.
             self._turned(before, None if first else disk)
         if self._state == "ample" and self.index_bytes is not None:
-            self._keep_ballast(self.index_bytes(), disk, kept)
+            self._left -= self._keep_ballast(self.index_bytes(), disk, kept)
         return disk
 
     @property
@@ -147,15 +147,18 @@ class Room:
         if self._state == "hard" or before == "ample":
             self.narrowed()
 
-    def _keep_ballast(self, index: int, disk: Disk, kept: int) -> None:
+    def _keep_ballast(self, index: int, disk: Disk, kept: int) -> int:
+        """Sees to it that there is ballast; how many bytes it took for that."""
         wanted = int(self.marks.ballast)
         if wanted < 0:
             wanted = ballast.of_use(self.log, index, disk.size)
         elif wanted == 0:
             ballast.give_up(self.log)
-        there = ballast.size(self.log)
-        if there < wanted and disk.free - (wanted - there) > kept:
-            ballast.make(self.log, wanted)
+        more = wanted - ballast.size(self.log)
+        if more <= 0 or disk.free - more <= kept:
+            return 0
+        ballast.make(self.log, wanted)
+        return more
 
     def _refused(self, what: str, mark: Share | None, size: int) -> DiskNearlyFull:
         disk = self._disk

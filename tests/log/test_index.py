@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from mamba_stream.core.diskmarks import DiskMarks
 from mamba_stream.errors import DataCorrupted, LogClosed, LogFailed, MambaStreamError
 from mamba_stream.log.index import Index
 from mamba_stream.log.registrar import IndexRegistrar
+from mamba_stream.log.room import Room
 from mamba_stream.log.views import Draft
 from mamba_stream.testing.clocks import Clock
 from tests.log.neighbour import finished, script
@@ -124,7 +126,7 @@ def test_whoever_writes_frees_them_now_and_then(
     index: Index, tmp_path: Path, seconds: int, left: int
 ) -> None:
     clock = Clock()
-    registrar = IndexRegistrar(index, tmp_path, clock)
+    registrar = IndexRegistrar(index, tmp_path, clock, Room(tmp_path, DiskMarks(), clock))
     finished(script(DIE, tmp_path))
     clock.advance(timedelta(seconds=seconds))
     registrar.apply([], 0)

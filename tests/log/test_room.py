@@ -27,6 +27,8 @@ from tests.log.pictures import picture, unsound
 from tests.mounts import Mount, free, leave, mounts, take_all
 from tests.served import serving
 
+pytestmark = pytest.mark.embedded
+
 COLUMNS = {"n": int, "body": bytes}
 SIZE = 16 << 20
 SOFT, HARD = SIZE // 10, SIZE // 20
