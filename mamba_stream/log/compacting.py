@@ -91,16 +91,15 @@ class _Compaction:
         """Whether all of it was done."""
         store, settings, now = self._store, self._topic.settings, self._store.clock.now()
         marks = rows.unpack_marks(store.get(self._key))
-        batches = self._sealed(now - settings.compact_after)
-        fresh = [placed for placed in batches if placed.next_offset > marks.compacted]
+        old_enough, begin = now - settings.compact_after, self._head.begin
+        fresh = self._sealed(max(begin, marks.compacted), self._head.end, old_enough)
         due = marks.tombstone and marks.tombstone < now - settings.tombstones
         if not fresh and not due:
             return True
         some = _first_rows(fresh, MOST_ROWS)
         self._look_at(some)
         reached = some[-1].next_offset if some else marks.compacted
-        within = [placed for placed in batches if placed.offset < reached]
-        for unit in _units(within):
+        for unit in _units(self._sealed(begin, reached, old_enough)):
             if budget is not None and done.bytes >= budget:
                 return False
             try:
@@ -115,17 +114,20 @@ class _Compaction:
         self._note(reached)
         return len(some) == len(fresh)
 
-    def _sealed(self, before: int) -> list[Placed]:
-        """The batches from the first on that lie in segments, and were appended by this moment."""
+    def _sealed(self, position: int, end: int, before: int) -> list[Placed]:
+        """The batches between two offsets, up to the first that lies in no segment or was appended after a moment."""
         found: list[Placed] = []
-        position = self._head.begin
-        while position < self._head.end:
+        while position < end:
             entries = self._store.shelf.entries(self._topic, self._partition, position, _LOOKED_UP)
             if not entries:
                 break
             self._step()
             for placed in entries:
-                if placed.entry.kind != "segment" or placed.entry.append_time > before:
+                if (
+                    placed.offset >= end
+                    or placed.entry.kind != "segment"
+                    or placed.entry.append_time > before
+                ):
                     return found
                 found.append(placed)
                 position = placed.next_offset

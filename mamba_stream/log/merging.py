@@ -3,12 +3,15 @@
 Segments are merged from one on, with all that are newer, once those hold several times as much together as it does. So
 a byte is written anew only a number of times that grows with the logarithm of what the partition holds, and there are
 only so many segments that are not large yet, however large those are that come.
+
+What compaction has left of a segment of which most is gone goes to a new one, too, so that the room of the rest comes
+back.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
@@ -116,6 +119,24 @@ def _next(store: Store, most: int, step: Step) -> Segment | None:
             continue
         if len({placed.entry.file for placed in batches}) > 1:
             return Segment(topic, partition, batches)
+    return _left_over(store, topics, step)
+
+
+def _left_over(store: Store, topics: Mapping[int, TopicRow], step: Step) -> Segment | None:
+    """What compaction has left of a segment, if that is half of it at most."""
+    for key, value in store.items(rows.FILE):
+        number, row = int.from_bytes(key[1:], "big"), rows.unpack(FileRow, value)
+        topic = topics.get(row.topic)
+        few = row.state == "closed" and 0 < 2 * row.live <= row.batches
+        if not few or topic is None or not topic.settings.compact or _begun(store, number, row) is None:
+            continue
+        try:
+            lying = _Lying(row.first, number, row.end, row.live)
+            batches = _batches(store, topic, row.partition, [lying], step)
+        except (DataCorrupted, TopicNotFound):
+            continue
+        if batches:
+            return Segment(topic, row.partition, batches)
     return None
 
 

@@ -63,6 +63,7 @@ def publish(store: Store, segment: Segment, moved: list[Moved], size: int, fresh
             segment.partition,
             moved[0].offset,
             segment.schema,
+            len(moved),
         )
         ledger.set_file(number, row)
         ledger.flush()

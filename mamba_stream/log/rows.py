@@ -210,6 +210,8 @@ class FileRow(msgspec.Struct, frozen=True):
     """Of a segment: the offset from which on its batches lie; nothing where the schema is not known."""
     schema: int = 0
     """Of a segment: the number of its batches' schema; 0 where that is not known."""
+    batches: int = 0
+    """Of a segment: how many batches it was written with; 0 where that is not known."""
 
 
 class TopicRow(msgspec.Struct, frozen=True):

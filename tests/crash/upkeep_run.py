@@ -24,6 +24,7 @@ from mamba_stream.log import (
     Log,
     backing,
     compacting,
+    dropping,
     files,
     joining,
     merging,
@@ -45,11 +46,15 @@ Rows = dict[str, list[tuple[int, int, tuple[Any, ...]]]]
 ADDED = ({"n": 1_000, "s": "late", "more": 7}, {"n": 1_001, "s": "later"})
 """Rows that come, in one transaction, once the topic ``plain`` is altered: of its new schema, and of its first."""
 
+DELETED = "deleted"
+"""The topic that goes, in several steps."""
+
 
 def small() -> dict[Any, dict[str, int]]:
     """Sizes, by module, that make many pieces of a small log."""
     return {
         compacting: {"UNIT_BYTES": 2_000},
+        dropping: {"AT_ONCE": 4},
         joining: {"MERGED_ROWS": 6},
         merging: {"FEWEST": 2, "_LEAST_BYTES": 1},
         sealing: {"SEGMENT_BYTES": 3_000, "LEAST_SEGMENT": 3_000},
@@ -61,6 +66,9 @@ def fill(log: Log, clock: HandClock, rng: random.Random) -> None:
     keyed = log.create_topic("keyed", {"k": str, "n": int}, key="k", compact=True, tombstones="1d")
     old = log.create_topic("old", {"n": int}, retention="1d")
     plain = log.create_topic("plain", {"n": pl.Int32, "s": str}, seal_compression="zstd")
+    deleted = log.create_topic(DELETED, {"n": int})
+    for n in range(9):
+        deleted.append([{"n": n}])
     for n in range(30):
         rows = [{"k": f"k{rng.randrange(5)}", "n": n} for _ in range(rng.randrange(1, 4))]
         keyed.append([{"k": rows[0]["k"]}] if n in (7, 21) else rows)
@@ -78,8 +86,8 @@ def fill(log: Log, clock: HandClock, rng: random.Random) -> None:
 
 
 def rows(log: Log) -> Rows:
-    """What can be read."""
-    found = {name: rows_of(log[name]) for name in log.topics()}
+    """What can be read, but of the topic that is deleted."""
+    found = {name: rows_of(log[name]) for name in log.topics() if name != DELETED}
     if "plain" in found:
         found["plain"] = [(p, o, (*row, None)[:3]) for p, o, row in found["plain"]]
     return found
@@ -97,6 +105,8 @@ def restored(log: Path) -> Path:
 
 def keep_up(log: Log, tell: Callable[..., None]) -> None:
     """All of it, in small pieces; says what has happened."""
+    if DELETED in log:
+        log.delete_topic(DELETED)
     while not log.maintain(budget=4_000).done:
         pass
     tell("maintained")

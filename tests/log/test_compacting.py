@@ -70,6 +70,35 @@ def test_what_was_appended_a_moment_ago_is_left_alone(log: Log, clock: HandClock
     assert [row for _, row in seen(topic)] == [("b", 2), ("a", 3)]
 
 
+def test_where_nothing_is_new_nothing_is_looked_at(
+    log: Log, clock: HandClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic = keyed(log)
+    for n in range(20):
+        topic.append([{"k": f"k{n}", "n": n}])
+        log.seal()
+    clock.at += 2 * MINUTE
+    while not log.maintain().done:
+        pass
+    topic.append([{"k": "k0", "n": 20}])
+    log.seal()
+    looked: list[int] = []
+    store = log._store
+    assert isinstance(store, Store)
+    entries = store.shelf.entries
+
+    def counted(row: Any, partition: int, offset: int, limit: int) -> Any:
+        found = entries(row, partition, offset, limit)
+        looked.extend(placed.offset for placed in found)
+        return found
+
+    monkeypatch.setattr(store.shelf, "entries", counted)
+    assert log.maintain().compacted_rows == 0
+    assert set(looked) <= {20}, "what is too new, and nothing before it"
+    clock.at += 2 * MINUTE
+    assert log.maintain().compacted_rows == 1
+
+
 def test_a_row_that_deletes_its_key_stays_for_a_while(log: Log, clock: HandClock) -> None:
     topic = keyed(log, tombstones="1d")
     topic.append([{"k": "a", "n": 1}, {"k": "b", "n": 2}])

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from mamba_stream.errors import DataCorrupted
-from mamba_stream.log import Log, Topic, merging, rows, sealing
+from mamba_stream.log import Log, Topic, compacting, joining, merging, rows, sealing
 from mamba_stream.log.merging import due
 from mamba_stream.log.rows import FileRow
 from mamba_stream.log.store import Store
@@ -204,3 +204,27 @@ def test_many_batches_are_moved_in_several_steps(log: Log, monkeypatch: pytest.M
     log.maintain()
     assert segments(log) < 5
     assert [row for _, _, row in rows_of(topic)] == [(n,) for n in range(9)]
+
+
+def test_what_compaction_leaves_of_a_segment_does_not_hold_the_room_of_the_rest(
+    log: Log, clock: HandClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joining, "SMALL_BYTES", 1)
+    monkeypatch.setattr(compacting, "UNIT_BYTES", 1)
+    monkeypatch.setattr(merging, "FEWEST", 99)
+    topic = log.create_topic("t", {"k": str, "n": pl.Int64}, key="k", compact=True, compact_after="0s")
+    for n in range(8):
+        topic.append([{"k": f"{n} {m}", "n": m} for m in range(3)])
+    log.seal()
+    store = log._store
+    assert isinstance(store, Store)
+    whole = store.shelf.entries(topic._row, 0, 0, 1)[0].entry.file
+    clock.at += 1_000_000
+    topic.append([{"k": f"{n} 1", "n": 100} for n in range(6)])
+    log.maintain()
+    kept = {placed.entry.file for placed in store.shelf.entries(topic._row, 0, 0, 99)}
+    assert whole not in kept
+    clock.at += 120_000_000
+    log.maintain()
+    assert not (log.path / "files" / f"{whole:08x}.arrows").exists()
+    assert len(rows_of(topic)) == 24
