@@ -1,8 +1,8 @@
 """What is left of deleted topics goes in steps: nobody waits for the write lock as long as millions of entries take.
 
-A deletion takes the topic away, and its first entries with it. If there are more, a record says that what lies under
-the topic's number is nothing any more. They go a bounded number at a time, with deletions and trims that come later,
-and in upkeep; each step is whole in itself.
+A deletion takes the topic away, and its first entries and producers with it. If there are more, a record says that
+what lies under the topic's number is nothing any more. They go a bounded number at a time, with deletions and trims
+that come later, and in upkeep; each step is whole in itself.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from mamba_stream.log import rows
+from mamba_stream.log import repeating, rows
 
 if TYPE_CHECKING:
     from mamba_stream.log.ledger import Ledger
     from mamba_stream.log.views import View
 
 AT_ONCE: Final = 2_000
-"""Entries that one commit takes away at most."""
+"""Rows of the index that one commit takes away, about, at most."""
 _NAMESPACE: Final = "_dropped"
 _PREFIX: Final = rows.record_key(_NAMESPACE, "")
 _LEFT: Final = b"1"
@@ -36,8 +36,8 @@ def left(view: View) -> bool:
 
 
 def drop(ledger: Ledger, topic: int) -> None:
-    """Takes away the first entries of a topic that is deleted now, and notes it where there are more."""
-    if _taken_away(ledger, topic, AT_ONCE) == AT_ONCE:
+    """Takes away the first rows of a topic that is deleted now, and notes it where there are more."""
+    if _taken_away(ledger, topic, AT_ONCE) >= AT_ONCE:
         ledger.put(record_key(topic), _LEFT)
 
 
@@ -46,13 +46,22 @@ def clear(ledger: Ledger) -> bool:
     room = AT_ONCE
     for key in ledger.keys(_PREFIX):
         room -= _taken_away(ledger, int(key[len(_PREFIX) :]), room)
-        if not room:
+        if room <= 0:
             return False
         ledger.delete(key)
     return True
 
 
 def _taken_away(ledger: Ledger, topic: int, most: int) -> int:
+    """How many rows went, about; fewer than ``most`` where that was all."""
+    taken = _entries_away(ledger, topic, most)
+    while taken < most and (found := ledger.first(rows.number_key(rows.PRODUCER, topic), 1)):
+        repeating.forget_key(ledger, found[0][0])
+        taken += repeating.REMEMBERED_SEQUENCES
+    return taken
+
+
+def _entries_away(ledger: Ledger, topic: int, most: int) -> int:
     lying: Counter[int] = Counter()
     entries = ledger.first(rows.number_key(rows.ENTRY, topic), most)
     for key, value in entries:

@@ -321,7 +321,6 @@ def _drop(ledger: Ledger, topic: int) -> None:
     for partition in range(row.partitions):
         ledger.forget(topic, partition)
     dropping.drop(ledger, topic)
-    repeating.forget_topic(ledger, topic)
     for key in ledger.keys(rows.OFFSET):
         if rows.offset_place(key)[1] == topic:
             ledger.delete(key)

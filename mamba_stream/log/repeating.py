@@ -56,16 +56,13 @@ def remember(ledger: Ledger, change: ChangeSet, answer: Applied) -> None:
 
 def forget(ledger: Ledger, one: Forget) -> None:
     """Forgets a name. Where its topic was deleted, all of it went with that."""
-    _forget(ledger, rows.producer_key(one.topic, one.producer) if one.topic else rows.once_key(one.producer))
+    forget_key(
+        ledger, rows.producer_key(one.topic, one.producer) if one.topic else rows.once_key(one.producer)
+    )
 
 
-def forget_topic(ledger: Ledger, topic: int) -> None:
-    """Forgets all producers of a topic."""
-    for key in ledger.keys(rows.number_key(rows.PRODUCER, topic)):
-        _forget(ledger, key)
-
-
-def _forget(ledger: Ledger, key: bytes) -> None:
+def forget_key(ledger: Ledger, key: bytes) -> None:
+    """Forgets the name whose row has this key, and all that is remembered of it."""
     value = ledger.get(key)
     if value is None:
         return

@@ -137,3 +137,16 @@ def test_a_small_topic_leaves_nothing_to_be_done(log: Log) -> None:
     filled(log, batches=2)
     log.delete_topic("t")
     assert (left(log), log.namespaces("_dropped")) == (0, [])
+
+
+def test_its_producers_go_with_it(log: Log) -> None:
+    topic = filled(log, batches=2)
+    for n in range(6):
+        topic.append([{"n": n}], producer=f"p{n}", sequence=0, partition=0)
+    store = log._store
+    assert isinstance(store, Store)
+    kinds = (rows.PRODUCER, rows.SEQUENCE, rows.USED)
+    assert all(len(store.items(kind)) == 6 for kind in kinds)
+    log.delete_topic("t")
+    log.maintain()
+    assert [store.items(kind) for kind in kinds] == [[], [], []]
