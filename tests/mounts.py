@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -38,6 +40,25 @@ def mounts(where: Path) -> Iterator[Mount]:
     finally:
         for place in mounted:
             assert libc.umount2(bytes(place), _DETACH) == 0
+
+
+@contextlib.contextmanager
+def ext4(where: Path, size: int) -> Iterator[Path]:
+    """A file system as most disks have it, in a file of so many bytes."""
+    place, image = where / "ext4", where / "image"
+    place.mkdir()
+    with image.open("wb") as file:
+        file.truncate(size)
+    if os.geteuid() != 0 or shutil.which("mkfs.ext4") is None:
+        pytest.skip("needs to be root, and mkfs.ext4")
+    subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", str(image)], check=True)
+    done = subprocess.run(["mount", "-o", "loop", str(image), str(place)], capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip(f"mounting a file is not permitted here: {done.stderr.decode().strip()}")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
 
 
 def free(place: Path) -> int:

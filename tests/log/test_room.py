@@ -24,7 +24,7 @@ from tests.log.desk import SCHEMA, frame_of
 from tests.log.handclock import DAY, HandClock
 from tests.log.neighbour import Neighbour
 from tests.log.pictures import picture, unsound
-from tests.mounts import Mount, free, leave, mounts, take_all
+from tests.mounts import Mount, ext4, free, leave, mounts, take_all
 from tests.served import serving
 
 pytestmark = pytest.mark.embedded
@@ -309,6 +309,17 @@ def test_what_deletes_does_not_fail_with_those_who_append(disk: Path, clock: Han
 def test_whenever_the_disk_is_full_to_the_last_byte_what_deletes_is_done_and_the_rest_refused(
     disk: Path, clock: HandClock
 ) -> None:
+    full_at_every_step(disk, clock, ballast="512KiB")
+
+
+@pytest.mark.root
+@pytest.mark.slow
+def test_that_is_so_on_a_disk_that_keeps_a_journal(tmp_path: Path, clock: HandClock) -> None:
+    with ext4(tmp_path, 64 << 20) as disk:
+        full_at_every_step(disk, clock)
+
+
+def full_at_every_step(disk: Path, clock: HandClock, **marks: Any) -> None:
     steps: list[Callable[[Log], Any]] = [
         lambda log: log.create_topic("t", COLUMNS, exist_ok=True),
         lambda log: log["t"].append(row(0)),
@@ -317,14 +328,16 @@ def test_whenever_the_disk_is_full_to_the_last_byte_what_deletes_is_done_and_the
         lambda log: log.seal(),
         lambda log: log.maintain(),
     ]
+    taken = 0
     for at in range(len(steps)):
         path = disk / f"log-{at}"
-        with Log(acquire(path, clock, MAP_SIZE, marks=marks_with({"ballast": "512KiB"}, DiskMarks()))) as log:
+        with Log(acquire(path, clock, MAP_SIZE, marks=marks_with(marks, DiskMarks()))) as log:
             topic = log.create_topic("t", COLUMNS)
             for step in steps[: at + 1]:
                 step(log)
             _, end = topic.offsets()[0]
             held = [n for batch in topic.read() for n in batch.data["n"].to_pylist()]
+            assert log.statistics().ballast_bytes
             crumbs = take_all(disk)
             clock.at += 1_000_000
             with pytest.raises(DiskNearlyFull):
@@ -334,12 +347,14 @@ def test_whenever_the_disk_is_full_to_the_last_byte_what_deletes_is_done_and_the
                 tx.trim("t", {0: end})
                 tx.commit_offsets("group", {("t", 0): end})
             assert topic.offsets() == {0: (end, end)}
+            taken += ballast.size(path) == 0
             log.alter_topic("t", retention="1d")
             assert log.maintain().short_of_room
             crumbs.unlink()
             assert topic.append(row(9)) == {0: (end, end + 1)}
             log.delete_topic("t")
         assert unsound(path) == []
+    assert taken, "there was always room to delete without it"
 
 
 @pytest.mark.root
