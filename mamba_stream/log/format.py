@@ -34,6 +34,7 @@ from mamba_stream.log.metadata import BODY_LENGTH, PREFIX, Places, field as fiel
 ALIGNMENT = 64
 MAX_MESSAGE_BYTES = 1 << 31
 _FOOTER = struct.Struct("<I4s")
+FOOTER_BYTES = _FOOTER.size
 _MAGIC = b"MBA1"
 _MERGED = b"MBA2"
 """Where the footer is of a message that also says where its rows come from."""

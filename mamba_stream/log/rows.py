@@ -94,7 +94,7 @@ class Head(msgspec.Struct, frozen=True):
         )
 
 
-class Entry(msgspec.Struct, frozen=True):
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """One batch of a partition: where its bytes are, and what is known without reading them.
 
     ``running_time`` is the greatest time of this batch and all before it; ``span`` is how many offsets

@@ -30,7 +30,7 @@ _TOGETHER_BYTES = 1 << 20
 _FITTINGS = 256
 
 
-class Placed(msgspec.Struct, frozen=True):
+class Placed(msgspec.Struct, frozen=True, gc=False):
     """An entry with the offset of its first row."""
 
     offset: int

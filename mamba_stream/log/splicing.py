@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from xxhash import xxh3_64_intdigest
 
-from mamba_stream.log.format import Columns, Damaged, Message, verify_header
+from mamba_stream.log.format import FOOTER_BYTES, Columns, Damaged, Layout, Message, verify_header
 from mamba_stream.log.metadata import places as places_in, u32
 from mamba_stream.log.rows import Entry
 from mamba_stream.log.template import NUMBER, TEXT, Pieces, Template
@@ -44,6 +44,34 @@ class _Place(NamedTuple):
     """Whose validity lies where, and how many nulls there are, if there are some."""
 
 
+class _Shape:
+    """How a message is laid out; others are alike whose headers differ in nothing but the columns' checksums."""
+
+    def __init__(
+        self, layout: Layout, entry: Entry, message: memoryview, table: Columns, places: list[_Place]
+    ) -> None:
+        self.places = places
+        self._layout = layout
+        self._entry = entry
+        self._body = table.starts[0]
+        self._table = self._body - layout.table.size
+        head = bytes(message[: self._body])
+        self._metadata, self._ending = head[: self._table], head[-FOOTER_BYTES:]
+        self._plain = not table.origins
+
+    def checksums(self, entry: Entry, message: memoryview) -> Sequence[int] | None:
+        """Those of the columns of a message that is alike, from a header that is proven; ``None`` of another."""
+        if not self._plain or entry.length != self._entry.length or entry.rows != self._entry.rows:
+            return None
+        head = bytes(message[: self._body])
+        if xxh3_64_intdigest(head, self._layout.fingerprint) != entry.header:
+            # It is of another length, or damaged.
+            return None
+        if not head.startswith(self._metadata) or not head.endswith(self._ending):
+            return None
+        return self._layout.table.unpack_from(head, self._table)[:-2]
+
+
 class Splice:
     """What lies in messages that become one; they are proven to be what was written.
 
@@ -61,16 +89,19 @@ class Splice:
         self._template = template
         self._rows = [entry.rows for entry, _ in stored]
         self._columns = [_Column() for _ in template.widths]
-        shape: object = None
-        places: list[_Place] = []
+        shape: _Shape | None = None
         for number, (entry, message) in enumerate(stored):
-            table = verify_header(message, template.layout, entry.header)
-            nodes = self._nodes(message, table, entry.rows)
-            if (found := (table.starts, table.buffers, nodes)) != shape:
-                # Most are alike.
-                shape, places = found, self._places(table, nodes, entry.rows)
-            self._take(number, message, places, table.checksums)
-            self.origins.append(table.origins)
+            # Most are alike, and what is known of one is known of the next.
+            checksums = None if shape is None else shape.checksums(entry, message)
+            if shape is None or checksums is None:
+                table = verify_header(message, template.layout, entry.header)
+                nodes = self._nodes(message, table, entry.rows)
+                shape = _Shape(template.layout, entry, message, table, self._places(table, nodes, entry.rows))
+                checksums = table.checksums
+                self.origins.append(table.origins)
+            else:
+                self.origins.append(b"")
+            self._take(number, message, shape.places, checksums)
 
     def message(self, origins: bytes = b"") -> Message:
         """All their rows."""

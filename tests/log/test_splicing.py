@@ -75,3 +75,23 @@ def test_rows_that_are_not_as_many_as_the_index_has_are_damage() -> None:
     wrong = Entry(1, 0, entry.length, 2, 2, 0, 0, 0, 0, 1, entry.header, 0)
     with pytest.raises(Damaged, match="not as many"):
         Splice(template, [(wrong, message)])
+
+
+def test_messages_of_one_length_that_are_laid_out_differently_are_told_apart() -> None:
+    """As where nulls come, and where other columns are longer: each is read by its own numbers."""
+    schema = pa.schema({"a": pa.int64(), "s": pa.large_string(), "t": pa.large_string()})
+    layout = Layout.of(schema, fingerprint(schema))
+    template = Template.of(layout)
+    assert template is not None
+    parts = [
+        pa.RecordBatch.from_pylist(
+            [{"a": n, "s": "x" * n, "t": ""}, {"a": m, "s": "y", "t": "z" * m}], schema
+        )
+        for n, m in ((3, 5), (5, 3), (100, 2), (2, 100), (3, 5))
+    ]
+    parts.append(pa.RecordBatch.from_pylist([{"a": None, "s": "b"}, {"a": 1, "t": ""}], schema))
+    made = Splice(template, [stored(part, layout) for part in parts]).message()
+    written = b"".join(made.parts())
+    assert len({stored(part, layout)[0].length for part in parts[:2]}) == 1
+    back = format.decode(pa.py_buffer(written), layout, None, False)
+    assert back.equals(pa.concat_batches(parts))
