@@ -95,3 +95,12 @@ def test_messages_of_one_length_that_are_laid_out_differently_are_told_apart() -
     assert len({stored(part, layout)[0].length for part in parts[:2]}) == 1
     back = format.decode(pa.py_buffer(written), layout, None, False)
     assert back.equals(pa.concat_batches(parts))
+
+
+def test_a_sound_message_in_the_place_of_another_is_found() -> None:
+    layout = Layout.of(pa.schema({"n": pa.int64()}), fingerprint(pa.schema({"n": pa.int64()})))
+    template = Template.of(layout)
+    assert template is not None
+    (entry, message), (_, other) = (stored(pa.record_batch({"n": pa.array([n, n])}), layout) for n in (1, 2))
+    with pytest.raises(Damaged, match="header"):
+        Splice(template, [(entry, message), (entry, other)])
