@@ -6,6 +6,7 @@ import contextlib
 import errno
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 
 import msgspec
 import pyarrow as pa
@@ -168,7 +169,10 @@ class Shelf:
                 read = _as_read(topic, partition, placed, data, origins)
                 return read.between(asked.offset, asked.next_offset)
             except Misfit as misfit:
-                raise self._misfit(topic, partition, placed, misfit) from None
+                left = self._left_by_trims(topic, partition, placed, message, wanted)
+                if left is None:
+                    raise _misfit(topic, partition, placed.offset, placed.next_offset, misfit) from None
+                return left.between(asked.offset, asked.next_offset)
             except (format.Damaged, pa.ArrowInvalid, OSError) as error:
                 raise self._damaged(topic, partition, placed, str(error)) from error
 
@@ -227,17 +231,44 @@ class Shelf:
     def _verified_batch(
         self, topic: TopicRow, entry: Entry, message: pa.Buffer, wanted: Sequence[int] | None
     ) -> pa.RecordBatch:
-        layout = self.layout(entry.schema)
         fitting = self._fitting(topic, entry.schema, wanted)
-        if fitting is not None:
-            if not fitting.columns:
-                return fitting.nulls(entry.rows)
-            wanted = fitting.columns
-        self._verify(layout, [entry], [memoryview(message)], wanted)
-        batch = format.decode(message, layout, wanted, entry.compressed)
+        if fitting is None:
+            return self._stored_batch(entry, message, wanted)
+        if not fitting.columns:
+            return fitting.nulls(entry.rows)
+        return fitting.fitted(self._stored_batch(entry, message, fitting.columns))
+
+    def _stored_batch(
+        self, entry: Entry, message: pa.Buffer, columns: Sequence[int] | None
+    ) -> pa.RecordBatch:
+        """The rows as they were written."""
+        layout = self.layout(entry.schema)
+        self._verify(layout, [entry], [memoryview(message)], columns)
+        batch = format.decode(message, layout, columns, entry.compressed)
         if batch.num_rows != entry.rows:
             raise format.Damaged(f"{batch.num_rows} rows where the index has {entry.rows}")
-        return batch if fitting is None else fitting.fitted(batch)
+        return batch
+
+    def _left_by_trims(
+        self,
+        topic: TopicRow,
+        partition: int,
+        placed: Placed,
+        message: pa.Buffer,
+        wanted: Sequence[int] | None,
+    ) -> LogBatch | None:
+        """The rows of an entry whose first were trimmed away, and need not fit; ``None`` where none were."""
+        fitting = self._fitting(topic, placed.entry.schema, wanted)
+        begin = self.heads(topic, [partition])[partition].begin
+        if fitting is None or begin <= placed.offset:
+            return None
+        stored = self._stored_batch(placed.entry, message, fitting.columns)
+        origins = self._origins(placed.entry, message)
+        left = _as_read(topic, partition, placed, stored, origins).between(begin, placed.next_offset)
+        try:
+            return replace(left, data=fitting.fitted(left.data))
+        except Misfit as misfit:
+            raise _misfit(topic, partition, begin, placed.next_offset, misfit) from None
 
     def _origins(self, entry: Entry, message: pa.Buffer) -> Origins | None:
         """Where the rows come from, proven anew: columns may have been proven before, or none be wanted."""
@@ -302,13 +333,6 @@ class Shelf:
                 offset=gap[0],
             )
 
-    def _misfit(self, topic: TopicRow, partition: int, placed: Placed, misfit: Misfit) -> SchemaMismatch:
-        return SchemaMismatch(
-            f"topic {topic.name!r}, partition {partition}, row {misfit.row} of offsets {placed.offset} to "
-            f"{placed.next_offset - 1}: {misfit.words}. The topic was altered: take it anew from its log and read "
-            "with the columns that it has now, or read without this one"
-        )
-
     def _damaged(self, topic: TopicRow, partition: int, placed: Placed, why: str) -> DataCorrupted:
         return DataCorrupted(
             f"topic {topic.name!r}, partition {partition}, offsets {placed.offset} to "
@@ -350,3 +374,11 @@ def _alike(placed: Sequence[Placed]) -> Sequence[Placed]:
             return placed[:number]
         position = end
     return placed
+
+
+def _misfit(topic: TopicRow, partition: int, offset: int, following: int, misfit: Misfit) -> SchemaMismatch:
+    return SchemaMismatch(
+        f"topic {topic.name!r}, partition {partition}, row {misfit.row} of offsets {offset} to {following - 1}: "
+        f"{misfit.words}. The topic was altered: take it anew from its log and read with the columns that it has now, "
+        "or read without this one"
+    )

@@ -136,6 +136,19 @@ def test_a_value_that_an_earlier_type_does_not_hold_is_refused_and_the_rest_can_
     assert [found["n"] for found in everything(altered)] == [1, 2**31, 3]
 
 
+def test_rows_that_were_trimmed_away_need_not_be_in_the_earlier_type(log: Log) -> None:
+    earlier = log.create_topic("t", {"n": pl.Int8})
+    log.alter_topic("t", schema={"n": pl.Int16})
+    later = log["t"]
+    later.append(pl.DataFrame({"n": [1, 300, 2, 3]}, schema={"n": pl.Int16}))
+    later.trim({0: 1})
+    with pytest.raises(SchemaMismatch, match="row 0 of offsets 1 to 3: column 'n': 300"):
+        everything(earlier)
+    later.trim({0: 2})
+    assert everything(earlier) == [{"n": 2}, {"n": 3}]
+    assert [(batch.offset, batch.next_offset) for batch in earlier.read()] == [(2, 4)]
+
+
 def test_what_cannot_be_altered_is_refused_column_by_column(log: Log, topic: Topic, unchanged: None) -> None:
     with pytest.raises(
         SchemaMismatch, match="'n' is Int32 and not to become Int8.*it may become Int64, Float64"

@@ -353,9 +353,9 @@ def processed(function, on_error: str = "dead_letter") -> mamba.Pipeline:
     [(is_killed, "signal 9 (Killed)"), pytest.param(crashes, "signal 11", marks=pytest.mark.slow)],
 )
 def test_a_row_that_ends_its_process_is_a_dead_letter(log, function, how):
-    fill(log, rows_of(300))
+    fill(log, rows_of(64))
     drive(processed(function), log)
-    assert values(log) == [value for value in range(300) if value != 40]
+    assert values(log) == [value for value in range(64) if value != 40]
     [letter] = log["job.dead"].scan().collect().to_dicts()
     assert letter["value"] == 40
     assert how in letter["_dead"]["cause"]
@@ -387,8 +387,8 @@ def test_a_row_that_ends_its_process_fails_the_job_by_default(log):
 
 def test_what_was_found_out_is_the_same_for_the_front_door(log):
     """A job as users start it: nothing is lost, and nothing is there twice."""
-    fill(log, rows_of(300))
+    fill(log, rows_of(64))
     summary = mamba.run(processed(ends), log=log, workers=2)
-    assert (summary.state, summary.rows_in, summary.rows_out, summary.failed) == ("finished", 300, 299, 1)
-    assert values(log) == [value for value in range(300) if value != 40]
+    assert (summary.state, summary.rows_in, summary.rows_out, summary.failed) == ("finished", 64, 63, 1)
+    assert values(log) == [value for value in range(64) if value != 40]
     assert values(log, "job.dead") == [40]
