@@ -12,12 +12,12 @@ import pytest
 _THOROUGH = bool(os.environ.get("MAMBA_TESTS_THOROUGH"))
 
 
-def examples(most: int) -> int:
+def examples(most: int, *, least: int = 10) -> int:
     """How many examples a property is tried with, of so many that it is worth.
 
     Every run draws others, so that what one run does not come to, the next ones do.
     """
-    return most if _THOROUGH else max(10, most // 4)
+    return most if _THOROUGH else max(least, most // 4)
 
 
 def crossed(first: Iterable[Any], *others: Iterable[Any], every: int, begin: int = 0) -> list[Any]:

@@ -24,6 +24,7 @@ from mamba_stream.runtime.describing import decode_description
 from mamba_stream.runtime.jobs import list_jobs
 from mamba_stream.runtime.requests import Describe
 from tests.server.running import alive, children, until
+from tests.sizes import crossed
 
 PIPELINE = """
 import threading
@@ -72,8 +73,7 @@ def passed(log):
     return sorted(log["passed"].scan().collect()["n"].to_list())
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(("workers", "number"), crossed([1, 2], [signal.SIGTERM, signal.SIGINT], every=2))
 def test_a_run_that_is_told_to_end_commits_what_it_has(log, tmp_path, environment, workers, number):
     with running(log, tmp_path, environment, "--commit", "1h", "--workers", str(workers)) as job:
         with mamba.open(log) as opened:
@@ -96,8 +96,7 @@ def rows_in(job, log):
     return decode_description(ask(log, "passing", Describe())[1]).status.rows_in
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize(("workers", "again"), crossed([1, 2], [False, True], every=2))
 def test_a_run_that_cannot_finish_is_cancelled(log, tmp_path, environment, workers, again):
     grace = "1h" if again else "200ms"
     with running(

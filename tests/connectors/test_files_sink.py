@@ -281,7 +281,7 @@ def test_another_file_system_is_refused_with_what_to_do(tmp_path):
 
 @pytest.mark.parametrize("options", ["parquet", "csv", "partitioned"])
 @pytest.mark.parametrize(
-    "kills", [pytest.param(6, id="6"), pytest.param(150, id="150", marks=pytest.mark.slow)]
+    "kills", [pytest.param(3, id="3"), pytest.param(150, id="150", marks=pytest.mark.slow)]
 )
 def test_a_writer_that_is_killed_anywhere_leaves_every_committed_row_once(
     tmp_path, environment, options, kills

@@ -48,7 +48,7 @@ class Appender(threading.Thread):
 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
-    "kills", [pytest.param(6, id="6"), pytest.param(80, id="80", marks=pytest.mark.slow)]
+    "kills", [pytest.param(4, id="4"), pytest.param(80, id="80", marks=pytest.mark.slow)]
 )
 def test_a_rebalance_storm_loses_nothing_and_comes_to_rest(
     tmp_path: Path, environment: dict[str, str], seed: int, kills: int

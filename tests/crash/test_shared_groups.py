@@ -45,7 +45,7 @@ class Sender(threading.Thread):
 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
-    "kills", [pytest.param(6, id="6"), pytest.param(80, id="80", marks=pytest.mark.slow)]
+    "kills", [pytest.param(4, id="4"), pytest.param(80, id="80", marks=pytest.mark.slow)]
 )
 def test_a_shared_group_whose_members_are_killed_loses_nothing_and_does_nothing_twice_in_a_transaction(
     tmp_path: Path, environment: dict[str, str], seed: int, kills: int

@@ -14,6 +14,7 @@ from mamba_stream.core.clock import SystemClock
 from mamba_stream.operators.changes import table_of
 from mamba_stream.runtime.options import RunOptions
 from mamba_stream.runtime.run import Run
+from tests.sizes import crossed
 
 
 def check(log: mamba.Log) -> None:
@@ -48,7 +49,7 @@ def test_fed_twice_and_run_twice_it_gives_what_polars_gives_once(tmp_path):
         check(log)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", crossed(range(3), every=3))
 def test_crashed_and_resumed_anywhere_it_gives_the_same(tmp_path, seed):
     chance = np.random.default_rng(seed)
     crashes = 0

@@ -14,6 +14,7 @@ from mamba_stream.core.clock import SystemClock
 from mamba_stream.operators.changes import table_of
 from mamba_stream.runtime.options import RunOptions
 from mamba_stream.runtime.run import Run
+from tests.sizes import crossed
 
 TOPICS = (flights_weather.DEPARTURES, flights_weather.DELAYS, flights_weather.CANCELLED)
 
@@ -53,7 +54,7 @@ def test_most_met_an_observation_some_none_and_poor_visibility_delays():
     assert mean[True] > 1.5 * mean[False]
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", crossed(range(2), every=2))
 def test_crashed_and_resumed_anywhere_it_gives_the_same(tmp_path, seed):
     chance = np.random.default_rng(seed)
     crashes = 0

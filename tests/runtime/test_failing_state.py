@@ -17,6 +17,7 @@ from mamba_stream.messaging.redrive import redrive
 from mamba_stream.operators.changes import table_of
 from mamba_stream.runtime.options import run_options
 from mamba_stream.runtime.run import Run
+from tests.sizes import examples
 
 START = datetime(2024, 1, 1)
 SCHEMA = {"ts": pl.Datetime("us"), "key": pl.String, "value": pl.String, "extra": pl.Int64}
@@ -200,7 +201,7 @@ def test_rows_over_which_an_aggregate_raises_never_were(log, case, on_error):
 @pytest.mark.parametrize("case", ROW_BY_ROW)
 def test_however_rows_are_cut_and_the_job_dies_the_same_rows_go(log, case):
     stream, expected = ROW_BY_ROW[case]
-    for seed in range(4):
+    for seed in range(examples(4, least=2)):
         run = torn(log, stream(mamba.stream("rows")), seed, f"torn{seed}")
         found = table(log, f"torn{seed}")
         assert_frame_equal(
@@ -282,7 +283,7 @@ def test_which_windows_go_does_not_depend_on_batches_or_crashes(log, kind, aggre
     summary = once(log, stream)
     first, gone = table(log), sorted(map(str, made(log)))
     assert first.height > 0 and summary.failed > 0 and not sum(first.null_count().row(0))
-    for seed in range(3):
+    for seed in range(examples(3, least=2)):
         run = torn(log, stream, seed, f"torn{seed}")
         assert_frame_equal(table(log, f"torn{seed}"), first, check_row_order=False)
         assert sorted(dead(log, f"torn{seed}.dead")["extra"]) == sorted(dead(log)["extra"])
@@ -333,7 +334,7 @@ def test_a_match_whose_result_raises_goes_alone(log):
     stream = mamba.stream("rows").match([low, high], by="key", within="1h", overlapping=True)
     results = stream.agg(first=pl.col("low.value").cast(pl.Int64), at=pl.col("low.extra"))
     everything = stream.agg(first=pl.col("low.value"), at=pl.col("low.extra")).collect(log)
-    for seed in range(3):
+    for seed in range(examples(3, least=2)):
         run = torn(log, results, seed, f"torn{seed}")
         good = everything.filter(pl.col("first") != "oops").cast({"first": pl.Int64})
         bad = everything.filter(pl.col("first") == "oops")
@@ -373,7 +374,7 @@ def test_rows_over_which_a_total_raises_never_were(log, on_error):
     expected = totals(GOOD, "key")
     assert once(log, stream, on_error).failed == BAD.height
     assert_frame_equal(table(log), expected, check_row_order=False, check_dtypes=False)
-    for seed in range(4):
+    for seed in range(examples(4, least=2)):
         assert torn(log, stream, seed, f"torn{seed}", on_error).faults.rows == BAD.height
         assert_frame_equal(table(log, f"torn{seed}"), expected, check_row_order=False, check_dtypes=False)
         if on_error == "dead_letter":
@@ -431,7 +432,7 @@ def test_a_log_of_changes_with_other_words_has_only_its_rows_left_out(log):
     log["changes"].append(pl.DataFrame({"_op": words, "key": list("aaabcb"), "n": range(6)}))
     log["changes"].end()
     stream = mamba.stream("changes").table("key")
-    for seed in range(3):
+    for seed in range(examples(3, least=2)):
         assert torn(log, stream, seed, f"torn{seed}").faults.rows == 2
         assert sorted(table(log, f"torn{seed}").rows()) == [("b", 5), ("c", 4)]
         assert dead(log, f"torn{seed}.dead")["n"].to_list() == [1, 3]
@@ -454,7 +455,7 @@ def test_a_log_of_changes_that_rows_are_joined_with_has_only_its_bad_rows_left_o
     )
     log["changes"].end()
     stream = mamba.stream("rows").join(mamba.stream("changes").table("key"), on="key", how="inner")
-    for seed in range(3):
+    for seed in range(examples(3, least=2)):
         assert torn(log, stream, seed, f"torn{seed}").faults.rows == 2
         assert set(table(log, f"torn{seed}").select("key", "n").rows()) == {("a", 0), ("b", 3)}
         assert dead(log, f"torn{seed}.changes.dead")["n"].to_list() == [1, 2]
@@ -470,7 +471,7 @@ def test_a_row_whose_bound_cannot_be_computed_meets_nothing_and_goes(log):
     pairs = GOOD.join(ROWS.select("ts", "key", "extra"), on="key")
     apart = (pl.col("ts_right") - pl.col("ts")).dt.total_seconds()
     expected = pairs.filter(apart >= 0, apart <= pl.col("number")).select("extra", "extra_right")
-    for seed in range(3):
+    for seed in range(examples(3, least=2)):
         run = torn(log, result, seed, f"torn{seed}")
         assert run.faults.rows == BAD.height
         assert_frame_equal(table(log, f"torn{seed}"), expected, check_row_order=False)
