@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,19 @@ PREDICATES = st.recursive(
 SIDES = st.sampled_from(["here", "there"])
 GROUPS = st.sampled_from(["readers", "writers"])
 KEYS = st.sampled_from(["a", "b"])
+
+MINUTE = 60_000_000
+SETTINGS = st.fixed_dictionaries(
+    {},
+    optional={
+        "retention": st.sampled_from([None, {"us": MINUTE}, {"us": DAY}]),
+        "retention_bytes": st.sampled_from([None, None, 1, 1 << 30]),
+        "compact": st.sampled_from([True, True, False]),
+        "compact_after": st.sampled_from([{"us": 0}, {"us": MINUTE}]),
+        "tombstones": st.sampled_from([{"us": 0}, {"us": DAY}]),
+        "seal_compression": st.sampled_from([None, "none", "lz4", "zstd"]),
+    },
+)
 
 
 class Beside(RuleBasedStateMachine):
@@ -92,6 +106,10 @@ class Beside(RuleBasedStateMachine):
     def some_topic(self, data: st.DataObject) -> str:
         return data.draw(st.sampled_from(sorted(self.model.topics)), "topic")
 
+    def some_open_topic(self, data: st.DataObject) -> str:
+        names = sorted(name for name, topic in self.model.topics.items() if not topic.ended)
+        return data.draw(st.sampled_from(names), "topic")
+
     def some_partition(self, data: st.DataObject, name: str) -> int:
         return data.draw(st.integers(0, len(self.model.topics[name].partitions) - 1), "partition")
 
@@ -135,6 +153,23 @@ class Beside(RuleBasedStateMachine):
     def open(self, side: str) -> None:
         clock = str(self.clock.path) if self.address == str(self.path) else None
         self.ok(side, do="open", path=self.address, clock=clock)
+
+    def keep(self, side: str, name: str, settings: dict[str, Any]) -> None:
+        """Has a topic kept so from now on."""
+        topic = self.model.topics[name]
+        answer = self.do(side, do="keep", topic=name, **settings)
+        plain = {n: value["us"] if isinstance(value, dict) else value for n, value in settings.items()}
+        kept = replace(topic.settings, **plain)
+        if kept.compact and not topic.key:
+            assert answer["error"] == "InvalidInput", answer
+            return
+        assert "error" not in answer, answer
+        self.model.lsn += kept != topic.settings
+        topic.settings = kept
+
+    def reopen(self, side: str) -> None:
+        self.ok(side, do="close")
+        self.open(side)
 
     def seen_by(self, side: str) -> dict[str, Any]:
         return self.seen_at(self.sides[side])

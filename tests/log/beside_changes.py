@@ -7,7 +7,7 @@ from typing import Any
 import hypothesis.strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
-from tests.log.beside import GROUPS, KEYS, SIDES, TIMES, TOPICS, VALUES, Beside
+from tests.log.beside import GROUPS, KEYS, SETTINGS, SIDES, TIMES, TOPICS, VALUES, Beside
 from tests.log.desk import ADDED, FORMS
 from tests.log.model import NAMES, Partition, Row, Topic
 
@@ -21,7 +21,7 @@ class Changes(Beside):
             st.fixed_dictionaries(
                 {
                     "partitions": st.integers(1, 3),
-                    "key": st.sampled_from([[], ["who"]]),
+                    "key": st.sampled_from([[], ["who"], ["who"]]),
                     "time": st.just("ts"),
                     "compression": st.sampled_from(["none", "zstd"]),
                 }
@@ -29,15 +29,35 @@ class Changes(Beside):
             min_size=1,
             max_size=2,
         ),
+        kept=st.lists(SETTINGS, min_size=2, max_size=2),
         values=st.lists(VALUES, min_size=1, max_size=6),
     )
-    def both_open_it(self, first: str, settings: list[dict[str, Any]], values: list[Any]) -> None:
+    def both_open_it(
+        self, first: str, settings: list[dict[str, Any]], kept: list[dict[str, Any]], values: list[Any]
+    ) -> None:
         self.address = self.left.enter_context(type(self).placed(self.path, self.clock))
         for side in (first, "there" if first == "here" else "here"):
             self.open(side)
-        for name, options in zip(TOPICS, settings, strict=False):
+        for name, options, settled in zip(TOPICS, settings, kept, strict=False):
             self.create_topic(side="there", name=name, exist_ok=False, **options)
+            self.keep(
+                first, name, {"compact": True, **settled} if options["key"] else {**settled, "compact": False}
+            )
             self.append_here_and_there(name, values)
+            self.append_keys(name, 2)
+
+    @precondition(lambda self: any(not topic.ended for topic in self.model.topics.values()))
+    @rule(times=st.integers(2, 4), data=st.data())
+    def append_the_same_keys(self, times: int, data: st.DataObject) -> None:
+        """Again and again, by both sides."""
+        self.append_keys(self.some_open_topic(data), times)
+
+    def append_keys(self, name: str, times: int) -> None:
+        for at in range(times):
+            rows = self.fresh(name, [(at * 1_000_000, who, 1.0) for who in ("ann", "bob", "cyd")])
+            side = ("here", "there")[at % 2]
+            self.landed(name, rows, self.ok(side, do="append", topic=name, rows=rows, form="polars"), None)
+            self.model.lsn += 1
 
     def append_here_and_there(self, name: str, values: list[Any]) -> None:
         """As many appends as there are rows, from the two sides in turn."""
@@ -98,9 +118,7 @@ class Changes(Beside):
     @precondition(lambda self: any(not topic.ended for topic in self.model.topics.values()))
     @rule(values=st.lists(VALUES, min_size=2, max_size=8), data=st.data())
     def append_row_by_row(self, values: list[Any], data: st.DataObject) -> None:
-        name = data.draw(
-            st.sampled_from(sorted(n for n, t in self.model.topics.items() if not t.ended)), "topic"
-        )
+        name = self.some_open_topic(data)
         self.append_here_and_there(name, values)
 
     @precondition(lambda self: self.model.topics)
@@ -109,13 +127,16 @@ class Changes(Beside):
         values=st.lists(VALUES, max_size=6),
         form=st.sampled_from(FORMS),
         directed=st.booleans(),
+        level=st.sampled_from(["commit", "interval", "os"]),
         data=st.data(),
     )
-    def append(self, side: str, values: list[Any], form: str, directed: bool, data: st.DataObject) -> None:
+    def append(
+        self, side: str, values: list[Any], form: str, directed: bool, level: str, data: st.DataObject
+    ) -> None:
         name = self.some_topic(data)
-        options = {"partition": self.some_partition(data, name)} if directed else {}
+        options: dict[str, Any] = {"partition": self.some_partition(data, name)} if directed else {}
         rows = self.fresh(name, values)
-        answer = self.do(side, do="append", topic=name, rows=rows, form=form, **options)
+        answer = self.do(side, do="append", topic=name, rows=rows, form=form, durability=level, **options)
         if rows and self.model.topics[name].ended:
             assert answer["error"] == "TopicEnded", answer
             return
@@ -316,6 +337,5 @@ class Changes(Beside):
         assert self.ok(side, do="seal") >= 0
 
     @rule(side=SIDES)
-    def reopen(self, side: str) -> None:
-        self.ok(side, do="close")
-        self.open(side)
+    def somebody_comes_again(self, side: str) -> None:
+        self.reopen(side)

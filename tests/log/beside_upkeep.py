@@ -10,7 +10,6 @@ import copy as copying
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,26 +21,15 @@ from mamba_stream.errors import InvalidInput
 from mamba_stream.log import Log, restore, restoring
 from mamba_stream.log.doctor import Report
 from mamba_stream.log.store import acquire
-from tests.log.beside import SIDES, WHO, Beside
+from tests.log.beside import MINUTE, SETTINGS, SIDES, WHO, Beside
 from tests.log.desk import ADDED, Desk
 from tests.log.handclock import DAY
 from tests.log.model import Model, Partition, Topic, due, keys_of
 from tests.log.pictures import rows_of, unsound
 
-MINUTE = 60_000_000
 _DAYS = 5
 """Producers that nobody heard of for a week are forgotten, and the model does not forget."""
-SETTINGS = st.fixed_dictionaries(
-    {},
-    optional={
-        "retention": st.sampled_from([None, {"us": MINUTE}, {"us": DAY}]),
-        "retention_bytes": st.sampled_from([None, None, 1, 1 << 30]),
-        "compact": st.sampled_from([True, True, False]),
-        "compact_after": st.sampled_from([{"us": 0}, {"us": MINUTE}]),
-        "tombstones": st.sampled_from([{"us": 0}, {"us": DAY}]),
-        "seal_compression": st.sampled_from([None, "none", "lz4", "zstd"]),
-    },
-)
+AGES = st.sampled_from([0, 1, 30_000_000, 2 * MINUTE, 2 * MINUTE, DAY + 1])
 BUDGETS = st.sampled_from([None, None, 0, 500, 3_000])
 
 Bounds = dict[int, tuple[int, int]]
@@ -53,7 +41,6 @@ class Upkeep(Beside):
 
     days = 0
 
-    @rule(by=st.sampled_from([1, 30_000_000, 2 * MINUTE, DAY + 1]))
     def time_passes(self, by: int) -> None:
         if by > DAY:
             if self.days == _DAYS:
@@ -64,16 +51,7 @@ class Upkeep(Beside):
     @precondition(lambda self: self.model.topics)
     @rule(side=SIDES, settings=SETTINGS, data=st.data())
     def keep_otherwise(self, side: str, settings: dict[str, Any], data: st.DataObject) -> None:
-        topic = self.model.topics[name := self.some_topic(data)]
-        answer = self.do(side, do="keep", topic=name, **settings)
-        plain = {n: value["us"] if isinstance(value, dict) else value for n, value in settings.items()}
-        kept = replace(topic.settings, **plain)
-        if kept.compact and not topic.key:
-            assert answer["error"] == "InvalidInput", answer
-            return
-        assert "error" not in answer, answer
-        self.model.lsn += kept != topic.settings
-        topic.settings = kept
+        self.keep(side, self.some_topic(data), settings)
 
     @precondition(lambda self: any(t.key and not t.ended for t in self.model.topics.values()))
     @rule(side=SIDES, keys=st.lists(WHO, min_size=1, max_size=3), data=st.data())
@@ -86,16 +64,21 @@ class Upkeep(Beside):
         self.landed(name, rows, self.ok(side, do="append", topic=name, rows=rows, form="dicts"), None)
         self.model.lsn += 1
 
-    @rule(side=SIDES, budget=BUDGETS)
-    def maintain(self, side: str, budget: int | None) -> None:
+    @rule(side=SIDES, budget=BUDGETS, by=AGES, sealed=st.booleans())
+    def maintain(self, side: str, budget: int | None, by: int, sealed: bool) -> None:
+        """After some time; what another process has open is not sealed."""
+        self.time_passes(by)
+        if sealed:
+            self.reopen("there" if side == "here" else "here")
         begins = self.begins_after_retention()
         answer = self.ok(side, do="maintain", budget=budget)
         self.retained(answer, begins)
         self.compacted(answer)
 
-    @rule(side=SIDES)
-    def everything_is_done(self, side: str) -> None:
+    @rule(side=SIDES, by=AGES)
+    def everything_is_done(self, side: str, by: int) -> None:
         """With no file open, upkeep without a budget comes to its end."""
+        self.time_passes(by)
         for each in self.sides:
             self.ok(each, do="close")
         self.open(side)
@@ -110,7 +93,7 @@ class Upkeep(Beside):
             for p, part in enumerate(topic.partitions):
                 old = all(time <= now - topic.settings.compact_after for time in part.times[part.begin :])
                 if topic.settings.compact and old:
-                    must[name, p] = due(topic, part, now) | part.gone
+                    must[name, p] = due(topic, part, now) | {at for at in part.gone if at >= part.begin}
         self.compacted(answer)
         for (name, p), gone in must.items():
             assert self.model.topics[name].partitions[p].gone == gone, (name, p)
@@ -242,7 +225,7 @@ class Copies(Upkeep):
         source = self.sides["here"].log
         assert source is not None
         with Log(acquire(there, self.clock)) as other:
-            if any(part.gone for part in topic.partitions):
+            if any(at >= part.begin for part in topic.partitions for at in part.gone):
                 with pytest.raises(InvalidInput, match="compacted away"):
                     source.copy(name, other)
             else:
