@@ -117,10 +117,17 @@ def test_upkeep_that_gets_an_error_anywhere_loses_nothing(
     assert _swept(upkeep, share, seed, f"error={error}") == []
 
 
-@pytest.mark.parametrize("plant", ["deletion first", "removed at once"])
-def test_what_is_wrong_with_upkeep_is_found(upkeep: Upkeep, plant: str) -> None:
-    calls = upkeep.calls()
-    for number in range(1, calls["rename"] + 1):
-        if upkeep.wrong(upkeep.run(f"rename:signal=KILL:when={number}", plant)):
+PLANTS = [
+    ("deletion first", "rename"),
+    ("removed at once", "rename"),
+    pytest.param("retention removes files first", "fdatasync", marks=pytest.mark.slow),
+    pytest.param("manifest first", "rename", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("plant", "call"), PLANTS)
+def test_what_is_wrong_with_upkeep_is_found(upkeep: Upkeep, plant: str, call: str) -> None:
+    for number in range(1, upkeep.calls()[call] + 1):
+        if upkeep.wrong(upkeep.run(f"{call}:signal=KILL:when={number}", plant)):
             return
     pytest.fail(f"nobody noticed: {plant}")
