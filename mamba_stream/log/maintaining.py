@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Final
 
+from mamba_stream.errors import DiskFull, NotCommitted
 from mamba_stream.log import ballast, compacting, directory, merging, recovery, retaining, sealing
 from mamba_stream.log.pacing import Pace, Step, at_once
 from mamba_stream.log.segments import Repacked
@@ -33,6 +34,10 @@ def maintain(
         patient: Leave files alone that are small and young: they are worth more later.
         step: Called between two pieces of work. Without, a run within a budget gives way to those who commit, and one
             that is to do everything does not.
+
+    Raises:
+        DiskFull: There is no room; what was not done stays as it is.
+        NotCommitted: It could not be done, for another reason.
     """
     lock = ballast.relieved(store.path, lambda: store.lock(directory.UPKEEP, _NAME))
     if lock is None:
@@ -41,6 +46,11 @@ def maintain(
         step = at_once if budget is None else Pace(store.lsn, store.clock)
     try:
         found = _maintained(store, budget, patient, step)
+    except OSError as error:
+        failed = DiskFull if error.errno in directory.NO_ROOM else NotCommitted
+        raise failed(
+            f"{store.path}: {error.strerror}; what upkeep has not done stays as it is. Try again later"
+        ) from error
     finally:
         lock.release()
     store.upkeep.add(found)
