@@ -29,7 +29,8 @@ CALLS = (
     *("write", "pwrite64", "pwritev", "fdatasync", "fsync", "ftruncate", "openat", "rename", "unlink"),
     *("copy_file_range", "flock", "mkdir", "link"),
 )
-SHARES = [pytest.param(8, id="8"), pytest.param(None, id="all", marks=pytest.mark.slow)]
+_SLOW = [pytest.mark.slow, pytest.mark.timeout(3600)]
+SHARES = [pytest.param(8, id="8"), pytest.param(None, id="all", marks=_SLOW)]
 
 
 class Upkeep:

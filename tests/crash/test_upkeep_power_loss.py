@@ -44,7 +44,11 @@ def record(
 
 
 @pytest.mark.parametrize(
-    "count", [pytest.param(24, id="24"), pytest.param(1500, id="1500", marks=pytest.mark.slow)]
+    "count",
+    [
+        pytest.param(24, id="24"),
+        pytest.param(1500, id="1500", marks=[pytest.mark.slow, pytest.mark.timeout(3600)]),
+    ],
 )
 def test_a_power_loss_during_upkeep_loses_nothing(count: int, record: Callable[..., Recording]) -> None:
     recording = record()
