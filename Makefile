@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-JOBS ?= 2
+JOBS ?= 3
 SERVED ?= thread
 SUITES ?= tests/log tests/messaging tests/runtime tests/dsl tests/pipelines
 

@@ -30,7 +30,7 @@ CALLS = (
     *("copy_file_range", "flock", "mkdir", "link"),
 )
 _SLOW = [pytest.mark.slow, pytest.mark.timeout(3600)]
-SHARES = [pytest.param(8, id="8"), pytest.param(None, id="all", marks=_SLOW)]
+SHARES = [pytest.param(5, id="5"), pytest.param(None, id="all", marks=_SLOW)]
 
 
 class Upkeep:
@@ -111,7 +111,7 @@ def test_upkeep_that_is_killed_anywhere_loses_nothing(upkeep: Upkeep, share: int
 
 
 @pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
-@pytest.mark.parametrize("share", [pytest.param(5, id="5"), SHARES[-1]])
+@pytest.mark.parametrize("share", [pytest.param(3, id="3"), SHARES[-1]])
 def test_upkeep_that_gets_an_error_anywhere_loses_nothing(
     upkeep: Upkeep, share: int | None, error: str, seed: int
 ) -> None:

@@ -117,8 +117,7 @@ def test_the_side_input_has_ten_thousand_rows():
     assert side_input()["key"].to_list() == [*range(10_000)]
 
 
-@pytest.mark.parametrize("tables", [busy, slow])
-@pytest.mark.parametrize("query", ORACLE)
+@pytest.mark.parametrize(("query", "tables"), crossed(ORACLE, [busy, slow], every=2))
 def test_the_batch_query_that_we_are_held_against_gives_what_duckdb_gives(query, tables):
     lazy = {name: frame.lazy() for name, frame in tables().items()}
     found = nexmark_polars.QUERIES[query](**lazy).collect()
@@ -138,7 +137,7 @@ def test_a_query_collected_over_frames_gives_what_duckdb_gives(query, tables):
     check(QUERIES[query](**streams(given), side_input=given["side_input"]).collect(), query, tables)
 
 
-@pytest.mark.parametrize(("query", "tables", "partitions"), crossed(QUERIES, [busy, slow], [1, 3], every=2))
+@pytest.mark.parametrize(("query", "tables", "partitions"), crossed(QUERIES, [busy, slow], [1, 3], every=4))
 def test_crashing_and_resuming_over_topics_changes_nothing(query, tables, partitions):
     chance = np.random.default_rng(partitions)
     given = tables()

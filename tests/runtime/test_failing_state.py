@@ -17,7 +17,7 @@ from mamba_stream.messaging.redrive import redrive
 from mamba_stream.operators.changes import table_of
 from mamba_stream.runtime.options import run_options
 from mamba_stream.runtime.run import Run
-from tests.sizes import examples
+from tests.sizes import crossed, examples
 
 START = datetime(2024, 1, 1)
 SCHEMA = {"ts": pl.Datetime("us"), "key": pl.String, "value": pl.String, "extra": pl.Int64}
@@ -185,8 +185,7 @@ ROW_BY_ROW: dict[str, tuple[Callable[..., mamba.Stream], Callable[[pl.DataFrame]
 }
 
 
-@pytest.mark.parametrize("case", ROW_BY_ROW)
-@pytest.mark.parametrize("on_error", ["skip", "dead_letter"])
+@pytest.mark.parametrize(("case", "on_error"), crossed(ROW_BY_ROW, ["skip", "dead_letter"], every=2))
 def test_rows_over_which_an_aggregate_raises_never_were(log, case, on_error):
     stream, expected = ROW_BY_ROW[case]
     summary = once(log, stream(mamba.stream("rows")), on_error)
@@ -275,8 +274,7 @@ def test_a_window_that_keeps_no_rows_is_a_dead_letter_that_says_which_it_is(log)
     assert all(" over the window from 2024-01-01 " in cause for cause in causes(log, "job.made.dead"))
 
 
-@pytest.mark.parametrize("aggregates", [KEPT, READ_OFF], ids=["kept", "read off"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "aggregates"), crossed(KINDS, [KEPT, READ_OFF], every=2))
 def test_which_windows_go_does_not_depend_on_batches_or_crashes(log, kind, aggregates):
     spec, emit = KINDS[kind]
     stream = mamba.stream("rows").window(spec, by="key", emit=emit).agg(**aggregates)

@@ -9,7 +9,7 @@ from tests.runtime.workers.simulated import troubled
 from tests.sizes import crossed
 
 
-@pytest.mark.parametrize(("name", "seed"), crossed(SCENARIOS, range(3), every=3))
+@pytest.mark.parametrize(("name", "seed"), crossed(SCENARIOS, range(3), every=6))
 def test_what_one_task_remembered_many_go_on_with(name, seed):
     with troubled(name, seed) as job:
         job.alone()

@@ -19,6 +19,7 @@ from mamba_stream.runtime.standing import place_of_task
 from mamba_stream.runtime.workers.layout import Layout, layout_of_job, make_internal_topics
 from mamba_stream.runtime.workers.worker import Worker
 from tests.runtime.model import SCHEMA, Row, at, cuts, expect, frame, make_rows
+from tests.sizes import crossed
 
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 VALUE = pl.col("value")
@@ -26,8 +27,7 @@ TAKEN_OVER = 60
 """Times in a run: a task that never lives as long as from one commit to the next comes to no end."""
 
 
-@pytest.mark.parametrize("by", ["key", None])
-@pytest.mark.parametrize("spec", [(10, 10), (12, 5), (60, 20)])
+@pytest.mark.parametrize(("spec", "by"), crossed([(10, 10), (12, 5), (60, 20)], ["key", None], every=2))
 def test_windows_over_tasks_are_those_of_the_model(spec, by):
     chance = np.random.default_rng(11)
     size, every = spec
