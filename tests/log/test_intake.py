@@ -51,6 +51,7 @@ def test_a_column_without_rows_has_no_ticks(kind: pa.DataType) -> None:
     assert running_time(5, pa.array([], kind)).tolist() == []
 
 
+@pytest.mark.embedded
 @pytest.mark.parametrize("kind", [pl.Datetime("us"), pl.Date()])
 @pytest.mark.parametrize("nulls", [False, True])
 def test_every_partition_knows_the_first_and_the_last_time_of_its_rows(log, kind, nulls):
