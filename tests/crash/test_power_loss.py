@@ -71,7 +71,7 @@ def record(
 
 
 @pytest.mark.parametrize(
-    "count", [pytest.param(140, id="140"), pytest.param(1500, id="1500", marks=pytest.mark.slow)]
+    "count", [pytest.param(80, id="80"), pytest.param(1500, id="1500", marks=pytest.mark.slow)]
 )
 def test_a_power_loss_takes_nothing_that_was_acknowledged(
     count: int, record: Callable[..., Recording]
@@ -83,7 +83,7 @@ def test_a_power_loss_takes_nothing_that_was_acknowledged(
 
 
 @pytest.mark.parametrize(
-    "count", [pytest.param(100, id="100"), pytest.param(1200, id="1200", marks=pytest.mark.slow)]
+    "count", [pytest.param(60, id="60"), pytest.param(1200, id="1200", marks=pytest.mark.slow)]
 )
 def test_a_power_loss_takes_nothing_from_two_writers_either(
     count: int, record: Callable[..., Recording]

@@ -166,7 +166,7 @@ def _sweep(points: list[tuple[str, int]], attempt: Callable[[str, int], None], w
     assert not wrong, f"{len(wrong)} of {len(points)}:\n" + "\n".join(wrong)
 
 
-SHARES = [pytest.param(24, id="24"), pytest.param(None, id="all", marks=pytest.mark.slow)]
+SHARES = [pytest.param(16, id="16"), pytest.param(None, id="all", marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize("durability", ["commit", "mixed"])
