@@ -22,6 +22,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -151,7 +152,9 @@ def _small(where: Path) -> Iterator[Figure]:
             log.flush()
             return rate
 
-        plain = lambda: per_second(lambda: os.write(file.fileno(), raw), _SMALL_TIMES)  # noqa: E731
+        def plain() -> float:
+            return per_second(lambda: os.write(file.fileno(), raw), _SMALL_TIMES)
+
         for who, measured, target in (
             ("one thread", ours, None),
             (f"{_THREADS} threads of a process", together, 20_000),
@@ -224,12 +227,7 @@ def _index(where: Path) -> Iterator[Figure]:
     entries = 16_000_000
     with mamba.open(where) as log:
         log.create_topic("t", _rows(1).schema, time="time")
-        store = log._store
-        assert isinstance(store, Store)
-        row = store.topic("t")
-        assert row is not None
-        for begin in range(0, entries, _AT_ONCE):
-            store.index.update(lambda draft, begin=begin: _enter(draft, row.id, row.schema, begin))  # type: ignore[misc]
+        _fill_index(log, "t", entries)
         size = log.statistics().index_bytes
     found = _opened(where, 1)
     yield Figure(
@@ -262,12 +260,7 @@ def _deletion(where: Path) -> Iterator[Figure]:
         log = left.enter_context(mamba.open(where, durability="os"))
         log.create_topic("large", batch.schema, time="time")
         other = log.create_topic("t", batch.schema, time="time")
-        store = log._store
-        assert isinstance(store, Store)
-        row = store.topic("large")
-        assert row is not None
-        for begin in range(0, entries, _AT_ONCE):
-            store.index.update(lambda draft, begin=begin: _enter(draft, row.id, row.schema, begin))  # type: ignore[misc]
+        _fill_index(log, "large", entries)
         deleted = seconds(lambda: log.delete_topic("large"))
         keeper = threading.Thread(target=log.maintain)
         keeper.start()
@@ -286,6 +279,16 @@ def _deletion(where: Path) -> Iterator[Figure]:
 
 
 _AT_ONCE = 200_000
+
+
+def _fill_index(log: mamba.Log, topic: str, entries: int) -> None:
+    """Entries for so many batches, which are not there."""
+    store = log._store
+    assert isinstance(store, Store)
+    row = store.topic(topic)
+    assert row is not None
+    for begin in range(0, entries, _AT_ONCE):
+        store.index.update(partial(_enter, topic=row.id, schema=row.schema, begin=begin))
 
 
 def _enter(draft: Draft, topic: int, schema: int, begin: int) -> None:

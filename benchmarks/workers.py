@@ -21,7 +21,8 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import polars as pl
@@ -107,8 +108,13 @@ def _native(asked: argparse.Namespace) -> Iterator[Figure]:
         with _log() as log:
             rows = _fill(log, least, **kept)
             few = _fill(log, 1, name="few", **kept)
-            build = lambda topic, chain=chain: mamba.pipeline("native", chain(topic).to("out"))  # noqa: E731
-            yield _two_to_one(name, log, build, asked, 1.3, rows - few, start="few")
+            yield _two_to_one(
+                name, log, partial(_native_pipeline, chain), asked, 1.3, rows - few, start="few"
+            )
+
+
+def _native_pipeline(chain: Callable[[str], mamba.Stream], topic: str) -> mamba.Pipeline:
+    return mamba.pipeline("native", chain(topic).to("out"))
 
 
 def _two_to_one(

@@ -76,13 +76,11 @@ def share_of(value: Any) -> Share:
         >>> str(share_of("92.5%")), share_of(0.5) == 0.5
         ('92.5%', True)
     """
-    text = value.strip() if isinstance(value, str) else ""
+    number, whole = value, 1
+    if isinstance(value, str) and value.strip().endswith("%"):
+        number, whole = value.strip()[:-1], 100
     try:
-        share = (
-            float(text[:-1]) / 100
-            if text.endswith("%")
-            else float(text or value if not isinstance(value, bool) else "")
-        )
+        share = -1.0 if isinstance(number, bool) else float(number) / whole
     except (TypeError, ValueError):
         share = -1.0
     if not 0 < share < 1:

@@ -19,8 +19,8 @@ import numpy.typing as npt
 import polars as pl
 
 from mamba_stream.core.batches import frame_from_batch
-from mamba_stream.errors import DataCorrupted, DiskFull, NotCommitted, OffsetTrimmed, TopicNotFound
-from mamba_stream.log import directory, rows
+from mamba_stream.errors import DataCorrupted, OffsetTrimmed, TopicNotFound
+from mamba_stream.log import rows
 from mamba_stream.log.batch import LogBatch, Numbers
 from mamba_stream.log.pacing import Step, at_once
 from mamba_stream.log.repacking import repack
@@ -47,8 +47,7 @@ def compact(store: Store, done: Repacked, budget: int | None, step: Step = at_on
     """Compacts the topics that are to be; what was written is added to ``done``. Whether all of it was done.
 
     Raises:
-        DiskFull: There is no room for what is written anew; everything is as it was.
-        NotCommitted: It could not be done, for another reason.
+        OSError: A segment could not be written; what was not compacted is as it was.
     """
     complete = True
     for topic in store.topics():
@@ -60,11 +59,6 @@ def compact(store: Store, done: Repacked, budget: int | None, step: Step = at_on
         except TopicNotFound:
             # It was deleted meanwhile.
             continue
-        except OSError as error:
-            failed = DiskFull if error.errno in directory.NO_ROOM else NotCommitted
-            raise failed(
-                f"{store.path}: {error.strerror}; what was not compacted stays as it is. Try again later"
-            ) from error
     return complete
 
 

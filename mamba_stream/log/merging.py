@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
-from mamba_stream.errors import DataCorrupted, DiskFull, NotCommitted, TopicNotFound
-from mamba_stream.log import contents, directory, files, rows, sealing
+from mamba_stream.errors import DataCorrupted, TopicNotFound
+from mamba_stream.log import contents, files, rows, sealing
 from mamba_stream.log.format import Damaged
 from mamba_stream.log.pacing import Step, at_once
 from mamba_stream.log.repacking import repack
@@ -55,30 +55,23 @@ def merge(store: Store, done: Repacked, budget: int | None, step: Step = at_once
     """Merges segments until about so many bytes are written, those of ``done`` among them. Whether all of it was done.
 
     Raises:
-        DiskFull: There is no room for what is written anew; everything is as it was.
-        NotCommitted: It could not be done, for another reason.
+        OSError: A segment could not be written; what was not merged is as it was.
     """
     most = sealing.SEGMENT_BYTES
     if budget is not None:
         most = min(most, max(_OVERDRAWN * budget, sealing.LEAST_SEGMENT))
-    try:
-        while (segment := _next(store, most, step)) is not None:
-            size = sum(placed.entry.length for placed in segment.batches)
-            left = store.room.within(None)
-            if left is not None and size > left:
-                return False
-            if budget is not None and done.bytes and done.bytes + size > budget:
-                return False
-            found = repack(store, segment, step)
-            if not found.bytes:
-                # It was deleted meanwhile.
-                return False
-            done.add(found)
-    except OSError as error:
-        failed = DiskFull if error.errno in directory.NO_ROOM else NotCommitted
-        raise failed(
-            f"{store.path}: {error.strerror}; what was not merged stays as it is. Try again later"
-        ) from error
+    while (segment := _next(store, most, step)) is not None:
+        size = sum(placed.entry.length for placed in segment.batches)
+        left = store.room.within(None)
+        if left is not None and size > left:
+            return False
+        if budget is not None and done.bytes and done.bytes + size > budget:
+            return False
+        found = repack(store, segment, step)
+        if not found.bytes:
+            # It was deleted meanwhile.
+            return False
+        done.add(found)
     return True
 
 

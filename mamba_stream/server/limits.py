@@ -125,6 +125,8 @@ def _validate(batch: pa.RecordBatch, where: str, *, full: bool) -> None:
 def _viewed(column: pa.Array, where: str) -> int:
     """Bytes that all views of a column and of its parts point at together, whatever their parents make of them."""
     kind = column.type
+    if isinstance(kind, pa.BaseExtensionType):
+        return _viewed(column.storage, where)
     if _is_view(kind):
         # A negative length is for the validation to find, and hides no other one before it.
         return int(pc.sum(pc.abs(_lengths(column, where).cast(pa.int64()))).as_py() or 0)
@@ -140,6 +142,8 @@ def _viewed(column: pa.Array, where: str) -> int:
 def _unpacked(column: pa.Array, where: str) -> int:
     """Bytes that the column has once every value stands by itself; 0 for types whose buffers say so already."""
     kind = column.type
+    if isinstance(kind, pa.BaseExtensionType):
+        return _unpacked(column.storage, where)
     if pat.is_run_end_encoded(kind) or pat.is_list_view(kind) or pat.is_large_list_view(kind):
         raise UnsupportedType(f"{where}: {kind} is not taken over the network: send its values as they are")
     if pat.is_dictionary(kind):

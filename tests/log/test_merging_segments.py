@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -13,6 +14,7 @@ from mamba_stream.errors import DataCorrupted
 from mamba_stream.log import Log, Topic, compacting, joining, merging, rows, sealing
 from mamba_stream.log.merging import due
 from mamba_stream.log.rows import FileRow
+from mamba_stream.log.shelf import Placed
 from mamba_stream.log.store import Store
 from tests.log.handclock import HandClock
 from tests.log.pictures import rows_of
@@ -129,17 +131,26 @@ def test_a_budget_is_kept_as_far_as_something_is_done_at_all(
     assert log.maintain(budget=1_000).written_bytes == 0
 
 
-def test_what_is_damaged_is_merged_as_it_is(log: Log) -> None:
-    topic = sealed_one_by_one(log, 4)
+def third(log: Log, topic: Topic) -> tuple[Path, Placed]:
+    """The segment in which the third row lies, and where."""
     store = log._store
     assert isinstance(store, Store)
-    place = store.shelf.entry(topic._row, 0, 2)
-    assert place is not None
-    path = log.path / "files" / f"{place.entry.file:08x}.arrows"
-    whole = path.read_bytes()
-    data = bytearray(whole)
-    data[place.entry.position + place.entry.length - 64] ^= 255
+    placed = store.shelf.entry(topic._row, 0, 2)
+    assert placed is not None
+    return log.path / "files" / f"{placed.entry.file:08x}.arrows", placed
+
+
+def flip(log: Log, topic: Topic) -> None:
+    """Changes the last bytes of the third row's batch, or changes them back."""
+    path, placed = third(log, topic)
+    data = bytearray(path.read_bytes())
+    data[placed.entry.position + placed.entry.length - 64] ^= 255
     path.write_bytes(data)
+
+
+def test_what_is_damaged_is_merged_as_it_is(log: Log) -> None:
+    topic = sealed_one_by_one(log, 4)
+    flip(log, topic)
     log.maintain()
     assert segments(log) == 1
     with pytest.raises(DataCorrupted) as error:
@@ -147,21 +158,12 @@ def test_what_is_damaged_is_merged_as_it_is(log: Log) -> None:
     assert error.value.offset == 2
     assert [row for _, _, row in rows_of(topic, start=3)] == [(3,)]
     # Put right, for the examination at the end.
-    place = store.shelf.entry(topic._row, 0, 2)
-    assert place is not None
-    path = log.path / "files" / f"{place.entry.file:08x}.arrows"
-    data = bytearray(path.read_bytes())
-    data[place.entry.position + place.entry.length - 64] ^= 255
-    path.write_bytes(data)
+    flip(log, topic)
 
 
 def test_a_segment_that_is_missing_leaves_the_others_to_be_merged(log: Log) -> None:
     topic = sealed_one_by_one(log, 6)
-    store = log._store
-    assert isinstance(store, Store)
-    place = store.shelf.entry(topic._row, 0, 2)
-    assert place is not None
-    path = log.path / "files" / f"{place.entry.file:08x}.arrows"
+    path, _ = third(log, topic)
     aside = path.rename(path.with_suffix(".aside"))
     log.maintain()
     assert segments(log) == 2

@@ -133,15 +133,20 @@ def test_a_job_goes_on_writing_to_a_topic_that_was_not_widened(log: mamba.Log) -
     assert log["copy"].scan().collect()["value"].to_list() == [1, 2, 2**40]
 
 
+def over_tasks(log: mamba.Log) -> mamba.Pipeline:
+    """A pipeline in which what goes from task to task has the type of a column; and its first rows."""
+    topic = log.create_topic("in", COLUMNS, partitions=2, time="at")
+    for partition in (0, 1):
+        topic.append(rows(1, 2, 11), partition=partition)
+    per = mamba.stream("in").window(mamba.tumbling("10s"), by="key", name="per")
+    return mamba.pipeline("greatest", per.agg(total=pl.col("value").max(), rows=pl.len()).to("out"))
+
+
 @pytest.mark.slow
 @pytest.mark.planned
 def test_a_job_of_several_workers_goes_on_over_a_column_that_became_wider(tmp_path: Path) -> None:
     with mamba.open(tmp_path / "log") as log:
-        topic = log.create_topic("in", COLUMNS, partitions=2, time="at")
-        for partition in (0, 1):
-            topic.append(rows(1, 2, 11), partition=partition)
-        per = mamba.stream("in").window(mamba.tumbling("10s"), by="key", name="per")
-        greatest = mamba.pipeline("greatest", per.agg(total=pl.col("value").max(), rows=pl.len()).to("out"))
+        greatest = over_tasks(log)
         mamba.run(greatest, log, until="now", workers="exactly:2")
         widen(log)
         for partition in (0, 1):
@@ -210,12 +215,7 @@ def test_a_pipeline_is_planned_with_the_columns_of_now_or_of_when_its_run_began(
 @pytest.mark.planned
 def test_workers_that_come_later_have_the_columns_that_the_run_began_with(tmp_path: Path) -> None:
     with mamba.open(tmp_path / "log") as log:
-        topic = log.create_topic("in", COLUMNS, partitions=2, time="at")
-        for partition in (0, 1):
-            topic.append(rows(1, 2, 11), partition=partition)
-        per = mamba.stream("in").window(mamba.tumbling("10s"), by="key", name="per")
-        # What goes from task to task has the type of the column.
-        greatest = mamba.pipeline("greatest", per.agg(total=pl.col("value").max(), rows=pl.len()).to("out"))
+        greatest = over_tasks(log)
         job = mamba.start(greatest, log, workers="exactly:2", commit="10ms")
         until(lambda: results(log) == [(3, 4)], "the first window")
         log.alter_topic("in", schema={**COLUMNS, "value": pl.Int64, "note": pl.String})

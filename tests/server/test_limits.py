@@ -81,8 +81,9 @@ _EVERY = pa.array(range(_VIEWS + 1), pa.int32())
         lambda views: pa.MapArray.from_arrays(_EVERY, pa.array(range(_VIEWS)), views),
         lambda views: pa.StructArray.from_arrays([pa.ListArray.from_arrays(_EVERY, views)], ["a"]),
         lambda views: pa.DictionaryArray.from_arrays(_EVERY[:-1], views),
+        lambda views: pa.ExtensionArray.from_storage(pa.json_(pa.string_view()), views),
     ],
-    ids=["plain", "struct", "list", "fixed", "map", "list in struct", "dictionary"],
+    ids=["plain", "struct", "list", "fixed", "map", "list in struct", "dictionary", "extension"],
 )
 def test_text_that_many_views_point_at_is_not_read_to_be_validated(monkeypatch, around) -> None:
     batch = pa.record_batch({"n": around(_views())})
