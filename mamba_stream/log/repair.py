@@ -143,8 +143,9 @@ class _Repair:
         for number in mending.live:
             # What was committed without waiting for the disk is in the new index, which is synced.
             _sync(files.path_of(self._files, number, mending.live[number].kind))
-        self._exchange()
+        # Whoever is killed behind the exchange tells nobody what is lost, and the next repair finds nothing to do.
         _note(self.aside / _REPORT, before, self.changes)
+        self._exchange()
 
     def _rowed(self) -> dict[int, FileRow]:
         return {
@@ -367,6 +368,7 @@ def _note(path: Path, before: Report, changes: list[Finding]) -> None:
         "changes": [asdict(change) for change in changes],
     }
     path.write_text(json.dumps(told, indent=1) + "\n")
+    _sync(path)
 
 
 def _between(low: bytes, high: bytes | None) -> str:

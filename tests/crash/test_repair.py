@@ -5,6 +5,7 @@ The damage is that of :mod:`tests.crash.damage`: bytes of files and of the index
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import shutil
@@ -86,6 +87,12 @@ def by_offset(found: Rows) -> dict[tuple[str, int, int], str]:
     return {(t, p, o + n): repr(row) for (t, p, o), batch in found.items() for n, row in enumerate(batch)}
 
 
+def told_aside(log: Path) -> bool:
+    """Whether an earlier repair, which was killed behind its last step, says that something is lost."""
+    reports = [json.loads(path.read_text()) for path in (log / "quarantine").glob("*/report.json")]
+    return any(change["severity"] == "loss" for report in reports for change in report["changes"])
+
+
 def works(log: Path, expected: Rows, done: Repaired, *, exactly: bool) -> list[str]:
     """What is wrong with a log after its repair."""
     wrong = [f"after: {finding.what}" for finding in done.after.findings if finding.severity != "note"]
@@ -102,7 +109,7 @@ def works(log: Path, expected: Rows, done: Repaired, *, exactly: bool) -> list[s
         wrong.append(f"{sorted(missing)} are missing, told are {sorted(told)}")
     if exactly and found.keys() - once.keys():
         wrong.append(f"rows that were not there: {sorted(found.keys() - once.keys())[:4]}")
-    if missing and not done.lost:
+    if missing and not done.lost and not told_aside(log):
         wrong.append(f"{sorted(missing)} are missing, and nothing is said to be lost")
     with open_log(log) as opened:
         for name in opened.topics():
@@ -337,7 +344,9 @@ def test_a_repair_that_is_killed_anywhere_can_be_done_again(
     _, whole = attempt(1 << 20)
     steps = int(whole.stdout)
     assert steps > 10
-    for step in range(steps) if share is None else random.Random(seed).sample(range(steps), share):
+    # The last one lies behind the exchange of the index.
+    some = [*random.Random(seed).sample(range(steps - 1), share - 1), steps - 1] if share else range(steps)
+    for step in some:
         log, done = attempt(step)
         assert done.returncode == -signal.SIGKILL, done.stderr
         assert by_offset(rows(log)).items() <= by_offset(expected).items(), step
