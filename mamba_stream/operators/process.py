@@ -102,6 +102,8 @@ class ProcessStep:
         self._set = settings
         self._names = list(settings.keys)
         self._waiting = InOrder()
+        # Frames come in various forms: as they are read, or from other tasks. Those that wait have one.
+        self._waits = [*settings.rows, *ORIGIN, TIME]
         self._table = KeyedTable(settings.keys, settings.state, timed=settings.ttl is not None)
         self._calls = CallKeys(self._table, settings.keys)
         self._renew()
@@ -143,7 +145,7 @@ class ProcessStep:
             return self._given(self._run(frame, None, NEVER))
         assert self._set.dtype is not None
         on_time, late = without_late(frame, self._closed, self._set.dtype)
-        self._waiting.add(on_time)
+        self._waiting.add(picked(on_time, self._waits))
         return NOTHING if late is None else Made(late=late)
 
     def advance(self, watermark: int) -> Iterator[Made]:

@@ -137,11 +137,12 @@ def _(node: Process, found: Shapes) -> bool:
 @described_state.register
 def _(step: Process, analysis: Analysis) -> dict[str, Any]:
     before = analysis.shapes[step.parent]
+    waiting = {name: str(before.schema[name]) for name in analysis.present[step.parent]}
     return {
         "keys": {name: str(before.schema[name]) for name in step.by},
         "state": {name: str(dtype) for name, dtype in step.state.items()},
         "time": [str(before.time_type), before.shift] if before.time is not None else [],
-        "ordered": step.ordered,
+        "waiting": waiting if step.ordered else None,
         "timed": step.ttl is not None,
     }
 

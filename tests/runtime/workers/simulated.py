@@ -31,12 +31,14 @@ _MOST_STEPS = 200_000
 class Troubled:
     """A job whose workers die and stand still, whose coordinator dies, and which is rescaled, while rows come."""
 
-    def __init__(self, scenario: Scenario, log: mamba.Log, chance: np.random.Generator) -> None:
+    def __init__(
+        self, scenario: Scenario, log: mamba.Log, chance: np.random.Generator, feed: type[Feed] = Feed
+    ) -> None:
         self._scenario = scenario
         self._log = log
         self._chance = chance
         self._clock = Clock()
-        self._feed = Feed(scenario, log, chance, int(chance.integers(2, 8)))
+        self._feed = feed(scenario, log, chance, int(chance.integers(2, 8)))
         # How often something happens is another thing that a seed decides: from not at all to all the time.
         often = float(chance.choice([0.0, 0.5, 1.5, 3.0]))
         self._misfortunes = Misfortunes(dies=0.01 * often, stalls=0.03 * often, wakes=0.04)
