@@ -45,7 +45,7 @@ def print_events(log: Log, job: str, *, follow: bool, last: int | None, output: 
 
 
 def _print(events: Sequence[Event], output: str) -> None:
-    from dataclasses import asdict
+    from msgspec.structs import asdict
 
     from mamba_stream.cli.printing import encode
 

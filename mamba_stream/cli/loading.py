@@ -14,7 +14,7 @@ from types import ModuleType
 
 from mamba_stream.core.names import did_you_mean
 from mamba_stream.errors import InvalidInput, NotFound
-from mamba_stream.plan import Pipeline
+from mamba_stream.plan.pipeline import Pipeline
 from mamba_stream.runtime.workers.shipping import send_whole
 
 GROUP = "mamba_stream.pipelines"

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
-from mamba_stream import plan
 from mamba_stream.errors import InvalidInput
 from mamba_stream.log import Log, locate
-from mamba_stream.plan import nodes as n
-from mamba_stream.plan.pipeline import OnError, make_pipeline
+from mamba_stream.plan import nodes as n, pipeline as planned
 from mamba_stream.runtime.altered import check_upgrade
 from mamba_stream.runtime.upgrade import Upgrade
 
 
-class Pipeline(plan.Pipeline):
+class Pipeline(planned.Pipeline):
     """Outputs under a name, which is the name of the job that runs them; made by ``mamba.pipeline(name, *outputs)``.
 
     Attributes:
@@ -38,7 +36,7 @@ class Pipeline(plan.Pipeline):
         return check_upgrade(self, found)
 
 
-def pipeline(name: str, *outputs: n.AnyOutput, on_error: OnError = "fail") -> Pipeline:
+def pipeline(name: str, *outputs: n.AnyOutput, on_error: planned.OnError = "fail") -> Pipeline:
     """Names outputs, to be run together as one job.
 
     Args:
@@ -49,6 +47,6 @@ def pipeline(name: str, *outputs: n.AnyOutput, on_error: OnError = "fail") -> Pi
             ``"dead_letter"``: they are also kept, as their topic has them, in ``<name>.dead``, from which
             ``mamba-stream dlq redrive`` puts them back.
     """
-    if on_error not in get_args(OnError):
+    if on_error not in get_args(planned.OnError):
         raise InvalidInput(f"on_error={on_error!r}: choose 'fail', 'skip' or 'dead_letter'")
-    return make_pipeline(Pipeline, name, outputs, on_error)
+    return planned.make_pipeline(Pipeline, name, outputs, on_error)

@@ -7,9 +7,9 @@ key is kept, and what is not past yet.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final, Literal
 
+import msgspec
 import polars as pl
 
 from mamba_stream.core.single import written_out
@@ -33,8 +33,7 @@ _GONE: Final = f"{PREFIX}gone"
 _ALL: Final = f"{PREFIX}all"
 
 
-@dataclass(frozen=True, kw_only=True)
-class AsofSettings:
+class AsofSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What an as-of join is told by the plan.
 
     Attributes:

@@ -7,9 +7,9 @@ Of a table all rows are kept: what is taken away makes room for the next. Rows t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import numpy as np
 import polars as pl
 
@@ -29,8 +29,7 @@ _COUNT: Final = f"{PREFIX}count"
 RANK_TYPE: Final = pl.Int64()
 
 
-@dataclass(frozen=True, kw_only=True)
-class BestSettings:
+class BestSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What the step is told by the plan.
 
     Attributes:

@@ -6,11 +6,11 @@ dropped before anything else is done, and the other columns are touched only of 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final, NamedTuple
 
 import numpy as np
 import polars as pl
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from mamba_stream.core.single import written_out

@@ -6,10 +6,10 @@ two midnights on one day, the first begins it, so that a day is one window.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import polars as pl
@@ -28,8 +28,7 @@ _REACH_YEARS = 8_100
 """Farther from 1970 than any time; behind it lie the ends of time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Calendar:
+class Calendar(msgspec.Struct, frozen=True):
     """Windows side by side that start at local times.
 
     Attributes:

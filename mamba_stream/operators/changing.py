@@ -8,7 +8,6 @@ batch, whenever time has come another step further, at a window's end, and after
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -47,8 +46,7 @@ _WINDOW: Final = f"{PREFIX}window"
 _NONE: Slots = np.empty(0, np.int64)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ChangingSettings(WindowSettings):
+class ChangingSettings(WindowSettings, frozen=True, kw_only=True):
     """What a step of windows that change is told by the plan.
 
     Attributes:

@@ -9,10 +9,10 @@ watermark, and a session stays until none of those can touch it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 import polars as pl
+from msgspec.structs import replace
 
 from mamba_stream.operators.changes import Emitted, differences
 from mamba_stream.operators.grouping import codes_of

@@ -7,7 +7,6 @@ partial results, and the rows of expressions that do not decompose.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -38,8 +37,7 @@ _EDGES: Final = {_COUNT: pl.Int64(), _START: pl.Int64(), SLOT: pl.Int64()}
 """How many rows a window has, and the times of its first and last."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class CountedSettings(AggregateSettings):
+class CountedSettings(AggregateSettings, frozen=True, kw_only=True):
     """What a step of counted windows is told by the plan.
 
     Attributes:

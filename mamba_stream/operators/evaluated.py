@@ -7,9 +7,9 @@ has no result: so what there is in the end depends on the rows alone, however th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import numpy as np
 import polars as pl
 
@@ -29,8 +29,7 @@ GROUP: Final = f"{PREFIX}group"
 _ALL: Final = "all rows"
 
 
-@dataclass(frozen=True, slots=True)
-class Read:
+class Read(msgspec.Struct, frozen=True):
     """What there is of groups by now.
 
     Attributes:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
+import msgspec
 import polars as pl
 
 from mamba_stream.errors import JobFailed, MambaStreamError, SchemaMismatch
@@ -70,8 +70,7 @@ def watched(rows: pl.DataFrame | None, *, cuttable: bool) -> AbstractContextMana
     return nullcontext() if watch is None or rows is None else watch(rows, cuttable)
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(msgspec.Struct, frozen=True):
     """Rows of a frame, one behind the other, over which something raises.
 
     Attributes:
@@ -89,8 +88,7 @@ class Piece:
         return Failed(frame.slice(self.first, self.rows), self.error)
 
 
-@dataclass(frozen=True, slots=True)
-class Sifted(Generic[T]):
+class Sifted(msgspec.Struct, Generic[T], frozen=True):
     """What came of a frame in pieces.
 
     Attributes:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -18,8 +18,7 @@ from mamba_stream.operators.rowstore import Mask
 from mamba_stream.operators.step import NOTHING, Made
 
 
-@dataclass(frozen=True, kw_only=True)
-class FirstsSettings:
+class FirstsSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What the step is told by the plan.
 
     Attributes:

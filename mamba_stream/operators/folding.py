@@ -8,12 +8,13 @@ and greatest values; what they give is what Polars gives.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from msgspec.structs import replace
 
 from mamba_stream.core.single import written_out
 from mamba_stream.operators.columns import PREFIX
@@ -28,8 +29,7 @@ _COMPARED: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Fold:
+class Fold(msgspec.Struct, frozen=True):
     """One aggregate.
 
     Attributes:
@@ -125,8 +125,7 @@ class Adding:
         return there, [column.result(there, rows) for column in self._columns]
 
 
-@dataclass(frozen=True, slots=True)
-class _Read:
+class _Read(msgspec.Struct, frozen=True):
     """A fold, and the columns that it reads.
 
     Attributes:

@@ -8,9 +8,9 @@ it is in. Windows that overlap are told apart by their ends.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
 import polars as pl
 
 
@@ -79,8 +79,7 @@ class Windows(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Grid:
+class Grid(msgspec.Struct, frozen=True):
     """Windows ``[start, start + size)`` whose starts are ``origin`` plus multiples of ``every``; all in ticks."""
 
     size: int
@@ -137,8 +136,7 @@ class Grid:
         return (slot - self.size, slot) if self.overlaps else (slot, slot + self.size)
 
 
-@dataclass(frozen=True, slots=True)
-class Cumulative:
+class Cumulative(msgspec.Struct, frozen=True):
     """Windows that start together every ``size`` and end ``every`` after each other, until all of it is covered."""
 
     size: int

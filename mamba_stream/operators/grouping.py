@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import polars as pl
@@ -37,8 +37,7 @@ _COMPANY: Final = 0.25
 """Up to this share of rows that are not the only ones of their group, these alone are grouped."""
 
 
-@dataclass(frozen=True, slots=True)
-class Panes:
+class Panes(msgspec.Struct, frozen=True):
     """A key that is made of a column of times: the last of regular steps up to each.
 
     Attributes:
@@ -63,8 +62,7 @@ Codes = npt.NDArray[np.int64]
 _Engine = Literal["streaming", "in-memory"]
 
 
-@dataclass(frozen=True, slots=True)
-class _Digit:
+class _Digit(msgspec.Struct, frozen=True):
     """One key as a digit of a number in mixed radix; a null is the digit 0.
 
     Attributes:

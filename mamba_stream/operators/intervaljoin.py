@@ -7,9 +7,9 @@ at once. What has met none by the time that it cannot meet any more comes out th
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -50,8 +50,7 @@ _ORIGINS: Final = (origin_names(LEFT), origin_names(RIGHT))
 _SPAN: Final = f"{PREFIX}span"
 
 
-@dataclass(frozen=True, kw_only=True)
-class IntervalSettings:
+class IntervalSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What an interval join is told by the plan.
 
     Attributes:

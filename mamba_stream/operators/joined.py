@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final, Literal
 
+import msgspec
 import numpy as np
 import polars as pl
 
@@ -28,8 +28,7 @@ RIGHT: Final = 1
 SIDES: Final = ("left", "right")
 
 
-@dataclass(frozen=True, slots=True)
-class JoinSource:
+class JoinSource(msgspec.Struct, frozen=True):
     """One side of a join by time.
 
     Attributes:
@@ -47,8 +46,7 @@ class JoinSource:
     types: Mapping[str, pl.DataType]
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """The columns of a join's result.
 
     Attributes:

@@ -9,9 +9,9 @@ up are. Anything else is hashed by Polars, whose equality of keys this is: null 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -40,8 +40,7 @@ _NULL: Final = np.uint64(0x8E5A_F1D3_40C6_29B7)
 _HASHED: Final = np.uint64(1 << 63)
 
 
-@dataclass(frozen=True, slots=True)
-class Coding:
+class Coding(msgspec.Struct, frozen=True):
     """How keys of one schema get their codes.
 
     Attributes:

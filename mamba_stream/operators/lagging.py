@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import polars as pl
 
 from mamba_stream.core.single import written_out
@@ -19,8 +19,7 @@ _FRESH: Final = f"{PREFIX}fresh"
 _COUNT: Final = f"{PREFIX}count"
 
 
-@dataclass(frozen=True, kw_only=True)
-class LagSettings:
+class LagSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What a step that looks at earlier rows is told by the plan.
 
     Attributes:

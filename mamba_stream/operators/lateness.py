@@ -6,9 +6,9 @@ a property of the data, and cutting the rows into other batches changes nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -23,8 +23,7 @@ _STRETCH: Final = 4_096
 Ticks = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
-class Behind:
+class Behind(msgspec.Struct, frozen=True):
     """Rows that lie behind the watermark: ``rows`` masks them, ``watermark`` is what each row met."""
 
     rows: npt.NDArray[np.bool_]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -32,8 +32,7 @@ _FEW = 16_384
 """Rows up to which sorting them is cheaper than an array with a cell for each slot there is."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class LatestSettings:
+class LatestSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What a table is told by the plan.
 
     Attributes:

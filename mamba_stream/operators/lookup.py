@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Literal
 
+import msgspec
 import polars as pl
 
 from mamba_stream.core.single import written_out
@@ -14,8 +14,7 @@ from mamba_stream.operators.columns import OFFSET, ORDINAL, ORIGIN_TYPES, PARTIT
 How = Literal["inner", "left", "semi", "anti"]
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Lookup:
+class Lookup(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     """A join with a table on the right; rows keep their order and their origin.
 
     Attributes:
@@ -32,7 +31,7 @@ class Lookup:
     right_on: Sequence[str]
     how: How
     suffix: str
-    multiplies: bool = field(default=False)
+    multiplies: bool = msgspec.field(default=False)
 
     def __call__(self, frame: pl.DataFrame) -> pl.DataFrame:
         joined = frame.join(

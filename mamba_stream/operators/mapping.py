@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import polars as pl
 
 from mamba_stream.core.single import written_out
@@ -17,8 +17,7 @@ from mamba_stream.operators.fitting import fitted
 Function = Callable[[pl.DataFrame], Any]
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class MapBatches:
+class MapBatches(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     """Calls a function with the rows as the user sees them.
 
     Where the function gives a row for each row, hidden columns stay with their rows. Where it gives more or
@@ -90,8 +89,7 @@ def _within(after: pl.Series, before: pl.Series) -> bool:
     return after.null_count() == 0 and bool(after.is_in(before.unique().implode()).all())
 
 
-@dataclass(frozen=True, eq=False)
-class Inspect:
+class Inspect(msgspec.Struct, frozen=True, eq=False):
     """Shows every batch to a function and passes it on as it was."""
 
     function: Function

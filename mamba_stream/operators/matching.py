@@ -7,9 +7,9 @@ is depends on nothing but the rows from its beginning to its end: so a match is 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import polars as pl
@@ -47,8 +47,7 @@ _BUSY_UNTIL: Final = f"{PREFIX}until_"
 Places = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(msgspec.Struct, frozen=True):
     """One row of a sequence.
 
     Attributes:
@@ -62,8 +61,7 @@ class Link:
     within: int | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class MatchSettings:
+class MatchSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What a step that looks for sequences is told by the plan.
 
     Attributes:

@@ -8,10 +8,10 @@ A small batch finds its few rows in a large state by an index, whose price is pa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, Literal
 
+import msgspec
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -194,8 +194,7 @@ class Keyed:
         return (there, here) if same.all() else (there[same], here[same])
 
 
-@dataclass(frozen=True, slots=True)
-class _Unique:
+class _Unique(msgspec.Struct, frozen=True):
     """Codes that are all different and lie close together: where each is, by its distance from the least."""
 
     least: int
@@ -215,8 +214,7 @@ class _Unique:
         return (which if rows is None else rows[which]), found[which].astype(np.int64)
 
 
-@dataclass(frozen=True, slots=True)
-class _Addressed:
+class _Addressed(msgspec.Struct, frozen=True):
     """Codes that lie close together: where the rows of each begin in an order of all rows by code."""
 
     least: int
@@ -234,8 +232,7 @@ class _Addressed:
         return (there if rows is None else rows[there]), self.order[here]
 
 
-@dataclass(frozen=True, slots=True)
-class _Sorted:
+class _Sorted(msgspec.Struct, frozen=True):
     """Codes that lie anywhere, sorted."""
 
     codes: Codes

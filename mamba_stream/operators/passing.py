@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import polars as pl
 
 from mamba_stream.operators.columns import ORIGIN, PREFIX, TIME, ticks
@@ -18,8 +18,7 @@ from mamba_stream.operators.tardiness import without_late
 _TOGETHER: Final = f"{PREFIX}together"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Timing:
+class Timing(msgspec.Struct, frozen=True, kw_only=True):
     """A step's time, as the plan tells it.
 
     Attributes:

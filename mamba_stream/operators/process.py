@@ -8,9 +8,9 @@ take several; so a function that treats every row alone is right however rows ar
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -50,8 +50,7 @@ Function = Callable[[pl.DataFrame, State, Timers], Any]
 Indices = NDArray[np.int64]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ProcessSettings:
+class ProcessSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What a process step is told by the plan.
 
     Attributes:
@@ -87,12 +86,11 @@ class ProcessSettings:
     with_origin: bool
 
 
-@dataclass(slots=True)
-class _Made:
+class _Made(msgspec.Struct):
     """What calls gave so far."""
 
-    outputs: dict[str, list[pl.DataFrame]] = field(default_factory=dict)
-    failed: list[Failed] = field(default_factory=list)
+    outputs: dict[str, list[pl.DataFrame]] = msgspec.field(default_factory=dict)
+    failed: list[Failed] = msgspec.field(default_factory=list)
 
 
 class ProcessStep:

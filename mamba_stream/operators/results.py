@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final, Protocol
 
+import msgspec
 import numpy as np
 import polars as pl
 
@@ -59,8 +59,7 @@ class Aggregation(Protocol):
     def needs_order(self) -> bool: ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class AggregateSettings:
+class AggregateSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What any step that aggregates by key and some kind of window is told by the plan.
 
     Attributes:
@@ -94,8 +93,7 @@ class AggregateSettings:
         return any(dtype.is_nested() for dtype in self.aggregation.partial_schema.values())
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(msgspec.Struct, frozen=True):
     """What came of groups.
 
     Attributes:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import polars as pl
 
 from mamba_stream.core.single import written_out
@@ -21,8 +21,7 @@ _GROUP: Final = f"{PREFIX}group"
 _ROOM: Final = 1 << 62
 
 
-@dataclass(frozen=True, kw_only=True)
-class RollingSettings:
+class RollingSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What a rolling step is told by the plan.
 
     Attributes:

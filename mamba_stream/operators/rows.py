@@ -7,9 +7,9 @@ them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import polars as pl
 
 from mamba_stream.core.single import twice, written_out
@@ -32,8 +32,7 @@ RowVerb = Callable[[pl.LazyFrame, list[str]], pl.LazyFrame]
 """Takes the rows and the names of the hidden columns among them."""
 
 
-@dataclass(frozen=True, eq=False)
-class Filtered:
+class Filtered(msgspec.Struct, frozen=True, eq=False):
     """Rows for which all predicates are true."""
 
     predicates: Sequence[pl.Expr]
@@ -46,8 +45,7 @@ class Filtered:
         return frame.filter(frame.drop(hidden).select(pl.all_horizontal(self.predicates)).to_series()).lazy()
 
 
-@dataclass(frozen=True, eq=False)
-class Selected:
+class Selected(msgspec.Struct, frozen=True, eq=False):
     """Only these columns."""
 
     exprs: Sequence[pl.Expr]
@@ -59,8 +57,7 @@ class Selected:
         return _without(hidden, rows, lambda frame: frame.select(*self.exprs))
 
 
-@dataclass(frozen=True, eq=False)
-class Extended:
+class Extended(msgspec.Struct, frozen=True, eq=False):
     """Further columns, or others in place of some."""
 
     exprs: Sequence[pl.Expr]
@@ -72,8 +69,7 @@ class Extended:
         return _without(hidden, rows, lambda frame: frame.with_columns(*self.exprs))
 
 
-@dataclass(frozen=True, eq=False)
-class Dropped:
+class Dropped(msgspec.Struct, frozen=True, eq=False):
     """Without these columns."""
 
     names: Sequence[str]
@@ -82,8 +78,7 @@ class Dropped:
         return rows.drop(self.names)
 
 
-@dataclass(frozen=True, eq=False)
-class Renamed:
+class Renamed(msgspec.Struct, frozen=True, eq=False):
     """Other names for columns."""
 
     names: Mapping[str, str]
@@ -92,8 +87,7 @@ class Renamed:
         return rows.rename(dict(self.names))
 
 
-@dataclass(frozen=True, eq=False)
-class Converted:
+class Converted(msgspec.Struct, frozen=True, eq=False):
     """Other types for columns."""
 
     types: Mapping[str, pl.DataType]
@@ -103,8 +97,7 @@ class Converted:
         return rows.cast(pl.Schema(self.types), strict=self.strict) if self.types else rows
 
 
-@dataclass(frozen=True, eq=False)
-class Exploded:
+class Exploded(msgspec.Struct, frozen=True, eq=False):
     """A row for each element of these lists."""
 
     lists: Mapping[str, pl.DataType]
@@ -138,8 +131,7 @@ def _ordinal(of: pl.Series) -> pl.Series:
     return before * _MOST_ELEMENTS + place
 
 
-@dataclass(frozen=True, eq=False)
-class Unnested:
+class Unnested(msgspec.Struct, frozen=True, eq=False):
     """A column for each field of these structs."""
 
     names: Sequence[str]

@@ -11,9 +11,9 @@ goes are subtracted.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final, Protocol
 
+import msgspec
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -61,8 +61,7 @@ class RunningAggregation(Aggregation, Protocol):
     def distinct(self) -> Sequence[DistinctCount]: ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunningSettings:
+class RunningSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What a step of running totals is told by the plan.
 
     Attributes:

@@ -7,9 +7,9 @@ rows, however they are cut into frames, and a step restored from what it saved g
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Final, Protocol, runtime_checkable
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import polars as pl
@@ -18,8 +18,7 @@ LATE_BY: Final = "late_by"
 LATE_REASON: Final = "late_reason"
 
 
-@dataclass(frozen=True, slots=True)
-class Late:
+class Late(msgspec.Struct, frozen=True):
     """Rows that came too late, and for each by how many ticks the lateness fell short.
 
     Attributes:
@@ -35,8 +34,7 @@ class Late:
         return Late(self.frame.drop(name), self.by)
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(msgspec.Struct, frozen=True):
     """Rows over which a user's function or expression raised.
 
     Attributes:
@@ -51,8 +49,7 @@ class Failed:
     what: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Made:
+class Made(msgspec.Struct, frozen=True):
     """What a step makes of rows or of time.
 
     Attributes:
@@ -64,7 +61,7 @@ class Made:
 
     rows: pl.DataFrame | None = None
     late: Late | None = None
-    sides: Mapping[str, pl.DataFrame] = field(default_factory=dict)
+    sides: Mapping[str, pl.DataFrame] = msgspec.field(default_factory=dict)
     failed: Sequence[Failed] = ()
 
 

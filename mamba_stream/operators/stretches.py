@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -28,8 +27,7 @@ _ALL: Final = f"{PREFIX}all"
 _SESSION: Final = f"{PREFIX}session"
 
 
-@dataclass(frozen=True, kw_only=True)
-class SessionSettings(AggregateSettings):
+class SessionSettings(AggregateSettings, frozen=True, kw_only=True):
     """What a session step is told by the plan.
 
     Attributes:

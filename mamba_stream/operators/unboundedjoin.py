@@ -11,9 +11,9 @@ Where the rows of a side all have different keys, those of the other side leave 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -36,8 +36,7 @@ _LEFT_OUT: Final = "left out"
 Weights = NDArray[np.int64]
 
 
-@dataclass(frozen=True, kw_only=True)
-class UnboundedSettings:
+class UnboundedSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What an unbounded join is told by the plan.
 
     Attributes:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+import msgspec
 import polars as pl
 
 from mamba_stream.operators.changes import with_op
 from mamba_stream.operators.columns import ORDINAL, hidden
 
 
-@dataclass(frozen=True, slots=True)
-class Union:
+class Union(msgspec.Struct, frozen=True):
     """Brings the rows of one stream into the form of all.
 
     Attributes:

@@ -7,9 +7,9 @@ join leaves the one row out, it is enough to remember its key, and that whoever 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import numpy as np
 import polars as pl
 
@@ -25,8 +25,7 @@ _WANTED: Final = f"{PREFIX}wanted"
 _MOST_SHOWN: Final = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(msgspec.Struct, frozen=True):
     """What a filter behind a join asks of one side's rows alone.
 
     Attributes:

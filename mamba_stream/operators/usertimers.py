@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, Literal
 
+import msgspec
 import numpy as np
 import polars as pl
 
@@ -29,8 +29,7 @@ TIME: Final = "time"
 _AT: Final = f"{PREFIX}at"
 
 
-@dataclass(frozen=True, slots=True)
-class Set:
+class Set(msgspec.Struct, frozen=True):
     """A call sets timers, or cancels them where there are no times."""
 
     clock: Literal["stream", "wall"]

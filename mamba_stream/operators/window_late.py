@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import polars as pl
@@ -21,8 +20,7 @@ AFTER: Final = "__mamba_after"
 _NO_LATER = FOREVER // 2
 
 
-@dataclass(frozen=True, kw_only=True)
-class WindowSettings(AggregateSettings):
+class WindowSettings(AggregateSettings, frozen=True, kw_only=True):
     """What a window step is told by the plan.
 
     Attributes:

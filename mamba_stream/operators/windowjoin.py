@@ -6,9 +6,9 @@ Rows wait until their window is over; then all of its rows meet at once.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import numpy as np
 import polars as pl
 
@@ -37,8 +37,7 @@ from mamba_stream.operators.window_late import AFTER, Punctual
 _ORDER: Final = (*origin_names(LEFT).values(), *origin_names(RIGHT).values())
 
 
-@dataclass(frozen=True, kw_only=True)
-class WindowJoinSettings:
+class WindowJoinSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What a join in windows is told by the plan.
 
     Attributes:
@@ -60,8 +59,7 @@ class WindowJoinSettings:
     with_origin: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Placing:
+class _Placing(msgspec.Struct, frozen=True):
     windows: Windows
     time: str
     shift: int

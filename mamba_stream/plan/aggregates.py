@@ -9,10 +9,11 @@ their group.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, Final
 
+import msgspec
 import polars as pl
+from msgspec.structs import replace
 
 from mamba_stream.core.names import did_you_mean
 from mamba_stream.core.trees import Node, NotUnderstood, columns, has_selector, inputs, nodes, short
@@ -28,8 +29,7 @@ from mamba_stream.plan.splits import AGGREGATES, Aggregate, KeepsRows, count_row
 _KEY = f"{PREFIX}key"
 
 
-@dataclass(frozen=True, slots=True)
-class AggregatePlan:
+class AggregatePlan(msgspec.Struct, frozen=True):
     """What to compute for a set of aggregations, and when.
 
     Over the rows of one batch: ``group_by(keys).agg(partial_exprs)``. Over any number of such frames, one
@@ -74,8 +74,7 @@ class AggregatePlan:
         return dict(self.kinds)
 
 
-@dataclass(frozen=True, slots=True)
-class _Recent:
+class _Recent(msgspec.Struct, frozen=True):
     """A plan that was made; while the expressions are kept here, their identities are theirs alone."""
 
     exprs: tuple[pl.Expr, ...]
@@ -248,8 +247,7 @@ def _check_types(final: pl.Expr, output: pl.DataType, partials: Partials, schema
         raise KeepsRows(f"{first} merges to {merged} and gives {result}, not {output}")
 
 
-@dataclass(frozen=True, slots=True)
-class _Split:
+class _Split(msgspec.Struct, frozen=True):
     """Takes one aggregation apart; ``partials`` collects the columns that it needs."""
 
     schema: pl.Schema

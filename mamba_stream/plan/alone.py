@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.process import Process
@@ -22,8 +23,7 @@ _PARTIAL_WINDOWS: Final = 4.4
 """So many times what a row costs in one process it costs where partial results of windows go to other tasks."""
 
 
-@dataclass(frozen=True, slots=True)
-class Alone:
+class Alone(msgspec.Struct, frozen=True):
     """That one worker is better.
 
     Attributes:

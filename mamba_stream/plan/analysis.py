@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import singledispatch
+
+import msgspec
 
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.aggregates import AggregatePlan
@@ -13,8 +14,7 @@ from mamba_stream.plan.refusing import refusing
 from mamba_stream.plan.shapes import Facts, Shape, shapes, split_window
 
 
-@dataclass(frozen=True, eq=False)
-class Analysis:
+class Analysis(msgspec.Struct, frozen=True, eq=False):
     """A plan with what follows from it.
 
     Attributes:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
 
 import polars as pl
+from msgspec.structs import replace
 
 from mamba_stream.errors import PipelineRefused
 from mamba_stream.plan import nodes as n

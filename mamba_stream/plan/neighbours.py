@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import msgspec
 import polars as pl
+from msgspec.structs import replace
 
 from mamba_stream.core.durations import duration_in
 from mamba_stream.core.trees import columns, fingerprint, short
@@ -68,8 +70,7 @@ class Lag(n.Stateful, n.Step):
         return "diff" if self.differs else "lag"
 
 
-@dataclass(frozen=True, slots=True)
-class MatchLink:
+class MatchLink(msgspec.Struct, frozen=True):
     """One row of a sequence, as the user says it; times in microseconds."""
 
     name: str

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Literal
 
+import msgspec
 import polars as pl
 
 from mamba_stream.core.trees import fingerprint
@@ -26,8 +26,7 @@ State = Literal["window", "running", "table"]
 off again and again and must not hold lists that grow; totals of a ``table``, from which rows are taken away again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Distinct:
+class Distinct(msgspec.Struct, frozen=True):
     """A count of different values, which are kept apart from the partial results.
 
     Attributes:
@@ -41,8 +40,7 @@ class Distinct:
     keep: tuple[pl.Expr, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Partial:
+class Partial(msgspec.Struct, frozen=True):
     """One column of partial results.
 
     Attributes:
@@ -62,13 +60,12 @@ class Partial:
     fold: Fold | None = None
 
 
-@dataclass(slots=True)
-class Ends:
+class Ends(msgspec.Struct):
     """The values that all firsts, or all lasts, under one condition hold beside their row's order."""
 
     first: bool
     keep: tuple[pl.Expr, ...]
-    values: dict[str, pl.Expr] = field(default_factory=dict)
+    values: dict[str, pl.Expr] = msgspec.field(default_factory=dict)
 
     def partial(self, name: str, order: tuple[str, ...]) -> Partial:
         """One struct for all of them, so that the row is looked for once."""
@@ -89,15 +86,14 @@ class Ends:
         return rows.min_by(by) if self.first else rows.max_by(by)
 
 
-@dataclass(slots=True)
-class Partials:
+class Partials(msgspec.Struct):
     """The columns of partial results that a set of aggregations needs, each of them once."""
 
     order: tuple[str, ...]
     state: State = "window"
-    distinct: dict[str, Distinct] = field(default_factory=dict)
-    _columns: dict[str, Partial] = field(default_factory=dict)
-    _ends: dict[str, Ends] = field(default_factory=dict)
+    distinct: dict[str, Distinct] = msgspec.field(default_factory=dict)
+    _columns: dict[str, Partial] = msgspec.field(default_factory=dict)
+    _ends: dict[str, Ends] = msgspec.field(default_factory=dict)
 
     def add(
         self,

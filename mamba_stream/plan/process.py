@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, ClassVar
 
 import polars as pl
+from msgspec.structs import replace
 
 from mamba_stream.core.durations import duration_in
 from mamba_stream.errors import PipelineRefused

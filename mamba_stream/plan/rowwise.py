@@ -11,9 +11,9 @@ divides exactly.) The same goes for a group_by that finds a single group.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import polars as pl
 
 from mamba_stream.core.trees import Node, NotUnderstood, inputs, nodes, short
@@ -22,8 +22,7 @@ from mamba_stream.plan.allowlist import ALLOWED, HOLDS_VALUES, JUDGED, SEARCHED,
 from mamba_stream.plan.refusals import PYTHON, REASONS, cure
 
 
-@dataclass(frozen=True, slots=True)
-class _Where:
+class _Where(msgspec.Struct, frozen=True):
     """What a refusal says about the place, and what the place allows."""
 
     expr: pl.Expr

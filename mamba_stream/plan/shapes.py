@@ -7,10 +7,11 @@ the place in the user's program.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import singledispatch
 
+import msgspec
 import polars as pl
+from msgspec.structs import replace
 
 from mamba_stream.connect import accepts_changes
 from mamba_stream.core.durations import duration_in
@@ -38,8 +39,7 @@ class NotYetKnown(Exception):
     """The shape depends on a topic that no log was asked about yet."""
 
 
-@dataclass(frozen=True, slots=True)
-class Changelog:
+class Changelog(msgspec.Struct, frozen=True):
     """Rows that stand for a table: later ones take earlier ones back.
 
     Attributes:
@@ -53,8 +53,7 @@ class Changelog:
         return Changelog(tuple(kept[name] for name in self.key) if kept.keys() >= set(self.key) else ())
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
+class Shape(msgspec.Struct, frozen=True):
     """A stream at one point of a pipeline.
 
     Attributes:
@@ -89,8 +88,7 @@ class Shape:
         return self.start if self.shift else self.time
 
 
-@dataclass(frozen=True, slots=True)
-class TopicFacts:
+class TopicFacts(msgspec.Struct, frozen=True):
     """What a log knows about a topic that a pipeline reads."""
 
     schema: pl.Schema

@@ -30,8 +30,8 @@ What surprises:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
+import msgspec
 import polars as pl
 
 from mamba_stream.core.trees import Node
@@ -51,8 +51,7 @@ class KeepsRows(Exception):
     """The aggregate does not split: the rows have to be kept for it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Aggregate:
+class Aggregate(msgspec.Struct, frozen=True):
     """An aggregate over row-wise values.
 
     Attributes:

@@ -9,15 +9,15 @@ all the time, and who is not asked is not silent.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from mamba_stream.operators.lateness import NEVER
 from mamba_stream.plan import nodes as n
 from mamba_stream.plan.stages import Stage
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(msgspec.Struct, frozen=True):
     """How far one partition has come.
 
     Attributes:
@@ -29,8 +29,7 @@ class Standing:
     holds: bool
 
 
-@dataclass(slots=True)
-class Company:
+class Company(msgspec.Struct):
     """Inlets whose rows meet somewhere: sources, and exchanges.
 
     Attributes:

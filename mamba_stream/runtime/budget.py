@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 MOST_ROWS: Final = 524_288
 """Few enough to stay in a processor's caches while they are grouped, enough to make a call's own cost vanish."""
 
 
-@dataclass(frozen=True, slots=True)
-class Budget:
+class Budget(msgspec.Struct, frozen=True):
     """How much a step may take in.
 
     Attributes:

@@ -7,9 +7,9 @@ import inspect
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+import msgspec
 import polars as pl
 
 from mamba_stream.core.clock import Clock, SystemClock
@@ -22,8 +22,7 @@ Schema = Mapping[str, pl.DataType]
 _Key = tuple[Any, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class CallSettings:
+class CallSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How a function is called beside the loop.
 
     Attributes:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
@@ -53,8 +52,7 @@ _NOTHING_READ: Final[Mapping[str, int]] = MappingProxyType({})
 _NO_MARKS: Final[Mapping[int, MarkRecord]] = MappingProxyType({})
 
 
-@dataclass(slots=True)
-class _Whole:
+class _Whole(msgspec.Struct):
     """State that is on its way to be written whole.
 
     Attributes:

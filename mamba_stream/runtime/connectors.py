@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from datetime import date, datetime
 from typing import Any, Final
 
+import msgspec
 import polars as pl
 import pyarrow as pa
+from msgspec.structs import replace
 
 from mamba_stream.connect import Acknowledging, Ending, Projecting, Reader, Source, Waking
 from mamba_stream.core.batches import frame_from_batch
@@ -34,8 +35,7 @@ _LOOK: Final = 0.5
 """Seconds between two looks for new partitions."""
 
 
-@dataclass(frozen=True, slots=True)
-class Extent:
+class Extent(msgspec.Struct, frozen=True):
     """How far a run reads a source.
 
     Attributes:

@@ -8,8 +8,8 @@ the next run.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
+import msgspec
 import polars as pl
 
 from mamba_stream.connect import Emptying, Rolling, TransactionalSink, TransactionalWriter, Writer
@@ -22,8 +22,7 @@ from mamba_stream.runtime.blaming import Blaming
 from mamba_stream.runtime.progress import SinkProgress
 
 
-@dataclass(eq=False)
-class _Delivery:
+class _Delivery(msgspec.Struct, eq=False):
     """One sink.
 
     Attributes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 import msgspec
 
@@ -14,8 +13,7 @@ from mamba_stream.runtime.exchanges import exchange_topic
 from mamba_stream.runtime.facts import JobStatus
 
 
-@dataclass(frozen=True)
-class Inlets:
+class Inlets(msgspec.Struct, frozen=True):
     """What a stage reads of the log.
 
     Attributes:
@@ -23,12 +21,11 @@ class Inlets:
         exchanges: The internal topics that other stages write to for it, whose read rows are trimmed away.
     """
 
-    topics: Mapping[str, str] = field(default_factory=dict)
+    topics: Mapping[str, str] = msgspec.field(default_factory=dict)
     exchanges: Sequence[str] = ()
 
 
-@dataclass(frozen=True)
-class JobDescription:
+class JobDescription(msgspec.Struct, frozen=True):
     """A job at one moment.
 
     Attributes:

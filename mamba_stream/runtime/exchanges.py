@@ -8,9 +8,9 @@ that was visible when it looked: the record came with the rows before it, or aft
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import polars as pl
 
 from mamba_stream.core.schemas import canonical_schema
@@ -25,8 +25,7 @@ from mamba_stream.runtime.feeds import Portion, TopicFeed
 from mamba_stream.runtime.watermarks import Mark
 
 
-@dataclass(frozen=True, slots=True)
-class Word:
+class Word(msgspec.Struct, frozen=True):
     """What all tasks that write to an exchange have said together.
 
     Attributes:
@@ -135,8 +134,7 @@ class ExchangeFeed(TopicFeed):
         return Portion(frame, portion.offset, portion.next_offset, portion.batches)
 
 
-@dataclass(eq=False)
-class Entrance:
+class Entrance(msgspec.Struct, eq=False):
     """Where rows of other stages come in: their time was judged where they were read.
 
     Attributes:

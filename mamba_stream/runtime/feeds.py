@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import polars as pl
@@ -15,8 +15,7 @@ from mamba_stream.errors import SchemaMismatch
 from mamba_stream.log import LogBatch, Topic
 
 
-@dataclass(frozen=True, slots=True)
-class Portion:
+class Portion(msgspec.Struct, frozen=True):
     """Rows of one partition in the order of their offsets.
 
     Attributes:

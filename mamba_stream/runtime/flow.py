@@ -7,12 +7,12 @@ drives it pushes rows in, tells it how far time has come, and takes what arrives
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 from itertools import islice
 from types import MappingProxyType
 from typing import Final, TypeVar
 
 import polars as pl
+from msgspec.structs import replace
 
 from mamba_stream.core.single import written_out
 from mamba_stream.operators.failures import (

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 import polars as pl
 
 from mamba_stream.operators.columns import BEHIND, visible
 from mamba_stream.operators.lateness import NEVER
 from mamba_stream.operators.mapping import MapBatches
-from mamba_stream.runtime.calling import Answer, Calls
 from mamba_stream.runtime.watermarks import Mark
+
+if TYPE_CHECKING:
+    from mamba_stream.runtime.calling import Answer, Calls
 
 _BYTES: Final = 64 << 20
 """So much may wait, or else one frame."""
@@ -22,8 +24,7 @@ _OVERHEAD: Final = 4_096
 """What a frame takes beside its rows."""
 
 
-@dataclass(eq=False, slots=True)
-class Flight:
+class Flight(msgspec.Struct, eq=False):
     """A frame whose rows wait for their answers.
 
     Attributes:

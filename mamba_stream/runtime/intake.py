@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import polars as pl
@@ -27,8 +27,7 @@ from mamba_stream.runtime.watermarks import PartitionTime
 AHEAD = "ahead"
 
 
-@dataclass(frozen=True, slots=True)
-class IntakeSettings:
+class IntakeSettings(msgspec.Struct, frozen=True):
     """What a source does with its rows.
 
     Attributes:
@@ -58,15 +57,14 @@ class IntakeSettings:
     columns: Sequence[str] | None = None
 
 
-@dataclass(eq=False)
-class Intake:
+class Intake(msgspec.Struct, eq=False):
     """A source with the partitions it reads and their time."""
 
     settings: IntakeSettings
     feeds: list[Feed]
     times: dict[int, PartitionTime]
     rows: int = 0
-    rejected: dict[str, int] = field(default_factory=dict)
+    rejected: dict[str, int] = msgspec.field(default_factory=dict)
 
     def add(self, feed: Feed) -> None:
         """Another partition, which came later."""

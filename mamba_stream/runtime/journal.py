@@ -7,7 +7,6 @@ each, whatever happens to it. Only whoever has the job's lock writes.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -39,8 +38,7 @@ class _Event(msgspec.Struct, frozen=True, array_like=True):
 _event = msgspec.msgpack.Decoder(_Event)
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(msgspec.Struct, frozen=True):
     """Something that happened to a job.
 
     Attributes:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import msgspec
 
 from mamba_stream.operators.step import LATE_REASON, Late
 from mamba_stream.operators.tally import Tally
 
 
-@dataclass(slots=True)
-class LateCounts:
+class LateCounts(msgspec.Struct):
     """How many rows came too late for a step.
 
     Attributes:
@@ -21,7 +20,7 @@ class LateCounts:
 
     by_watermark: int = 0
     by_idleness: int = 0
-    short: Tally = field(default_factory=Tally)
+    short: Tally = msgspec.field(default_factory=Tally)
     rows: int = 0
 
     def count(self, late: Late) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 from mamba_stream.core.names import did_you_mean
 from mamba_stream.errors import NotFound, PipelineRefused
@@ -21,8 +22,7 @@ def is_drained(record: JobRecord) -> bool:
     return record.status != "running"
 
 
-@dataclass(frozen=True)
-class Left:
+class Left(msgspec.Struct, frozen=True):
     """What a job left, at its last commit or at a savepoint.
 
     Attributes:
@@ -33,7 +33,7 @@ class Left:
 
     saved: Saved
     drained: bool
-    tasks: Mapping[str, Saved] = field(default_factory=dict)
+    tasks: Mapping[str, Saved] = msgspec.field(default_factory=dict)
 
 
 def left_at(log: Log, pipeline: Pipeline, name: str) -> Left:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any, Literal
+
+import msgspec
 
 from mamba_stream.core.durability import Durability, check_durability
 from mamba_stream.core.durations import duration_us
@@ -23,8 +24,7 @@ STATES = ("resume", "new", "upgrade")
 _WORKERS = re.compile(r"(?:exactly:(\d+)|auto(?::(\d+)-(\d+))?)", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class RunOptions:
+class RunOptions(msgspec.Struct, frozen=True):
     """What ``mamba.run`` was told, checked.
 
     Attributes:

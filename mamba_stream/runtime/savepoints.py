@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+
+import msgspec
 
 from mamba_stream.core.clock import Clock, SystemClock
 from mamba_stream.core.names import check_name, did_you_mean
@@ -18,8 +19,7 @@ from mamba_stream.runtime.progress import Savepoint, decode_record
 from mamba_stream.runtime.standing import JOBS, state_topic, tasks_of
 
 
-@dataclass(frozen=True)
-class SavepointFacts:
+class SavepointFacts(msgspec.Struct, frozen=True):
     """A savepoint.
 
     Attributes:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 from mamba_stream.plan.stages import Exchange, Stage
 from mamba_stream.runtime.exchanges import Word
 
 
-@dataclass(frozen=True, eq=False)
-class Share:
+class Share(msgspec.Struct, frozen=True, eq=False):
     """What one task works on.
 
     Attributes:
@@ -22,4 +22,4 @@ class Share:
 
     stage: Stage
     number: int = 0
-    words: Mapping[Exchange, Callable[[], Word]] = field(default_factory=dict)
+    words: Mapping[Exchange, Callable[[], Word]] = msgspec.field(default_factory=dict)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 JOBS = "jobs"
 """The namespace of the records of jobs."""
@@ -23,8 +23,7 @@ def state_topic(job: str) -> str:
     return f"_state.{job}"
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """Where a job, or a task of one, keeps its record and its state.
 
     Attributes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from mamba_stream.core.clock import Clock, SystemClock
 from mamba_stream.log import Log

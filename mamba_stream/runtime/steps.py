@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import singledispatch
+from typing import TYPE_CHECKING
 
 import polars as pl
 
@@ -16,8 +17,10 @@ from mamba_stream.plan import nodes as n
 from mamba_stream.plan.analysis import Analysis
 from mamba_stream.plan.asynchronous import MapAsync
 from mamba_stream.plan.shapes import multiplies
-from mamba_stream.runtime.calling import Calls, CallSettings
 from mamba_stream.runtime.limited import Limited
+
+if TYPE_CHECKING:
+    from mamba_stream.runtime.calling import Calls
 
 Operator = Callable[[pl.DataFrame], pl.DataFrame]
 """What a step without state does to each frame."""
@@ -56,6 +59,9 @@ def _(node: MapAsync, analysis: Analysis) -> Operator:
 
 def calls_of(node: MapAsync, analysis: Analysis) -> tuple[MapBatches, Calls]:
     """The operator of a function that is called beside the loop, and what calls it."""
+    # It brings asyncio with it, which the other steps, and the start of their workers, do without.
+    from mamba_stream.runtime.calling import Calls, CallSettings
+
     shape = analysis.shapes[node]
     calls = Calls(
         CallSettings(

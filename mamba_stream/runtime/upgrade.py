@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from mamba_stream.errors import PipelineRefused
 from mamba_stream.runtime.options import RunOptions
 from mamba_stream.runtime.progress import Progress
 
 
-@dataclass(frozen=True)
-class Upgrade:
+class Upgrade(msgspec.Struct, frozen=True):
     """What a pipeline can keep of its job's state.
 
     Attributes:

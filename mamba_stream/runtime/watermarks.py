@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+
+import msgspec
 
 from mamba_stream.core.durations import ticks_per_day
 from mamba_stream.operators.lateness import FOREVER, NEVER, watermark_of
 from mamba_stream.plan.shapes import Shape
 
 
-@dataclass(slots=True)
-class PartitionTime:
+class PartitionTime(msgspec.Struct):
     """How far one partition has come.
 
     Attributes:
@@ -46,8 +46,7 @@ class PartitionTime:
             self.idle = True
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(msgspec.Struct, frozen=True):
     """How far time has come at some point of a plan.
 
     Attributes:

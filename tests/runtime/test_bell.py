@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 import polars as pl
 import pytest
+from msgspec.structs import replace
 
 import mamba_stream as mamba
 from mamba_connectors import files, python, synthetic

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import hypothesis.strategies as st
 import polars as pl
 import pytest
 from hypothesis import given
+from msgspec.structs import replace
 
 import mamba_stream as mamba
 from mamba_stream.runtime.options import run_options

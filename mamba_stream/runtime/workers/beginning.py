@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -37,8 +36,7 @@ from mamba_stream.runtime.workers.conversion import TaskState, cut_state
 from mamba_stream.runtime.workers.layout import Layout, TaskName, layout_of_job, make_internal_topics
 
 
-@dataclass(frozen=True, eq=False)
-class Begun:
+class Begun(msgspec.Struct, frozen=True, eq=False):
     """A run of a job over tasks.
 
     Attributes:

@@ -6,8 +6,8 @@ What a step remembers is rows with their keys; a row goes to the task that the r
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import polars as pl
@@ -31,12 +31,11 @@ Parts = list[tuple[str, str, pl.DataFrame]]
 """What steps remember: a step's name, a part's, and its rows."""
 
 
-@dataclass(eq=False)
-class TaskState:
+class TaskState(msgspec.Struct, eq=False):
     """What a task begins with."""
 
     progress: Progress
-    parts: Parts = field(default_factory=list)
+    parts: Parts = msgspec.field(default_factory=list)
 
 
 def cut_state(

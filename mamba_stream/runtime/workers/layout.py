@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import msgspec
@@ -31,8 +30,7 @@ class TaskName(msgspec.Struct, frozen=True, order=True, array_like=True):
         return f"{self.stage}/{self.number}"
 
 
-@dataclass(frozen=True, eq=False)
-class Layout:
+class Layout(msgspec.Struct, frozen=True, eq=False):
     """A job over tasks.
 
     Attributes:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Final
+
+import msgspec
 
 from mamba_stream import errors
 from mamba_stream.core.clock import Clock
@@ -49,8 +50,7 @@ _NAMED: Final = 6
 """So many tasks are named where they are told of."""
 
 
-@dataclass(frozen=True, slots=True)
-class PoolSettings:
+class PoolSettings(msgspec.Struct, frozen=True):
     """How a pool goes about it.
 
     Attributes:
@@ -66,8 +66,7 @@ class PoolSettings:
     restarts: int = 8
 
 
-@dataclass(eq=False)
-class _Worker:
+class _Worker(msgspec.Struct, eq=False):
     """A worker.
 
     Attributes:
@@ -88,8 +87,8 @@ class _Worker:
     hand: Hand | None = None
     heard: float = 0.0
     ready: bool = False
-    tasks: set[TaskName] = field(default_factory=set)
-    releasing: set[TaskName] = field(default_factory=set)
+    tasks: set[TaskName] = msgspec.field(default_factory=set)
+    releasing: set[TaskName] = msgspec.field(default_factory=set)
     deaths: int = 0
     due: float = 0.0
     process: int = 0

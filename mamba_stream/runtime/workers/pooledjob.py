@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Final, Literal
+
+from msgspec.structs import replace
 
 from mamba_stream.core.clock import Clock, SystemClock
 from mamba_stream.core.numbers import is_whole

@@ -30,12 +30,18 @@ from mamba_stream.runtime.workers.shipping import Shipment, pack
 from mamba_stream.runtime.workers.wire import Wire
 
 _BOOT: Final = (
-    "import json, sys\n"
+    "import gc, json, sys\n"
+    "gc.disable()\n"
     "sys.path[:] = json.load(sys.stdin)\n"
     "from mamba_stream.runtime.workers.child import main\n"
+    "gc.freeze()\n"
+    "gc.enable()\n"
     "main(*map(int, sys.argv[1:]))\n"
 )
-"""What Python runs in a worker's process: no file and no module, which might be found elsewhere there."""
+"""What Python runs in a worker's process: no file and no module, which might be found elsewhere there.
+
+Modules are there for good: garbage is not looked for among them, neither while they are imported nor later.
+"""
 _THREADS: Final = "POLARS_MAX_THREADS"
 _ARENAS: Final = "MALLOC_ARENA_MAX"
 _LAST_COMMIT: Final = 30.0

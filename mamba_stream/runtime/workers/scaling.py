@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from mamba_stream.runtime.workers.layout import TaskName
 from mamba_stream.runtime.workers.messages import TaskFacts
@@ -30,8 +31,7 @@ FEWER_AFTER: Final = 60.0
 """Seconds of which it has to be so until there are fewer: a worker is started in less time than it is missed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(msgspec.Struct, frozen=True):
     """A job at one moment.
 
     Attributes:

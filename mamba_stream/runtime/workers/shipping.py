@@ -17,12 +17,13 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from importlib.machinery import ModuleSpec
 from types import CodeType, ModuleType
 from typing import Any, Final
 
 import cloudpickle
+import msgspec
 
 from mamba_stream.errors import PipelineRefused
 from mamba_stream.log import Log, Topic
@@ -38,8 +39,7 @@ _sent_whole: set[str] = set()
 _registering = threading.Lock()
 
 
-@dataclass(frozen=True, eq=False)
-class Shipment:
+class Shipment(msgspec.Struct, frozen=True, eq=False):
     """What a worker has to know.
 
     Attributes:

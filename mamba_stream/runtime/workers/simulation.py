@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 
 from mamba_stream.runtime.workers.executor import Hear
@@ -22,8 +22,7 @@ class Killed(BaseException):
     """Raised by a function of a pipeline: the simulated worker that runs it dies there."""
 
 
-@dataclass(frozen=True, slots=True)
-class Misfortunes:
+class Misfortunes(msgspec.Struct, frozen=True):
     """What may happen to a worker at each of its turns, as probabilities.
 
     Attributes:
@@ -39,8 +38,7 @@ class Misfortunes:
     ends: float = 0.05
 
 
-@dataclass(eq=False)
-class _Life:
+class _Life(msgspec.Struct, eq=False):
     """A worker from its start to its death.
 
     Attributes:
@@ -54,7 +52,7 @@ class _Life:
     number: int
     shift: Shift
     hear: Hear | None
-    orders: deque[Order] = field(default_factory=deque)
+    orders: deque[Order] = msgspec.field(default_factory=deque)
     stopped: bool = False
 
     def send(self, order: Order) -> None:

@@ -7,7 +7,8 @@ what tasks wait for is looked at together: the heads of the topics that they rea
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from mamba_stream.core.clock import Clock
 from mamba_stream.log import Log, Topic
@@ -18,8 +19,7 @@ from mamba_stream.runtime.task import Task
 from mamba_stream.runtime.workers.layout import TaskName
 
 
-@dataclass(slots=True)
-class _Sleep:
+class _Sleep(msgspec.Struct):
     """A task that found nothing to do.
 
     Attributes:

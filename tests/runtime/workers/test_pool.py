@@ -37,9 +37,6 @@ class Hands:
 class Tasks(Layout):
     """Four tasks of one stage."""
 
-    def __init__(self) -> None:
-        super().__init__(())
-
     @property
     def tasks(self) -> list[TaskName]:
         return [TaskName(0, number) for number in range(4)]
@@ -47,7 +44,7 @@ class Tasks(Layout):
 
 def pool_of(workers: int) -> tuple[Pool, Hands, Clock]:
     hands, clock = Hands(), Clock()
-    pool = Pool(Tasks(), hands, PoolSettings(workers, lease=5.0), clock)
+    pool = Pool(Tasks(()), hands, PoolSettings(workers, lease=5.0), clock)
     for _ in range(2):
         pool.turn()
     return pool, hands, clock
@@ -60,7 +57,7 @@ def test_workers_that_are_not_needed_any_more_leave_nothing_to_do():
     hands.hear[1](Released(release.tasks))
     pool.turn()
     assert hands.told[1][-1] == Quit()
-    assert pool.tasks_of(0) == set(Tasks().tasks)
+    assert pool.tasks_of(0) == set(Tasks(()).tasks)
     # Until the one that is left may be taken for dead, and not at once, over and over.
     assert pool.seconds_to_next() == 5.0
 
@@ -110,7 +107,7 @@ def test_tasks_of_who_is_silent_past_the_lease_go_to_the_others_until_another_fo
     tasks, first = pool.tasks_of(1), hands.told[1]
     silent(pool, hands, clock, [0])
     assert hands.told[0][-1].tasks == sorted(tasks)
-    assert pool.tasks_of(0) == set(Tasks().tasks)
+    assert pool.tasks_of(0) == set(Tasks(()).tasks)
     # It follows, and has its share.
     pool.turn()
     pool.turn()
@@ -143,7 +140,7 @@ def test_a_worker_that_is_the_only_one_is_followed_by_one_with_its_tasks():
     pool.turn()
     pool.turn()
     assert hands.told[0] is not first
-    assert [order.tasks for order in hands.told[0]] == [Tasks().tasks]
+    assert [order.tasks for order in hands.told[0]] == [Tasks(()).tasks]
 
 
 def test_a_task_is_told_to_be_released_once_and_an_old_answer_takes_none_away():
