@@ -177,20 +177,24 @@ class _Backup:
             # One that was sealed and removed in between is not in the next copy; one that is lost is.
             if not gone or attempts == _ATTEMPTS:
                 break
+        # A segment whose table of contents alone is lost is kept without.
+        gone = {number for number in gone if not self._pinned(number, held[number]).exists()}
         missing = tuple(files.path_of(Path(), number, held[number].kind).name for number in sorted(gone))
         return now, lsn, {number: row for number, row in held.items() if number not in gone}, missing
 
     def _pin(self, number: int, row: FileRow) -> bool:
+        """Gives a file, and what lies beside it, a second name; whether all of it was there."""
         path = files.path_of(self._store.files, number, row.kind)
-        try:
-            os.link(path, self._work / FILES / path.name)
-        except FileNotFoundError:
-            return False
-        if row.kind == "segment":
-            table = files.contents_path(path)
-            if table.exists():
-                os.link(table, self._work / FILES / table.name)
+        # Who removes a segment removes its table of contents first.
+        for each in (path, files.contents_path(path)) if row.kind == "segment" else (path,):
+            try:
+                os.link(each, self._work / FILES / each.name)
+            except FileNotFoundError:
+                return False
         return True
+
+    def _pinned(self, number: int, row: FileRow) -> Path:
+        return files.path_of(self._work / FILES, number, row.kind)
 
     def _copy(
         self, now: int, lsn: int, held: dict[int, FileRow], missing: tuple[str, ...], before: Manifest | None
@@ -211,7 +215,7 @@ class _Backup:
         return manifest
 
     def _file(self, number: int, row: FileRow, known: Held | None) -> Held:
-        path = files.path_of(self._work / FILES, number, row.kind)
+        path = self._pinned(number, row)
         end = min(row.end, path.stat().st_size)
         if known is not None and (known.end == end or (known.end < end and row.kind == "commit")):
             pieces = known.pieces

@@ -167,6 +167,40 @@ def test_what_is_sealed_and_removed_while_it_is_copied_stays_for_it(
     assert not (filled.path / "backup" / "now").exists()
 
 
+def test_what_is_removed_between_a_segment_and_its_table_of_contents_is_looked_for_again(
+    filled: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery, "TRASH_DELAY", 0)
+    real, removed = os.link, []
+
+    def link(source: Path, target: Path) -> None:
+        if source.suffix == ".toc" and not removed:
+            removed.append(source)
+            filled.delete_topic("t")
+            while source.exists():
+                filled.seal()
+        real(source, target)
+
+    monkeypatch.setattr(os, "link", link)
+    assert filled.backup(tmp_path / "kept").missing == ()
+    assert removed
+    assert restore(tmp_path / "kept", tmp_path / "back").findings == ()
+    with open_log(tmp_path / "back") as log:
+        assert rows(log) == rows(filled)
+
+
+def test_a_segment_without_its_table_of_contents_is_backed_up_without(tmp_path: Path) -> None:
+    with open_log(tmp_path / "hurt") as log:
+        log.create_topic("a", {"n": pl.Int64}).append([{"n": n} for n in range(100)])
+        log.seal()
+        [table] = (tmp_path / "hurt" / "files").glob("*.toc")
+        table.unlink()
+        assert log.backup(tmp_path / "kept").missing == ()
+    restore(tmp_path / "kept", tmp_path / "back")
+    with open_log(tmp_path / "back") as log:
+        assert len(rows_of(log, "a")) == 100
+
+
 def test_commits_that_waited_for_the_disk_are_in_it(filled: Log, tmp_path: Path) -> None:
     filled["other"].append([{"s": "late"}], durability="os")
     filled.backup(tmp_path / "kept")
