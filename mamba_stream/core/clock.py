@@ -30,6 +30,5 @@ class SystemClock:
         """Microseconds since 1970-01-01T00:00:00 UTC by the wall clock, which may jump either way."""
         return time.time_ns() // 1_000
 
-    def monotonic(self) -> float:
-        """Seconds since some fixed but unknown moment; never runs backwards."""
-        return time.monotonic()
+    monotonic = staticmethod(time.monotonic)
+    """Seconds since some fixed but unknown moment; never runs backwards."""

@@ -42,4 +42,7 @@ def strictest(asked: Iterable[Durability]) -> Durability:
     'interval'
     """
     found = set(asked)
-    return next((level for level in PROMISES if level in found), "os")
+    for level in PROMISES:
+        if level in found:
+            return level
+    return "os"

@@ -61,9 +61,12 @@ class CommitTally:
             return False
         if outcome.repeated:
             return False
-        # With what was written before.
-        self._rows += rows + sum([append.rows for append in change.appends])
-        self._bytes += size + sum([append.length for append in change.appends])
+        self._rows += rows
+        self._bytes += size
+        # What was written before.
+        for append in change.appends:
+            self._rows += append.rows
+            self._bytes += append.length
         self._changes += 1
         return True
 

@@ -11,11 +11,11 @@ who were answered wake one after the other, each by the one before it, and whoev
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 import msgspec
 
@@ -25,7 +25,7 @@ from mamba_stream.core.durability import strictest
 from mamba_stream.errors import CommitUnknown, DiskFull, LogClosed, LogFailed, MambaStreamError, NotCommitted
 from mamba_stream.log.commitcounts import CommitCounts, CommitTally
 from mamba_stream.log.files import CommitFile
-from mamba_stream.log.format import Message, Rows, encode
+from mamba_stream.log.format import Message
 from mamba_stream.log.index import CLOSED
 from mamba_stream.log.registrar import Registrar
 from mamba_stream.log.room import Room
@@ -38,15 +38,11 @@ _PATIENCE = 0.25
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """A batch on its way to a partition; where it will lie is not known yet.
-
-    A small one may be encoded by whoever commits it: threads that append together would only wait for each other
-    at the interpreter's lock.
-    """
+    """A batch on its way to a partition; where it will lie is not known yet."""
 
     topic: int
     partition: int
-    message: Message | Rows
+    message: Message
     rows: int
     min_time: int
     max_time: int
@@ -55,28 +51,42 @@ class Batch(msgspec.Struct, frozen=True):
     internal: bool
     expect: int | None = None
 
-    def encoded(self) -> Message:
-        """Its message, encoded now if it was not yet."""
-        rows = self.message
-        return encode(rows.batch, rows.layout, rows.compression) if isinstance(rows, Rows) else rows
+    @property
+    def length(self) -> int:
+        """How many bytes it takes in a file."""
+        return self.message.length
 
-    def placed(self, message: Message, file: int, position: int, append_time: int) -> Append:
+    def made(self) -> list[Batch]:
+        """Itself."""
+        return [self]
+
+    def placed(self, file: int, position: int, append_time: int) -> Append:
         """What names it in the index, now that it is known where its message lies."""
         return Append(
             topic=self.topic,
             partition=self.partition,
             file=file,
             position=position,
-            length=message.length,
+            length=self.message.length,
             rows=self.rows,
             min_time=self.min_time,
             max_time=self.max_time,
             schema=self.schema,
-            header=message.header,
+            header=self.message.header,
             append_time=append_time,
             compressed=self.compressed,
             expect=self.expect,
         )
+
+
+class Rows(msgspec.Struct, frozen=True):
+    """A few rows that become batches, of about this length, only when they are committed.
+
+    That is for whoever leads: threads that append together would only wait for each other at the interpreter's lock.
+    """
+
+    made: Callable[[], list[Batch]]
+    length: int
 
 
 @dataclass(slots=True, eq=False)
@@ -84,23 +94,33 @@ class _Change:
     """A change set on its way, and what became of it."""
 
     change: ChangeSet
-    batches: Sequence[Batch]
+    made_of: Sequence[Batch | Rows]
+    """What it appends, as it came."""
     outcome: Applied | BaseException | None = None
-    messages: list[Message] = field(default_factory=list)
-    """Its batches, encoded."""
-    bytes: int = field(init=False)
+    batches: Sequence[Batch] = ()
+    """What it appends, ready to be written."""
+    rows: int = 0
+    bytes: int = 0
+    """What that takes in a file: exactly once it is ready, and about as much before."""
 
     def __post_init__(self) -> None:
-        self.bytes = sum(batch.message.length for batch in self.batches)
+        for one in self.made_of:
+            self.bytes += one.length
 
-    def encode(self) -> bool:
-        """Encodes what was left to be encoded; where that fails, this one alone fails."""
+    def prepare(self) -> bool:
+        """Makes batches of what was left to be made; where that fails, this one alone fails."""
+        if not self.made_of:
+            return True
         try:
-            self.messages = [batch.encoded() for batch in self.batches]
+            batches = [*itertools.chain.from_iterable([one.made() for one in self.made_of])]
         except Exception as error:  # noqa: BLE001 - raised where it was to be appended
             self.outcome = error
             return False
-        self.bytes = sum(message.length for message in self.messages)
+        self.bytes = 0
+        for batch in batches:
+            self.rows += batch.rows
+            self.bytes += batch.message.length
+        self.batches = batches
         return True
 
 
@@ -118,12 +138,12 @@ class _Pending:
     """Whom it wakes when it leaves."""
     left: bool = False
 
+    bytes: int = 0
+
     def __post_init__(self) -> None:
         self.wake.acquire()
-
-    @property
-    def bytes(self) -> int:
-        return sum(change.bytes for change in self.changes)
+        for change in self.changes:
+            self.bytes += change.bytes
 
     def fail(self, error: BaseException) -> None:
         """Answers what was not answered."""
@@ -165,7 +185,7 @@ class Committer:
         """What the commits came to so far."""
         return self._tally.counts
 
-    def commit(self, change: ChangeSet, batches: Sequence[Batch] = ()) -> Applied:
+    def commit(self, change: ChangeSet, batches: Sequence[Batch | Rows] = ()) -> Applied:
         """Commits the change set with these batches appended, as durably as it asks for; raises if it did not."""
         (outcome,) = self._commit([_Change(change, batches)])
         if isinstance(outcome, BaseException):
@@ -173,7 +193,7 @@ class Committer:
         return outcome
 
     def commit_together(
-        self, changes: Sequence[tuple[ChangeSet, Sequence[Batch]]]
+        self, changes: Sequence[tuple[ChangeSet, Sequence[Batch | Rows]]]
     ) -> list[Applied | BaseException]:
         """Commits several change sets, as durably as each asks for, at the cost of one; what became of each."""
         return self._commit([_Change(change, batches) for change, batches in changes])
@@ -278,7 +298,7 @@ class Committer:
                 other.interrupted = True
                 other.fail(CommitUnknown("the commit was interrupted: reopen the log and look"))
         waiting = [other for other in pending.group if other is not pending and not other.left]
-        for one, following in pairwise([pending, *waiting]):
+        for one, following in itertools.pairwise([pending, *waiting]):
             one.following = following
         if not pending.done or pending.interrupted:
             # Interrupted while it waited, or while it took its group.
@@ -297,7 +317,9 @@ class Committer:
             if self._closed:
                 raise LogClosed(CLOSED)
             self._registrar.check()
-            ready = [one for pending in group for one in pending.changes if one.encode() and self._takes(one)]
+            ready = [
+                one for pending in group for one in pending.changes if one.prepare() and self._takes(one)
+            ]
             if ready:
                 self._apply(*self._written(ready))
             for pending in group:
@@ -315,49 +337,52 @@ class Committer:
     def _take_group(self, group: list[_Pending]) -> None:
         with self._door:
             size = 0
-            while self._arrived and (not group or size + self._arrived[0].bytes <= GROUP_BYTES):
+            while self._arrived:
+                size += self._arrived[0].bytes
+                if group and size > GROUP_BYTES:
+                    return
                 group.append(self._arrived[0])
-                size += self._arrived.popleft().bytes
+                self._arrived.popleft()
 
     def _takes(self, one: _Change) -> bool:
         """Whether the disk has room for its rows; where not, it alone is refused."""
-        if not one.messages:
+        if not one.batches:
             return True
         one.outcome = self._room.refusal(one.bytes)
         return one.outcome is None
 
     def _written(self, ready: list[_Change]) -> tuple[list[_Change], dict[bool, int]]:
         """Writes the messages; those that there was room for, which are all or those that have none, and where."""
-        synced = strictest(one.change.durability for one in ready) == "commit"
+        synced = strictest([one.change.durability for one in ready]) == "commit"
         try:
             return ready, self._write(ready, synced=synced)
         except DiskFull as error:
-            left = [one for one in ready if not one.messages]
+            left = [one for one in ready if not one.batches]
             if not left:
                 raise
             # What deletes is not to wait for those who need room.
             for one in ready:
-                if one.messages:
+                if one.batches:
                     one.outcome = error
             return left, {}
 
     def _write(self, ready: list[_Change], *, synced: bool) -> dict[bool, int]:
         """Writes the messages, one file for users' topics and one for internal ones."""
+        batches: dict[bool, list[Batch]] = {}
+        for one in ready:
+            for batch in one.batches:
+                batches.setdefault(batch.internal, []).append(batch)
         places: dict[bool, int] = {}
         try:
-            for internal in (False, True):
-                messages = [
-                    message
-                    for change in ready
-                    for batch, message in zip(change.batches, change.messages, strict=True)
-                    if batch.internal is internal
-                ]
-                if not messages:
-                    continue
+            for internal, several in batches.items():
                 file = self._file(internal)
                 places[internal] = file.end
-                parts = [part for message in messages for part in message.parts()]
-                file.write(parts, sum(message.length for message in messages), synced=synced)
+                parts: list[bytes | memoryview] = []
+                length = 0
+                for batch in several:
+                    parts += batch.message.parts()
+                    length += batch.message.length
+                file.write(parts, length, synced=synced)
         except NotCommitted:
             self._rewind(places)
             raise
@@ -377,11 +402,13 @@ class Committer:
             # Only where it certainly did not happen: published bytes must never be taken back.
             self._rewind(places)
             raise
-        if not any(isinstance(answer, Applied) and not answer.repeated for answer in answers):
-            for internal, position in places.items():
-                self._open[internal].reuse(position)
+        fresh = False
         for change, answer in zip(ready, answers, strict=True):
             change.outcome = answer
+            fresh |= isinstance(answer, Applied) and not answer.repeated
+        if not fresh:
+            for internal, position in places.items():
+                self._open[internal].reuse(position)
 
     def _placed(self, ready: list[_Change], places: dict[bool, int], now: int) -> list[ChangeSet]:
         changes = []
@@ -389,10 +416,10 @@ class Committer:
             change = one.change
             if one.batches:
                 appends = []
-                for batch, message in zip(one.batches, one.messages, strict=True):
+                for batch in one.batches:
                     position = places[batch.internal]
-                    places[batch.internal] = position + message.length
-                    appends.append(batch.placed(message, self._open[batch.internal].number, position, now))
+                    places[batch.internal] = position + batch.message.length
+                    appends.append(batch.placed(self._open[batch.internal].number, position, now))
                 change = msgspec.structs.replace(change, appends=tuple(appends))
             changes.append(change)
         return changes
@@ -420,9 +447,9 @@ class Committer:
 
     def _count(self, group: list[_Pending], seconds: float) -> None:
         committed = False
-        for one in (change for pending in group for change in pending.changes):
-            rows = sum([batch.rows for batch in one.batches])
-            committed |= self._tally.add(one.change, one.outcome, rows, one.bytes)
+        for pending in group:
+            for one in pending.changes:
+                committed |= self._tally.add(one.change, one.outcome, one.rows, one.bytes)
         self._tally.took(seconds, committed=committed)
         self._pace = seconds
         # With those who came too late for this group, or else they would be too late for every other one, too.

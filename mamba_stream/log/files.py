@@ -88,7 +88,7 @@ class CommitFile:
         Those that are written without are synced with the next, or by :meth:`sync`.
         """
         position = self.end
-        zeros = self._ahead(position + length) if length <= _SMALL else 0
+        zeros = self._ahead(position + length) if synced and length <= _SMALL else 0
         try:
             if not zeros or not self._fits([*parts, bytes(zeros)], position):
                 zeros = 0
@@ -342,6 +342,8 @@ def write_all(fd: int, parts: Sequence[bytes | memoryview], position: int) -> No
     while pending:
         vector = pending[:_VECTORS]
         written = os.pwritev(fd, vector, position)
+        if len(vector) == len(pending) and written == sum(map(len, vector)):
+            return
         position += written
         done = 0
         while done < len(vector) and written >= len(vector[done]):

@@ -48,6 +48,17 @@ class Damaged(Exception):
     """Bytes are not what was written; the caller knows topic, partition and offset."""
 
 
+class Shape(msgspec.Struct, frozen=True):
+    """What follows of a fresh message from the metadata that Arrow wrote alone. As many rows mostly have the same."""
+
+    metadata: bytes
+    opening: bytes
+    """What it becomes, up to the checksums, where the message does not say where its rows come from."""
+    starts: tuple[int, ...]
+    """Where the columns lie in the body, and last where that ends."""
+    padding: bytes
+
+
 @dataclass(frozen=True)
 class Layout:
     """What a schema says of its messages: the buffers of every column, and the seed of checksums."""
@@ -65,6 +76,8 @@ class Layout:
     """The schema message, for a stream of messages."""
     places: dict[int, Places] = field(default_factory=dict, compare=False, repr=False)
     """By the length of what lies before the body: where messages had their numbers, see ``_known``."""
+    shapes: dict[int, Shape] = field(default_factory=dict, compare=False, repr=False)
+    """By the length of their metadata: what is known of the last ones that were encoded."""
 
     @classmethod
     def of(cls, schema: pa.Schema, fingerprint: int) -> Layout:
@@ -88,15 +101,6 @@ class Message(msgspec.Struct, frozen=True):
         return (self.head, *self.body)
 
 
-class Rows(msgspec.Struct, frozen=True):
-    """A batch that is to become a message, of about this length, when it is written; its schema is the layout's."""
-
-    batch: pa.RecordBatch
-    layout: Layout
-    compression: str
-    length: int
-
-
 class Columns(msgspec.Struct, frozen=True):
     """Where the columns of a message lie, relative to its start, and their checksums."""
 
@@ -114,18 +118,15 @@ class Columns(msgspec.Struct, frozen=True):
 def encode(batch: pa.RecordBatch, layout: Layout, compression: str = "none", origins: bytes = b"") -> Message:
     """The batch as a message with checksums. Its schema must be the layout's."""
     message = memoryview(_serialize(batch, compression))
-    _, metadata_length = PREFIX.unpack_from(message, 0)
-    body_start = PREFIX.size + metadata_length
-    metadata = bytearray(message[:body_start])
-    body = message[body_start:]
-    padding = bytes(-len(body) % ALIGNMENT)
-    whole = len(body) + len(padding)
-    found = _located(metadata, len(body), layout)
-    if body:
-        BODY_LENGTH.pack_into(metadata, found.body_length, whole)
-    starts = _column_starts(_numbers(metadata, found, layout), layout, whole)
-    parts = (body, padding) if padding else (body,)
-    return sealed(metadata, parts, whole, _digests(body, starts, padding), layout, origins)
+    body_start = PREFIX.size + PREFIX.unpack_from(message, 0)[1]
+    metadata, body = bytes(message[:body_start]), message[body_start:]
+    shape = layout.shapes.get(body_start)
+    if shape is None or shape.metadata != metadata:
+        shape = layout.shapes[body_start] = _shape(metadata, len(body), layout)
+    table = _table(_digests(body, shape), layout, origins)
+    opening = _opening(bytearray(shape.opening[:body_start]), len(table)) if origins else shape.opening
+    parts = (body, shape.padding) if shape.padding else (body,)
+    return _message(opening + table, parts, shape.starts[-1], layout)
 
 
 def sealed(
@@ -137,13 +138,8 @@ def sealed(
     origins: bytes = b"",
 ) -> Message:
     """The message of this metadata, which is changed, and this body, with the columns' checksums between them."""
-    table = layout.table.pack(*digests, len(digests), _MERGED if origins else _MAGIC)
-    if origins:
-        table = origins + _ORIGINS.pack(len(origins)) + table
-    length = _aligned(len(metadata) + len(table))
-    struct.pack_into("<i", metadata, 4, length - PREFIX.size)
-    head = b"".join((metadata, bytes(length - len(metadata) - len(table)), table))
-    return Message(head, body, _header_checksum(head, layout), length + body_length)
+    table = _table(digests, layout, origins)
+    return _message(_opening(metadata, len(table)) + table, body, body_length, layout)
 
 
 def schema_message(schema: pa.Schema) -> bytes:
@@ -274,12 +270,43 @@ def _serialize(batch: pa.RecordBatch, compression: str) -> pa.Buffer:
     return stream.slice(start, stream.size - start - len(END_OF_STREAM))
 
 
-def _digests(body: memoryview, starts: Sequence[int], padding: bytes) -> list[int]:
+def _shape(metadata: bytes, body_length: int, layout: Layout) -> Shape:
+    found = _located(metadata, body_length, layout)
+    padding = bytes(-body_length % ALIGNMENT)
+    whole = body_length + len(padding)
+    patched = bytearray(metadata)
+    if body_length:
+        BODY_LENGTH.pack_into(patched, found.body_length, whole)
+    starts = _column_starts(_numbers(metadata, found, layout), layout, whole)
+    return Shape(metadata, _opening(patched, layout.table.size), tuple(starts), padding)
+
+
+def _opening(metadata: bytearray, behind: int) -> bytes:
+    """The metadata as it is before so many bytes that the body follows."""
+    length = _aligned(len(metadata) + behind)
+    PREFIX.pack_into(metadata, 0, _CONTINUATION, length - PREFIX.size)
+    return bytes(metadata).ljust(length - behind, b"\0")
+
+
+def _table(digests: Sequence[int], layout: Layout, origins: bytes) -> bytes:
+    """What lies between the metadata and the body."""
+    table = layout.table.pack(*digests, len(digests), _MERGED if origins else _MAGIC)
+    return origins + _ORIGINS.pack(len(origins)) + table if origins else table
+
+
+def _message(head: bytes, body: tuple[bytes | memoryview, ...], body_length: int, layout: Layout) -> Message:
+    return Message(head, body, _header_checksum(head, layout), len(head) + body_length)
+
+
+def _digests(body: memoryview, shape: Shape) -> list[int]:
     """The columns' checksums. The padding is the last one's that has bytes: behind it may be columns of nulls alone."""
+    starts, padding = shape.starts, shape.padding
+    if not padding:
+        return [xxhash.xxh3_64_intdigest(body[start:end]) for start, end in pairwise(starts)]
     whole = starts[-1]
     found = []
     for start, end in pairwise(starts):
-        if padding and start < end == whole:
+        if start < end == whole:
             running = xxhash.xxh3_64(body[start:])
             running.update(padding)
             found.append(running.intdigest())
@@ -296,7 +323,7 @@ def _aligned(length: int) -> int:
     return length + -length % ALIGNMENT
 
 
-def _located(metadata: bytearray, body_length: int, layout: Layout) -> Places:
+def _located(metadata: bytes, body_length: int, layout: Layout) -> Places:
     """Where a fresh message has its numbers."""
     found = _known(metadata, body_length, layout)
     if found is None:
@@ -310,7 +337,7 @@ def _located(metadata: bytearray, body_length: int, layout: Layout) -> Places:
     return found
 
 
-def _known(metadata: bytearray | memoryview, body_length: int, layout: Layout) -> Places | None:
+def _known(metadata: bytes | memoryview, body_length: int, layout: Layout) -> Places | None:
     """Where a message has its numbers, if they lie as in the last one of its length.
 
     Messages of a schema differ little.
@@ -323,7 +350,7 @@ def _known(metadata: bytearray | memoryview, body_length: int, layout: Layout) -
     return None
 
 
-def _numbers(metadata: bytearray | memoryview, found: Places, layout: Layout) -> tuple[int, ...]:
+def _numbers(metadata: bytes | memoryview, found: Places, layout: Layout) -> tuple[int, ...]:
     return layout.numbers.unpack_from(metadata, found.buffers)
 
 

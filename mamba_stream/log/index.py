@@ -34,7 +34,7 @@ from mamba_stream.errors import (
 from mamba_stream.log import directory, rows
 from mamba_stream.log.environment import environment
 from mamba_stream.log.format import Damaged
-from mamba_stream.log.overlay import OverlaidDraft, OverlaidView
+from mamba_stream.log.overlay import Memory, OverlaidDraft, OverlaidView
 from mamba_stream.log.recent import Recent, first_mark, flushed
 from mamba_stream.log.views import Draft, View
 
@@ -64,6 +64,7 @@ class Index:
         self._unusable: Exception | None = None
         self._writable = writable
         self._recent: Recent | None = None
+        self._memory = Memory()
         self._opening = threading.Lock()
         try:
             self._env = environment(path, map_size, writable=writable)
@@ -279,22 +280,36 @@ class Index:
             self._looks_above()
         recent = self._recent
         assert recent is not None
-        with recent.begin() as upper:
-            if why := recent.refused(upper):
-                raise self._refused(why)
-            crowded = recent.crowded(upper)
-        if crowded:
-            self._attempt_below(lambda draft: None)
-        # Whoever flushed may have been killed when the index had it all, and before its readers could know: only who
-        # has its lock is sure to see which generation was flushed. Nobody else can want it who has not the upper one.
-        with _writing(recent.begin(write=True)) as upper, _writing(self._env.begin(write=True)) as lower:
-            before = flushed(lower) or 0
-            if recent.generation(upper) <= before:
-                recent.empty(upper, before)
-            result = change(OverlaidDraft(upper, lower))
-            recent.mark(upper, unsynced)
+        upper = recent.begin(write=True)
+        lower: lmdb.Transaction | None = None
+        try:
+            # Whoever flushed may have been killed when the index had it all, and before its readers could know: only
+            # who has its lock is sure to see which generation was flushed. Nobody else can want it who has not the
+            # upper one.
+            lower = self._env.begin(write=True)
+            if not self._memory.recall(upper.id(), lower.id()):
+                if why := recent.refused(upper):
+                    raise self._refused(why)
+                before = flushed(lower) or 0
+                if recent.generation(upper) <= before:
+                    recent.empty(upper, before)
+            if recent.crowded(upper):
+                lower.abort()
+                upper.abort()
+                self._attempt_below(lambda draft: None)
+                return self._attempt_above(change, unsynced)
+            result = change(OverlaidDraft(upper, lower, self._memory.rows))
+            if unmarked := [number for number in unsynced if number not in self._memory.unsynced]:
+                recent.mark(upper, unmarked)
+                self._memory.unsynced.update(unmarked)
+            self._memory.keep(upper.id(), lower.id())
             upper.commit()
             return result
+        finally:
+            # Of what was committed there is nothing to undo.
+            if lower is not None:
+                lower.abort()
+            upper.abort()
 
     def _looks_above(self) -> bool:
         """Whether there can be anything that waits for the disk; from now on it is looked at."""

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from mamba_stream.core.batches import to_batches
+from mamba_stream.core import batches as columns
 from mamba_stream.core.keys import hash_keys, partitions_of, split_by_partition
 from mamba_stream.errors import InvalidInput, SchemaMismatch
 from mamba_stream.log import format
 from mamba_stream.log.asked import offsets_of, partition_of
-from mamba_stream.log.committer import Batch
+from mamba_stream.log.committer import Batch, Rows
 from mamba_stream.log.gathering import Gathering
 from mamba_stream.log.rows import NO_TIME
 
@@ -26,12 +26,14 @@ MAX_ROWS = 1 << 18
 MAX_BYTES = 64 << 20
 """A batch larger than either is cut: readers skip and verify whole batches."""
 _FEW_ROWS, _FEW_BYTES = 256, 16 << 10
-"""Up to here encoding costs less than handing the interpreter's lock to another thread and getting it back."""
+"""Up to here all that is done with rows costs less than handing the interpreter's lock to another thread and getting it
+back, for which those who wait get the chance whenever Arrow lets go of it."""
 _OVERHEAD = 320
 """About what a message takes beside its rows."""
 
 _NO_TIMES = (0, -1)
-_FEW = 64
+_DAYS = pa.date32()
+_FEW = 32
 """Up to here Python finds the least and the greatest of them before NumPy has begun."""
 _SEVERAL = 8
 """From so many parts on, their times are found together."""
@@ -56,6 +58,7 @@ class Intake:
         self._time = None if topic.time is None else layout.schema.get_field_index(topic.time)
         self._turn = turn
         self._to = f"topic {topic.name!r}"
+        self._columns = columns.Intake(layout.schema, to=self._to)
 
     def batches(
         self,
@@ -65,22 +68,23 @@ class Intake:
         *,
         at_once: bool = False,
         own: bool = False,
-    ) -> list[Batch]:
+    ) -> list[Batch] | list[Rows]:
         """The data as batches, in order; raises before anything is written.
 
-        They are encoded, unless they are small and are to be committed ``at_once``: before the caller may change
-        what it passed. Where rows are ``own``, they are taken to be sound, and batches may point into them.
+        They are encoded before the caller may change what it passed. A few rows that are to be committed ``at_once``
+        are left to whoever commits them, once they have the topic's schema. Where rows are ``own``, they are taken to
+        be sound, and batches may point into them.
         """
         try:
-            return self._batches(data, partition, expect, at_once=at_once, own=own)
+            return self._taken(data, partition, expect, at_once=at_once, own=own)
         except SchemaMismatch:
             # Who writes rows need not know that the topic was altered.
             for intake in self._earlier:
                 with contextlib.suppress(SchemaMismatch):
-                    return intake._batches(data, partition, expect, at_once=at_once, own=own)
+                    return intake._taken(data, partition, expect, at_once=at_once, own=own)
             raise
 
-    def _batches(
+    def _taken(
         self,
         data: Any,
         partition: int | None,
@@ -88,19 +92,57 @@ class Intake:
         *,
         at_once: bool,
         own: bool,
-    ) -> list[Batch]:
+    ) -> list[Batch] | list[Rows]:
         if partition is not None:
             partition = partition_of(self._topic, partition)
-        expected = offsets_of(self._topic, "expect", expect)
+        expected = None if expect is None else offsets_of(self._topic, "expect", expect)
+        if at_once and isinstance(data, pa.RecordBatch) and self._are_few(data):
+            return [self._later(data, partition, expected, sound=own)]
+        batches = self._fitting(data, sound=own)
+        if at_once and len(batches) == 1 and self._are_few(batches[0]):
+            return [self._later(batches[0], partition, expected, sound=True)]
+        return self._prepared(batches, partition, expected, own=own)
+
+    def _are_few(self, batch: pa.RecordBatch) -> bool:
+        """Whether it has the topic's schema, and is small enough to be left to whoever commits it."""
+        # Not nbytes, which lets go of the lock that is not to be handed over.
+        return (
+            0 < batch.num_rows <= _FEW_ROWS
+            and batch.get_total_buffer_size() <= min(_FEW_BYTES, MAX_BYTES)
+            and bool(batch.schema.equals(self._layout.schema, check_metadata=True))
+        )
+
+    def _later(
+        self, batch: pa.RecordBatch, partition: int | None, expected: dict[int, int] | None, *, sound: bool
+    ) -> Rows:
+        def made() -> list[Batch]:
+            if not sound:
+                columns.check_buffers(batch)
+            return self._prepared([batch], partition, expected, own=False)
+
+        return Rows(made, batch.get_total_buffer_size() + _OVERHEAD)
+
+    def _fitting(self, data: Any, *, sound: bool) -> list[pa.RecordBatch]:
+        return self._columns.batches(data, max_rows=MAX_ROWS, trusted=sound)
+
+    def _prepared(
+        self,
+        batches: Sequence[pa.RecordBatch],
+        partition: int | None,
+        expected: dict[int, int] | None,
+        *,
+        own: bool,
+    ) -> list[Batch]:
         prepared = []
-        for batch in to_batches(data, self._layout.schema, max_rows=MAX_ROWS, to=self._to, trusted=own):
+        for batch in batches:
             parts = self._route(batch, partition)
-            for (number, part), span in zip(parts, self._spans(parts), strict=True):
-                for rows, message in self._messages(part, at_once=at_once, own=own):
-                    times = self._times(rows) if span is None or rows is not part else span
+            spans = self._spans(parts)
+            for number, part in parts:
+                for rows, message in self._messages(part, own=own):
+                    times = spans[number] if number in spans and rows is part else self._times(rows)
                     # Only the first batch of a partition meets the end that the caller saw.
-                    ends = expected.pop(number, None)
-                    prepared.append(self._batch(number, message, rows.num_rows, times, ends))
+                    end = expected.pop(number, None) if expected else None
+                    prepared.append(self._batch(number, message, rows.num_rows, times, end))
         if expected:
             raise InvalidInput(
                 f"topic {self._topic.name!r}: expect= names partition {min(expected)}, to which none of these "
@@ -113,9 +155,11 @@ class Intake:
         gathering, message = self._gathering, None
         if gathering is not None and batches[0].schema.equals(self._layout.schema, check_metadata=True):
             message = gathering.message(batches)
-        if message is None or message.length > MAX_BYTES:
-            return self.batches(pa.concat_batches(batches), partition, own=True)
         partition = partition_of(self._topic, partition)
+        if message is None or message.length > MAX_BYTES:
+            return self._prepared(
+                self._fitting(pa.concat_batches(batches), sound=True), partition, None, own=True
+            )
         for batch in batches:
             self._check_place(batch, partition)
         times = [found for batch in batches if (found := self._times(batch)) != _NO_TIMES]
@@ -125,7 +169,7 @@ class Intake:
     def _batch(
         self,
         partition: int,
-        message: format.Message | format.Rows,
+        message: format.Message,
         rows: int,
         times: tuple[int, int],
         expect: int | None = None,
@@ -175,33 +219,25 @@ class Intake:
                 "partition=, and rows go where they belong"
             )
 
-    def _messages(
-        self, batch: pa.RecordBatch, *, at_once: bool, own: bool
-    ) -> Iterator[tuple[pa.RecordBatch, format.Message | format.Rows]]:
+    def _messages(self, batch: pa.RecordBatch, *, own: bool) -> list[tuple[pa.RecordBatch, format.Message]]:
         """The rows as messages: one, unless they are too many bytes."""
-        # Not nbytes, which lets go of the lock that is not to be handed over.
-        few = min(_FEW_BYTES, MAX_BYTES)
-        if at_once and batch.num_rows <= _FEW_ROWS and (size := batch.get_total_buffer_size()) <= few:
-            yield batch, format.Rows(batch, self._layout, self._topic.compression, size + _OVERHEAD)
-            return
         gathering = self._gathering if own else None
         message = None if gathering is None else gathering.message([batch])
         # Rows that are encoded only to see that they are too many are copied again whenever they are halved.
         if message is None and not self._is_plainly_large(batch):
             message = format.encode(batch, self._layout, self._topic.compression)
         if message is not None and message.length <= MAX_BYTES:
-            yield batch, message
-        elif message is None or batch.num_rows > 1:
+            return [(batch, message)]
+        if message is None or batch.num_rows > 1:
             half = batch.num_rows // 2
-            yield from self._messages(batch.slice(0, half), at_once=False, own=own)
-            yield from self._messages(batch.slice(half), at_once=False, own=own)
-        elif message.length <= format.MAX_MESSAGE_BYTES:
-            yield batch, message
-        else:
-            raise InvalidInput(
-                f"topic {self._topic.name!r}: a row has {message.length} bytes, more than "
-                f"{format.MAX_MESSAGE_BYTES}: split it, or store it elsewhere and append its address"
-            )
+            first, second = batch.slice(0, half), batch.slice(half)
+            return self._messages(first, own=own) + self._messages(second, own=own)
+        if message.length <= format.MAX_MESSAGE_BYTES:
+            return [(batch, message)]
+        raise InvalidInput(
+            f"topic {self._topic.name!r}: a row has {message.length} bytes, more than "
+            f"{format.MAX_MESSAGE_BYTES}: split it, or store it elsewhere and append its address"
+        )
 
     def _is_plainly_large(self, batch: pa.RecordBatch) -> bool:
         """Whether the rows are too many bytes for a message, as far as that can be told without encoding them."""
@@ -212,21 +248,19 @@ class Intake:
             and batch.nbytes > MAX_BYTES
         )
 
-    def _spans(
-        self, parts: Sequence[tuple[int, pa.RecordBatch]]
-    ) -> Sequence[tuple[int, int]] | Sequence[None]:
-        """The times of parts that were routed by their key, all at once; ``None`` for each that is to be asked."""
+    def _spans(self, parts: Sequence[tuple[int, pa.RecordBatch]]) -> dict[int, tuple[int, int]]:
+        """By partition: the times of parts that were routed by their key, all at once; of none that is to be asked."""
         if self._time is None or len(parts) < _SEVERAL:
-            return [None] * len(parts)
+            return {}
         columns = [part.column(self._time) for _, part in parts]
         if any(column.null_count for column in columns):
-            return [None] * len(parts)
+            return {}
         # They lie one behind the other in one batch.
         first = columns[0].offset
         starts = [column.offset - first for column in columns]
         ticks = ticks_of(columns[0], starts[-1] + len(columns[-1]))
         lows, highs = (extreme.reduceat(ticks, starts).tolist() for extreme in (np.minimum, np.maximum))
-        return list(zip(lows, highs, strict=True))
+        return dict(zip([number for number, _ in parts], zip(lows, highs, strict=True), strict=True))
 
     def _times(self, batch: pa.RecordBatch) -> tuple[int, int]:
         if self._time is None:
@@ -238,7 +272,8 @@ class Intake:
         if len(ticks) <= _FEW:
             few = ticks.tolist()
             return min(few), max(few)
-        return int(ticks.min()), int(ticks.max())
+        # What the array's own methods do after some steps in Python.
+        return int(np.minimum.reduce(ticks)), int(np.maximum.reduce(ticks))
 
 
 def ticks_of(column: pa.Array, rows: int | None = None) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
@@ -248,10 +283,12 @@ def ticks_of(column: pa.Array, rows: int | None = None) -> np.ndarray[tuple[int]
         column: The column.
         rows: So many from its first on, where it is part of a longer one.
     """
-    width = np.int32 if pa.types.is_date32(column.type) else np.int64
-    values = np.frombuffer(column.buffers()[1] or b"", dtype=width)
-    end = column.offset + (len(column) if rows is None else rows)
-    return values[column.offset : end].astype(np.int64, copy=False)
+    count = len(column) if rows is None else rows
+    if not count:
+        return np.empty(0, np.int64)
+    if column.type == _DAYS:
+        return np.frombuffer(column.buffers()[1], np.int32, count, 4 * column.offset).astype(np.int64)
+    return np.frombuffer(column.buffers()[1], np.int64, count, 8 * column.offset)
 
 
 def running_time(before: int, column: pa.Array) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

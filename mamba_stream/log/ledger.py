@@ -74,16 +74,18 @@ class Ledger:
         return head
 
     def set_head(self, topic: int, partition: int, head: Head) -> None:
-        self._heads[topic, partition] = head
-        self._changed_heads.add((topic, partition))
+        place = (topic, partition)
+        self._heads[place] = head
+        self._changed_heads.add(place)
 
     def file(self, number: int) -> FileRow | None:
-        if number not in self._files:
+        file = self._files.get(number)
+        if file is None:
             value = self.get(rows.number_key(rows.FILE, number))
             if value is None:
                 return None
-            self._files[number] = rows.unpack(FileRow, value)
-        return self._files[number]
+            file = self._files[number] = rows.unpack(FileRow, value)
+        return file
 
     def set_file(self, number: int, row: FileRow) -> None:
         if row.live == 0 and row.state == "closed":
@@ -121,13 +123,12 @@ class Ledger:
     def flush(self) -> None:
         """Writes what was kept and changed. Call it once, before the transaction commits."""
         for number, (end, entries) in self._published.items():
-            file = self.file(number)
-            assert file is not None  # _check saw it in this transaction
+            file = self._files[number]  # _check saw it in this transaction
             self.set_file(
                 number, msgspec.structs.replace(file, end=max(file.end, end), live=file.live + entries)
             )
-        for topic, partition in self._changed_heads:
-            self.put(rows.head_key(topic, partition), self._heads[topic, partition].pack())
+        for place in self._changed_heads:
+            self.put(rows.head_key(*place), self._heads[place].pack())
         for number in self._changed_files:
             self.put(rows.number_key(rows.FILE, number), rows.pack(self._files[number]))
         if self._ticked:
@@ -148,7 +149,7 @@ def apply(ledger: Ledger, change: ChangeSet) -> Applied:
         return before
     _check(ledger, change)
     lsn = ledger.tick(lsn=1).lsn
-    topics = tuple(_create(ledger, create) for create in change.creates)
+    topics = tuple([_create(ledger, create) for create in change.creates])
     for alter in change.alters:
         _alter(ledger, alter)
     if change.drops or change.trims:
@@ -239,6 +240,8 @@ def _check_alter(ledger: Ledger, alter: AlterTopic) -> None:
 def _check_appends(ledger: Ledger, change: ChangeSet) -> dict[tuple[int, int], int]:
     """Where each partition will end."""
     ends: dict[tuple[int, int], int] = {}
+    if not change.appends:
+        return ends
     for append in change.appends:
         place = (append.topic, append.partition)
         end = ends.get(place)

@@ -25,7 +25,7 @@ class Places:
     """How many buffers there are."""
 
 
-def places(metadata: bytearray | memoryview) -> Places:
+def places(metadata: bytes | bytearray | memoryview) -> Places:
     """Where a record batch's metadata, from the message's start on, has its numbers."""
     root = PREFIX.size + u32(metadata, PREFIX.size)
     body_length = _at(metadata, root, 3)
@@ -35,7 +35,7 @@ def places(metadata: bytearray | memoryview) -> Places:
     return Places(body_length, _at(metadata, batch, 0), nodes, buffers, u32(metadata, buffers - 4))
 
 
-def field(data: bytearray | memoryview, table: int, number: int) -> int:
+def field(data: bytes | bytearray | memoryview, table: int, number: int) -> int:
     """Where a table's field lies, relative to the table; 0 where it is left out."""
     vtable: int = table - struct.unpack_from("<i", data, table)[0]
     if struct.unpack_from("<H", data, vtable)[0] <= 4 + 2 * number:
@@ -44,16 +44,16 @@ def field(data: bytearray | memoryview, table: int, number: int) -> int:
     return offset
 
 
-def u32(data: bytearray | memoryview, at: int) -> int:
+def u32(data: bytes | bytearray | memoryview, at: int) -> int:
     value: int = struct.unpack_from("<I", data, at)[0]
     return value
 
 
-def _at(data: bytearray | memoryview, table: int, number: int) -> int:
+def _at(data: bytes | bytearray | memoryview, table: int, number: int) -> int:
     offset = field(data, table, number)
     return table + offset if offset else 0
 
 
-def _vector(data: bytearray | memoryview, table: int, number: int) -> int:
+def _vector(data: bytes | bytearray | memoryview, table: int, number: int) -> int:
     vector = table + field(data, table, number)
     return vector + u32(data, vector) + 4

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import lmdb
 
 GONE: Final = b""
+_MOST_REMEMBERED: Final = 1_024
 
 
 class OverlaidView(View):
@@ -75,13 +76,61 @@ class OverlaidView(View):
             above = next(upper, None)
 
 
+class Memory:
+    """What the last commit to the upper saw and wrote, as long as nobody has committed since, in any process.
+
+    Whoever has the upper's lock uses it, between :meth:`recall` and :meth:`keep`.
+
+    Attributes:
+        rows: Values under the keys that were asked for.
+        unsynced: The numbers of files that are known to hold bytes that may not be on the disk.
+    """
+
+    def __init__(self) -> None:
+        self.rows: dict[bytes, bytes | None] = {}
+        self.unsynced: set[int] = set()
+        self._moment: tuple[int, int] | None = None
+
+    def recall(self, upper: int, lower: int) -> bool:
+        """Whether transactions of these numbers see what is remembered; otherwise all of it is forgotten."""
+        # Until it is kept again, it holds what may never be committed.
+        moment, self._moment = self._moment, None
+        if moment == (upper, lower):
+            return True
+        self.rows.clear()
+        self.unsynced.clear()
+        return False
+
+    def keep(self, upper: int, lower: int) -> None:
+        """The upper's transaction of this number is about to be committed: the next one has the number behind it."""
+        if len(self.rows) > _MOST_REMEMBERED:
+            self.rows.clear()
+        self._moment = upper + 1, lower
+
+
 class OverlaidDraft(OverlaidView, Draft):
-    """The same inside a write transaction of the upper."""
+    """The same inside a write transaction of the upper, with what is remembered of the one before."""
+
+    def __init__(
+        self, upper: lmdb.Transaction, lower: lmdb.Transaction, known: dict[bytes, bytes | None]
+    ) -> None:
+        super().__init__(upper, lower)
+        self._known = known
+
+    def get(self, key: bytes) -> bytes | None:
+        if key in self._known:
+            return self._known[key]
+        value = self._known[key] = super().get(key)
+        return value
 
     def put(self, key: bytes, value: bytes) -> None:
         self._upper.put(key, rows.seal(key, value))
+        if key in self._known:
+            self._known[key] = value
 
     def delete(self, key: bytes) -> None:
+        if key in self._known:
+            self._known[key] = None
         if self._transaction.get(key) is None:
             self._upper.delete(key)
         else:

@@ -122,7 +122,7 @@ class IndexRegistrar:
                     answers.append(error)
             book.flush()
 
-        durability = strictest(value.durability for value in changes)
+        durability = strictest([value.durability for value in changes])
         if durability == "commit":
             self._index.update(change)
         else:

@@ -92,19 +92,18 @@ class StagedRows:
                 file.close()
 
     def _write(self, batches: Sequence[Batch], internal: bool) -> None:
-        messages = [batch.encoded() for batch in batches]
-        size = sum([message.length for message in messages])
+        size = sum([batch.length for batch in batches])
         if (refused := self._room.refusal(size)) is not None:
             raise refused
         file = self._file(internal)
         position = file.end
-        file.write([part for message in messages for part in message.parts()], size, synced=False)
+        file.write([part for batch in batches for part in batch.message.parts()], size, synced=False)
         self._unsynced[internal] = self._unsynced.get(internal, 0) + file.end - position
         if file.full or self._unsynced[internal] >= _SYNCED_BYTES:
             self._sync(internal)
-        for batch, message in zip(batches, messages, strict=True):
-            self._appends.append(batch.placed(message, file.number, position, append_time=0))
-            position += message.length
+        for batch in batches:
+            self._appends.append(batch.placed(file.number, position, append_time=0))
+            position += batch.length
 
     def _sync(self, internal: bool) -> None:
         self._open[internal].sync()

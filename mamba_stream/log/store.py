@@ -22,7 +22,7 @@ from mamba_stream.core.predicates import Predicate
 from mamba_stream.errors import DiskFull, ForkedProcess, InvalidInput, LogFailed
 from mamba_stream.log import description, directory, founding, locks, rows, scanning
 from mamba_stream.log.caretaking import EVERY, SCRUBBED, Tending
-from mamba_stream.log.committer import Batch, Committer
+from mamba_stream.log.committer import Batch, Committer, Rows
 from mamba_stream.log.files import Maps
 from mamba_stream.log.index import FORKED, MAP_SIZE, Index
 from mamba_stream.log.intake import Intake
@@ -113,12 +113,12 @@ class Store:
     def clock(self) -> Clock:
         return self._clock
 
-    def commit(self, change: ChangeSet, batches: Sequence[Batch] = ()) -> Applied:
+    def commit(self, change: ChangeSet, batches: Sequence[Batch | Rows] = ()) -> Applied:
         """Commits durably, and wakes whoever waits."""
         return self.committer.commit(change, batches)
 
     def commit_together(
-        self, changes: Sequence[tuple[ChangeSet, Sequence[Batch]]]
+        self, changes: Sequence[tuple[ChangeSet, Sequence[Batch | Rows]]]
     ) -> list[Applied | BaseException]:
         return self.committer.commit_together(changes)
 

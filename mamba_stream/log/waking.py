@@ -35,13 +35,15 @@ class Waker:
 
     def announce(self) -> None:
         """Wakes all waiters. Never fails: a waiter that cannot be woken polls."""
-        # Without a descriptor to be had, those that were there at the last look are woken.
-        with contextlib.suppress(OSError):
+        try:
             changed = os.fstat(self._fd).st_mtime_ns
             # A directory that changed within the clock's grain of the last look may have changed since.
             if changed != self._seen:
                 self._names = os.listdir(self._fd)
                 self._seen = changed if self._clock.now() * 1000 - changed > _GRAIN_NS else -1
+        except OSError:
+            # Without a descriptor to be had, those that were there at the last look are woken.
+            pass
         for name in self._names:
             try:
                 self._socket.sendto(b"\0", _address(self._directory, self._fd, name))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,9 +110,12 @@ def _schema_mixed_up() -> None:
     """Rows of an earlier schema are said to be of the latest."""
     real = intake.Intake.batches
 
-    def batches(self: Any, *arguments: Any, **options: Any) -> list[committer.Batch]:
+    def batches(self: Any, *arguments: Any, **options: Any) -> list[committer.Rows]:
+        def mixed_up(one: committer.Batch | committer.Rows) -> list[committer.Batch]:
+            return [msgspec.structs.replace(batch, schema=self._topic.schema) for batch in one.made()]
+
         found = real(self, *arguments, **options)
-        return [msgspec.structs.replace(batch, schema=self._topic.schema) for batch in found]
+        return [committer.Rows(partial(mixed_up, one), one.length) for one in found]
 
     intake.Intake.batches = batches  # type: ignore[method-assign]
 

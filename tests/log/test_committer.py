@@ -26,7 +26,7 @@ from mamba_stream.errors import (
     PreconditionFailed,
     TopicEnded,
 )
-from mamba_stream.log import Log, Topic, committer, directory, files, open_log
+from mamba_stream.log import Log, Topic, committer, directory, files, format, open_log
 from mamba_stream.log.appended import Appended
 from mamba_stream.log.index import Index
 from tests.log.pictures import picture, rows_of, unsound
@@ -501,14 +501,14 @@ def test_whoever_completes_a_group_may_be_interrupted_anywhere(log: Log, plain: 
 def test_a_small_batch_that_cannot_be_encoded_fails_alone(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is encoded by whoever commits it, for others too."""
     topic = log.create_topic("t", {"n": pl.Int64})
-    real = committer.encode
+    real = format.encode
 
     def encode(batch: pa.RecordBatch, *rest: Any) -> Any:
         if batch.column(0)[0].as_py() == 13:
             raise MemoryError("no room for thirteen")
         return real(batch, *rest)
 
-    monkeypatch.setattr(committer, "encode", encode)
+    monkeypatch.setattr(format, "encode", encode)
     failed: list[int] = []
 
     def append(number: int) -> None:

@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 
 import mamba_stream as mamba
+from tests.log.neighbour import script
 
 pytestmark = [pytest.mark.embedded, pytest.mark.synced]
 
@@ -29,7 +30,10 @@ def killed(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
 log = mamba.open(sys.argv[1], durability="os")
-log["t"].append([{"n": 1}])
+if sys.argv[2:]:
+    log["t"].append([{"n": int(sys.argv[2])}])
+print(flush=True)
+sys.stdin.readline()
 Recent.empty = killed
 log.flush()
 """
@@ -41,7 +45,7 @@ def test_what_is_committed_after_it_is_not_taken_for_flushed(tmp_path: Path) -> 
         topic = log.create_topic("t", {"n": pl.Int64})
         topic.append([{"n": 0}])
         log.flush()
-        done = subprocess.run([sys.executable, "-c", KILLED, str(place)], check=False)
+        done = subprocess.run([sys.executable, "-c", KILLED, str(place), "1"], input=b"", check=False)
         assert done.returncode == -signal.SIGKILL
         topic.append([{"n": 2}])
         topic.append([{"n": 3}], durability="commit")
@@ -49,3 +53,19 @@ def test_what_is_committed_after_it_is_not_taken_for_flushed(tmp_path: Path) -> 
         log.flush()
         assert topic.scan().collect()["n"].to_list() == [0, 1, 2, 3, 4]
         assert topic.offsets() == {0: (0, 5)}
+
+
+def test_nor_is_that_by_whoever_committed_last_before_it(tmp_path: Path) -> None:
+    """Nothing that lies over the index has changed since, and yet it counts no more."""
+    place = tmp_path / "log"
+    with mamba.open(place, durability="os") as log:
+        topic = log.create_topic("t", {"n": pl.Int64})
+        topic.append([{"n": 0}])
+        flusher = script(KILLED, place)
+        flusher.stdout.readline()
+        topic.append([{"n": 1}])
+        flusher.communicate()
+        assert flusher.returncode == -signal.SIGKILL
+        topic.append([{"n": 2}])
+        topic.append([{"n": 3}], durability="commit")
+        assert topic.scan().collect()["n"].to_list() == [0, 1, 2, 3]

@@ -5,10 +5,13 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from mamba_stream.log import directory
 from mamba_stream.log.index import Index
+from mamba_stream.log.overlay import OverlaidView
+from tests.log.neighbour import finished, script
 from tests.sizes import examples
 
 KEYS = st.binary(min_size=1, max_size=3).map(lambda key: b"\x10" + key)
@@ -46,6 +49,7 @@ def test_both_layers_read_as_one(tmp_path: Path, commits, probes):
 
             def change(draft, changes=changes, after=after, refused=refused):
                 for what, key, value in changes:
+                    assert draft.get(key) == after.get(key)
                     if what == "put":
                         draft.put(key, value)
                         after[key] = value
@@ -57,6 +61,8 @@ def test_both_layers_read_as_one(tmp_path: Path, commits, probes):
                         for one in [one for one in after if one.startswith(key)]:
                             del after[one]
                     assert rows_of(draft) == after
+                    for one in probes:
+                        assert draft.get(one) == after.get(one)
                 if refused:
                     raise Given
 
@@ -119,3 +125,96 @@ def test_only_what_was_flushed_is_there_after_a_loss_of_power(tmp_path: Path):
         assert rows_of(view) == {b"\x10a": b"1", b"\x10b": b"2", b"\x10d": b"4"}
     again.close()
     assert [one.name for one in (tmp_path / directory.RECENT).iterdir()] == [boot.name]
+
+
+BESIDE = """
+import sys
+from pathlib import Path
+from mamba_stream.log.index import Index
+index = Index(Path(sys.argv[1]), 1 << 24)
+for line in sys.stdin:
+    durable, value = line.split()
+    index.update(lambda draft: draft.put(b"\\x10a", value.encode()), durable=durable == "True")
+    print(flush=True)
+index.close()
+"""
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_what_is_remembered_of_the_last_commit_is_forgotten_when_another_process_commits(
+    tmp_path: Path, durable: bool
+):
+    for name in (directory.INDEX, directory.FILES):
+        (tmp_path / name).mkdir()
+    index = Index(tmp_path / directory.INDEX, 1 << 24)
+    seen = []
+
+    def look(draft):
+        seen.append(draft.get(b"\x10a"))
+        draft.put(b"\x10b", bytes(len(seen)))
+
+    beside = script(BESIDE, tmp_path / directory.INDEX)
+    for value in range(3):
+        index.update(look, durable=False)
+        index.update(look, durable=False)
+        beside.stdin.write(f"{durable} {value}\n")
+        beside.stdin.flush()
+        beside.stdout.readline()
+    index.update(look, durable=False)
+    finished(beside)
+    index.close()
+    assert seen == [None, None, b"0", b"0", b"1", b"1", b"2"]
+
+
+def test_what_was_taken_back_is_not_remembered(tmp_path: Path):
+    for name in (directory.INDEX, directory.FILES):
+        (tmp_path / name).mkdir()
+    index = Index(tmp_path / directory.INDEX, 1 << 24)
+
+    def refused(draft):
+        assert draft.get(b"\x10a") == b"1"
+        draft.put(b"\x10a", b"2")
+        assert draft.get(b"\x10a") == b"2"
+        raise Given
+
+    for _ in range(2):
+        index.update(lambda draft: draft.put(b"\x10a", b"1"), durable=False)
+        with pytest.raises(Given):
+            index.update(refused, durable=False)
+        index.update(lambda draft: draft.put(b"\x10b", draft.get(b"\x10a")), durable=False)
+        with index.view() as view:
+            assert view.get(b"\x10b") == b"1"
+    index.close()
+
+
+def test_what_was_changed_is_remembered_as_it_is_then(tmp_path: Path):
+    for name in (directory.INDEX, directory.FILES):
+        (tmp_path / name).mkdir()
+    index = Index(tmp_path / directory.INDEX, 1 << 24)
+    seen = []
+
+    def look(draft, then):
+        seen.append(draft.get(b"\x10a"))
+        then(draft)
+        seen.append(draft.get(b"\x10a"))
+
+    for then in (
+        lambda draft: draft.put(b"\x10a", b"1"),
+        lambda draft: draft.delete(b"\x10a"),
+        lambda draft: draft.put(b"\x10a", b"2"),
+        lambda draft: draft.delete_prefix(b"\x10"),
+    ):
+        index.update(lambda draft, then=then: look(draft, then), durable=False)
+    index.close()
+    assert seen == [None, b"1", b"1", None, None, b"2", b"2", None]
+
+
+def test_nothing_of_what_is_remembered_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in (directory.INDEX, directory.FILES):
+        (tmp_path / name).mkdir()
+    index = Index(tmp_path / directory.INDEX, 1 << 24)
+    index.update(lambda draft: draft.put(b"\x10a", b"1"), durable=False)
+    index.update(lambda draft: draft.put(b"\x10b", draft.get(b"\x10a")), durable=False)
+    monkeypatch.setattr(OverlaidView, "get", None)
+    index.update(lambda draft: draft.put(b"\x10b", draft.get(b"\x10a")), durable=False)
+    index.close()

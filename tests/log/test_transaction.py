@@ -26,7 +26,6 @@ from mamba_stream.errors import (
 )
 from mamba_stream.log import Log, Topic, Transaction, commit_together, open_log, rows
 from mamba_stream.log.committer import Batch
-from mamba_stream.log.format import Message
 from tests.log.pictures import picture, rows_of
 
 
@@ -409,13 +408,13 @@ def test_what_cannot_be_encoded_fails_alone_among_those_that_are_committed_toget
         tx.append("plain", [{"n": number}])
     (broken,) = transactions[1]._batches
 
-    def encoded(batch: Batch) -> Message:
+    def made(batch: Batch) -> list[Batch]:
         if batch is broken:
             raise RuntimeError("no")
-        return encode(batch)
+        return whole(batch)
 
-    encode = Batch.encoded
-    monkeypatch.setattr(Batch, "encoded", encoded)
+    whole = Batch.made
+    monkeypatch.setattr(Batch, "made", made)
     outcomes = commit_together(log, transactions)
     assert [type(outcome) for outcome in outcomes] == [type(None), RuntimeError, type(None)]
     assert [row for _, _, row in rows_of(plain)] == [(0,), (2,)]
