@@ -15,6 +15,7 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,7 @@ _COPIED_BYTES = 1 << 20
 _GROWN_BYTES = 8 << 20
 
 
+@lru_cache(1024)
 def path_of(files: Path, number: int, kind: str) -> Path:
     """Where a file of this number lies. Names of files never come from names of topics."""
     return files / f"{number:08x}.{'commit' if kind == 'commit' else 'arrows'}"

@@ -79,41 +79,32 @@ class Index:
 
     def view(self) -> AbstractContextManager[View]:
         """A consistent view of one moment, for a lookup."""
-        return self._viewed(self._layers)
+        return self._viewed(above=True)
 
     def flushed(self) -> AbstractContextManager[View]:
         """The same of what is on the disk only: what a loss of power would leave."""
-        return self._viewed(self._lower)
+        return self._viewed(above=False)
 
     @contextmanager
-    def _viewed(self, layers: Callable[[], AbstractContextManager[View]]) -> Iterator[View]:
+    def _viewed(self, *, above: bool) -> Iterator[View]:
+        # One generator: there are many views, and each of those that it could be made of costs as much as a lookup.
         try:
             self._enter()
-            with layers() as view:
-                yield view
+            if self._recent is None or not above:
+                with self._begin() as lower:
+                    if not above or flushed(lower) is None or not self._looks_above():
+                        yield View(lower)
+                        return
+            assert self._recent is not None
+            with self._recent.begin() as upper, self._begin() as lower:
+                if self._recent.pending(upper) and self._recent.generation(upper) > (flushed(lower) or 0):
+                    yield OverlaidView(upper, lower)
+                else:
+                    yield View(lower)
         except (lmdb.Error, Damaged) as error:
             raise _translated(error, self._path, reading=True) from error
         finally:
             self._leave()
-
-    @contextmanager
-    def _lower(self) -> Iterator[View]:
-        with self._begin() as lower:
-            yield View(lower)
-
-    @contextmanager
-    def _layers(self) -> Iterator[View]:
-        if self._recent is None:
-            with self._begin() as lower:
-                if flushed(lower) is None or not self._looks_above():
-                    yield View(lower)
-                    return
-        assert self._recent is not None
-        with self._recent.begin() as upper, self._begin() as lower:
-            if self._recent.pending(upper) and self._recent.generation(upper) > (flushed(lower) or 0):
-                yield OverlaidView(upper, lower)
-            else:
-                yield View(lower)
 
     def update(
         self, change: Callable[[Draft], T], *, durable: bool = True, unsynced: Collection[int] = ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 
-from mamba_stream.errors import DataCorrupted, MambaStreamError, OffsetTrimmed
+from mamba_stream.errors import DataCorrupted, MambaStreamError, OffsetTrimmed, TopicNotFound
 from mamba_stream.log.asked import check_bounds
 from mamba_stream.log.batch import LogBatch
 from mamba_stream.log.positions import Positioned
@@ -16,6 +16,7 @@ from mamba_stream.log.skipping import NOTHING, Skipped
 _LOOKED_UP = 512
 """So many entries are looked up at a time by a reader on its way; at first fewer, for it may want only one."""
 _FIRST_LOOKED_UP = 2
+_FEW = 16
 
 
 class ShelfReader(Positioned):
@@ -155,35 +156,38 @@ class ShelfReader(Positioned):
             return None
         ahead = self._ahead.get(partition)
         if not ahead:
-            found = self._looked_up(partition, position)
+            begin, found = self._looked_up(partition, position)
             # Even where an entry holds the position: its first rows may be the ones that were trimmed away.
-            self._check_trimmed(partition, position)
+            if position < begin:
+                raise OffsetTrimmed(
+                    f"topic {self._topic.name!r}, partition {partition}: offset {position} was trimmed away; "
+                    f"the first row is now {begin}. Read from there with start={{{partition}: {begin}}}"
+                )
             if not found:
                 return None
             ahead = self._ahead[partition] = deque(found)
         return ahead.popleft()
 
-    def _looked_up(self, partition: int, position: int) -> list[Placed]:
-        """The entries that come next, more of them each time; before damage to the index those that are sound."""
-        limit = self._look_up[partition]
+    def _looked_up(self, partition: int, position: int) -> tuple[int, list[Placed]]:
+        """Where the partition begins, and the entries that come next, more of them each time.
+
+        Before damage to the index those that are sound.
+        """
+        left = self._ends.get(partition, 1 << 63) - position
+        # Where few rows are wanted one look finds all: there are no more entries than rows.
+        limit = left if left <= _FEW else self._look_up[partition]
         while True:
             try:
-                found = self._shelf().entries(self._topic, partition, position, limit)
+                head, found = self._shelf().following(self._topic, partition, position, limit)
             except DataCorrupted:
                 if limit == 1:
                     raise
                 limit //= 2
             else:
+                if head is None:
+                    raise TopicNotFound(f"topic {self._topic.name!r} was deleted")
                 self._look_up[partition] = min(limit * 4, _LOOKED_UP)
-                return found
-
-    def _check_trimmed(self, partition: int, position: int) -> None:
-        begin = self._shelf().heads(self._topic, [partition])[partition].begin
-        if position < begin:
-            raise OffsetTrimmed(
-                f"topic {self._topic.name!r}, partition {partition}: offset {position} was trimmed away; "
-                f"the first row is now {begin}. Read from there with start={{{partition}: {begin}}}"
-            )
+                return head.begin, found
 
     def _read(self, partition: int, placed: Placed) -> LogBatch:
         """The rows of an entry; those of small ones that come next may be read with it."""

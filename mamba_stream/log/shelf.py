@@ -73,14 +73,20 @@ class Shelf:
             DataCorrupted: Entries are missing. A page of the index that is damaged may hide some, and every
                 other one is still sound by itself; but together they cover all offsets.
         """
+        return self.following(topic, partition, offset, limit)[1]
+
+    def following(
+        self, topic: TopicRow, partition: int, offset: int, limit: int
+    ) -> tuple[Head | None, list[Placed]]:
+        """The same with the state of the partition at that moment; ``None`` where the topic was deleted."""
         prefix = rows.entry_prefix(topic.id, partition)
         head_key = rows.head_key(topic.id, partition)
         found: list[Placed] = []
         with self._index.view() as view:
             head = view.get(head_key)
             if head is None:
-                # It was deleted: what may be left of it is nothing.
-                return []
+                # What may be left of it is nothing.
+                return None, []
             # The entry that holds the offset may begin before it.
             start = view.floor(rows.entry_key(topic.id, partition, offset), prefix)
             for key, value in view.items(prefix, start):
@@ -89,8 +95,9 @@ class Shelf:
                     found.append(placed)
                     if len(found) >= limit:
                         break
-        self._check_gaps(topic, partition, offset, limit, found, rows.unpack_head(head))
-        return found
+        state = rows.unpack_head(head)
+        self._check_gaps(topic, partition, offset, limit, found, state)
+        return state, found
 
     def entry(self, topic: TopicRow, partition: int, offset: int) -> Placed | None:
         """The entry that holds ``offset``, or the first behind it."""

@@ -421,6 +421,10 @@ class Stage(Protocol):
 class OwnStorage(Storage, Protocol):
     """A storage of this machine: takes a commit one piece after the other, and knows what came of others."""
 
+    def topic_mark(self, number: int) -> bytes | None:
+        """What is another whenever a topic was altered; ``None`` where no topic has this number (any more)."""
+        ...
+
     def answered(self, once: Once) -> Applied | None:
         """What came of the change set of this name and number, if that was the name's last."""
         ...

@@ -226,7 +226,10 @@ class Store:
         return [(start + rest).decode() for rest in self.openings(rows.RECORD + start)]
 
     def numbered(self, number: int) -> bool:
-        return self.get(rows.number_key(rows.TOPIC, number)) is not None
+        return self.topic_mark(number) is not None
+
+    def topic_mark(self, number: int) -> bytes | None:
+        return self.get(rows.number_key(rows.TOPIC, number))
 
     def lock(self, space: str, name: str, holder: str | None = None) -> FileLock | None:
         return locks.take(self.path, space, name, holder or locks.this_process())

@@ -9,22 +9,23 @@ import pyarrow as pa
 
 from mamba_stream.errors import TopicNotFound
 from mamba_stream.log.rows import TopicRow
-from mamba_stream.log.storage import Intake, Storage
+from mamba_stream.log.storage import Intake, OwnStorage
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A topic, its columns, and what takes rows for it."""
+    """A topic, its columns, and what takes rows for it; and the mark that it had when this was so."""
 
     row: TopicRow
     schema: pa.Schema
     intake: Intake
+    mark: bytes | None
 
 
 class Catalog:
     """Looks topics up by name and by number."""
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: OwnStorage) -> None:
         self._storage = storage
         self._lock = threading.Lock()
         self._known: dict[int, Known] = {}
@@ -52,7 +53,7 @@ class Catalog:
         """The topic of this number, as the log has it now, with what takes its rows."""
         found = self._known.get(number)
         # Others alter topics, too: in this log, and beside the server.
-        if found is None or found.row != self._storage.topic(found.row.name):
+        if found is None or found.mark is None or found.mark != self._storage.topic_mark(number):
             found = self._look_up(number)
         return found
 
@@ -62,11 +63,13 @@ class Catalog:
             self._known.pop(number, None)
 
     def _look_up(self, number: int) -> Known:
+        # Before the row: what changes in between is looked up again.
+        mark = self._storage.topic_mark(number) if 0 <= number < 1 << 32 else None
         rows = {row.id: row for row in self._storage.topics()}
         if number not in rows:
             raise TopicNotFound(f"no topic has the number {number}: it was deleted")
         row = rows[number]
-        made = Known(row, self._storage.schema(row.schema), self._storage.intake(row))
+        made = Known(row, self._storage.schema(row.schema), self._storage.intake(row), mark)
         with self._lock:
             # Those that were deleted since are forgotten by the way.
             self._known = {n: known for n, known in self._known.items() if n in rows}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -84,15 +84,19 @@ class Desk:
             )
 
         def commit(change: ChangeSet) -> Applied:
-            return self.storage.commit(
-                change, [batch for rows in request.rows for batch in self.batches(rows)]
-            )
+            return self.write(change, [batch for rows in request.rows for batch in self.batches(rows)])
 
         return self._once(caller, request, commit)
 
     def commit_staged(self, caller: Caller, request: Commit, stage: Stage) -> Applied:
         """The same, where the rows came before."""
         return self._once(caller, request, stage.commit)
+
+    def write(self, change: ChangeSet, batches: Sequence[Any]) -> Applied:
+        """Commits what was checked; who waits for a commit hears of it at once."""
+        answer = self.storage.commit(change, batches)
+        self.pulse.tell(answer.lsn)
+        return answer
 
     def _once(self, caller: Caller, request: Commit, commit: Callable[[ChangeSet], Applied]) -> Applied:
         if not request.client:
@@ -139,8 +143,8 @@ class Desk:
         """The rows, decoded, checked, and encoded anew: what lies in files is only ever what we wrote."""
         known = self.catalog.known(rows.topic)
         schema, batches = read_plain(rows.data, self.limits, f"topic {known.row.name!r}")
-        table = pa.Table.from_batches(batches, schema)
-        return known.intake.batches(table, rows.partition, rows.expect or None, own=True)
+        data = batches[0] if len(batches) == 1 else pa.Table.from_batches(batches, schema)
+        return known.intake.batches(data, rows.partition, rows.expect or None, own=True)
 
 
 def _lands_once(change: ChangeSet) -> bool:

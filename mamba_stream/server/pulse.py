@@ -37,7 +37,8 @@ class Pulse:
         with self._changed:
             self._waiting += 1
             try:
-                while now <= lsn and not self._stopped and not gone():
+                # Also what was told between the look and this moment.
+                while (now := max(now, self._lsn)) <= lsn and not self._stopped and not gone():
                     left = until - clock.monotonic()
                     if left <= 0:
                         break
@@ -45,10 +46,16 @@ class Pulse:
                     self._changed.wait(min(left, _LOOK_UP))
                     if self._error is not None:
                         raise self._error
-                    now = max(now, self._lsn)
             finally:
                 self._waiting -= 1
         return now
+
+    def tell(self, lsn: int) -> None:
+        """Of a commit of this process: nobody need wait until the listening thread has heard of it, too."""
+        with self._changed:
+            if lsn > self._lsn:
+                self._lsn = lsn
+                self._changed.notify_all()
 
     def stop(self) -> None:
         """Ends all waits, and those that begin."""
@@ -73,8 +80,9 @@ class Pulse:
             except Exception as raised:  # noqa: BLE001 - raised by those who wait
                 error = raised
             with self._changed:
-                if lsn != self._lsn or error is not None:
-                    self._lsn, self._error = lsn, error
+                # Of what is beyond that, who waits was told.
+                if lsn > self._lsn or error is not None:
+                    self._lsn, self._error = max(lsn, self._lsn), error
                     self._changed.notify_all()
                 if error is not None or self._stopped or not self._waiting:
                     self._listening = False

@@ -30,9 +30,12 @@ _POLLED_BYTES: Final = 8 << 20
 _SMALL: Final = 64 << 10
 """Batches below this size are sent together with their neighbours: a message costs more than copying them."""
 _TOGETHER: Final = 512 << 10
+_EXACT: Final = 4 << 10
+"""From so many bytes on they are counted to the last one."""
 _MOST_ALONG: Final = 1 << 20
 _MOST_ALONG_ROWS: Final = 65_536
 """Bytes and rows that come as an answer."""
+_PLAIN: Final = pa.ipc.IpcWriteOptions()
 
 _Sent = tuple[pa.RecordBatch, Piece, int]
 """A batch, what lies beside it, and its bytes."""
@@ -63,7 +66,7 @@ def rows(desk: Desk, caller: Caller, request: Read) -> RowsRead:
     space = min(request.most_bytes if request.most_bytes is not None else _MOST_ALONG, _MOST_ALONG)
     found: list[Piece] = []
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, reading.schema) as writer:
+    with pa.ipc.new_stream(sink, reading.schema, options=_PLAIN) as writer:
         for partition in request.start or start:
             if left <= 0 or space <= 0:
                 break
@@ -84,14 +87,12 @@ class _Reading:
     """One read: what it is of, and what of that is wanted."""
 
     def __init__(self, desk: Desk, caller: Caller, request: Read) -> None:
-        name = request.name if request.topic is None else desk.catalog.numbered(request.topic).name
-        self._need = need_of_topic("read", name or "")
+        row = None if request.topic is None else desk.catalog.numbered(request.topic)
+        name = (request.name or "") if row is None else row.name
+        self._need = need_of_topic("read", name)
         # First of all: whether a topic of that name is there is not for everybody to know.
         desk.gate.check(caller, (self._need,))
-        row = (
-            desk.catalog.named(name or "") if request.topic is None else desk.catalog.numbered(request.topic)
-        )
-        row = _in_schema(row, request.schema)
+        row = _in_schema(desk.catalog.named(name) if row is None else row, request.schema)
         schema = desk.storage.schema(row.schema)
         wanted = _wanted(row, schema, request.columns)
         self.schema = schema if wanted is None else pa.schema([schema.field(number) for number in wanted])
@@ -218,11 +219,11 @@ def _wanted(row: TopicRow, schema: pa.Schema, columns: list[str] | None) -> tupl
 
 
 def _gathered(batches: list[LogBatch]) -> Iterator[tuple[list[LogBatch], int]]:
-    """Neighbours of one partition that are best sent together, and their bytes; to ask a batch for these costs."""
+    """Neighbours of one partition that are best sent together, and their bytes."""
     together: list[LogBatch] = []
     size = 0
     for batch in batches:
-        this = batch.data.nbytes
+        this = _size(batch.data)
         if together and (
             together[-1].partition != batch.partition or this > _SMALL or size + this > _TOGETHER
         ):
@@ -232,6 +233,12 @@ def _gathered(batches: list[LogBatch]) -> Iterator[tuple[list[LogBatch], int]]:
         size += this
     if together:
         yield together, size
+
+
+def _size(data: pa.RecordBatch) -> int:
+    """The bytes of a batch; those of a small one as it lies, of which these may be a part: to add up more costs."""
+    size: int = data.get_total_buffer_size()
+    return size if size <= _EXACT else data.nbytes
 
 
 def _offsets(batches: list[LogBatch]) -> bytes:

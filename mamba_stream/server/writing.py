@@ -204,7 +204,7 @@ class Writing:
     def _commit_encoded(self, group: list[_Waiting], encoded: list[_Encoded]) -> None:
         batches = [batch for each in encoded for batch in each.batches]
         change = ChangeSet(sequences=self._sequences(group[0]), durability=self._write.durability)
-        answer = self._desk.storage.commit(change, batches)
+        answer = self._desk.write(change, batches)
         ranges = list(answer.ranges)
         offsets: list[dict[int, tuple[int, int]]] = []
         for each in encoded:

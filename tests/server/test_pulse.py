@@ -93,3 +93,40 @@ def test_who_waits_is_told_of_a_log_that_fails(log: Log, monkeypatch: pytest.Mon
     monkeypatch.undo()
     log.create_topic("t", {"n": int})
     assert pulse.wait(0, FOREVER) == 1
+
+
+def test_who_waits_hears_at_once_of_what_it_is_told(log: Log):
+    log.create_topic("t", {"n": int})
+    pulse, found = Pulse(log._store), []
+    thread = waits(pulse, log.lsn() + 1, found)
+    until_waiting(pulse, 1)
+    # The log has no such commit: nobody could have heard of it but from this.
+    pulse.tell(log.lsn() + 2)
+    assert joined(thread)
+    assert found == [log.lsn() + 2]
+
+
+def test_a_commit_between_the_look_and_the_wait_is_not_waited_for(log: Log, monkeypatch):
+    topic = log.create_topic("t", {"n": int})
+    pulse, found = Pulse(log._store), []
+    other = waits(pulse, log.lsn(), [], gone=lambda: bool(found))
+    until_waiting(pulse, 1)
+    look, looks = log._store.lsn, []
+
+    def looked() -> int:
+        lsn = look()
+        if threading.current_thread().name != "mamba-stream pulse" and not looks:
+            looks.append(lsn)
+            topic.append([{"n": 1}])
+            # It is known before whoever looked comes to wait for it.
+            while pulse._lsn <= lsn:
+                threading.Event().wait(0.001)
+        return lsn
+
+    monkeypatch.setattr(log._store, "lsn", looked)
+    monkeypatch.setattr("mamba_stream.server.pulse._LOOK_UP", FOREVER)
+    thread = waits(pulse, look(), found)
+    assert joined(thread)
+    assert found == [look()]
+    pulse.stop()
+    assert joined(other)
