@@ -36,27 +36,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mamba_stream.dsl import (
+    from mamba_stream.dsl.neighbours import step
+    from mamba_stream.dsl.opening import (
         Log,
-        Pipeline,
-        Stream,
         Topic,
-        append_time,
-        concat,
-        cumulative,
-        hopping,
         open_log as open,  # noqa: A004 - mamba.open is the name users type
-        periodically,
-        pipeline,
-        rows,
-        run,
-        sequence,
-        session,
-        start,
-        step,
-        stream,
-        tumbling,
     )
+    from mamba_stream.dsl.periodic import periodically
+    from mamba_stream.dsl.pipelines import Pipeline, pipeline
+    from mamba_stream.dsl.running import run, start
+    from mamba_stream.dsl.sources import append_time, sequence, stream
+    from mamba_stream.dsl.streams import Stream, united as concat
+    from mamba_stream.dsl.windows import cumulative, hopping, rows, session, tumbling
     from mamba_stream.errors import (
         AccessDenied,
         AlreadyExists,
@@ -236,24 +227,24 @@ __all__ = [
 ]
 
 _HOME = {
-    "Log": "mamba_stream.dsl",
-    "Stream": "mamba_stream.dsl",
-    "Topic": "mamba_stream.dsl",
-    "append_time": "mamba_stream.dsl",
-    "concat": "mamba_stream.dsl",
-    "cumulative": "mamba_stream.dsl",
-    "hopping": "mamba_stream.dsl",
-    "open": "mamba_stream.dsl",
-    "periodically": "mamba_stream.dsl",
-    "pipeline": "mamba_stream.dsl",
-    "rows": "mamba_stream.dsl",
-    "run": "mamba_stream.dsl",
-    "sequence": "mamba_stream.dsl",
-    "session": "mamba_stream.dsl",
-    "start": "mamba_stream.dsl",
-    "step": "mamba_stream.dsl",
-    "stream": "mamba_stream.dsl",
-    "tumbling": "mamba_stream.dsl",
+    "Log": "mamba_stream.dsl.opening",
+    "Stream": "mamba_stream.dsl.streams",
+    "Topic": "mamba_stream.dsl.opening",
+    "append_time": "mamba_stream.dsl.sources",
+    "concat": "mamba_stream.dsl.streams",
+    "cumulative": "mamba_stream.dsl.windows",
+    "hopping": "mamba_stream.dsl.windows",
+    "open": "mamba_stream.dsl.opening",
+    "periodically": "mamba_stream.dsl.periodic",
+    "pipeline": "mamba_stream.dsl.pipelines",
+    "rows": "mamba_stream.dsl.windows",
+    "run": "mamba_stream.dsl.running",
+    "sequence": "mamba_stream.dsl.sources",
+    "session": "mamba_stream.dsl.windows",
+    "start": "mamba_stream.dsl.running",
+    "step": "mamba_stream.dsl.neighbours",
+    "stream": "mamba_stream.dsl.sources",
+    "tumbling": "mamba_stream.dsl.windows",
     "LogBatch": "mamba_stream.log",
     "Reader": "mamba_stream.log",
     "Transaction": "mamba_stream.log",
@@ -267,16 +258,18 @@ _HOME = {
     "Publisher": "mamba_stream.messaging.publisher",
     "RoutingPolicy": "mamba_stream.messaging.routing",
     "FilterRule": "mamba_stream.messaging.rules",
-    "Pipeline": "mamba_stream.dsl",
+    "Pipeline": "mamba_stream.dsl.pipelines",
     "Job": "mamba_stream.runtime",
 }
+_NAMED = {"open": "open_log", "concat": "united"}
+"""What is called otherwise at home."""
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     home = import_module(_HOME.get(name, "mamba_stream.errors"))
-    value = home if name == "aio" else getattr(home, "open_log" if name == "open" else name)
+    value = home if name == "aio" else getattr(home, _NAMED.get(name, name))
     globals()[name] = value
     return value
 

@@ -76,6 +76,16 @@ def test_importing_the_package_imports_nothing_heavy():
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_who_only_opens_a_log_imports_no_streams():
+    code = (
+        "import sys; import mamba_stream; mamba_stream.open;"
+        "above = [name for name in sys.modules if name.split('.')[1:2] in (['plan'], ['operators'], ['runtime'])];"
+        "sys.exit(' '.join(above) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_the_readmes_quick_start_runs_in_a_directory_of_its_own(tmp_path, environment):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     quick_start = next(block for block in blocks if "import mamba_stream" in block)

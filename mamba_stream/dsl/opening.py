@@ -6,14 +6,16 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mamba_stream import log as logs
 from mamba_stream.core.durability import Durability, check_durability
-from mamba_stream.dsl.sources import AppendTime, stream
-from mamba_stream.dsl.streams import Stream
 from mamba_stream.errors import InvalidInput
 from mamba_stream.log.rows import TopicRow
+
+if TYPE_CHECKING:
+    from mamba_stream.dsl.sources import AppendTime
+    from mamba_stream.dsl.streams import Stream
 
 
 class Topic(logs.Topic):
@@ -36,6 +38,9 @@ class Topic(logs.Topic):
 
         Arguments as for :func:`mamba_stream.stream`.
         """
+        # Who only reads and writes needs no streams, which take longer to import than all of the log.
+        from mamba_stream.dsl.sources import stream
+
         return stream(self, time=time, lateness=lateness, idle=idle, ahead=ahead, start=start, name=name)
 
 

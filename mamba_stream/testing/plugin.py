@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from mamba_stream.dsl import Log
+    from mamba_stream.dsl.opening import Log
     from mamba_stream.testing.clocks import Clock
 
 

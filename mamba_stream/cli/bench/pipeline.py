@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-import mamba_stream.dsl as mamba
+import mamba_stream as mamba
 from mamba_stream.cli.bench.measuring import Figure, in_turns, middle, seconds, show
 
 _BATCH = 1 << 17
