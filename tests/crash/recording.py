@@ -11,7 +11,8 @@ from pathlib import Path
 
 from tests.crash import disk
 
-_WORKERS = 2
+_WORKERS, _MANY = 2, 200
+"""How many processes look at so many states or more; fewer would be looked at sooner than another one has started."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +49,14 @@ class Recording:
 def examined(recording: Recording, states: list[tuple[int, int]], *, stop: bool = False) -> list[str]:
     """What is wrong with which states; with ``stop`` only the first that is."""
     workers = []
-    for number in range(1 if stop else _WORKERS):
+    count = _WORKERS if len(states) >= _MANY and not stop else 1
+    for number in range(count):
         command = _command(recording, recording.place / f"state-{number}")
         worker = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=recording.environment
         )
         assert worker.stdin is not None
-        worker.stdin.write(
-            "".join(f"{json.dumps(s)}\n" for s in (states if stop else states[number::_WORKERS]))
-        )
+        worker.stdin.write("".join(f"{json.dumps(s)}\n" for s in states[number::count]))
         worker.stdin.close()
         workers.append(worker)
     found: list[str] = []

@@ -176,7 +176,7 @@ def _sample(count: int) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("cases", [pytest.param(count, id=str(count)), every], indirect=True)
 
 
-@_sample(400)
+@_sample(250)
 def test_damage_to_a_file_is_refused_where_it_hits_a_batch_and_else_changes_nothing(
     cases: list[Case],
     ask: Ask,
@@ -188,7 +188,7 @@ def test_damage_to_a_file_is_refused_where_it_hits_a_batch_and_else_changes_noth
     assert counts["same"] > len(cases) // 4
 
 
-@_sample(400)
+@_sample(250)
 def test_the_doctor_tells_of_damage_to_whatever_is_in_use_and_of_nothing_else(
     cases: list[Case],
     ask: Ask,
@@ -216,7 +216,7 @@ def test_a_log_with_a_damaged_file_is_opened_appended_to_and_sealed(
 @pytest.mark.parametrize(
     "count",
     [
-        pytest.param(96, id="96"),
+        pytest.param(64, id="64"),
         pytest.param(4096, id="4096", marks=[pytest.mark.slow, pytest.mark.timeout(3600)]),
     ],
 )
@@ -300,9 +300,12 @@ _SEEN_BY = {
 def test_the_harness_finds_a_check_of_files_that_is_left_out(
     bug: str, log: Path, ask: Ask, seed: int
 ) -> None:
-    cases = _some_bytes(log, random.Random(seed), 100)
-    answers = ask(_SEEN_BY[bug], cases, plant=bug, deaths=1)
-    assert _bad(answers, "refused", "same", "told", "silent"), f"nobody noticed: {bug}"
+    rng = random.Random(seed)
+    for _ in range(8):
+        answers = ask(_SEEN_BY[bug], _some_bytes(log, rng, 60), plant=bug, deaths=1)
+        if _bad(answers, "refused", "same", "told", "silent"):
+            return
+    pytest.fail(f"nobody noticed: {bug}")
 
 
 @pytest.mark.parametrize("bug", [bug for bug in BLINDNESS if bug not in _SEEN_BY])

@@ -71,7 +71,7 @@ def record(
 
 
 @pytest.mark.parametrize(
-    "count", [pytest.param(80, id="80"), pytest.param(1500, id="1500", marks=pytest.mark.slow)]
+    "count", [pytest.param(50, id="50"), pytest.param(1500, id="1500", marks=pytest.mark.slow)]
 )
 def test_a_power_loss_takes_nothing_that_was_acknowledged(
     count: int, record: Callable[..., Recording]
@@ -83,7 +83,7 @@ def test_a_power_loss_takes_nothing_that_was_acknowledged(
 
 
 @pytest.mark.parametrize(
-    "count", [pytest.param(60, id="60"), pytest.param(1200, id="1200", marks=pytest.mark.slow)]
+    "count", [pytest.param(40, id="40"), pytest.param(1200, id="1200", marks=pytest.mark.slow)]
 )
 def test_a_power_loss_takes_nothing_from_two_writers_either(
     count: int, record: Callable[..., Recording]
@@ -96,7 +96,7 @@ def test_a_power_loss_takes_nothing_from_two_writers_either(
 
 
 @pytest.mark.parametrize(
-    "count", [pytest.param(60, id="60"), pytest.param(600, id="600", marks=pytest.mark.slow)]
+    "count", [pytest.param(40, id="40"), pytest.param(600, id="600", marks=pytest.mark.slow)]
 )
 def test_a_log_whose_creation_was_cut_short_by_a_power_loss_opens(
     count: int, record: Callable[..., Recording]
@@ -108,7 +108,7 @@ def test_a_log_whose_creation_was_cut_short_by_a_power_loss_opens(
 
 @pytest.mark.parametrize("durability", ["interval", "os", "mixed"])
 @pytest.mark.parametrize(
-    "count", [pytest.param(60, id="60"), pytest.param(1000, id="1000", marks=pytest.mark.slow)]
+    "count", [pytest.param(40, id="40"), pytest.param(1000, id="1000", marks=pytest.mark.slow)]
 )
 def test_a_power_loss_takes_back_whole_commits_and_none_that_was_on_the_disk(
     count: int, durability: str, record: Callable[..., Recording]

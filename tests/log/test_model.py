@@ -68,7 +68,7 @@ def _run(placed: Any, neighbour: Neighbour, examples: int, steps: int) -> None:
 def test_the_log_is_what_a_model_of_dicts_and_lists_says_whichever_process_does_what(
     placed: Any, neighbour: Neighbour
 ) -> None:
-    _run(placed, neighbour, examples=20 if placed is _directory else 6, steps=40)
+    _run(placed, neighbour, examples=12 if placed is _directory else 4, steps=40)
 
 
 @PLACES

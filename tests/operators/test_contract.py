@@ -13,7 +13,7 @@ import pytest
 import mamba_stream as mamba
 from mamba_stream.plan import nodes as n
 from mamba_stream.testing.operators import StepContract
-from tests.sizes import crossed
+from tests.sizes import crossed, examples
 
 BEGIN = datetime(2024, 1, 1)
 
@@ -134,7 +134,7 @@ class TestEveryStep:
 def contract(stream: Callable[[str], mamba.Stream], cases: list[Any], lateness: str) -> StepContract:
     class Contract(StepContract):
         data = cases
-        runs = 4
+        runs = examples(12, least=3)
 
         def stream(self) -> mamba.Stream:
             return stream(lateness)

@@ -67,6 +67,7 @@ AGGREGATES = {
 
 class TestRolling(StepContract):
     data = DATA
+    runs = examples(12, least=4)
 
     def stream(self) -> mamba.Stream:
         return rows().rolling("30s", by="key").agg(**AGGREGATES)
@@ -80,6 +81,7 @@ class TestRolling(StepContract):
 
 class TestRollingWithoutKey(StepContract):
     data = DATA
+    runs = examples(12, least=4)
 
     def stream(self) -> mamba.Stream:
         return (
@@ -98,6 +100,7 @@ class TestRollingWithoutKey(StepContract):
 
 class TestLag(StepContract):
     data = DATA
+    runs = examples(12, least=4)
 
     def stream(self) -> mamba.Stream:
         return rows().lag(["x", "y"], 2, by="key")
@@ -108,6 +111,7 @@ class TestLag(StepContract):
 
 class TestDiffWithoutKey(StepContract):
     data = DATA
+    runs = examples(12, least=4)
 
     def stream(self) -> mamba.Stream:
         return rows().diff("x")
@@ -165,6 +169,7 @@ def matches_of(data, *, overlapping: bool, keyed: bool = True) -> pl.DataFrame:
 
 class TestMatch(StepContract):
     data = DATA
+    runs = examples(12, least=4)
     by: str | None = "key"
     overlapping = False
 

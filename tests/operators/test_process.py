@@ -80,6 +80,7 @@ def ordered(parts: list[pl.DataFrame]) -> pl.DataFrame:
 
 class TestRunningTotals(StepContract):
     data = CASES
+    runs = examples(12, least=4)
 
     def stream(self):
         return mamba.stream("rows", lateness="3s").process(totals, **TOTALS)
@@ -113,6 +114,7 @@ SESSIONS = {
 
 class TestSessionsByTimers(StepContract):
     data = CASES
+    runs = examples(12, least=4)
 
     def stream(self):
         return mamba.stream("rows", lateness="3s").process(sessions, **SESSIONS)
@@ -180,6 +182,7 @@ def model_of_every_four(frame: pl.DataFrame) -> list[tuple]:
 
 class TestTimersThatSetThemselvesAgain(StepContract):
     data = CASES
+    runs = examples(12, least=4)
 
     def stream(self):
         return mamba.stream("rows", lateness="3s").process(every_four_seconds, **EVERY)

@@ -35,6 +35,7 @@ from mamba_stream.runtime.requests import (
     encode,
 )
 from mamba_stream.runtime.standing import JOBS
+from tests.server.running import until
 
 
 @pytest.fixture
@@ -61,8 +62,7 @@ def happened(log):
 
 def test_a_job_that_is_asked_to_stop_commits_what_it_has(log):
     job = mamba.start(doubling(), log, commit="1h")
-    while job.status.rows_in < 3:
-        pass
+    until(lambda: job.status.rows_in == 3, "the rows")
     said, _ = ask(log, "doubling", Stop())
     assert said.startswith("doubling stopped: 3 rows in, 3 out")
     assert job.wait(0.0).state == "stopped"
@@ -72,8 +72,7 @@ def test_a_job_that_is_asked_to_stop_commits_what_it_has(log):
 
 def test_a_job_that_is_asked_to_cancel_commits_nothing_more(log):
     job = mamba.start(doubling(), log, commit="1h")
-    while job.status.rows_in < 3:
-        pass
+    until(lambda: job.status.rows_in == 3, "the rows")
     said, _ = ask(log, "doubling", Cancel())
     assert said.startswith("doubling cancelled")
     assert job.status.state == "cancelled"
@@ -102,8 +101,7 @@ def test_what_a_job_cannot_do_it_refuses(log):
 
 def test_a_description_of_any_length_comes_back_whole(log):
     job = mamba.start(doubling(), log)
-    while job.status.rows_in < 3:
-        pass
+    until(lambda: job.status.rows_in == 3, "the rows")
     _, data = ask(log, "doubling", Describe())
     described = decode_description(data)
     assert (described.status.rows_in, described.status.positions) == (3, {"numbers": {0: 3}})
@@ -218,8 +216,7 @@ def test_a_journal_keeps_its_last_events_and_no_more(log):
 
 def test_the_time_of_a_task_is_divided_without_a_rest(log):
     job = mamba.start(doubling(), log)
-    while job.status.rows_in < 3:
-        pass
+    until(lambda: job.status.rows_in == 3, "the rows")
     job.stop()
     # Before the turn is over that took the rows, its time is not counted.
     (task,) = job.status.tasks

@@ -190,7 +190,7 @@ def test_two_halves_do_what_the_whole_does(parts, spec, by, lateness, seed):
 def test_rows_are_late_for_both_reasons(spec):
     chance = np.random.default_rng(7)
     late = [0, 0]
-    for seed in range(12):
+    for seed in range(6):
         # At the very ends of windows, too.
         times = np.cumsum(chance.integers(-5, 6, (3, 150), endpoint=True), axis=1) * 5
         parts = [[Row(int(time), "a", int(time) % 7) for time in some] for some in times]

@@ -437,7 +437,7 @@ def test_state_leaves_when_time_has_passed_it(log):
     result = left.join(right, on="key", how="left", within=("0s", "10s"))
     run = one_step(log, mamba.pipeline("job", result.to("out")), 100)
     (step,) = run.engine.flow.steps.values()
-    for second in range(0, 1_000, 10):
+    for second in range(0, 300, 10):
         for side in ("left", "right"):
             put(log[side], 0, *((second + more, "a", 1) for more in range(10)))
         run = one_step(log, mamba.pipeline("job", result.to("out")), 100)

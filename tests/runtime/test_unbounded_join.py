@@ -139,7 +139,7 @@ def test_retractions_of_either_side_are_followed_through_cuts_and_restores(how, 
 
 def test_what_is_taken_back_leaves_the_state():
     step, _, _ = step_of("inner", (True, True))
-    for number in range(2_000):
+    for number in range(500):
         row = pl.DataFrame({"key": ["a"], "value": [number]})
         step.add(row.with_columns(pl.lit(0, dtype=OP_TYPE).alias(OP)), 0)
         step.add(row.with_columns(pl.lit(3, dtype=OP_TYPE).alias(OP)), 0)

@@ -22,7 +22,7 @@ from tests.runtime.workers.test_pooledjob import append, counting, expected, fou
 __all__ = ["log"]
 
 COUNT = 3_000
-FIRST, ENOUGH = 4, 2
+FIRST, ENOUGH = 4, 1
 """The first seed with which a job is interrupted and its topic widened, and how often that has to happen."""
 STEPS = ({"value": pl.Int32}, {"value": pl.Int64, "note": pl.String})
 """What the topic's columns become, one after the other."""
@@ -43,6 +43,8 @@ def measures() -> pl.DataFrame:
 
 
 PER = mamba.tumbling("5m")
+TOTAL = {"total": pl.Int64}
+SEEN = {"key": pl.Int64, "number": pl.Int64, **TOTAL}
 
 
 def totals(rows: pl.DataFrame, state: Any, timers: Any) -> pl.DataFrame:
@@ -50,6 +52,11 @@ def totals(rows: pl.DataFrame, state: Any, timers: Any) -> pl.DataFrame:
     result = rows.with_columns(total=before + rows["value"].cast(pl.Int64))
     state.put(result)
     return result.select("key", "number", "total")
+
+
+def seen(rows: pl.DataFrame, state: Any, timers: Any) -> pl.DataFrame:
+    totals(rows, state, timers)
+    return rows.select("key", "number", total=pl.col("value").cast(pl.Int64))
 
 
 def positive(stream: mamba.Stream) -> mamba.Stream:
@@ -68,12 +75,10 @@ VERBS: dict[str, Callable[[mamba.Stream], mamba.Stream]] = {
         positive(stream).window(PER, by="key", name="step").agg(rows=pl.len())
     ),
     # Rows with the column cross and wait; what is remembered and written is of another type.
-    "process": lambda stream: stream.process(
-        totals,
-        by="key",
-        state={"total": pl.Int64},
-        output={"key": pl.Int64, "number": pl.Int64, "total": pl.Int64},
-        name="step",
+    "process": lambda stream: stream.process(totals, by="key", state=TOTAL, output=SEEN, name="step"),
+    # They only cross.
+    "process, as rows arrive": lambda stream: stream.process(
+        seen, by="key", state=TOTAL, output=SEEN, order="arrival", name="step"
     ),
     "top_k": lambda stream: stream.top_k(3, by=["value", "number"], per="key", name="step"),
     "unique": lambda stream: stream.unique(["key", "value"], within="5m", name="step"),

@@ -350,8 +350,9 @@ def processed(function, on_error: str = "dead_letter") -> mamba.Pipeline:
 
 @pytest.mark.parametrize(
     ("function", "how"),
-    [(is_killed, "signal 9 (Killed)"), pytest.param(crashes, "signal 11", marks=pytest.mark.slow)],
+    [(is_killed, "signal 9 (Killed)"), (crashes, "signal 11")],
 )
+@pytest.mark.slow
 def test_a_row_that_ends_its_process_is_a_dead_letter(log, function, how):
     fill(log, rows_of(64))
     drive(processed(function), log)
@@ -365,7 +366,7 @@ def test_a_row_that_ends_its_process_is_a_dead_letter(log, function, how):
 
 def test_a_row_over_which_its_process_hangs_is_a_dead_letter(log):
     fill(log, rows_of(60))
-    drive(processed(hangs), log, lease=1.5)
+    drive(processed(hangs), log, lease=1.5, workers=1)
     assert values(log) == [value for value in range(60) if value != 40]
     [letter] = log["job.dead"].scan().collect().to_dicts()
     assert letter["value"] == 40
@@ -388,7 +389,11 @@ def test_a_row_that_ends_its_process_fails_the_job_by_default(log):
 def test_what_was_found_out_is_the_same_for_the_front_door(log):
     """A job as users start it: nothing is lost, and nothing is there twice."""
     fill(log, rows_of(64))
-    summary = mamba.run(processed(ends), log=log, workers=2)
+    summary = mamba.run(processed(is_killed), log=log, workers=2)
     assert (summary.state, summary.rows_in, summary.rows_out, summary.failed) == ("finished", 64, 63, 1)
     assert values(log) == [value for value in range(64) if value != 40]
-    assert values(log, "job.dead") == [40]
+    [letter] = log["job.dead"].scan().collect().to_dicts()
+    assert letter["value"] == 40
+    assert "signal 9 (Killed)" in letter["_dead"]["cause"]
+    assert f"map_batches at {__file__}" in letter["_dead"]["cause"]
+    assert letter["_dead"]["attempts"] == 3

@@ -96,7 +96,7 @@ def times(factor):
 
 
 def test_lambdas_and_closures_reach_workers(log):
-    drive(times(7), log)
+    drive(times(7), log, workers=1)
     check(log, factor=7)
 
 
@@ -104,7 +104,7 @@ def test_bound_topics_and_frames_reach_workers(log):
     names = pl.DataFrame({"bucket": range(5), "name": list("abcde")})
     rows = bucketed(log["in"].stream()).join(names, on="bucket")
     rows = rows.filter(pl.col("name").is_in(list("abcde")))
-    drive(mamba.pipeline("job", counted(rows).to("out")), log)
+    drive(mamba.pipeline("job", counted(rows).to("out")), log, workers=1)
     check(log)
 
 
@@ -135,7 +135,7 @@ pipeline = mamba.pipeline("job", hourly.to("out"))
 """
 DRIVES = """
 with mamba.open("log") as log:
-    drive(pipeline, log)
+    drive(pipeline, log, workers=1)
 print("done")
 """
 
@@ -185,7 +185,7 @@ def test_a_file_that_is_loaded_by_its_path_is_run_once(tmp_path, monkeypatch):
     try:
         made = load_pipeline(str(tmp_path / "pipelines.py"))
         with mamba.open(tmp_path / "log") as log:
-            drive(made, log)
+            drive(made, log, workers=1)
             check(log, factor=3)
     finally:
         for name in {"pipelines", "beside", "mamba_stream_pipeline"} - before:
@@ -207,7 +207,7 @@ def test_a_module_is_found_where_this_process_looks_for_it(tmp_path, log, monkey
 
     rows = bucketed(mamba.stream("in"))
     rows = rows.map_batches(only_here.multiplied, schema={**ROWS.schema, "bucket": pl.Int64})
-    drive(mamba.pipeline("job", counted(rows).to("out")), log)
+    drive(mamba.pipeline("job", counted(rows).to("out")), log, workers=1)
     check(log, factor=4)
 
 
@@ -241,7 +241,7 @@ def test_a_module_that_workers_cannot_import_is_named(tmp_path, log, monkeypatch
     rows = bucketed(mamba.stream("in")).map_batches(
         soon_gone.same, schema={**ROWS.schema, "bucket": pl.Int64}
     )
-    with Driven(mamba.pipeline("job", counted(rows).to("out")), log) as job:
+    with Driven(mamba.pipeline("job", counted(rows).to("out")), log, workers=1) as job:
         (place / "soon_gone.py").unlink()
         with pytest.raises(JobFailed, match="cannot load the pipeline: ModuleNotFoundError: .*soon_gone"):
             job.finish()
@@ -251,7 +251,7 @@ def test_a_served_log_is_reached_by_workers_themselves(tmp_path):
     with mamba.open(tmp_path / "log") as log:
         fill(log)
     with serving(tmp_path / "log") as address, mamba.open(address) as log:
-        drive(times(2), log)
+        drive(times(2), log, workers=1)
         check(log, factor=2)
 
 
@@ -266,7 +266,7 @@ def test_what_workers_print_is_printed_here_and_an_error_names_the_users_line(lo
         return frame
 
     rows = bucketed(mamba.stream("in")).map_batches(broken, schema={**ROWS.schema, "bucket": pl.Int64})
-    with Driven(mamba.pipeline("job", counted(rows).to("out")), log, rows=100) as job:
+    with Driven(mamba.pipeline("job", counted(rows).to("out")), log, workers=1, rows=100) as job:
         with pytest.raises(StepFailed, match="ValueError: not that many") as raised:
             job.finish()
     assert f"{__file__}:{broken.__code__.co_firstlineno + 3} in broken" in str(raised.value)
@@ -447,7 +447,7 @@ def readers(log):
 @pytest.mark.parametrize("how", ["ended", "cancelled", "killed", "failed"])
 def test_nothing_is_left_behind(tmp_path, log, how):
     (tmp_path / "go on").touch()
-    drive(slowly(tmp_path), log)
+    drive(slowly(tmp_path), log, workers=1)
     gc.collect()
     threads = threading.active_count()
     before = left(log)

@@ -25,7 +25,7 @@ NO_SHUFFLE = {
 
 
 @pytest.mark.parametrize(
-    ("query", "tables", "keys"), crossed(QUERIES, [busy, slow], [BY_AUCTION, BY_PERSON], every=4)
+    ("query", "tables", "keys"), crossed(QUERIES, [busy, slow], [BY_AUCTION, BY_PERSON], every=8)
 )
 def test_a_query_over_rows_that_lie_by_key_gives_what_duckdb_gives(query, tables, keys):
     # As many as tasks behind a shuffle: there rows of both kinds could meet.

@@ -48,7 +48,7 @@ def end(job: Simulated) -> None:
         job.log[name].end()
 
 
-@pytest.mark.parametrize("query", crossed(QUERIES, every=3))
+@pytest.mark.parametrize("query", crossed(QUERIES, every=5))
 def test_from_many_tasks_to_one_and_back_nothing_changes(query):
     chance = np.random.default_rng(3)
     given = busy()
@@ -71,7 +71,7 @@ def test_from_many_tasks_to_one_and_back_nothing_changes(query):
         check_rows(job, query)
 
 
-@pytest.mark.parametrize("query", crossed(QUERIES, every=3, begin=1))
+@pytest.mark.parametrize("query", crossed(QUERIES, every=5, begin=2))
 def test_over_another_number_of_tasks_nothing_changes(query):
     chance = np.random.default_rng(5)
     given = busy()

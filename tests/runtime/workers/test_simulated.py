@@ -35,25 +35,25 @@ def decided(name: str) -> list[str]:
     return [line for line in run(name, seed=BUSY) if "says Trying(" not in line]
 
 
+def digest() -> str:
+    return hashlib.blake2b("\n".join(decided("q5")).encode()).hexdigest()
+
+
 def test_a_seed_decides_everything():
-    for name in ("q4", "clickstream"):
-        assert decided(name) == decided(name)
+    assert decided("clickstream") == decided("clickstream")
 
 
 def test_a_seed_decides_everything_in_any_process(environment):
-    def told(number: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-m", "tests.runtime.workers.test_simulated"],
-            env={**environment, "PYTHONHASHSEED": number},
-            capture_output=True,
-            text=True,
-            timeout=200,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    assert told("1") == told("2")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "tests.runtime.workers.test_simulated"],
+        env={**environment, "PYTHONHASHSEED": "123"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{digest()}\n"
 
 
 def test_workers_that_were_taken_for_dead_try_to_commit_and_cannot():
@@ -63,15 +63,14 @@ def test_workers_that_were_taken_for_dead_try_to_commit_and_cannot():
 
 def test_without_the_fence_rows_are_wrong(monkeypatch):
     monkeypatch.setattr(Transaction, "require_record", lambda *_: None)
-    wrong = 0
     for seed in range(12):
         with troubled("q4", seed) as job:
             try:
                 job.run()
                 job.check()
             except AssertionError:
-                wrong += 1
-    assert wrong > 0
+                return
+    pytest.fail("nobody noticed")
 
 
 @pytest.mark.slow
@@ -92,4 +91,4 @@ def test_thousands_of_seeds_change_nothing(name):
 
 
 if __name__ == "__main__":
-    print(hashlib.blake2b("\n".join(decided("q5")).encode()).hexdigest())
+    print(digest())

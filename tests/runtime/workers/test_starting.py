@@ -15,6 +15,7 @@ from mamba_stream.runtime.journal import read_journal
 from mamba_stream.runtime.savepoints import list_savepoints
 from mamba_stream.runtime.workers.pooledjob import PooledJob
 from tests.runtime.workers.test_pooledjob import append, counting, expected, found, log, rows
+from tests.server.running import until
 
 __all__ = ["log"]
 
@@ -48,8 +49,7 @@ def test_a_worker_that_is_killed_is_followed_by_another(log):
     job = mamba.start(counting(), log=log, workers=2, until="stopped", commit="50ms")
     assert isinstance(job, PooledJob)
     append(log, data[:4_000])
-    while job.status.rows_in < 4_000:
-        job.checkpoint(60)
+    until(lambda: job.status.rows_in == 4_000, "the first rows")
     os.kill(min(job.workers.values()), signal.SIGKILL)
     append(log, data[4_000:])
     log["in"].end()
@@ -176,15 +176,15 @@ def test_a_job_whose_functions_can_be_divided_has_the_workers_that_were_asked_fo
 def test_how_many_workers_there_are_is_found_out_from_one_on(log):
     append(log, rows(0, 300))
     same = mamba.stream("in").map_batches(lambda frame: frame)
-    job = mamba.start(mamba.pipeline("same", same.to("out")), log=log, workers="auto:1-3", until="stopped")
+    job = mamba.start(
+        mamba.pipeline("same", same.to("out")), log=log, workers="auto:1-3", until="stopped", commit="50ms"
+    )
     assert isinstance(job, PooledJob)
-    while job.status.rows_in < 300:
-        job.checkpoint(60)
+    until(lambda: job.status.rows_in == 300, "the rows")
     assert list(job.workers) == [0]
     # By hand it can be changed all the same.
     job.rescale(2)
-    while len(job.workers) < 2:
-        job.checkpoint(60)
+    until(lambda: len(job.workers) == 2, "the second worker")
     assert job.stop(60).rows_out == 300
 
 

@@ -24,7 +24,7 @@ TAKEN_OVER = 60
 """Times in all: a task that never lives as long as from one commit to the next comes to no end."""
 
 
-@pytest.mark.parametrize(("query", "tables"), crossed(QUERIES, [busy, slow], every=4))
+@pytest.mark.parametrize(("query", "tables"), crossed(QUERIES, [busy, slow], every=6))
 def test_a_query_over_tasks_that_begin_anew_gives_what_duckdb_gives(query, tables):
     over_tasks(query, tables, keys={}, partitions=3)
 
