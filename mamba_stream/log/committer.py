@@ -11,17 +11,14 @@ who were answered wake one after the other, each by the one before it, and whoev
 from __future__ import annotations
 
 import contextlib
-import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 import msgspec
 
 from mamba_stream.core.changes import Append, Applied, ChangeSet
 from mamba_stream.core.clock import Clock
-from mamba_stream.core.durability import strictest
 from mamba_stream.errors import CommitUnknown, DiskFull, LogClosed, LogFailed, MambaStreamError, NotCommitted
 from mamba_stream.log.commitcounts import CommitCounts, CommitTally
 from mamba_stream.log.files import CommitFile
@@ -89,8 +86,7 @@ class Rows(msgspec.Struct, frozen=True):
     length: int
 
 
-@dataclass(slots=True, eq=False)
-class _Change:
+class _Change(msgspec.Struct, eq=False):
     """A change set on its way, and what became of it."""
 
     change: ChangeSet
@@ -107,32 +103,36 @@ class _Change:
         for one in self.made_of:
             self.bytes += one.length
 
+    def settled(self) -> Applied | BaseException:
+        """What became of it, once the commit is over."""
+        assert self.outcome is not None
+        return self.outcome
+
     def prepare(self) -> bool:
         """Makes batches of what was left to be made; where that fails, this one alone fails."""
         if not self.made_of:
             return True
         try:
-            batches = [*itertools.chain.from_iterable([one.made() for one in self.made_of])]
+            batches = [batch for one in self.made_of for batch in one.made()]
         except Exception as error:  # noqa: BLE001 - raised where it was to be appended
             self.outcome = error
             return False
+        self.batches = batches
         self.bytes = 0
         for batch in batches:
             self.rows += batch.rows
             self.bytes += batch.message.length
-        self.batches = batches
         return True
 
 
-@dataclass(slots=True, eq=False)
-class _Pending:
+class _Pending(msgspec.Struct, eq=False):
     """A caller that waits, with one change set or several."""
 
     changes: Sequence[_Change]
     done: bool = False
     interrupted: bool = False
-    wake: threading.Lock = field(default_factory=threading.Lock)
-    group: list[_Pending] = field(default_factory=list)
+    wake: threading.Lock = msgspec.field(default_factory=threading.Lock)
+    group: list[_Pending] = []
     """Those that it leads."""
     following: _Pending | None = None
     """Whom it wakes when it leaves."""
@@ -187,7 +187,9 @@ class Committer:
 
     def commit(self, change: ChangeSet, batches: Sequence[Batch | Rows] = ()) -> Applied:
         """Commits the change set with these batches appended, as durably as it asks for; raises if it did not."""
-        (outcome,) = self._commit([_Change(change, batches)])
+        one = _Change(change, batches)
+        self._commit([one])
+        outcome = one.settled()
         if isinstance(outcome, BaseException):
             raise outcome
         return outcome
@@ -196,9 +198,11 @@ class Committer:
         self, changes: Sequence[tuple[ChangeSet, Sequence[Batch | Rows]]]
     ) -> list[Applied | BaseException]:
         """Commits several change sets, as durably as each asks for, at the cost of one; what became of each."""
-        return self._commit([_Change(change, batches) for change, batches in changes])
+        several = [_Change(change, batches) for change, batches in changes]
+        self._commit(several)
+        return [one.settled() for one in several]
 
-    def _commit(self, changes: Sequence[_Change]) -> list[Applied | BaseException]:
+    def _commit(self, changes: Sequence[_Change]) -> None:
         # Before any lock: over a fork a thread that holds one is not inherited, but its lock is.
         self._registrar.check()
         pending = _Pending(changes)
@@ -215,9 +219,6 @@ class Committer:
             except BaseException:
                 self._leave(pending)
                 raise
-        outcomes = [change.outcome for change in changes if change.outcome is not None]
-        assert len(outcomes) == len(changes)
-        return outcomes
 
     def roll(self, *, older_than: float = 0.0) -> None:
         """Closes the open commit files, or those that are so many seconds old, so that they can be sealed."""
@@ -293,13 +294,14 @@ class Committer:
             pending.group.clear()
 
     def _hand_over(self, pending: _Pending) -> None:
+        last = pending
         for other in pending.group:
             if not other.done:
                 other.interrupted = True
                 other.fail(CommitUnknown("the commit was interrupted: reopen the log and look"))
-        waiting = [other for other in pending.group if other is not pending and not other.left]
-        for one, following in itertools.pairwise([pending, *waiting]):
-            one.following = following
+            if other is not pending and not other.left:
+                last.following = other
+                last = other
         if not pending.done or pending.interrupted:
             # Interrupted while it waited, or while it took its group.
             self._arrived = deque(p for p in self._arrived if p is not pending and not p.done)
@@ -353,7 +355,7 @@ class Committer:
 
     def _written(self, ready: list[_Change]) -> tuple[list[_Change], dict[bool, int]]:
         """Writes the messages; those that there was room for, which are all or those that have none, and where."""
-        synced = strictest([one.change.durability for one in ready]) == "commit"
+        synced = "commit" in [one.change.durability for one in ready]
         try:
             return ready, self._write(ready, synced=synced)
         except DiskFull as error:

@@ -334,44 +334,44 @@ def _drop(ledger: Ledger, topic: int) -> None:
 
 
 def _append(ledger: Ledger, append: Append) -> tuple[int, int, int, int]:
-    head = _existing(ledger, append.topic, append.partition)
-    has_time = append.min_time <= append.max_time
-    running_time = max(head.running_time, append.max_time) if has_time else head.running_time
-    append_time = max(head.append_time, append.append_time)
+    topic, partition, count, length = append.topic, append.partition, append.rows, append.length
+    head = ledger.head(topic, partition)
+    assert head is not None  # _check saw it in this transaction
+    running_time, append_time, flags = head.running_time, max(head.append_time, append.append_time), 0
+    if append.min_time <= append.max_time:
+        running_time, flags = max(running_time, append.max_time), rows.HAS_TIME
+    if append.compressed:
+        flags |= rows.COMPRESSED
     entry = Entry(
         file=append.file,
         position=append.position,
-        length=append.length,
-        rows=append.rows,
-        span=append.rows,
+        length=length,
+        rows=count,
+        span=count,
         min_time=append.min_time,
         max_time=append.max_time,
         running_time=running_time,
         append_time=append_time,
         schema=append.schema,
         header=append.header,
-        flags=(rows.HAS_TIME if has_time else 0) | (rows.COMPRESSED if append.compressed else 0),
+        flags=flags,
     )
-    key = rows.entry_key(append.topic, append.partition, head.end)
-    value = entry.pack()
+    begin, end = head.end, head.end + count
+    key, value = rows.entry_key(topic, partition, begin), entry.pack()
     ledger.put(key, value)
-    following = head.end + append.rows
-    ledger.set_head(
-        append.topic,
-        append.partition,
-        Head(
-            begin=head.begin,
-            end=following,
-            entries=head.entries + 1,
-            chain=(head.chain + rows.entry_hash(key, value)) & _MASK,
-            rows=head.rows + append.rows,
-            size=head.size + append.length,
-            running_time=running_time,
-            append_time=append_time,
-        ),
+    following = Head(
+        begin=head.begin,
+        end=end,
+        entries=head.entries + 1,
+        chain=(head.chain + rows.entry_hash(key, value)) & _MASK,
+        rows=head.rows + count,
+        size=head.size + length,
+        running_time=running_time,
+        append_time=append_time,
     )
-    ledger.publish(append.file, append.position + append.length)
-    return append.topic, append.partition, head.end, following
+    ledger.set_head(topic, partition, following)
+    ledger.publish(append.file, append.position + length)
+    return topic, partition, begin, end
 
 
 def _trim(ledger: Ledger, topic: int, partition: int, begin: int) -> None:

@@ -45,7 +45,7 @@ _KEY_PARTITION = struct.Struct(">BIH")
 _KEY_ENTRY = struct.Struct(">BIHQ")
 ENTRY_KEY_BYTES = _KEY_ENTRY.size
 _TICKS = struct.Struct(">QII")
-_HEAD = struct.Struct(">QQQQQQqqB")
+_HEAD = struct.Struct(">QQQQQQqq?")
 _MARKS = struct.Struct(">QQq")
 _ENTRY = struct.Struct(">IQIIIqqqqIQB")
 
@@ -81,17 +81,7 @@ class Head(msgspec.Struct, frozen=True):
     ended: bool = False
 
     def pack(self) -> bytes:
-        return _HEAD.pack(
-            self.begin,
-            self.end,
-            self.entries,
-            self.chain,
-            self.rows,
-            self.size,
-            self.running_time,
-            self.append_time,
-            self.ended,
-        )
+        return _HEAD.pack(*msgspec.structs.astuple(self))
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
@@ -115,20 +105,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     flags: int
 
     def pack(self) -> bytes:
-        return _ENTRY.pack(
-            self.file,
-            self.position,
-            self.length,
-            self.rows,
-            self.span,
-            self.min_time,
-            self.max_time,
-            self.running_time,
-            self.append_time,
-            self.schema,
-            self.header,
-            self.flags,
-        )
+        return _ENTRY.pack(*msgspec.structs.astuple(self))
 
     @property
     def has_time(self) -> bool:
@@ -360,8 +337,7 @@ def unpack_ticks(value: bytes) -> Ticks:
 
 
 def unpack_head(value: bytes) -> Head:
-    begin, end, entries, chain, count, size, running_time, append_time, ended = _HEAD.unpack(value)
-    return Head(begin, end, entries, chain, count, size, running_time, append_time, bool(ended))
+    return Head(*_HEAD.unpack(value))
 
 
 def unpack_marks(value: bytes | None) -> Marks:
