@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 
+from mamba_stream.core.changes import ChangeSet
 from mamba_stream.log.intake import running_time, ticks_of
 from mamba_stream.log.rows import NO_TIME
 
@@ -69,3 +70,14 @@ def test_every_partition_knows_the_first_and_the_last_time_of_its_rows(log, kind
         (placed,) = shelf.entries(topic, partition, 0, 10)
         own = ticks.gather(keys).drop_nulls()
         assert (placed.entry.min_time, placed.entry.max_time) == (own.min(), own.max())
+
+
+@pytest.mark.embedded
+def test_own_rows_that_have_the_columns_of_before_go_in_together_too(log):
+    log.create_topic("t", {"n": pl.Int32})
+    rows = [pa.record_batch({"n": pa.array([n] * 2, pa.int32())}) for n in range(3)]
+    log.alter_topic("t", schema={"n": pl.Int64, "added": pl.Int32})
+    store, topic = log._store, log["t"]
+    batches = store.intake(topic._row).together(rows, 0)
+    store.commit(ChangeSet(), batches)
+    assert topic.scan().collect()["n"].to_list() == [0, 0, 1, 1, 2, 2]
