@@ -342,9 +342,15 @@ class Log:
         before = None if before is None else text_of(before)
         return self._store.records(text_of(namespace), before, limit)
 
-    def look(self) -> Look:
-        """Begins a look at several things at once, which over a network is one trip."""
-        return Look(self._store)
+    def look(self, beyond: int | None = None, timeout: float = 0.0) -> Look:
+        """Begins a look at several things at once, which over a network is one trip.
+
+        Args:
+            beyond: Look once the log is past the commit of this number, or ``timeout`` seconds are over; without, at
+                once.
+            timeout: Seconds.
+        """
+        return Look(self._store, beyond, timeout)
 
     def namespaces(self, prefix: str = "") -> list[str]:
         """The namespaces that hold records and begin so, sorted; costs what there are, however full they are."""

@@ -22,6 +22,11 @@ ALONE: Final = object()
 
 
 @dataclass(frozen=True, slots=True)
+class LsnOf:
+    """The number of the last commit."""
+
+
+@dataclass(frozen=True, slots=True)
 class HeadsOf:
     """The state of a topic's partitions."""
 
@@ -53,7 +58,7 @@ class RowsOf:
     most_bytes: int
 
 
-Question = HeadsOf | RecordOf | RecordsOf | RowsOf
+Question = LsnOf | HeadsOf | RecordOf | RecordsOf | RowsOf
 
 
 class Answer(Generic[_T]):
@@ -113,13 +118,30 @@ class Look:
         ...     sessions, leases = look.record("sessions", "next"), look.records("leases")
         ...     sessions.get(), leases.get()
         (None, {})
+
+    Args:
+        storage: Where the log lies.
+        beyond: Ask once the log is past the commit of this number, or ``timeout`` seconds are over; without, at once.
+            Over a network the answers come by themselves then.
+        timeout: Seconds.
     """
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, beyond: int | None = None, timeout: float = 0.0) -> None:
         self._storage = storage
+        self._beyond, self._timeout = beyond, timeout
         self._questions: list[Question] = []
         self._asked = False
         self._told: Sequence[Any] | None = None
+
+    def lsn(self) -> Answer[int]:
+        """As ``log.lsn()``."""
+        number = self._add(LsnOf())
+
+        def ask() -> int:
+            told = self._answer(number)
+            return self._storage.lsn() if told is ALONE else told
+
+        return Answer(ask)
 
     def offsets(self, topic: Topic) -> Answer[dict[int, tuple[int, int]]]:
         """As ``topic.offsets()``."""
@@ -183,6 +205,8 @@ class Look:
 
     def _told_of(self, number: int) -> Any:
         if not self._asked:
-            self._told = self._storage.together(self._questions)
+            self._told = self._storage.together(self._questions, self._beyond, self._timeout)
+            if self._told is None and self._beyond is not None:
+                self._storage.wait(self._beyond, self._timeout)
             self._asked = True
         return ALONE if self._told is None else self._told[number]

@@ -327,8 +327,12 @@ class Storage(Protocol):
         """Small values of a namespace by key, in the order of keys, of one moment."""
         ...
 
-    def together(self, questions: Sequence[Question]) -> Sequence[Any] | None:
+    def together(
+        self, questions: Sequence[Question], beyond: int | None = None, timeout: float = 0.0
+    ) -> Sequence[Any] | None:
         """What each of these questions comes to, asked together, or ``None`` where that would save nothing.
+
+        With ``beyond`` they are asked once the log is past that commit, or after ``timeout`` seconds.
 
         That is its answer, as the call of its own gives it; the error that this call raises; or ``ALONE`` where it is
         to be asked by itself. Answers are not of one moment: each is from when the one before it was found, or later.

@@ -218,7 +218,9 @@ class Store:
         found = self.items(prefix, stop=stop, limit=limit)
         return {key[len(prefix) :].decode(): value for key, value in found}
 
-    def together(self, questions: Sequence[Question]) -> None:
+    def together(
+        self, questions: Sequence[Question], beyond: int | None = None, timeout: float = 0.0
+    ) -> None:
         return None
 
     def namespaces(self, prefix: str) -> list[str]:

@@ -26,6 +26,8 @@ _MOST_BYTES = 64 << 20
 """Bytes of the messages that are here; where one is larger, that one."""
 _QUICK, _SLOW = 50_000, 500_000
 """Microseconds: messages that last less are taken in larger numbers the next time, those that last more in fewer."""
+_OFTEN = 1_000_000
+"""Microseconds: where messages came within these, the next are expected as soon."""
 _logger = logging.getLogger("mamba_stream.messaging")
 
 
@@ -54,6 +56,7 @@ class Courier:
         self._leases: list[tuple[SharedGroup, Lease]] = []
         self._appetite = _LEAST
         self._taken_at = 0
+        self._found_at = 0
         self._hung = False
         self._full = False
         self._error: BaseException | None = None
@@ -89,8 +92,7 @@ class Courier:
         """Takes more where few are left here; whether there were any."""
         if len(self._queue) > self._appetite // 2 or not self._groups or self._hung:
             return False
-        with self._lock:
-            space = _MOST_BYTES - sum(lease.size for _, lease in self._leases if lease.left)
+        space = self._space()
         if space <= 0:
             return False
         self._adapt()
@@ -112,7 +114,26 @@ class Courier:
             if room <= 0 or space <= 0:
                 break
         self._taken_at = self._clock.now() if found else 0
+        self._found_at = self._taken_at or self._found_at
         return found
+
+    def wait(self, lsn: int, timeout: float) -> bool:
+        """Waits for a commit beyond ``lsn``, or so many seconds, if messages have come of late; whether it did.
+
+        What is to be fetched then is here already. Over a network that takes a thread of the server's, and so is not
+        for those who wait long.
+        """
+        often = 0 <= self._clock.now() - self._found_at < _OFTEN
+        if not often or len(self._groups) != 1 or (space := self._space()) <= 0:
+            return False
+        self._groups[0].wait(lsn, timeout, max(self._appetite, self._slots), space)
+        return True
+
+    def _space(self) -> int:
+        """How many bytes of messages there is room for."""
+        with self._lock:
+            held: int = sum(lease.size for _, lease in self._leases if lease.left)
+        return _MOST_BYTES - held
 
     def next(self) -> Message | None:
         """A message whose key is free, now in hand; ``None`` where there is none."""

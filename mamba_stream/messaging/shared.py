@@ -33,6 +33,7 @@ from mamba_stream.messaging.latency import Latencies
 from mamba_stream.messaging.lease import Lease
 from mamba_stream.messaging.pending import pack
 from mamba_stream.messaging.settling import Outcome, Settling
+from mamba_stream.messaging.sight import Sight
 from mamba_stream.messaging.source import Source
 from mamba_stream.messaging.taking import Taking
 from mamba_stream.messaging.terms import Counts, Terms
@@ -81,6 +82,7 @@ class SharedGroup:
         self.full = False
         self.gone = False
         self._quiet: _Quiet | None = None
+        self._awaited: Sight | None = None
         self._writes = 0
         self._book = book
         self._accounts = Accounts(book, topic, name, session)
@@ -111,12 +113,16 @@ class SharedGroup:
             DataCorrupted: What is to be delivered next is damaged, and there is nothing else.
         """
         quiet = self._quiet_still()
-        lsn, writes = self.log.heard(), self._writes
+        awaited, self._awaited = self._awaited, None
+        lsn, writes = awaited.lsn if awaited is not None else None, self._writes
+        if lsn is None:
+            lsn = self.log.heard()
         if quiet is not None and lsn <= quiet.lsn:
             return []
         for _ in range(_SWAPS):
             try:
-                sight, now = self._taking.look(limit, space), self.clock.now()
+                sight, now = awaited or self._taking.look(limit, space), self.clock.now()
+                awaited = None
                 if quiet is not None and quiet.ends == sight.offsets:
                     due = sight.next_due()
                     if due is None or due > now:
@@ -157,6 +163,19 @@ class SharedGroup:
             if leases or not step.more:
                 return leases
         return []
+
+    def wait(self, lsn: int, timeout: float, limit: int, space: int) -> None:
+        """Returns once the log is past a commit, or after ``timeout`` seconds; what there is then is seen already.
+
+        So over a network messages come by themselves, in one trip. The next to take begins with that, and with the
+        same bounds.
+        """
+        if (quiet := self._quiet_still()) is not None:
+            # That was heard of with the last look, maybe before it was heard of otherwise.
+            lsn = max(lsn, quiet.lsn)
+        sight = self._taking.look(limit, space, lsn, timeout)
+        assert sight.lsn is not None
+        self._awaited = sight
 
     def counted(self) -> Counts:
         """The counts of this moment."""

@@ -32,6 +32,8 @@ class Sight:
         start: By partition, from where on rows are likely to be wanted.
         room: How many rows at most.
         space: How many bytes of them.
+        beyond: Look once the log is past this commit, or ``timeout`` seconds are over.
+        timeout: Seconds.
     """
 
     def __init__(
@@ -43,14 +45,23 @@ class Sight:
         start: Mapping[int, int],
         room: int,
         space: int,
+        beyond: int | None = None,
+        timeout: float = 0.0,
     ) -> None:
         self._accounts = accounts
-        look = topic.log.look()
+        look = topic.log.look(beyond, timeout)
+        # First of all: of what comes behind it all may be seen, and of what comes before it all is.
+        self._lsn = None if beyond is None else look.lsn()
         self._offsets = look.offsets(topic)
         # Behind the ends: so all that lies before these comes along, where it is not much.
         self._rows = look.rows(topic, start, room, min(space, _ALONG)) if start else None
         self._priorities = look.record(PRIORITIES, str(topic.number)) if messages else None
         self._cursors, self._runs = accounts.look(look)
+
+    @property
+    def lsn(self) -> int | None:
+        """The number of the last commit before the look, of one that waited for another."""
+        return None if self._lsn is None else self._lsn.get()
 
     @property
     def offsets(self) -> dict[int, tuple[int, int]]:

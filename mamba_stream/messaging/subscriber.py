@@ -345,7 +345,9 @@ class Subscriber:
             # For whichever of both is first. What waits here waits for one that is in hand, or was a moment ago.
             self._freed.wait(_MOMENT)
         else:
-            self._open.wait(lsn, self._sharing.pause())
+            pause = self._sharing.pause()
+            if not self._courier.wait(lsn, pause):
+                self._open.wait(lsn, pause)
 
     def _wait_for_room(self, error: DiskFull) -> None:
         if not self._full:

@@ -97,12 +97,14 @@ class Taking:
         self._reached: dict[int, int] = {}
         """From where on new rows are read next, by partition, where that is one place."""
 
-    def look(self, limit: int = 0, space: int = 0) -> Sight:
+    def look(self, limit: int = 0, space: int = 0, beyond: int | None = None, timeout: float = 0.0) -> Sight:
         """A look at what there is to take.
 
         Args:
             limit: So many messages at most.
             space: About so many bytes of them at most.
+            beyond: Look once the log is past this commit, or ``timeout`` seconds are over; without, at once.
+            timeout: Seconds.
         """
         self._turn = (self._turn + 1) % self._topic.partitions
         start = {p: self._reached[p] for p in self._turns() if p in self._reached} if limit else {}
@@ -113,6 +115,8 @@ class Taking:
             start=start,
             room=limit,
             space=space,
+            beyond=beyond,
+            timeout=timeout,
         )
 
     def step(self, sight: Sight, now: int, limit: int, space: int) -> Step:

@@ -113,6 +113,7 @@ def _hello(desk: Desk, caller: Caller, request: protocol.Hello) -> protocol.Welc
         lsn=desk.storage.lsn(),
         most_bytes=desk.limits.most_bytes,
         pieces=True,
+        beyond=True,
     )
 
 
@@ -226,6 +227,8 @@ def _lock_holder(desk: Desk, caller: Caller, request: protocol.LockName) -> str 
 def _together(desk: Desk, caller: Caller, request: protocol.Together) -> list[protocol.Told]:
     if len(request.asks) > _MOST_TOGETHER:
         raise InvalidInput(f"{len(request.asks)} actions together: ask for at most {_MOST_TOGETHER}")
+    if request.beyond is not None:
+        _wait(desk, caller, protocol.AskWait(request.beyond, request.timeout))
     return [_told(desk, caller, asked) for asked in request.asks]
 
 
@@ -310,6 +313,7 @@ ACTIONS = {
             _free,
             lambda desk, caller, request: desk.storage.lsn(),
             "the last commit's number",
+            together=True,
         ),
         Action(
             "wait",
@@ -414,13 +418,18 @@ def perform(desk: Desk, caller: Caller, name: str, body: Any) -> bytes:
         request: Any = Nothing()
     else:
         request = protocol.decode(body, action.request)
+    with desk.catalog:
+        return msgspec.msgpack.encode(_done(desk, caller, action, request))
+
+
+def _done(desk: Desk, caller: Caller, action: Action, request: Any) -> Any:
     try:
         desk.gate.check(caller, action.needs(desk, request))
-        answer = action.answer(desk, caller, request)
+        return action.answer(desk, caller, request)
     except TopicNotFound:
         # The topic may be gone because of this very commit, whose answer was lost.
         answer = desk.answered(caller, request) if isinstance(request, protocol.Commit) else None
         if answer is None:
             raise
         desk.gate.check(caller, ())
-    return msgspec.msgpack.encode(answer)
+        return answer

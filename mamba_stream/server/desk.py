@@ -40,7 +40,7 @@ class Desk:
         self.room = room
         self.boot = secrets.token_hex(8)
         self.catalog = Catalog(storage)
-        self._lookup = StorageLookup(storage)
+        self._lookup = StorageLookup(storage, self.catalog)
         self.belongings = Belongings(self._lookup, storage.clock)
         self.pulse = Pulse(storage)
         self._answers = Answers()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from mamba_stream.errors import TopicNotFound
 from mamba_stream.log.asked import is_text
 from mamba_stream.log.storage import Storage
+from mamba_stream.server.catalog import Catalog
 
 
 class StorageLookup:
@@ -11,21 +13,19 @@ class StorageLookup:
 
     Args:
         storage: The log's.
+        catalog: Its topics.
     """
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, catalog: Catalog) -> None:
         self._storage = storage
-        self._names: dict[int, str] = {}
+        self._catalog = catalog
 
     def topic_name(self, number: int) -> str | None:
         """The name of the topic of this number; ``None`` where there is none (any more)."""
-        # Looked up first: numbers that are made up must cost no more than this. No number is given twice.
-        if not (0 <= number < 1 << 32 and self._storage.numbered(number)):
-            self._names.pop(number, None)
+        try:
+            return self._catalog.numbered(number).name
+        except TopicNotFound:
             return None
-        if number not in self._names:
-            self._names.update({row.id: row.name for row in self._storage.topics()})
-        return self._names.get(number)
 
     def record(self, namespace: str, key: str) -> bytes | None:
         """One small value; ``None`` also where nothing can have that key."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import polars as pl
 import pytest
 
@@ -101,3 +103,22 @@ def test_names_that_no_record_can_have_are_refused_where_they_are_asked(log: Log
         log.look().records("")
     with pytest.raises(InvalidInput, match="namespace and key"):
         log.look().record("space", "a\0b")
+
+
+def test_a_look_that_waits_for_a_commit_sees_what_came_with_it(log: Log) -> None:
+    topic = log.create_topic("numbers", {"n": pl.Int64})
+    before = log.lsn()
+    look = log.look(before, 3_600.0)
+    lsn, offsets = look.lsn(), look.offsets(topic)
+    with ThreadPoolExecutor(1) as waiting:
+        found = waiting.submit(lambda: (lsn.get(), offsets.get()))
+        # Whether this comes before the wait or in it: the look is behind it.
+        topic.append({"n": [1]})
+        assert found.result(30) == (before + 1, {0: (0, 1)})
+
+
+def test_a_look_does_not_wait_for_what_was_there_nor_beyond_its_time(log: Log) -> None:
+    log.create_topic("numbers", {"n": pl.Int64})
+    assert log.look(log.lsn() - 1, 3_600.0).lsn().get() == log.lsn()
+    assert log.look(log.lsn(), 0.0).lsn().get() == log.lsn()
+    assert log.look().lsn().get() == log.lsn()

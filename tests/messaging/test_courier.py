@@ -91,3 +91,29 @@ def test_who_turns_slow_takes_fewer_although_some_are_left(
         taking.fetch()
         waiting.append(taking._appetite)
     assert waiting == [512, 256, 128]
+
+
+def test_only_who_got_messages_of_late_waits_for_the_next_to_come_by_themselves(
+    log: Log, clock: HandClock, taking: Courier
+) -> None:
+    def waits() -> bool:
+        return taking.wait(log.lsn(), 0.0)
+
+    assert not taking.fetch() and not waits()
+    log["work"].append(rows([Sent(1)]))
+    assert taking.fetch() and waits()
+    clock.advance(0.9)
+    assert waits()
+    clock.advance(0.2)
+    assert not waits()
+
+
+def test_a_wait_is_for_one_topic_alone(log: Log, clock: HandClock, taking: Courier) -> None:
+    message_topic(log, "more")
+    log["work"].append(rows([Sent(1)]))
+    assert taking.fetch() and taking.wait(log.lsn(), 0.0)
+    more = member(log, 1, clock, topic="more")
+    taking.add(more)
+    assert not taking.wait(log.lsn(), 0.0)
+    taking.remove(more)
+    assert taking.wait(log.lsn(), 0.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import threading
 from collections import Counter
 from typing import Any
 
@@ -53,7 +55,7 @@ def desk(log: Log) -> Desk:
 
 def test_each_comes_to_what_it_comes_to_alone(desk: Desk, log: Log) -> None:
     made = {name: request for name, request in requests(log).items() if ACTIONS[name].together}
-    assert made.keys() == {"heads", "record", "records", "rows"}
+    assert made.keys() == {"heads", "lsn", "record", "records", "rows"}
     found = together(desk, *made.items())
     for (name, request), told in zip(made.items(), found, strict=True):
         alone = perform(desk, EVE, name, msgspec.msgpack.encode(request))
@@ -84,7 +86,7 @@ def test_what_does_not_only_look_is_asked_for_alone(desk: Desk, log: Log) -> Non
             continue
         [told] = together(desk, (name, request))
         assert told.failure is not None and told.failure.code == "InvalidInput", name
-        assert "heads, record, records, rows" in told.failure.message
+        assert "heads, lsn, record, records, rows" in told.failure.message
     assert log.lsn() == before
     [told] = together(desk, ("commit", protocol.Commit(ChangeSet(drops=(log["orders"].number,)))))
     assert told.failure is not None and "orders" in log
@@ -97,12 +99,46 @@ def test_there_is_a_limit_to_what_is_asked_together(desk: Desk) -> None:
         together(desk, *asks, asks[0])
 
 
+def test_what_waits_for_a_commit_sees_what_came_with_it(desk: Desk, log: Log) -> None:
+    asks = [
+        Asked("lsn", msgspec.Raw(msgspec.msgpack.encode({}))),
+        Asked("rows", msgspec.Raw(protocol.encode(Read(name="orders", start={0: 30})))),
+    ]
+    answers: list[tuple[int, list[int]]] = []
+
+    def ask(beyond: int, timeout: float) -> None:
+        answer = perform(desk, EVE, "together", protocol.encode(Together(asks, beyond, timeout)))
+        lsn, read = msgspec.msgpack.decode(answer, type=list[Told])
+        found = protocol.decode(read.answer, protocol.RowsRead)
+        with pa.ipc.open_stream(pa.py_buffer(found.data)) as stream:
+            answers.append((result(lsn), stream.read_all()["n"].to_pylist()))
+
+    before = log.lsn()
+    ask(before - 1, 3_600.0)
+    ask(before, 0.0)
+    waiting = threading.Thread(target=ask, args=(before, 3_600.0), daemon=True)
+    waiting.start()
+    while not desk.pulse._waiting:
+        threading.Event().wait(0.001)
+    log["orders"].append({"n": [100], "s": ["x"]}, partition=0)
+    waiting.join(30)
+    assert answers == [(before, []), (before, []), (before + 1, [100])]
+
+
+def test_nobody_waits_for_no_number_of_seconds(desk: Desk) -> None:
+    with pytest.raises(InvalidInput, match="timeout=nan"):
+        perform(desk, EVE, "together", protocol.encode(Together([], 0, math.nan)))
+
+
 def test_who_may_not_ask_alone_may_not_ask_together(log: Log, as_user: Any) -> None:
     log.create_topic("orders", {"n": pl.Int64})
     log.create_topic("hidden", {"n": pl.Int64})
     guard, eve = as_user("eve")
     desk = Desk(log._shared, guard, Limits(), "")
-    made = [(name, request) for name, request in requests(log).items() if ACTIONS[name].together]
+    # How many commits there were is for everybody to know.
+    made = [
+        (name, request) for name, request in requests(log).items() if ACTIONS[name].together and name != "lsn"
+    ]
     told = together(desk, *made, caller=eve)
     assert {each.failure.code for each in told if each.failure} == {"NotAuthorized"}
     assert all(each.failure and bytes(each.answer) == b"\xc0" for each in told)
@@ -211,6 +247,69 @@ def test_what_a_message_costs_a_member_of_a_group_in_calls(log: Log, private: bo
             if not private:
                 assert settled - taken == {"action/commit": 1}
                 assert group.take(4) == [] and calls() - before == settled
+    finally:
+        client.close()
+        service.shutdown()
+
+
+@pytest.mark.parametrize("private", [True, False])
+def test_messages_that_are_waited_for_come_by_themselves(log: Log, private: bool) -> None:
+    message_topic(log, "mails", partitions=3)
+    service = FlightService(log._shared)
+    client = client_of(f"localhost:{service.port}")
+    group = member(
+        client, 1, HandClock(), topic="mails", book=PrivateBook(client) if private else LogBook(client)
+    )
+
+    def calls() -> int:
+        return sum(count for (what, _), count in service.figures.calls.items() if what != "action/commit")
+
+    try:
+        group.begin({0: 0, 1: 0, 2: 0})
+        client.wait(client.lsn() - 1, 10)
+        assert group.take(4) == []
+        for number in range(9):
+            before = calls()
+            waiting = threading.Thread(target=group.wait, args=(log.lsn(), 3_600.0, 4, 1 << 20), daemon=True)
+            waiting.start()
+            while service.desk.pulse._waiting < 2:
+                # One is the stream that tells of commits.
+                threading.Event().wait(0.001)
+            log["mails"].append(rows_of([Sent(number)]), partition=number % 3)
+            waiting.join(30)
+            leases = group.take(4)
+            assert values(leases) == [number]
+            assert group.take(4) == []
+            assert calls() - before == 1
+            for message in messages(leases):
+                message.ack()
+            group.settle(leases)
+    finally:
+        client.close()
+        service.shutdown()
+
+
+@pytest.mark.parametrize("why", ["it cannot wait", "enough wait there"])
+def test_where_no_call_may_wait_at_the_server_it_waits_here(log: Log, why: str) -> None:
+    message_topic(log, "mails")
+    service = FlightService(log._shared)
+    client = client_of(f"localhost:{service.port}")
+    try:
+        if why == "it cannot wait":
+            client._store._connection.welcome.beyond = False
+        else:
+            for _ in range(2):
+                client._store._waiting.acquire()
+        look = client.look(log.lsn(), 3_600.0)
+        lsn, offsets = look.lsn(), look.offsets(client["mails"])
+        waiting = threading.Thread(target=lsn.get, daemon=True)
+        waiting.start()
+        while not service.desk.pulse._waiting:
+            threading.Event().wait(0.001)
+        log["mails"].append(rows_of([Sent(1)]))
+        waiting.join(30)
+        assert (lsn.get(), offsets.get()) == (log.lsn(), log["mails"].offsets())
+        assert service.figures.calls["action/together", "ok"] == 1
     finally:
         client.close()
         service.shutdown()

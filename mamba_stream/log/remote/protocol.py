@@ -55,6 +55,8 @@ class Welcome(msgspec.Struct):
     """Of one commit's rows, or of one piece of them, as they come over the wire."""
     pieces: bool = False
     """Whether a commit may come in pieces."""
+    beyond: bool = False
+    """Whether what is asked for together may wait for a commit."""
 
 
 class ListTopics(msgspec.Struct):
@@ -344,9 +346,11 @@ class Asked(msgspec.Struct, array_like=True):
 
 
 class Together(msgspec.Struct):
-    """Several actions, done one after the other."""
+    """Several actions, done one after the other: once the log is past a commit, or so many seconds are over."""
 
     asks: list[Asked]
+    beyond: int | None = None
+    timeout: float = 0.0
 
 
 class Told(msgspec.Struct, array_like=True):

@@ -9,7 +9,7 @@ import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
 import pyarrow as pa
@@ -43,6 +43,8 @@ from mamba_stream.log.upkeep import Maintained
 if TYPE_CHECKING:
     from mamba_stream.log.description import TopicDescription
 
+_MOST_WAITING: Final = 2
+"""Calls that wait at the server at once: each has a wire, of which there are few, and other calls want some."""
 _storages: dict[tuple[Address, Credentials], RemoteStorage] = {}
 _opening = threading.RLock()
 _connected = False
@@ -61,6 +63,7 @@ class RemoteStorage:
         self._committer = RemoteCommitter(self._connection, client)
         self._watcher = Watcher(self._connection)
         self._schemas: dict[int, pa.Schema] = {}
+        self._waiting = threading.Semaphore(_MOST_WAITING)
         self.handles = 0
 
     @property
@@ -193,8 +196,21 @@ class RemoteStorage:
         wanted = protocol.AskRecords(namespace, before, limit)
         return self._connection.ask("records", wanted, dict[str, bytes])
 
-    def together(self, questions: Sequence[Question]) -> list[Any]:
-        told = self._connection.ask("together", request_of(questions), list[protocol.Told])
+    def together(
+        self, questions: Sequence[Question], beyond: int | None = None, timeout: float = 0.0
+    ) -> list[Any]:
+        if beyond is None:
+            return self._together(request_of(questions), questions)
+        if self._connection.welcome.beyond and self._waiting.acquire(blocking=False):
+            try:
+                return self._together(request_of(questions, beyond, timeout), questions)
+            finally:
+                self._waiting.release()
+        self.wait(beyond, timeout)
+        return self._together(request_of(questions), questions)
+
+    def _together(self, asked: protocol.Together, questions: Sequence[Question]) -> list[Any]:
+        told = self._connection.ask("together", asked, list[protocol.Told])
         return answers_of(questions, told)
 
     def namespaces(self, prefix: str) -> list[str]:

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from mamba_stream.errors import QuotaExceeded, ServerUnavailable, TopicNotFound
 from mamba_stream.log.batch import LogBatch
-from mamba_stream.log.looking import ALONE, HeadsOf, Question, RecordOf, RecordsOf, RowsOf
+from mamba_stream.log.looking import ALONE, HeadsOf, LsnOf, Question, RecordOf, RecordsOf, RowsOf
 from mamba_stream.log.remote import protocol
 from mamba_stream.log.remote.failing import error_told
 from mamba_stream.log.remote.protocol import Asked, HeadInfo, RowsRead, Together, Told, decode, encode
@@ -21,13 +21,13 @@ _AGAIN = (QuotaExceeded, ServerUnavailable)
 """What a call of its own waits for, and tries again."""
 
 
-def request_of(questions: Sequence[Question]) -> Together:
-    """What is sent."""
+def request_of(questions: Sequence[Question], beyond: int | None = None, timeout: float = 0.0) -> Together:
+    """What is sent: to be answered once the log is past that commit, or so many seconds are over."""
     asks = []
     for question in questions:
         action, request = _asked(question)
         asks.append(Asked(action, msgspec.Raw(encode(request))))
-    return Together(asks)
+    return Together(asks, beyond, timeout)
 
 
 def answers_of(questions: Sequence[Question], told: Sequence[Told]) -> list[Any]:
@@ -41,6 +41,8 @@ def head_of(head: HeadInfo) -> PartitionHead:
 
 def _asked(question: Question) -> tuple[str, Any]:
     match question:
+        case LsnOf():
+            return "lsn", protocol.Nothing()
         case HeadsOf(topic):
             return "heads", protocol.AskHeads(topic.id)
         case RecordOf(namespace, key):
@@ -66,6 +68,8 @@ def _answer(question: Question, told: Told) -> Any:
             return TopicNotFound(f"topic {question.topic.name!r} was deleted")
         return error
     match question:
+        case LsnOf():
+            return decode(told.answer, int)
         case HeadsOf():
             heads = decode(told.answer, dict[int, HeadInfo])
             return {partition: head_of(head) for partition, head in heads.items()}
