@@ -11,6 +11,7 @@ from typing import Any
 
 from mamba_stream.core.changes import Applied, ChangeSet
 from mamba_stream.log import Log, open_log
+from mamba_stream.log.committer import Rows
 from mamba_stream.server.belongings import (
     SHARED,
     Belongings,
@@ -20,6 +21,7 @@ from mamba_stream.server.belongings import (
     visible_offsets,
     visible_records,
 )
+from mamba_stream.server.catalog import Catalog
 from mamba_stream.server.gate import Caller, Gate, Need
 from mamba_stream.server.lookup import StorageLookup
 
@@ -31,7 +33,7 @@ class Fence:
         self._inner = log._shared
         self._gate = gate
         self._caller = caller
-        self.belongings = Belongings(StorageLookup(self._inner), self._inner.clock)
+        self.belongings = Belongings(StorageLookup(self._inner, Catalog(self._inner)), self._inner.clock)
         self.asked: set[Need] = set()
 
     def __getattr__(self, name: str) -> Any:
@@ -93,6 +95,7 @@ class Fence:
         return visible_namespaces(self._gate, self._caller, self.belongings, found)
 
     def commit(self, change: ChangeSet, batches: Sequence[Any] = ()) -> Applied:
+        batches = [made for one in batches for made in (one.made() if isinstance(one, Rows) else [one])]
         written = [self.belongings.numbered(number, "write") for number in {batch.topic for batch in batches}]
         self._check(*self.belongings.changed(change), *written)
         return self._inner.commit(change, batches)

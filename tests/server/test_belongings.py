@@ -23,6 +23,7 @@ from mamba_stream.core.changes import (
 )
 from mamba_stream.errors import NotAuthorized, NotFound, TopicNotFound
 from mamba_stream.server.belongings import EVERYBODY, Belongings, of_internal_topic
+from mamba_stream.server.catalog import Catalog
 from mamba_stream.server.gate import Need
 from mamba_stream.server.lookup import StorageLookup
 from tests.server.clocks import HandClock
@@ -316,7 +317,7 @@ def test_topics_of_the_engines_own_are_the_jobs_or_the_logs():
 
 
 def test_numbers_of_topics_are_known_until_they_are_deleted(log):
-    lookup = StorageLookup(log._shared)
+    lookup = StorageLookup(log._shared, Catalog(log._shared))
     number = log.create_topic("orders", {"n": pl.Int64}).number
     assert lookup.topic_name(number) == "orders"
     log.delete_topic("orders")

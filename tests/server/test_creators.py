@@ -6,6 +6,7 @@ import polars as pl
 
 from mamba_stream.core.changes import ChangeSet, CreateTopic, Record
 from mamba_stream.core.schemas import canonical_schema, schema_bytes
+from mamba_stream.server.catalog import Catalog
 from mamba_stream.server.creators import Creators, with_creators
 from mamba_stream.server.lookup import StorageLookup
 
@@ -16,7 +17,7 @@ def create(name):
 
 
 def test_topics_are_counted_by_who_made_them_until_they_are_deleted(log):
-    storage, lookup = log._shared, StorageLookup(log._shared)
+    storage, lookup = log._shared, StorageLookup(log._shared, Catalog(log._shared))
 
     def commit(change, user):
         storage.commit(with_creators(change, user, lookup.topic_name))
