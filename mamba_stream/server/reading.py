@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 import pyarrow as pa
-from pyarrow import flight
+from pyarrow import flight, types as pat
 
 from mamba_stream.core.names import did_you_mean
 from mamba_stream.core.predicates import decode as decode_predicate
@@ -96,6 +96,7 @@ class _Reading:
         schema = desk.storage.schema(row.schema)
         wanted = _wanted(row, schema, request.columns)
         self.schema = schema if wanted is None else pa.schema([schema.field(number) for number in wanted])
+        self._bits = _bits_of_rows(self.schema)
         self._sieve: Sieve | None = None
         if request.predicate is not None:
             self._sieve = Sieve.of(decode_predicate(request.predicate), schema, wanted)
@@ -161,7 +162,7 @@ class _Reading:
     def _paid(self, batches: list[LogBatch], reader: Reader) -> tuple[list[_Sent], MambaStreamError | None]:
         """What of these goes out, and why no more of them does: what was counted is sent before that is told."""
         group: list[_Sent] = []
-        for together, size in _gathered(batches):
+        for together, size in _gathered(batches, self._bits):
             try:
                 self._desk.gate.spend(self._caller, sent=size)
             except MambaStreamError as error:
@@ -218,12 +219,12 @@ def _wanted(row: TopicRow, schema: pa.Schema, columns: list[str] | None) -> tupl
     return tuple(schema.get_field_index(column) for column in columns)
 
 
-def _gathered(batches: list[LogBatch]) -> Iterator[tuple[list[LogBatch], int]]:
+def _gathered(batches: list[LogBatch], bits: int | None) -> Iterator[tuple[list[LogBatch], int]]:
     """Neighbours of one partition that are best sent together, and their bytes."""
     together: list[LogBatch] = []
     size = 0
     for batch in batches:
-        this = _size(batch.data)
+        this = _size(batch.data, bits)
         if together and (
             together[-1].partition != batch.partition or this > _SMALL or size + this > _TOGETHER
         ):
@@ -235,8 +236,19 @@ def _gathered(batches: list[LogBatch]) -> Iterator[tuple[list[LogBatch], int]]:
         yield together, size
 
 
-def _size(data: pa.RecordBatch) -> int:
-    """The bytes of a batch; those of a small one as it lies, of which these may be a part: to add up more costs."""
+def _bits_of_rows(schema: pa.Schema) -> int | None:
+    """How many bits a row has, nulls not counted; ``None`` where rows differ in that."""
+    if not all(pat.is_primitive(kind) for kind in schema.types):
+        return None
+    bits: int = sum(kind.bit_width for kind in schema.types)
+    return bits
+
+
+def _size(data: pa.RecordBatch, bits: int | None) -> int:
+    """The bytes of a batch; of a small one, of what it may be a part of: to add up buffers costs as much as reading."""
+    if bits is not None:
+        whole: int = (data.num_rows * bits + 7) // 8
+        return whole
     size: int = data.get_total_buffer_size()
     return size if size <= _EXACT else data.nbytes
 
