@@ -22,6 +22,8 @@ PRIORITIES: Final = "priorities"
 Priorities = Mapping[int, Mapping[int, int]]
 """Priorities, and from where on there are such messages, by partition."""
 WITHOUT_PRIORITIES: Final[Priorities] = {0: {}}
+_FEW = 64
+"""Up to here Python has them all before Arrow has begun."""
 _decoder = msgspec.msgpack.Decoder(dict[int, dict[int, int]])
 
 
@@ -50,7 +52,7 @@ def note_priorities(
     Returns:
         What was noted before, if it had to be looked at.
     """
-    used = np.asarray(pc.unique(column).fill_null(0).to_numpy(zero_copy_only=False)).tolist()
+    used = _used(column)
     if not any(priority and priority not in known for priority in used):
         return {}
     stored = log.record(PRIORITIES, str(topic.number))
@@ -61,6 +63,14 @@ def note_priorities(
         transaction.require_record(PRIORITIES, str(topic.number), stored)
         transaction.put_record(PRIORITIES, str(topic.number), _noted(noted, fresh, ends))
     return noted
+
+
+def _used(column: pa.Array) -> list[int]:
+    """Each priority in a column, a few of them perhaps more than once; what is null has none, which is 0."""
+    if len(column) <= _FEW:
+        return [priority or 0 for priority in column.to_pylist()]
+    used: list[int] = np.asarray(pc.unique(column).fill_null(0).to_numpy(zero_copy_only=False)).tolist()
+    return used
 
 
 def announce_priority(log: Log, topic: Topic, priority: int) -> None:
