@@ -73,7 +73,7 @@ class Lease:
         self.dead: list[Death] = []
         self.stale = False
         self.until: dict[int, int] = {}
-        self.size = sum(part.data.nbytes for part in parts)
+        self.size = sum([part.size for part in parts])
         self.keyed = bool(run.keys)
         self.writing = threading.Lock()
         self._noting = threading.Lock()

@@ -18,6 +18,7 @@ from mamba_stream.messaging.pending import KEY_GROUPS, Offsets, Pending, key_bit
 Mask = np.ndarray[tuple[int], np.dtype[np.bool_]]
 Groups = np.ndarray[tuple[int], np.dtype[np.int16]]
 
+_SMALL: Final = 4 << 10
 _FAR: Final = np.iinfo(np.int64).max
 
 
@@ -39,6 +40,15 @@ class Part:
 
     def __len__(self) -> int:
         return len(self.offsets)
+
+    @property
+    def size(self) -> int:
+        """About its bytes: those of a small batch are counted as they lie, of which its rows may be a part.
+
+        To add up what they take themselves costs as much as reading them.
+        """
+        size: int = self.data.get_total_buffer_size()
+        return size if size <= _SMALL else self.data.nbytes
 
     def of(self, index: Offsets) -> Part:
         """Those at these ascending positions; without a copy where they lie together."""

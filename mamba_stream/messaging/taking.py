@@ -181,7 +181,7 @@ class Taking:
         if ended:
             # Which of its messages was to blame is not known: fewer at a time, and the last attempts alone.
             room = 1 if attempt >= self.terms.attempts or run.attempt > 1 else min(room, _FEW)
-        if (size := sum(part.data.nbytes for part in parts)) > step.space:
+        if (size := sum([part.size for part in parts])) > step.space:
             room = max(1, min(room, run.count * step.space // size))
         taken, kept, later = self._choose(step.now, parts, room, floors, new=run.attempt == 0)
         if not (taken or lost or later):
@@ -197,7 +197,7 @@ class Taking:
         else:
             step.count("expired", count if ended else 0)
             step.room -= count
-            step.space -= sum(part.data.nbytes for part in taken)
+            step.space -= sum([part.size for part in taken])
             self._lease(step, run.partition, taken, run.attempt if last else attempt)
         if kept:
             self._put_rest(step.change, step.now, run, kept, keys_of(kept))
@@ -287,7 +287,7 @@ class Taking:
             at = 0
             while at < len(part) and not step.over and looked < _LOOKED_AT:
                 window = part.window(at, max(step.room, _WINDOW if self.terms.rule or only else 0))
-                while len(window) > 1 and window.data.nbytes > step.space:
+                while len(window) > 1 and window.size > step.space:
                     window = window.window(0, len(window) // 2)
                 window = self._source.grouped(window)
                 if window.groups is not None:
@@ -336,7 +336,7 @@ class Taking:
             used = int(free[step.room - 1]) + 1
             free = free[: step.room]
         step.room -= len(free)
-        step.space -= window.data.nbytes * len(free) // len(window)
+        step.space -= window.size * len(free) // len(window)
         for index, into in (
             (free, sorts.free),
             (np.flatnonzero(waits[:used]), sorts.waits),

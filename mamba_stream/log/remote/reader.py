@@ -125,7 +125,8 @@ class RemoteReader(Positioned):
                     in_vain = 0
                     self._positions[partition] = batch.next_offset
                     room -= batch.data.num_rows
-                    space -= batch.data.nbytes
+                    if max_bytes is not None:
+                        space -= batch.data.nbytes
                     if batch.data.num_rows:
                         batches.append(batch)
                 self._turn.rotate(-1)
