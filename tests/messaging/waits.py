@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mamba_stream.log import Log
+from mamba_stream.log.looking import Look
 from tests.messaging.desk import SECOND, HandClock
 
 
@@ -26,6 +27,11 @@ class Watched(Log):
         self.pauses.append(timeout)
         return super().wait(lsn, timeout)
 
+    def look(self, beyond: int | None = None, timeout: float = 0.0) -> Look:
+        if beyond is not None:
+            self.pauses.append(timeout)
+        return super().look(beyond, timeout)
+
 
 class Passing(Log):
     """Shares what another handle has open; where somebody waits for commits in vain, the clock is moved instead."""
@@ -40,6 +46,11 @@ class Passing(Log):
             # At least as much as a clock can show: whoever waits for less waits for ever.
             self._moved.time += max(1, round(timeout * SECOND))
         return now
+
+    def look(self, beyond: int | None = None, timeout: float = 0.0) -> Look:
+        if beyond is not None:
+            self.wait(beyond, timeout)
+        return super().look(beyond, 0.0)
 
 
 class _Counted:
