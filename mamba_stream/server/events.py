@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
 from typing import Any, Final, TextIO
 
 import structlog
@@ -88,3 +89,16 @@ class Forward(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self._events(record.levelname.lower(), "library", name=record.name, message=record.getMessage())
+
+
+@contextmanager
+def forwarded(events: Events, *names: str) -> Iterator[None]:
+    """What these libraries log goes into the record, and nowhere else, as long as the block lasts."""
+    before = {name: logging.getLogger(name).handlers for name in names}
+    for name in names:
+        logging.getLogger(name).handlers = [Forward(events)]
+    try:
+        yield
+    finally:
+        for name, handlers in before.items():
+            logging.getLogger(name).handlers = handlers

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import queue
 import secrets
 import signal
@@ -24,7 +23,7 @@ from mamba_stream.errors import InvalidInput
 from mamba_stream.log import Log
 from mamba_stream.log.registry import Registry
 from mamba_stream.log.store import Store, acquire
-from mamba_stream.server.events import Events, Forward
+from mamba_stream.server.events import Events, forwarded
 from mamba_stream.server.health import Health
 from mamba_stream.server.jobmetrics import AskJobs
 from mamba_stream.server.metrics import Ask, registry_of
@@ -87,9 +86,7 @@ class Server:
         if problems := list(self.settings.problems()):
             raise InvalidInput("; ".join(problems))
         events = self._events = Events(self.clock, self.settings.log_format, self.settings.log_level)
-        for name in ("grpc", "mamba_stream"):
-            logging.getLogger(name).handlers = [Forward(events)]
-        with contextlib.ExitStack() as left:
+        with forwarded(events, "grpc", "mamba_stream"), contextlib.ExitStack() as left:
             return self._run(events, left)
 
     def _run(self, events: Events, left: contextlib.ExitStack) -> int:
