@@ -17,7 +17,7 @@ def examples(most: int, *, least: int = 10) -> int:
 
     Every run draws others, so that what one run does not come to, the next ones do.
     """
-    return most if _THOROUGH else max(least, most // 4)
+    return most if _THOROUGH else max(least, most // 6)
 
 
 def crossed(first: Iterable[Any], *others: Iterable[Any], every: int, begin: int = 0) -> list[Any]:

@@ -29,7 +29,7 @@ from tests.crash.planting import BLINDNESS
 from tests.crash.processes import child_environment
 
 _WORKERS = 2
-_MANY = 120
+_MANY = 1_000
 """So many cases are worth the start of a second process."""
 _DEATHS = 3
 """So many deaths of children are looked at, where none is meant to be."""
