@@ -121,6 +121,9 @@ def test_files_to_files_killed_anywhere_has_every_row_once(
                 # Whenever anybody looks, no row is there twice, and every file is whole.
                 seen = numbers_in(tmp_path / "rows")
                 assert len(seen) == len(set(seen))
+            # Enough that windows are over before the last row.
+            while filler.rows < 2_000:
+                time.sleep(0.01)
         finally:
             filler.finish()
         live.end()
