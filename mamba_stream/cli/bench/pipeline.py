@@ -32,7 +32,7 @@ def main(directory: Path | None, rows: int = 10_000_000) -> bool:
 
 def _figures(where: Path, rows: int) -> Iterator[Figure]:
     frame = _rows(rows)
-    log = mamba.open_log(where / "log")
+    log = mamba.open(where / "log")
     topic = log.create_topic("rows", frame, time="time")
     for start in range(0, rows, _BATCH):
         topic.append(frame[start : start + _BATCH])
