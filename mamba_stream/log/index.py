@@ -289,12 +289,13 @@ class Index:
                 upper.abort()
                 self._attempt_below(lambda draft: None)
                 return self._attempt_above(change, unsynced)
-            result = change(OverlaidDraft(upper, lower, self._memory.rows))
+            result = change(OverlaidDraft(upper, lower, self._memory))
             if unmarked := [number for number in unsynced if number not in self._memory.unsynced]:
                 recent.mark(upper, unmarked)
                 self._memory.unsynced.update(unmarked)
-            self._memory.keep(upper.id(), lower.id())
+            moment = upper.id(), lower.id()
             upper.commit()
+            self._memory.keep(*moment)
             return result
         finally:
             # Of what was committed there is nothing to undo.

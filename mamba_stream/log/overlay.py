@@ -79,22 +79,24 @@ class OverlaidView(View):
 class Memory:
     """What the last commit to the upper saw and wrote, as long as nobody has committed since, in any process.
 
-    Whoever has the upper's lock uses it, between :meth:`recall` and :meth:`keep`.
+    Whoever has the upper's lock begins with :meth:`recall`, and says with :meth:`keep` that it has committed.
 
     Attributes:
         rows: Values under the keys that were asked for.
         unsynced: The numbers of files that are known to hold bytes that may not be on the disk.
+        written: Whether anything was put since.
     """
 
     def __init__(self) -> None:
         self.rows: dict[bytes, bytes | None] = {}
         self.unsynced: set[int] = set()
+        self.written = False
         self._moment: tuple[int, int] | None = None
 
     def recall(self, upper: int, lower: int) -> bool:
         """Whether transactions of these numbers see what is remembered; otherwise all of it is forgotten."""
         # Until it is kept again, it holds what may never be committed.
-        moment, self._moment = self._moment, None
+        moment, self._moment, self.written = self._moment, None, False
         if moment == (upper, lower):
             return True
         self.rows.clear()
@@ -102,20 +104,21 @@ class Memory:
         return False
 
     def keep(self, upper: int, lower: int) -> None:
-        """The upper's transaction of this number is about to be committed: the next one has the number behind it."""
+        """The upper's transaction of this number was committed: the next one has the number behind it."""
         if len(self.rows) > _MOST_REMEMBERED:
             self.rows.clear()
-        self._moment = upper + 1, lower
+        # One that wrote nothing leaves its number to the next: which may be another's, and that behind it this one's.
+        if self.written:
+            self._moment = upper + 1, lower
 
 
 class OverlaidDraft(OverlaidView, Draft):
     """The same inside a write transaction of the upper, with what is remembered of the one before."""
 
-    def __init__(
-        self, upper: lmdb.Transaction, lower: lmdb.Transaction, known: dict[bytes, bytes | None]
-    ) -> None:
+    def __init__(self, upper: lmdb.Transaction, lower: lmdb.Transaction, memory: Memory) -> None:
         super().__init__(upper, lower)
-        self._known = known
+        self._memory = memory
+        self._known = memory.rows
 
     def get(self, key: bytes) -> bytes | None:
         if key in self._known:
@@ -125,6 +128,7 @@ class OverlaidDraft(OverlaidView, Draft):
 
     def put(self, key: bytes, value: bytes) -> None:
         self._upper.put(key, rows.seal(key, value))
+        self._memory.written = True
         if key in self._known:
             self._known[key] = value
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
+import mamba_stream as mamba
 from mamba_stream.log import directory
 from mamba_stream.log.index import Index
 from mamba_stream.log.overlay import OverlaidView
@@ -164,6 +165,57 @@ def test_what_is_remembered_of_the_last_commit_is_forgotten_when_another_process
     finished(beside)
     index.close()
     assert seen == [None, None, b"0", b"0", b"1", b"1", b"2"]
+
+
+def test_what_is_seen_without_a_change_is_not_remembered_behind_a_commit_of_another_process(tmp_path: Path):
+    """LMDB gives its number once more, to the other one: behind that comes the number that would have been next."""
+    for name in (directory.INDEX, directory.FILES):
+        (tmp_path / name).mkdir()
+    index = Index(tmp_path / directory.INDEX, 1 << 24)
+    index.update(lambda draft: draft.put(b"\x10a", b"mine"), durable=False)
+    beside = script(BESIDE, tmp_path / directory.INDEX)
+    seen = []
+    for look in (
+        lambda draft: draft.get(b"\x10a"),
+        lambda draft: (draft.get(b"\x10a"), draft.delete(b"\x10never there"))[0],
+    ):
+        for value in range(3):
+            beside.stdin.write(f"False {value}\n")
+            beside.stdin.flush()
+            beside.stdout.readline()
+            seen.append(index.update(look, durable=False))
+    finished(beside)
+    index.close()
+    assert seen == [b"0", b"1", b"2"] * 2
+
+
+REPEATING = """
+import sys
+import mamba_stream as mamba
+with mamba.open(sys.argv[1], durability="os") as log:
+    log["t"].append([{"n": -1}])
+    print(flush=True)
+    for line in sys.stdin:
+        log["t"].append([{"n": int(line)}])
+        print(flush=True)
+"""
+
+
+def test_an_append_that_is_repeated_takes_no_place_of_another_process(tmp_path: Path):
+    with mamba.open(tmp_path / "log", durability="os") as log:
+        topic = log.create_topic("t", {"n": int})
+        topic.append([{"n": 0}], producer="p", sequence=0)
+        beside = script(REPEATING, tmp_path / "log")
+        beside.stdout.readline()
+        for number in range(1, 6):
+            assert topic.append([{"n": 0}], producer="p", sequence=0) == {0: (0, 1)}
+            beside.stdin.write(f"{-number - 1}\n")
+            beside.stdin.flush()
+            beside.stdout.readline()
+            topic.append([{"n": number}])
+        finished(beside)
+        found = [row["n"] for batch in topic.read() for row in batch.data.to_pylist()]
+    assert found == [0, -1, -2, 1, -3, 2, -4, 3, -5, 4, -6, 5]
 
 
 def test_what_was_taken_back_is_not_remembered(tmp_path: Path):
