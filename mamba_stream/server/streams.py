@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from mamba_stream.errors import InvalidInput
 from mamba_stream.log.format import Damaged, is_compressed
-from mamba_stream.log.metadata import PREFIX
+from mamba_stream.log.metadata import PREFIX, field, u32
 from mamba_stream.server.limits import Form, Limits
 
 _CONTINUATION: Final = 0xFFFFFFFF
@@ -34,7 +34,7 @@ def read_plain(data: memoryview, limits: Limits, where: str) -> tuple[pa.Schema,
     whole = pa.py_buffer(data)
     try:
         begins = _first_message(data)
-        if begins:
+        if begins and _is_little(data):
             schema, form = _opening(bytes(data[:begins]), limits, where)
             if form.is_plain:
                 return schema, _batches(whole.slice(begins), schema, form, limits, where)
@@ -59,6 +59,13 @@ def _first_message(data: memoryview) -> int:
         return 0
     mark, length = PREFIX.unpack_from(data)
     return PREFIX.size + length if mark == _CONTINUATION and 0 < length <= _LARGEST_KNOWN else 0
+
+
+def _is_little(message: memoryview) -> bool:
+    """Whether numbers have the order of bytes that is meant where none is told: Arrow turns others for streams only."""
+    root = PREFIX.size + u32(message, PREFIX.size)
+    header = root + field(message, root, 2)
+    return field(message, header + u32(message, header), 0) == 0
 
 
 @lru_cache(_KNOWN)

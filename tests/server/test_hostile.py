@@ -397,6 +397,25 @@ def test_compressed_streams_are_known_by_their_header():
         read_plain(memoryview(_stream(packed, "zstd")), Limits(), "here")
 
 
+def test_rows_of_the_other_order_of_bytes_are_turned():
+    from mamba_stream.log.metadata import PREFIX, field, u32
+    from mamba_stream.server.limits import Limits
+    from mamba_stream.server.streams import read_plain
+
+    data = bytearray(_stream(pa.record_batch({"n": pa.array([1, 2], pa.int32())})))
+    root = PREFIX.size + u32(data, PREFIX.size)
+    schema = root + field(data, root, 2)
+    schema += u32(data, schema)
+    table = schema - int.from_bytes(data[schema : schema + 4], "little", signed=True)
+    # The order is not told, and so little; now it is read from where the fields are told, which is not 0.
+    assert data[table + 4 : table + 6] == b"\0\0"
+    data[table + 4] = 4
+    turned = pa.ipc.open_stream(bytes(data)).read_all()["n"].to_pylist()
+    assert turned == [1 << 24, 2 << 24]
+    [batch] = read_plain(memoryview(data), Limits(), "here")[1]
+    assert batch["n"].to_pylist() == turned
+
+
 def test_a_reader_that_does_not_read_holds_nobody_up(server: _Server):
     frame = pa.table(
         {"n": pa.array(range(200_000)), "text": pa.array(["z" * 100] * 200_000, pa.large_string())}
