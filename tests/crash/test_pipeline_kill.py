@@ -89,7 +89,7 @@ def result(log: mamba.Log, job: str, output: str) -> pl.DataFrame:
 
 
 @pytest.mark.parametrize(
-    "kills", [pytest.param(12, id="12"), pytest.param(200, id="200", marks=pytest.mark.slow)]
+    "kills", [pytest.param(20, id="20"), pytest.param(200, id="200", marks=pytest.mark.slow)]
 )
 def test_a_pipeline_killed_anywhere_gives_the_rows_of_an_undisturbed_run(
     tmp_path: Path, environment: dict[str, str], kills: int
