@@ -31,7 +31,7 @@ class Lookup(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     right_on: Sequence[str]
     how: How
     suffix: str
-    multiplies: bool = msgspec.field(default=False)
+    multiplies: bool = False
 
     def __call__(self, frame: pl.DataFrame) -> pl.DataFrame:
         joined = frame.join(
