@@ -81,8 +81,9 @@ def test_two_in_one_commit_do_not_go_beyond_it_together(log: Log) -> None:
     several = [log.transaction() for _ in range(3)]
     for at, each in enumerate(several):
         each.append("t", row(at))
+    # Which of them it is, is not said: over the network they go their ways at once.
     found = [type(outcome) for outcome in commit_together(log, several)]
-    assert found == [type(None), TopicFull, TopicFull]
+    assert (found.count(type(None)), found.count(TopicFull)) == (1, 2)
 
 
 def test_what_was_appended_before_is_answered_again_although_the_topic_is_full(log: Log) -> None:

@@ -577,7 +577,7 @@ def test_a_job_that_a_program_leaves_behind_is_cancelled_when_that_ends(log, top
     put(topic, 0, (1, "a", 1))
     put(topic, 1, (1, "b", 1))
     done = subprocess.run(
-        [sys.executable, "-c", _LEFT, str(log.path)],
+        [sys.executable, "-c", _LEFT, log.place],
         env=environment,
         capture_output=True,
         text=True,

@@ -9,8 +9,8 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
-import mamba_stream as mamba
 from mamba_stream.errors import MambaStreamError
+from mamba_stream.log.store import Store, acquire
 from tests.server.running import PATIENCE, alive, children, until
 
 
@@ -35,11 +35,10 @@ def there(place: Path) -> set[str]:
     }
 
 
-def readers(log: mamba.Log) -> str:
-    """The table of readers of a log that is open, without those that died."""
-    index = log._shared.index
-    index.reclaim()
-    found: str = index._env.readers()
+def readers(storage: Store) -> str:
+    """The table of readers of a directory that is open, without those that died."""
+    storage.index.reclaim()
+    found: str = storage.index._env.readers()
     return found
 
 
@@ -62,24 +61,26 @@ def check(before: Counter[str], place: Path) -> None:
 
 def _check_log(path: Path) -> None:
     try:
-        log = mamba.open(path)
+        storage = acquire(path)
     except MambaStreamError:
         # It was damaged on purpose.
         return
-    with log:
+    try:
         known = f" {os.getpid()} "
 
         def lines() -> list[str]:
-            return [line for line in readers(log).splitlines()[1:] if known not in line]
+            return [line for line in readers(storage).splitlines()[1:] if known not in line]
 
         # The first thread of a process that was killed is dead before the last one lets go of its locks.
         with suppress(AssertionError):
             until(lambda: not lines())
         assert not lines(), f"readers of {path}: {lines()}"
         # As the next commit does with what those left that were killed.
-        log._shared.sweep()
+        storage.sweep()
         names = [name for name in os.listdir(path / "wake") if not name.startswith(f"{os.getpid()}-")]
         assert not names, f"sockets in {path}: {names}"
+    finally:
+        storage.release()
 
 
 def _target(descriptor: str) -> str:

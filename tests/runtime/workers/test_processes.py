@@ -22,6 +22,7 @@ from mamba_stream.cli.loading import load_pipeline
 from mamba_stream.errors import JobFailed, PipelineRefused, StepFailed
 from mamba_stream.runtime.workers.messages import Beat, Committed, Failed, Gone, Ready
 from tests.runtime.workers.driving import Driven, drive
+from tests.runtime.workers.leavings import readers
 from tests.served import serving
 from tests.server.running import alive, children, until
 
@@ -438,11 +439,6 @@ def left(log):
     return Counter([*descriptors(), *children(os.getpid()), *os.listdir(log.path / "wake")])
 
 
-def readers(log):
-    log._shared.index.reclaim()
-    return log._shared.index._env.readers()
-
-
 @pytest.mark.embedded
 @pytest.mark.parametrize("how", ["ended", "cancelled", "killed", "failed"])
 def test_nothing_is_left_behind(tmp_path, log, how):
@@ -451,7 +447,7 @@ def test_nothing_is_left_behind(tmp_path, log, how):
     gc.collect()
     threads = threading.active_count()
     before = left(log)
-    there = readers(log)
+    there = readers(log._shared)
 
     def watched(frame):
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
@@ -481,7 +477,7 @@ def test_nothing_is_left_behind(tmp_path, log, how):
     with contextlib.suppress(AssertionError):
         until(lambda: not left(log) - before)
     assert not left(log) - before
-    assert readers(log) == there
+    assert readers(log._shared) == there
     assert not [pid for pid in _everybody() if "time.sleep(600)" in _command(pid)]
 
 

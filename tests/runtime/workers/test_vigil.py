@@ -274,6 +274,7 @@ def test_of_tasks_that_are_taken_together_those_that_were_given_to_another_since
         asked.worker.commit()
 
 
+@pytest.mark.embedded
 def test_tasks_are_taken_over_and_commit_in_one_call(log, monkeypatch):
     asked = Asked(log, monkeypatch, lambda stream: stream.filter(pl.col("value") > 0), partitions=9)
     for partition in range(9):
