@@ -62,12 +62,10 @@ def is_text(value: object) -> bool:
         return False
 
 
-def text_of(value: Any) -> str:
-    """A record's namespace or key."""
+def text_of(value: Any, what: str = "a record's namespace and key") -> str:
+    """A part of a key of the index, by what it is called where it is wrong."""
     if not is_text(value):
-        raise InvalidInput(
-            f"a record's namespace and key are 1 to {LONGEST_TEXT} bytes without NUL, not {value!r:.80}"
-        )
+        raise InvalidInput(f"{what}: 1 to {LONGEST_TEXT} bytes without NUL, not {value!r:.80}")
     return str(value)
 
 

@@ -151,10 +151,17 @@ class AccessList:
             known = self._judged[need] = self._judge(need)
         return known
 
+    def denies(self, need: Need) -> bool:
+        """Whether something denies this, so that nothing can allow it."""
+        return any(entry.effect == "deny" and entry.covers(need.operation) for entry in self._about(need))
+
+    def _about(self, need: Need) -> list[Entry]:
+        begun = [entry for start, entry in self._begun.get(need.kind, ()) if need.name.startswith(start)]
+        return [*self._named.get((need.kind, need.name), ()), *begun]
+
     def _judge(self, need: Need) -> bool:
         allowed = False
-        begun = [entry for start, entry in self._begun.get(need.kind, ()) if need.name.startswith(start)]
-        for entry in (*self._named.get((need.kind, need.name), ()), *begun):
+        for entry in self._about(need):
             if entry.effect == "allow":
                 allowed = allowed or need.operation == "describe" or entry.covers(need.operation)
             elif entry.covers(need.operation):

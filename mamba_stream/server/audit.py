@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
+from urllib.parse import unquote
 
 import pyarrow as pa
 
@@ -213,5 +214,6 @@ def _clean(text: str) -> str:
 
 
 def _host(peer: str) -> str:
-    host, colon, port = peer.rpartition(":")
+    # gRPC writes the brackets around an address as a part of a URL.
+    host, colon, port = unquote(peer).rpartition(":")
     return host if colon and port.isdecimal() else peer

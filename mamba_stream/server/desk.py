@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from mamba_stream.core.changes import Applied, ChangeSet
 from mamba_stream.errors import CommitUnknown, InvalidInput, ServerUnavailable
+from mamba_stream.log.asked import text_of
 from mamba_stream.log.remote.protocol import Commit, Goodbye, Rows
 from mamba_stream.log.storage import OwnStorage, Stage
 from mamba_stream.server.answers import Answers
@@ -101,6 +102,7 @@ class Desk:
     def _once(self, caller: Caller, request: Commit, commit: Callable[[ChangeSet], Applied]) -> Applied:
         if not request.client:
             return self._commit(caller, request.change, commit)
+        client = text_of(request.client, "a client's name")
         # Sent again, and what came of it the first time cannot be told by looking at the log.
         again = request.boot != "" and not _lands_once(request.change)
         if again and request.boot != self.boot:
@@ -108,7 +110,7 @@ class Desk:
                 "the server was started anew since this was first sent: it may or may not have happened then; look"
             )
         return self._answers.once(
-            f"{caller.name}/{request.client}",
+            f"{caller.name}/{client}",
             request.number,
             lambda: self._commit(caller, request.change, commit),
             again=again,

@@ -27,8 +27,9 @@ _LONGEST_IDENTITY: Final = 200
 _POLL: Final = 1.0
 """Seconds between looks at the file."""
 _REFUSED: Final = (
-    "nobody that is known: send a valid token as the header authorization: Bearer mamba_..., or connect with a "
-    "certificate of a user; mamba-stream user token new NAME makes a token"
+    "nobody that is known: give a valid token in MAMBA_STREAM_TOKEN or a profile (on the wire it is the header "
+    "authorization: Bearer mamba_...), or connect with a certificate of a user; mamba-stream user token new NAME makes "
+    "a token"
 )
 """One sentence for all who are not known: it gives no hint as to what was wrong."""
 _ADMINISTRATIVE: Final = frozenset({"create", "delete", "admin"})
@@ -140,7 +141,7 @@ class Guard:
                 self._count("denied")
                 name, peer = caller.name, caller.peer
                 self._note(name, peer, asked.operation, asked.kind, asked.name, "denied", "NotAuthorized")
-                raise NotAuthorized(_sentence(caller, asked, need))
+                raise NotAuthorized(_sentence(roster, caller, asked, need))
             if need.operation in _ADMINISTRATIVE:
                 passed.append(asked)
         self._count_topics(roster, caller, [asked.name for asked in passed if _creates(asked)])
@@ -277,14 +278,20 @@ def _creates(need: Need) -> bool:
     return need.operation == "create" and need.kind == "topic"
 
 
-def _sentence(caller: Caller, asked: Need, need: Need) -> str:
+def _sentence(roster: Roster, caller: Caller, asked: Need, need: Need) -> str:
     """What was refused, and how it would be allowed."""
+    refused = f"user {caller.name!r} may not {_DOES.get(asked.operation, asked.operation)} {_thing(asked)}"
+    if roster.access[caller.name].denies(need):
+        return (
+            f"{refused}: an entry denies it, whatever allows it; whoever runs the server finds it by "
+            f"mamba-stream access list {caller.name}"
+        )
     of = {"topic": f"--topic {need.name}", "group": f"--group {need.name}", "log": "--whole-log"}.get(
         need.kind, f"--namespace {need.name}"
     )
     takes = "" if asked == need else f", which takes {need.operation} on {_thing(need)}"
     return (
-        f"user {caller.name!r} may not {_DOES.get(asked.operation, asked.operation)} {_thing(asked)}{takes}; "
+        f"{refused}{takes}; "
         f"whoever runs the server can allow it: mamba-stream access allow {caller.name} {need.operation} {of}"
     )
 

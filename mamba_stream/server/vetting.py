@@ -28,6 +28,8 @@ from mamba_stream.server.limits import Limits
 
 _LONGEST_CALLER: Final = 80
 """Bytes of a caller's name that stands in a key of the index."""
+_PRODUCER: Final = "a producer's name"
+_ONCE: Final = "the name of what is done once"
 
 
 def vetted(change: ChangeSet, catalog: Catalog, limits: Limits, now: int) -> ChangeSet:
@@ -41,15 +43,15 @@ def vetted(change: ChangeSet, catalog: Catalog, limits: Limits, now: int) -> Cha
         raise InvalidInput("a change set from outside names no places in files: send rows beside it")
     for sequence in change.sequences:
         catalog.numbered(sequence.topic)
-        text_of(sequence.producer)
+        text_of(sequence.producer, _PRODUCER)
         _check_whole(sequence.number, "a sequence")
     if change.once is not None:
-        text_of(change.once.name)
+        text_of(change.once.name, _ONCE)
         _check_whole(change.once.number, "the number of what is done once")
     for forget in change.forgets:
         # What was deleted has been forgotten already.
         _check_number(forget.topic, "a topic's number")
-        text_of(forget.producer)
+        text_of(forget.producer, _PRODUCER)
     for trim in change.trims:
         _check_place(catalog, trim.topic, trim.partition, trim.begin)
     for number in (*change.drops, *change.ends):
@@ -74,7 +76,7 @@ def of_caller(change: ChangeSet, caller: str) -> ChangeSet:
     owner = caller if len(caller.encode()) <= _LONGEST_CALLER else sha256(caller.encode()).hexdigest()
 
     def named(name: str) -> str:
-        return text_of(f"{owner}/{name}")
+        return text_of(f"{owner}/{name}", _ONCE)
 
     if change.once is not None:
         change = msgspec.structs.replace(

@@ -221,7 +221,7 @@ class Writing:
             return ()
         if beside.producer is None or beside.sequence is None or beside.sequence < 0:
             raise InvalidInput("producer and sequence come together, and a sequence is a number from 0 on")
-        return (Sequence(self._known.row.id, text_of(beside.producer), beside.sequence),)
+        return (Sequence(self._known.row.id, text_of(beside.producer, "a producer's name"), beside.sequence),)
 
 
 def _cut(found: dict[int, tuple[int, int]], rows: list[int]) -> list[dict[int, tuple[int, int]]]:

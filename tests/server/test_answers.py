@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 import threading
+import tracemalloc
 import weakref
 
 import pytest
 
 from mamba_stream.core.changes import Applied
 from mamba_stream.errors import CommitUnknown, PreconditionFailed, QuotaExceeded
+from mamba_stream.server import answers as bounds
 from mamba_stream.server.answers import Answers
 
 
@@ -90,3 +92,45 @@ def test_what_may_have_happened_is_not_done_again(error):
     error.__traceback__ = None
     gc.collect()
     assert kept[0]() is None
+
+
+def test_what_all_clients_together_came_to_is_bounded_and_what_was_let_go_is_not_done_again(monkeypatch):
+    monkeypatch.setattr(bounds, "_OF_ALL", 1_000)
+    answers = Answers()
+    for client in range(100):
+        for number in range(1, 21):
+            answers.once(f"client {client}", number, lambda: Applied(1))
+    assert answers.held <= 1_000
+    # Those that came last are known.
+    assert answers.once("client 99", 1, lambda: Applied(2), again=True) == Applied(1)
+    for number in (1, 21):
+        # Nor whoever comes back with another commit in between.
+        with pytest.raises(CommitUnknown):
+            answers.once("client 0", number, lambda: Applied(2), again=True)
+        assert answers.once("client 0", 30 + number, lambda: Applied(3)) == Applied(3)
+
+
+def test_a_client_that_is_let_go_while_it_commits_has_its_answer_and_leaves_nothing(monkeypatch):
+    monkeypatch.setattr(bounds, "_OF_ALL", 4)
+    answers = Answers()
+
+    def others():
+        for number in range(10):
+            answers.once("b", number, lambda: Applied(1))
+        return Applied(5)
+
+    assert answers.once("a", 1, others) == Applied(5)
+    for client in "ab":
+        answers.forget(client)
+    assert answers.held == 0
+
+
+def test_an_answer_that_is_there_takes_little_memory():
+    answers = Answers()
+    answers.once("a", 1, lambda: Applied(1))
+    tracemalloc.start()
+    for number in range(2, 202):
+        answers.once("a", number, lambda: Applied(1))
+    taken = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert taken / 200 < 500

@@ -57,7 +57,7 @@ def test_events_are_rows_of_an_internal_topic_of_the_log(log):
         clock.move(1)
     audit.note(user="ann", peer="ipv4:10.0.0.1:5001", name="orders", **REFUSED)
     audit.note(
-        user="bob", peer="ipv6:[::1]:5", operation="delete", kind="topic", name="old", outcome="allowed"
+        user="bob", peer="ipv6:%5B::1%5D:5", operation="delete", kind="topic", name="old", outcome="allowed"
     )
     audit.close()
     assert TOPIC not in log.topics() and TOPIC in log.topics(internal=True)

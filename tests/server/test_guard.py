@@ -394,3 +394,15 @@ def test_a_server_with_a_client_ca_and_no_users_takes_whoever_has_a_certificate(
         gate.admit(bearer("x"), PEER, "")
     opened: Gate = OpenGate()
     opened.check(opened.admit({}, PEER, ""), [Need("admin", "log")])
+
+
+def test_what_an_entry_denies_is_told_apart_from_what_nothing_allows(users_file, clock, notes):
+    shown, token = new_token(clock.now())
+    entries = (Entry("allow", ("all",), "topic", "orders.*"), Entry("deny", ("write",), "topic", "orders.a*"))
+    change_users(users_file, lambda users: users.update(ann=User("ann", (token,), access=entries)))
+    guard = Guard(users_file, clock=clock, audit=notes)
+    ann = guard.admit(bearer(shown), PEER, "")
+    with pytest.raises(NotAuthorized, match="an entry denies it.*mamba-stream access list ann"):
+        guard.check(ann, [Need("write", "topic", "orders.archive")])
+    with pytest.raises(NotAuthorized, match="access allow ann read --topic other"):
+        guard.check(ann, [Need("read", "topic", "other")])

@@ -296,6 +296,14 @@ def test_change_sets_that_no_log_makes(server: _Server, change: list[Any]):
     assert server.log.lsn() == before
 
 
+@pytest.mark.parametrize("client", ["x" * 201, "x" * (1 << 20), "a\0b"])
+def test_a_clients_name_is_kept_only_where_it_is_short(server: _Server, client: str):
+    change = [[], [], [], [], [], [], [], [["space", "key", b"x"]]]
+    with pytest.raises(flight.FlightError) as caught:
+        server.ask("commit", msgpack.packb({"change": change, "client": client, "number": 1}))
+    assert msgpack.unpackb(caught.value.extra_info)["message"].startswith("a client's name: 1 to 200 bytes")
+
+
 # --- rows
 
 

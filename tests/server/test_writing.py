@@ -297,3 +297,18 @@ def test_who_is_far_ahead_of_the_log_is_ended_where_memory_gets_short(tmp_path: 
     # The commit that was under way has happened, and nothing of what waited behind it.
     assert _numbers(topic) in [list(range(50_000)) * batches for batches in (1, 2, 3)]
     crowd.close()
+
+
+@pytest.mark.parametrize("name", ["", "x" * 201])
+def test_a_producers_name_that_cannot_be_one_is_called_that(
+    served: tuple[flight.FlightClient, Topic], name: str
+) -> None:
+    client, topic = served
+    writer, answers = client.do_put(flight.FlightDescriptor.for_path("rows"), SCHEMA)
+    writer.write_with_metadata(_batch(1), msgpack.packb({"producer": name, "sequence": 0}))
+    failure = _answer(answers)["failure"]
+    assert failure["code"] == "InvalidInput"
+    assert failure["message"].startswith("a producer's name: 1 to 200 bytes")
+    with pytest.raises(flight.FlightServerError, match="a producer's name"):
+        writer.close()
+    assert _numbers(topic) == []
