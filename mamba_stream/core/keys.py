@@ -53,6 +53,8 @@ _NO_LENGTH: Final = b"\xff" * 8
 _FEW_ROWS: Final = 64
 _NARROW_ROWS: Final = 1 << 16
 """Up to here the places of rows fit 16 bits, by which Arrow gathers in half the time."""
+_LARGE_PART: Final = 1 << 12
+"""From so many rows on, parts are gathered each by itself, which costs a call, and can be written as they lie."""
 _NAN: Final = np.uint64(0x7FF8_0000_0000_0000)
 _NANOSECONDS: Final = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "ns": 1}
 # Given NumPy's arrays or Python's objects, or asked for them, Arrow imports pandas first, if there is one, which takes
@@ -127,7 +129,8 @@ def split_by_partition(
 ) -> list[tuple[int, pa.RecordBatch]]:
     """The batch's rows by the partition of their key, in order of partition, each in the order they had.
 
-    The parts are slices of one batch; a batch whose rows all belong to one partition is itself the part.
+    The parts have buffers of their own where they are large, else they are slices of one batch; a batch whose rows all
+    belong to one partition is itself the part.
 
     Args:
         batch: Rows.
@@ -144,13 +147,16 @@ def split_by_partition(
     if len(used) == 1:
         return [(used[0], batch)]
     order = _as_arrow(np.argsort(found, kind="stable"))
-    ordered = batch.take(order.cast(pa.uint16()) if batch.num_rows <= _NARROW_ROWS else order)
-    parts, start = [], 0
-    for partition in used:
-        rows = int(counts[partition])
-        parts.append((partition, ordered.slice(start, rows)))
-        start += rows
-    return parts
+    if batch.num_rows <= _NARROW_ROWS:
+        order = order.cast(pa.uint16())
+    ends = np.cumsum(counts[used]).tolist()
+    spans = list(zip([0, *ends], ends, strict=False))
+    if batch.num_rows >= _LARGE_PART * len(used):
+        taken = [batch.take(order[start:end]) for start, end in spans]
+    else:
+        ordered = batch.take(order)
+        taken = [ordered[start:end] for start, end in spans]
+    return list(zip(used, taken, strict=True))
 
 
 def _as_arrow(numbers: NDArray[np.intp]) -> pa.Array:

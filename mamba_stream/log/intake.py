@@ -137,7 +137,8 @@ class Intake:
             parts = self._route(batch, partition)
             spans = self._spans(parts) if len(parts) >= _SEVERAL else {}
             for number, part in parts:
-                for rows, message in self._messages(part, own=own):
+                # What was gathered by its partition is nobody else's.
+                for rows, message in self._messages(part, own=own or part is not batch):
                     times = spans[number] if number in spans and rows is part else self._times(rows)
                     # Only the first batch of a partition meets the end that the caller saw.
                     end = expected.pop(number, None) if expected else None
@@ -250,10 +251,10 @@ class Intake:
         if self._time is None:
             return {}
         times = [part.column(self._time) for _, part in parts]
-        if any(column.null_count for column in times):
-            return {}
-        # They lie one behind the other in one batch.
         first = times[0].offset
+        # Slices of one batch lie one behind the other; large parts are not.
+        if times[1].offset == first or any(column.null_count for column in times):
+            return {}
         starts = [column.offset - first for column in times]
         ticks = ticks_of(times[0], starts[-1] + len(times[-1]))
         lows, highs = (extreme.reduceat(ticks, starts).tolist() for extreme in (np.minimum, np.maximum))

@@ -12,6 +12,7 @@ from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,7 @@ import xxhash
 from hypothesis import given, settings, strategies as st
 from pyarrow import types as pat
 
+from mamba_stream.core import keys as routing
 from mamba_stream.core.keys import hash_keys, key_groups, partitions_of, split_by_partition
 from mamba_stream.errors import InvalidInput, UnsupportedType
 from tests.core.arrow_shapes import PLAIN, present_values_of
@@ -265,12 +267,18 @@ def numbered(symbols: list[str | None]) -> pa.RecordBatch:
 
 
 @settings(deadline=None)
-@given(st.lists(st.none() | st.text(max_size=3), max_size=40), st.integers(1, 256), st.sampled_from([1, 100]))
+@given(
+    st.lists(st.none() | st.text(max_size=3), max_size=40),
+    st.integers(1, 256),
+    st.sampled_from([1, 100]),
+    st.sampled_from([1, 1 << 12]),
+)
 def test_a_split_keeps_every_row_in_order_and_equal_keys_together(
-    symbols: Any, partitions: int, times: int
+    symbols: Any, partitions: int, times: int, large: int
 ) -> None:
     batch = numbered(symbols * times)
-    parts = split_by_partition(batch, ("symbol",), partitions)
+    with mock.patch.object(routing, "_LARGE_PART", large):
+        parts = split_by_partition(batch, ("symbol",), partitions)
     places = partitions_of(hash_keys([batch["symbol"]]), partitions).tolist()
     assert [partition for partition, _ in parts] == sorted(set(places))
     for partition, part in parts:
@@ -288,6 +296,12 @@ def test_rows_of_one_partition_are_not_copied() -> None:
         == batch["n"].buffers()[1].address
     )
     assert split_by_partition(batch[:0], ("symbol",), 64) == []
+
+
+def test_large_parts_begin_where_their_buffers_do() -> None:
+    parts = split_by_partition(numbered(["a", "b", "c", "d"] * 5_000), ("symbol",), 2)
+    assert len(parts) == 2
+    assert [column.offset for _, part in parts for column in part.columns] == [0] * 6
 
 
 def test_a_key_of_several_columns_decides_together() -> None:

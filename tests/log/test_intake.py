@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 
+from mamba_stream.core import keys
 from mamba_stream.core.changes import ChangeSet
 from mamba_stream.log.intake import running_time, ticks_of
 from mamba_stream.log.rows import NO_TIME
@@ -55,7 +56,9 @@ def test_a_column_without_rows_has_no_ticks(kind: pa.DataType) -> None:
 @pytest.mark.embedded
 @pytest.mark.parametrize("kind", [pl.Datetime("us"), pl.Date()])
 @pytest.mark.parametrize("nulls", [False, True])
-def test_every_partition_knows_the_first_and_the_last_time_of_its_rows(log, kind, nulls):
+@pytest.mark.parametrize("large", [1, 1_000])
+def test_every_partition_knows_the_first_and_the_last_time_of_its_rows(log, kind, nulls, large, monkeypatch):
+    monkeypatch.setattr(keys, "_LARGE_PART", large)
     numbers = random.Random(7).sample(range(10_000), 500)
     times = [None if nulls and not n % 3 else n for n in numbers]
     rows = pl.DataFrame({"ts": pl.Series(times, dtype=pl.Int32).cast(kind), "key": range(500)})
@@ -65,10 +68,10 @@ def test_every_partition_knows_the_first_and_the_last_time_of_its_rows(log, kind
     for partition in range(64):
         ticks = rows.select("ts").to_series().to_physical()
         there = log["rows"].read(partitions=[partition])
-        keys = [key for batch in there for key in batch.data["key"].to_pylist()]
-        assert keys, "every partition has rows"
+        found = [key for batch in there for key in batch.data["key"].to_pylist()]
+        assert found, "every partition has rows"
         (placed,) = shelf.entries(topic, partition, 0, 10)
-        own = ticks.gather(keys).drop_nulls()
+        own = ticks.gather(found).drop_nulls()
         assert (placed.entry.min_time, placed.entry.max_time) == (own.min(), own.max())
 
 
