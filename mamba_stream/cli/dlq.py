@@ -13,7 +13,7 @@ from mamba_stream.cli.options import log_option, open_place, output_option
 if TYPE_CHECKING:
     from mamba_stream.cli.predicate import Where
     from mamba_stream.log import Log
-    from mamba_stream.messaging.redrive import DeadLetter
+    from mamba_stream.messaging.letters import DeadLetter
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _WIDEST = 60
@@ -26,7 +26,7 @@ def dlq() -> None:
 
 def _topics(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
     from mamba_stream.errors import MambaStreamError
-    from mamba_stream.messaging.redrive import count_letters
+    from mamba_stream.messaging.letterbook import count_letters
 
     try:
         with open_place(context.params.get("place")) as log:
@@ -78,7 +78,8 @@ def list_letters(
     from itertools import islice
 
     from mamba_stream.cli.printing import print_list
-    from mamba_stream.messaging.redrive import count_letters, letters
+    from mamba_stream.messaging.letterbook import count_letters
+    from mamba_stream.messaging.letters import letters
 
     with open_place(place) as log:
         if topic is None:
@@ -109,7 +110,7 @@ def list_letters(
 def show(topic: str, offset: int, partition: int, output: str, place: str | None) -> None:
     """Show one letter: what was sent, where it came from, why it could not be done."""
     from mamba_stream.cli.printing import encode, print_facts
-    from mamba_stream.messaging.redrive import letter
+    from mamba_stream.messaging.letters import letter
 
     with open_place(place) as log:
         found = letter(log, topic, partition, offset)
@@ -145,10 +146,10 @@ def redrive(
     However often this is run, and wherever it is interrupted, no letter goes back twice. They keep key, headers and
     time, and their attempts count anew.
     """
-    from mamba_stream.messaging import redrive as letters
+    from mamba_stream.messaging.redrive import redrive as put_back
 
     with open_place(place) as log:
-        done = letters.redrive(
+        done = put_back(
             log,
             topic,
             where=_rule(log, topic, where),
@@ -179,18 +180,17 @@ def purge(
     place: str | None,
 ) -> None:
     """Do away with letters of TOPIC, and with what is kept of those that were put back."""
-    from mamba_stream.messaging import redrive as letters
+    from mamba_stream.messaging.letterbook import letter_book
+    from mamba_stream.messaging.redrive import purge as do_away
 
     with open_place(place) as log:
         rule = _rule(log, topic, where)
         places = [(partition, offset) for offset in offsets] or None
         if not yes:
             which = "those" if where or offsets else "all"
-            # Refuses what holds no letters.
-            letters.letters(log, topic)
-            left = sum(each.left for each in letters.count_letters(log) if each.topic == topic)
+            left = letter_book(log, topic).counts().left
             click.confirm(f"purge {which} of the {_letters(left)} left in {topic}?", abort=True, err=True)
-        done = letters.purge(log, topic, where=rule, places=places)
+        done = do_away(log, topic, where=rule, places=places)
     click.echo(f"purged {_letters(done.letters)}; {done.left:,} left in {topic}")
 
 

@@ -12,7 +12,7 @@ import pytest
 import mamba_stream as mamba
 from mamba_stream import Consumer, Log, Producer
 from mamba_stream.messaging import redrive
-from mamba_stream.messaging.redrive import letters
+from mamba_stream.messaging.letters import letters
 from tests.messaging.desk import HandClock, Sent, member, message_topic, messages, rows
 
 ROWS = {"n": pl.Int32, "s": pl.String}

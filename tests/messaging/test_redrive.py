@@ -19,7 +19,9 @@ import pytest
 import mamba_stream as mamba
 from mamba_stream.log import Log, Transaction, open_log
 from mamba_stream.messaging import bounds, redrive
-from mamba_stream.messaging.redrive import count_letters, letter, letters, purge
+from mamba_stream.messaging.letterbook import count_letters
+from mamba_stream.messaging.letters import letter, letters
+from mamba_stream.messaging.redrive import purge
 from tests.messaging.desk import SECOND, HandClock, Sent, member, message_topic, messages, rows
 
 DEAD = "work.dead"

@@ -12,7 +12,9 @@ from polars.testing import assert_frame_equal
 
 import mamba_stream as mamba
 from mamba_stream import testing
-from mamba_stream.messaging.redrive import count_letters, letters, redrive
+from mamba_stream.messaging.letterbook import count_letters
+from mamba_stream.messaging.letters import letters
+from mamba_stream.messaging.redrive import redrive
 
 START = datetime(2024, 1, 1)
 SCHEMA = {"ts": pl.Datetime("us"), "key": pl.String, "value": pl.Int64, "extra": pl.String}
