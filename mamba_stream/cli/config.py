@@ -65,12 +65,17 @@ def validate() -> int:
 
     Exits with 1 if anything is wrong.
     """
+    from mamba_stream.cli.profiles import Profile
+
     path, settings = _file()
     problems = _unknown(path, settings)
     server, others = _gathered(path, settings)
     for each in (server, *others.values()):
         problems += each.problems
     problems += [f"[server] {problem}" for problem in (*server.values.problems(), *_tried(server.values))]
+    for name, each in others.items():
+        if isinstance(each.values, Profile):
+            problems += [f"[{name}] {problem}" for problem in each.values.unreadable()]
     for problem in problems:
         click.echo(f"error: {problem}", err=True)
     if problems:

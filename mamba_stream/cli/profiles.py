@@ -53,6 +53,25 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
             "MAMBA_STREAM_KEY": None if self.key is None else str(self.key),
         }
 
+    def problems(self) -> Iterator[str]:
+        """What does not go together, in words."""
+        if self.token is not None and self.token_file is not None:
+            yield "has token and token_file: give one of them"
+        if (self.certificate is None) != (self.key is None):
+            has, lacks = ("certificate", "key") if self.certificate else ("key", "certificate")
+            yield f"has {has} and no {lacks}: give both, or neither"
+
+    def unreadable(self) -> Iterator[str]:
+        """Files that it names and that cannot be read, in words."""
+        for key in ("token_file", "ca", "certificate", "key"):
+            path: Path | None = getattr(self, key)
+            if path is not None:
+                try:
+                    with path.open("rb"):
+                        pass
+                except OSError as error:
+                    yield f"{key}: {path} cannot be read: {error.strerror}"
+
     def _token(self) -> str | None:
         if self.token_file is None:
             return self.token
@@ -79,8 +98,7 @@ def gather(path: Path, settings: Mapping[str, Any]) -> dict[str, Gathered[Profil
         problems = list(gathered.problems)
         if not gathered.values.log and "log" not in table:
             problems.append(f"{path}: [profiles.{name}] has no log: say where it is")
-        if gathered.values.token is not None and gathered.values.token_file is not None:
-            problems.append(f"{path}: [profiles.{name}] has token and token_file: give one of them")
+        problems += [f"{path}: [profiles.{name}] {problem}" for problem in gathered.values.problems()]
         found[name] = Gathered(_placed(gathered.values, path.parent), gathered.sources, tuple(problems))
     return found
 

@@ -70,6 +70,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
                     yield f"{key}: {path} cannot be read: {error.strerror}"
         if self.memory < LEAST_MEMORY:
             yield f"memory = {self.memory} is too little: a listener takes {Size(LEAST_MEMORY)} at least"
+        if self.upkeep is not None and not float(self.upkeep):
+            yield "upkeep = 0s would do nothing else: give a length of time, as 60s, or off"
         if not is_loopback(self.listen.host):
             yield from self._exposed()
 

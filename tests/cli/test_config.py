@@ -30,6 +30,7 @@ def place(tmp_path, monkeypatch):
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mamba-stream.toml").write_text(FILE)
+    (tmp_path / "ca.pem").touch()
     return tmp_path
 
 
@@ -76,9 +77,33 @@ def test_settings_are_checked_all_at_once(run_command, place, monkeypatch):
         "none.pem cannot be read",
         "[profiles.x] token: ",
         "[profiles.x] has no log",
+        "[profiles.x] token_file: ",
     ):
         assert words in done.err
-    assert len(lines) == 7
+    assert len(lines) == 8
+
+
+def test_profiles_are_checked_with_the_files_that_they_name(run_command, place):
+    (place / "mamba-stream.toml").write_text(
+        "[profiles.x]\nlog = 'a:1'\ntoken_file = 'none'\nca = 'nowhere'\ncertificate = 'ca.pem'"
+    )
+    done = run_command("config", "validate")
+    assert (done.code, done.out) == (1, "")
+    assert len(done.err.splitlines()) == 3
+    for words in (
+        f"[profiles.x] token_file: {place / 'none'} cannot be read",
+        f"[profiles.x] ca: {place / 'nowhere'} cannot be read",
+        "[profiles.x] has certificate and no key: give both, or neither",
+    ):
+        assert words in done.err
+
+
+@pytest.mark.parametrize("has", ["CERTIFICATE", "KEY"])
+def test_a_certificate_without_its_key_is_refused_rather_than_left_away(run_command, place, monkeypatch, has):
+    monkeypatch.setenv(f"MAMBA_STREAM_{has}", "ca.pem")
+    done = run_command("topic", "list", "--log", "grpc+tls://localhost:1")
+    assert done.code == 1
+    assert f"a client's {has.lower()} is given, and no " in done.err
 
 
 def test_without_a_file_the_defaults_are_right(run_command, place):
@@ -96,6 +121,7 @@ def test_without_a_file_the_defaults_are_right(run_command, place):
         ({"LISTEN": "[::]:9092", "INSECURE": "true"}, ["without users"]),
         ({"LISTEN": "[::1]:9092"}, []),
         ({"MEMORY": "1MiB"}, ["too little"]),
+        ({"UPKEEP": "0s"}, ["or off"]),
         ({"CLIENT_CA": "mamba-stream.toml"}, ["takes TLS"]),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 import trustme
 
 import mamba_stream as mamba
-from mamba_stream.errors import NotAuthenticated
+from mamba_stream.errors import InvalidInput, NotAuthenticated, ServerUnavailable
 from mamba_stream.server.access import Entry
 from mamba_stream.server.userfile import change_users
 from mamba_stream.server.users import User, new_token
@@ -91,6 +91,32 @@ def test_a_certificate_is_renewed_under_clients_that_go_on(start, authority, tmp
     assert not serving.named("listener ended")
     assert serving.end() == 0
     assert "PRIVATE KEY" not in "\n".join(serving.errors)
+
+
+def test_whoever_cannot_connect_hears_why_and_not_that_nobody_listens(start, authority, tmp_path):
+    foreign = trustme.CA()
+    foreign.cert_pem.write_to_path(tmp_path / "foreign.pem")
+    known, unknown = tmp_path / "ca.pem", tmp_path / "foreign.pem"
+    tls = issue(authority, tmp_path)
+    secure = start(*tls, "--client-ca", unknown)
+    until(secure.ready, "readiness")
+    place = f"localhost:{secure.port}"
+    other = tmp_path / "elsewhere"
+    other.mkdir()
+    elsewhere = start(*issue(authority, other, "elsewhere.example"))
+    plain = start()
+    for at, ca, words in (
+        (place, unknown, "an authority that is not known here: name who signed it"),
+        (f"grpc+tls://{place}", None, "an authority that is not known here: name who signed it"),
+        (place, None, "where it speaks TLS, name who signed its certificate"),
+        (place, known, "where it asks clients for certificates, show a valid one"),
+        (elsewhere.address, known, "a certificate that is not for this host"),
+        (plain.address, known, "does not speak TLS: write grpc://"),
+        (place, tmp_path / "server.key", "holds none in PEM"),
+    ):
+        with pytest.raises((ServerUnavailable, InvalidInput), match=words) as refused:
+            mamba.open(at, ca=ca)
+        assert "nothing listens" not in str(refused.value)
 
 
 def test_only_users_come_in_also_such_as_are_new_and_who_does_not_is_written_down(start, tmp_path):

@@ -39,6 +39,30 @@ class Credentials:
         given = os.environ if environment is None else environment
         return cls(*(given.get(_PREFIX + name) for name in ("TOKEN", "CA", "CERTIFICATE", "KEY")))
 
+    def pair(self) -> tuple[bytes, bytes] | None:
+        """The client's certificate and its key, read; ``None`` where it has none.
+
+        Raises:
+            InvalidInput: It has only one of them, or one cannot be read.
+        """
+        if self.certificate is None and self.key is None:
+            return None
+        if self.certificate is None or self.key is None:
+            has, lacks = ("key", "certificate") if self.certificate is None else ("certificate", "key")
+            raise InvalidInput(
+                f"a client's {has} is given, and no {lacks}: give both, or neither (certificate= and key=, or "
+                f"{_PREFIX}CERTIFICATE and {_PREFIX}KEY)"
+            )
+        return _pem(self.certificate, "certificate", "CERTIFICATE"), _pem(self.key, "key", "PRIVATE KEY")
+
+    def authorities(self) -> bytes | None:
+        """Whom the server's certificate must lead to, read; ``None``: whom this machine knows.
+
+        Raises:
+            InvalidInput: The file cannot be read, or holds no certificate.
+        """
+        return None if self.ca is None else _pem(self.ca, "file of authorities", "CERTIFICATE")
+
 
 @dataclass(frozen=True)
 class Address:
@@ -91,9 +115,11 @@ def address_of(place: str, credentials: Credentials | None = None) -> Address:
     return Address(found["host"], int(found["port"]), tls)
 
 
-def read_pem(path: str, what: str) -> bytes:
-    """The bytes of a certificate's or key's file."""
+def _pem(path: str, what: str, holds: str) -> bytes:
     try:
-        return Path(path).read_bytes()
+        found = Path(path).read_bytes()
     except OSError as error:
         raise InvalidInput(f"the {what} {path!r} cannot be read: {error.strerror}") from error
+    if f"{holds}-----".encode() not in found:
+        raise InvalidInput(f"the {what} {path!r} holds none in PEM (-----BEGIN {holds}-----)")
+    return found

@@ -22,7 +22,7 @@ from mamba_stream.errors import (
     ServerUnavailable,
 )
 from mamba_stream.log.index import CLOSED, FORKED
-from mamba_stream.log.remote.address import Address, Credentials, read_pem
+from mamba_stream.log.remote.address import Address, Credentials
 from mamba_stream.log.remote.clock import ServerClock
 from mamba_stream.log.remote.failing import Lost, error_of, error_told, unavailable
 from mamba_stream.log.remote.protocol import LOG_HEADER, VERSION, Hello, Welcome, decode, encode
@@ -230,11 +230,10 @@ class Connection:
         shown = self._credentials
         secret: dict[str, Any] = {}
         if self.address.tls:
-            if shown.ca is not None:
-                secret["tls_root_certs"] = read_pem(shown.ca, "file of certificates")
-            if shown.certificate is not None and shown.key is not None:
-                secret["cert_chain"] = read_pem(shown.certificate, "certificate")
-                secret["private_key"] = read_pem(shown.key, "key")
+            if (authorities := shown.authorities()) is not None:
+                secret["tls_root_certs"] = authorities
+            if (pair := shown.pair()) is not None:
+                secret["cert_chain"], secret["private_key"] = pair
         options = [*_OPTIONS, *([("grpc.enable_http_proxy", 0)] if _is_local(self.address.host) else [])]
         return flight.FlightClient(self.address.uri, generic_options=options, **secret)
 

@@ -33,6 +33,19 @@ CODES: Final = {
 
 _NOT_CONNECTED: Final = "failed to connect"
 """What gRPC says where there was nobody to hear the call."""
+_PREFACE: Final = "Flight returned unavailable error, with message: "
+_NOT_UNDERSTOOD: Final = {
+    "certificate verify": "shows a certificate of an authority that is not known here: name who signed it by "
+    "MAMBA_STREAM_CA, or as ca in a profile",
+    "is not in peer certificate": "shows a certificate that is not for this host: connect by a name that it has",
+    "wrong version number": "does not speak TLS: write grpc:// before its address, and do without MAMBA_STREAM_CA",
+    "handshake failed": "does not agree on TLS with this client",
+    "parsing HTTP/2": "is no mamba-stream server: is that its port?",
+    "SETTINGS": "says nothing: is that a mamba-stream server's port?",
+}
+"""What is wrong where somebody is there but no connection comes about, by what gRPC says."""
+_HUNG_UP: Final = ("Socket closed", "reset by peer")
+_SECURE: Final = "grpc+tls://"
 _failures = msgspec.msgpack.Decoder(Failure)
 
 
@@ -84,12 +97,29 @@ def error_told(told: Failure) -> MambaStreamError:
 
 
 def unavailable(place: str, lost: Lost) -> ServerUnavailable:
-    """Nothing answers there."""
+    """Nothing answers there, or not as a server that this client can talk to."""
+    if (why := _why(place, str(lost))) is not None and not lost.sent:
+        return ServerUnavailable(f"what listens on {place} {why} ({lost})")
     if not lost.sent:
         return ServerUnavailable(
             f'nothing listens on {place}: run "mamba-stream serve", or pass a directory ({lost})'
         )
     return ServerUnavailable(f"the server at {place} does not answer: {lost}")
+
+
+def _why(place: str, reason: str) -> str | None:
+    """Why no connection comes about although somebody listens; ``None`` where nobody does."""
+    if any(each in reason for each in _HUNG_UP):
+        if place.startswith(_SECURE):
+            return (
+                "closes the connection: where it asks clients for certificates, show a valid one by "
+                "MAMBA_STREAM_CERTIFICATE and MAMBA_STREAM_KEY, or in a profile"
+            )
+        return (
+            "closes the connection: where it speaks TLS, name who signed its certificate by MAMBA_STREAM_CA or in a "
+            f"profile, or write {_SECURE} before its address"
+        )
+    return next((words for said, words in _NOT_UNDERSTOOD.items() if said in reason), None)
 
 
 @contextlib.contextmanager
@@ -103,4 +133,4 @@ def naming(topic: TopicRow) -> Iterator[None]:
 
 def _first_line(failure: BaseException) -> str:
     text = str(failure).split(". gRPC client debug context", 1)[0]
-    return text.split("\n", 1)[0][:300]
+    return text.split("\n", 1)[0].removeprefix(_PREFACE)[:300]
