@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from mamba_stream.core.single import joined
 from mamba_stream.operators.columns import ORDER, ORDER_TYPES, PREFIX, TIME
 from mamba_stream.operators.failures import FAILURES, UNRELATED, RowsFailed, worked
 from mamba_stream.operators.grouping import grouped
@@ -160,7 +161,13 @@ class CountedStep(PassingStep):
         kept = None
         if self._kept is not None:
             last = windows.select(*self._keys, _NUMBER, SLOT)
-            rows = self._kept.frame().join(last, on=list(self._keys), nulls_equal=True)
+            rows = joined(
+                self._kept.frame(),
+                last,
+                left_on=list(self._keys),
+                right_on=list(self._keys),
+                nulls_equal=True,
+            )
             kept = rows.select(*self._set.keys, _NUMBER, SLOT, *self._kept_columns, *ORDER)
             self._kept.remove(self._kept.matching(windows.select(*self._keys)).ids)
         self._open.remove(self._open.slots(windows.select(*self._keys)))

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 import polars as pl
 
-from mamba_stream.core.single import written_out
+from mamba_stream.core.single import joined, written_out
 from mamba_stream.operators.columns import ORDER, ORIGIN, PREFIX
 from mamba_stream.operators.keyed import KeyedTable
 from mamba_stream.operators.passing import PassingStep, Timing
@@ -98,7 +98,10 @@ class LagStep(PassingStep):
                 for name in columns
             ),
         )
-        ordered = keys.join(values, on=list(self._by), how="left", nulls_equal=True, maintain_order="left")
+        by = list(self._by)
+        ordered = joined(
+            keys, values, left_on=by, right_on=by, how="left", nulls_equal=True, maintain_order="left"
+        )
         self._last.put(slots, ordered.drop(list(self._by)))  # type: ignore[arg-type]
 
     def _back(self) -> range:

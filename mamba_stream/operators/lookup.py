@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 import polars as pl
 
-from mamba_stream.core.single import written_out
+from mamba_stream.core.single import joined, written_out
 from mamba_stream.operators.columns import OFFSET, ORDINAL, ORIGIN_TYPES, PARTITION, SOURCE
 
 How = Literal["inner", "left", "semi", "anti"]
@@ -34,10 +34,11 @@ class Lookup(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     multiplies: bool = False
 
     def __call__(self, frame: pl.DataFrame) -> pl.DataFrame:
-        joined = frame.join(
+        found = joined(
+            frame,
             self.table,
-            left_on=list(self.left_on),
-            right_on=list(self.right_on),
+            left_on=self.left_on,
+            right_on=self.right_on,
             how=self.how,
             suffix=self.suffix,
             maintain_order="left_right",
@@ -46,5 +47,5 @@ class Lookup(msgspec.Struct, frozen=True, eq=False, kw_only=True):
             place = pl.int_range(pl.len()).over(SOURCE, PARTITION, OFFSET, ORDINAL)
             width = max(self.table.height, 1)
             ordinal = pl.col(ORDINAL).cast(pl.Int64) * width + place
-            joined = joined.with_columns(ordinal.cast(ORIGIN_TYPES[ORDINAL]).alias(ORDINAL))
-        return written_out(joined)
+            found = found.with_columns(ordinal.cast(ORIGIN_TYPES[ORDINAL]).alias(ORDINAL))
+        return written_out(found)

@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 
+from mamba_stream.core.single import joined
 from mamba_stream.operators.columns import PREFIX
 from mamba_stream.operators.keyedrows import KeyedRows
 from mamba_stream.operators.rowstore import stacked
@@ -115,5 +116,13 @@ def places_of(frame: pl.DataFrame, groups: pl.DataFrame) -> pl.Series:
         return pl.Series(np.zeros(frame.height, np.int64))
     numbered = groups.with_columns(pl.int_range(pl.len()).alias(PLACE))
     keys = groups.columns
-    joined = frame.select(keys).join(numbered, on=keys, how="left", nulls_equal=True, maintain_order="left")
-    return joined.get_column(PLACE)
+    found = joined(
+        frame.select(keys),
+        numbered,
+        left_on=keys,
+        right_on=keys,
+        how="left",
+        nulls_equal=True,
+        maintain_order="left",
+    )
+    return found.get_column(PLACE)

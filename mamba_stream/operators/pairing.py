@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from mamba_stream.core.single import SAME, joined, joins_one_float
 from mamba_stream.operators.columns import PREFIX
 
 Rows = NDArray[np.int64]
@@ -165,7 +166,8 @@ class Keyed:
             mine = self._counts[least - self.bounds[0] : most - self.bounds[0]]
             theirs = batch._counts[least - batch.bounds[0] : most - batch.bounds[0]]
             return int(np.dot(mine, theirs))
-        both = batch._counted.join(self._counted, on=self.keys.columns)
+        on = self.keys.columns
+        both = joined(batch._counted, self._counted, left_on=on, right_on=on)
         return int(
             (both.get_column(_LEFT).cast(pl.Int64) * both.get_column(f"{_LEFT}_right").cast(pl.Int64)).sum()
         )
@@ -306,6 +308,9 @@ def _spread(begins: Rows, ends: Rows) -> Pairs:
 
 def _joined(batch: pl.DataFrame, rows: pl.DataFrame) -> Pairs:
     keys = batch.columns
+    if joins_one_float(batch.schema, keys):
+        keys, same = [*keys, SAME], pl.lit(value=True).alias(SAME)
+        batch, rows = batch.with_columns(same), rows.with_columns(same)
     numbered = (
         frame.lazy().with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(name))
         for frame, name in ((batch, _LEFT), (rows, _RIGHT))

@@ -348,7 +348,12 @@ def gives_changes(node: UnboundedJoin, parents: Sequence[Shape]) -> bool:
 
 
 def _table_of(node: UnboundedJoin, left: Shape, right: Shape, found: Columns) -> Changelog:
-    """What tells the rows of the result apart: what tells those of both sides apart."""
+    """What tells the rows of the result apart: what tells those of both sides apart.
+
+    Nothing does in a full join: a row of either side whose key is null stands there alone, with nulls for the other's.
+    """
+    if node.how == "full":
+        return Changelog()
     sides = (left,) if node.how in ("semi", "anti") else (left, right)
     same = dict(zip(node.right_on, node.left_on, strict=True))
     key = []

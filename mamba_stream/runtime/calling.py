@@ -13,6 +13,7 @@ import msgspec
 import polars as pl
 
 from mamba_stream.core.clock import Clock, SystemClock
+from mamba_stream.core.single import joined
 from mamba_stream.errors import SchemaMismatch
 from mamba_stream.operators.fitting import fitted
 from mamba_stream.runtime.coroutines import Lane, in_a_thread
@@ -265,8 +266,11 @@ class _Remembered:
         table = self._keys.hstack(
             pl.DataFrame([self.values[key] for key in self._wanted], schema=self._made, orient="row")
         )
-        joined = self._frame.join(table, on=self._by, how="left", nulls_equal=True, maintain_order="left")
-        return joined.select(list(self._set.schema))
+        by = self._by
+        rows = joined(
+            self._frame, table, left_on=by, right_on=by, how="left", nulls_equal=True, maintain_order="left"
+        )
+        return rows.select(list(self._set.schema))
 
     def _ask(self, numbers: Sequence[int], ended: Callable[[], object]) -> _Asked:
         asked = self._keys[numbers]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
 import mamba_stream as mamba
-from mamba_stream.core.single import twice
+from mamba_stream.core.single import joined, twice
 from mamba_stream.core.trees import nodes
 from mamba_stream.operators.grouping import grouped
 from mamba_stream.operators.rows import Extended, Filtered, Renamed, RowSteps
@@ -73,3 +75,53 @@ def test_what_only_picks_columns_behind_a_filter_is_run_with_it():
     )
     found = verbs(pl.DataFrame({"window_start": [1, 1], "x": [49.0, 7.0]}))
     assert found.rows() == [(1, 49.0)]
+
+
+NAN = pl.DataFrame({"key": [float("nan")], "x": [1]})
+
+
+def test_polars_joins_nan_otherwise_where_there_is_one_row():
+    many = pl.DataFrame({"key": [float("nan")] * 2, "x": [1, 1]})
+    assert NAN.join(NAN, on="key").height == 0, "the reason for this is gone"
+    assert many.join(NAN, on="key").height == 2
+
+
+@pytest.mark.parametrize("how", ["inner", "left", "semi"])
+@pytest.mark.parametrize("others", [0, 1, 7])
+def test_nan_meets_nan_however_few_rows_there_are(how: Literal["inner", "left", "semi"], others: int):
+    left = pl.concat([NAN, *[pl.DataFrame({"key": [2.0], "x": [1]})] * others])
+    found = joined(left, NAN, left_on=["key"], right_on=["key"], how=how, maintain_order="left")
+    width = 2 if how == "semi" else 3
+    assert str(found.row(0)) == str((float("nan"), 1, 1)[:width])
+    assert found.columns == ["key", "x", "x_right"][:width]
+
+
+def test_steps_find_rows_of_nan_by_key_however_rows_are_cut(mamba_log: mamba.Log):
+    """Whatever joins rows to find those of a key: joins, a lookup, lag, and windows of so many rows."""
+    rows = pl.DataFrame({"at": range(8), "key": [float("nan")] * 8, "x": range(8)}).cast(
+        {"at": pl.Datetime("us")}
+    )
+    for name in ("rows", "other"):
+        mamba_log.create_topic(name, rows, time="at")
+    left, right = (mamba.stream(name) for name in ("rows", "other"))
+    table = pl.DataFrame({"key": [float("nan")], "y": [5]})
+    outputs = {
+        "within": left.join(right, on="key", within="0s"),
+        "ever": left.join(right, on="key", ttl="forever"),
+        "found": left.join(table, on="key"),
+        "lag": left.lag("x", by="key"),
+        "rows_of_three": left.window(mamba.rows(3), by="key").agg(x=pl.col("x").cum_sum().last()),
+    }
+    made = mamba.pipeline("job", *[stream.to(name) for name, stream in outputs.items()])
+    for part in rows.iter_slices(1):
+        for name in ("rows", "other"):
+            mamba_log[name].append(part)
+            mamba.run(made, log=mamba_log, until="now")
+    for name in ("rows", "other"):
+        mamba_log[name].end()
+    mamba.run(made, log=mamba_log)
+    found = {name: mamba_log[name].scan().collect() for name in outputs}
+    assert (found["within"].height, found["ever"].height) == (8, 64)
+    assert found["found"]["y"].to_list() == [5] * 8
+    assert found["lag"]["x_lag"].to_list() == [None, *range(7)]
+    assert found["rows_of_three"]["x"].to_list() == [3, 12, 13]

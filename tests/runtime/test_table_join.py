@@ -90,3 +90,14 @@ def test_totals_meet_a_table_and_are_taken_back():
     joined = totals.join(mamba.stream(names, time="ts", name="names").table("shop"), on="shop")
     assert joined.collect().select("shop", "total", "name").rows() == [("a", 4, "A"), ("b", 2, "BB")]
     assert joined.group_by("name").agg(pl.len()).collect().rows() == [("A", 1), ("BB", 1)]
+
+
+def test_a_full_join_keeps_rows_of_both_sides_whose_key_is_null():
+    one = rows((0, None, 1), (1, "a", 2), columns="ts key v")
+    other = rows((0, None, 7), (1, None, 8), (2, "b", 3), columns="ts key w")
+    left = mamba.stream(one, time="ts", name="one").group_by("key").agg(v=pl.col("v").sum())
+    right = mamba.stream(other, time="ts", name="other").group_by("key").agg(w=pl.col("w").sum())
+    found = left.join(right, on="key", how="full")
+    expected = [(None, 1, None, None), ("a", 2, None, None), (None, None, None, 15), (None, None, "b", 3)]
+    assert sorted(found.collect().rows(), key=repr) == sorted(expected, key=repr)
+    assert found.group_by("key_right").agg(pl.len()).collect().rows() == [(None, 3), ("b", 1)]
