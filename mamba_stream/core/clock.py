@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from typing import Protocol
+from typing import Final, Protocol
+
+EVER: Final = threading.TIMEOUT_MAX
+"""Seconds to wait where there is no end to it, for whoever may wait in a program's main thread.
+
+Polars takes signals in a way in which a wait without an end goes on when one comes, so that Ctrl-C does nothing before
+it is over; one with an end is interrupted.
+"""
 
 
 class Clock(Protocol):

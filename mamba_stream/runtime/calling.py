@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 import polars as pl
 
-from mamba_stream.core.clock import Clock, SystemClock
+from mamba_stream.core.clock import EVER, Clock, SystemClock
 from mamba_stream.core.single import joined
 from mamba_stream.errors import SchemaMismatch
 from mamba_stream.operators.fitting import fitted
@@ -147,7 +147,7 @@ class _Asked:
 
     def result(self) -> pl.DataFrame:
         """What the function makes of rows; of dicts, those columns that it gives, with the others as they were."""
-        results = self._found.result()
+        results = self._found.result(EVER)
         if not results:
             return pl.DataFrame(schema=self._schema)
         return self._of_frames(results) if self._set.unit == "batch" else self._of_rows(results)

@@ -10,6 +10,8 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any, Final
 
+from mamba_stream.core.clock import EVER
+
 
 class _Loop:
     """One event loop for all coroutines of users' functions, in a thread of its own.
@@ -90,7 +92,7 @@ class Lane:
     def wait_for_room(self) -> None:
         """Returns when a call that is asked for begins at once."""
         with self._room:
-            self._room.wait_for(lambda: self._open < self._most)
+            self._room.wait_for(lambda: self._open < self._most, EVER)
 
     def cancel(self) -> None:
         """Ends the calls there are: nobody wants their results any more."""

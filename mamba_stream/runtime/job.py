@@ -14,7 +14,7 @@ from typing import Final
 
 import polars as pl
 
-from mamba_stream.core.clock import Clock
+from mamba_stream.core.clock import EVER, Clock
 from mamba_stream.errors import JobFailed, MambaStreamError
 from mamba_stream.log import Log
 from mamba_stream.plan.analysis import Analysis
@@ -71,6 +71,7 @@ class Job(ABC):
         self._door = threading.Lock()
         self._asked: list[Asked] = []
         self._over = False
+        self._ended = threading.Event()
         self._reception: Reception | None = None
         self._thread = threading.Thread(target=self._work, name=f"mamba-stream {name}", daemon=True)
 
@@ -108,8 +109,7 @@ class Job(ABC):
             TimeoutError: It is still running.
             JobFailed: It failed; ``__cause__`` says why.
         """
-        self._thread.join(timeout)
-        if self._thread.is_alive():
+        if not self._ends_within(timeout):
             raise TimeoutError(f"job {self.name!r} is still running after {timeout} s")
         if self._error is not None:
             raise self._error
@@ -133,9 +133,16 @@ class Job(ABC):
         """
         self._drop.set()
         self._bell.ring()
-        self._thread.join(timeout)
-        if self._thread.is_alive():
+        if not self._ends_within(timeout):
             raise TimeoutError(f"job {self.name!r} has not ended within {timeout} s")
+
+    def _ends_within(self, timeout: float | None) -> bool:
+        # Not by `join`: a thread of which that is interrupted is taken for one that is over.
+        ended = self._ended.wait(EVER if timeout is None else timeout)
+        if ended:
+            # It has nothing left to do.
+            self._thread.join()
+        return ended
 
     def describe(self) -> JobDescription:
         """What ``mamba-stream job describe`` shows of it: its status, who runs it, and how much is still to be read."""
@@ -193,7 +200,7 @@ class Job(ABC):
                 raise JobFailed(f"job {self.name!r} is over ({self._state}): there is nothing to commit")
             self._asked.append(done)
         self._bell.ring()
-        if not done.heard.wait(timeout):
+        if not done.heard.wait(EVER if timeout is None else timeout):
             raise TimeoutError(f"job {self.name!r} did not commit within {timeout} s")
         if done.refused is not None:
             raise done.refused
@@ -262,6 +269,7 @@ class Job(ABC):
             self._lock.release()
             with self._door:
                 self._answer(None)
+            self._ended.set()
 
     def _goes_on(self) -> bool:
         # In this order: whoever rings behind it ends the wait.
