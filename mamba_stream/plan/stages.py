@@ -236,7 +236,8 @@ class _Cut:
         """A step begins, or joins, a stage that all its rows come to through exchanges."""
         partials = node if isinstance(node, Halved) and in_halves(node, self._analysis) else None
         carried = [(parent, want or (), partials) for parent, want in zip(node.parents, wanted, strict=True)]
-        for stage in {stage for stages in self._at.values() for stage in stages}:
+        # In the order in which they were opened: whoever cuts the plan anew, as each worker does, is to find the same.
+        for stage in dict.fromkeys(stage for stages in self._at.values() for stage in stages):
             inlets = {_carried(inlet): inlet for inlet in stage.enters.values()}
             if inlets.keys() == set(carried):
                 break

@@ -7,6 +7,7 @@ import pytest
 
 import mamba_stream as mamba
 from mamba_stream.runtime.prepared import Prepared
+from mamba_stream.runtime.workers.beginning import form_of
 from mamba_stream.runtime.workers.layout import layout_of_job
 
 
@@ -58,6 +59,28 @@ def test_what_one_stage_reads_no_other_does_since_it_is_trimmed_behind_it(log):
     assert sorted(read) == [0, 1, 2]
     # The two that want the same rows by the same key are one stage.
     assert [len(stage.exchanges) for stage in stages] == [0, 0, 1, 2]
+
+
+def test_a_plan_is_cut_the_same_way_each_time(log):
+    """Each worker cuts it for itself, and so does the next run, which goes on from what lies between the stages."""
+    rows, others = log["in"].stream(), log["beside"].stream()
+    outputs = []
+    for number in range(4):
+        one, other = (
+            side.table("key", name=f"{name}{number}") for side, name in ((rows, "one"), (others, "other"))
+        )
+        outputs.append(one.join(other, on="key", name=f"tables{number}").to(f"tables{number}"))
+    # Its rows lie in as many stages by its key as there are joins of tables.
+    pairs = rows.join(others, on="key", within="1m").to("pairs")
+    pipeline = mamba.pipeline("job", *outputs, pairs)
+    cuts, kept = set(), []
+    for _ in range(30):
+        prepared = Prepared(pipeline, log)
+        layout = layout_of_job(prepared, 4)
+        # What is kept has another place in memory than what is made next.
+        kept.append(layout)
+        cuts.add(form_of(layout, prepared))
+    assert len(cuts) == 1
 
 
 def test_what_wants_whole_windows_is_done_by_one_task(log):
