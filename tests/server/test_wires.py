@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,10 +16,10 @@ import pyarrow as pa
 import pytest
 from pyarrow import flight
 
-from mamba_stream.errors import MambaStreamError, NotAuthenticated, TopicNotFound
+from mamba_stream.errors import MambaStreamError, NotAuthenticated, ServerUnavailable, TopicNotFound
 from mamba_stream.log import Log
 from mamba_stream.log.opening import storage_of
-from mamba_stream.log.remote import protocol, wires
+from mamba_stream.log.remote import locking, protocol, wires
 from mamba_stream.log.remote.connection import Connection
 from mamba_stream.log.remote.failing import Lost
 from mamba_stream.server.actions import ACTIONS
@@ -218,6 +219,23 @@ def test_a_server_that_has_no_room_for_a_wire_is_asked_call_by_call(log: Log) ->
         for _ in range(50):
             assert client.record("shop/money", "ann") is None
     service.shutdown()
+
+
+def test_streams_that_a_server_refuses_write_nothing_to_standard_error(
+    log: Log, capfd: pytest.CaptureFixture[str]
+) -> None:
+    service = FlightService(log._shared)
+    with connected(service) as (_, connection):
+        service.desk.drain()
+        for _ in range(50):
+            with pytest.raises(ServerUnavailable):
+                connection.once("lsn", protocol.encode(protocol.Nothing()), int)
+        assert connection._wires._not_before
+        with pytest.raises(ServerUnavailable):
+            locking._tried(connection, "jobs", "etl", "ann")
+    service.shutdown()
+    gc.collect()
+    assert "Close() failed" not in capfd.readouterr().err
 
 
 # A client that is not ours.

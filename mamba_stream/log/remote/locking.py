@@ -106,11 +106,18 @@ def _tried(connection: Connection, space: str, name: str, holder: str) -> Remote
     try:
         taken = decode(stream.read_chunk().app_metadata, bool)
     except StopIteration:
+        _close(writer)
         raise Lost("the server gave no answer") from None
     except pa.ArrowException as error:
+        _close(writer)
         raise connection.failed(error) from error
     if taken:
         return RemoteLock(writer, stream)
+    _close(writer)
+    return None
+
+
+def _close(writer: flight.FlightStreamWriter) -> None:
+    """Closes a stream that has ended: of one that nobody closes Arrow writes to standard error why it did."""
     with contextlib.suppress(pa.ArrowException):
         writer.close()
-    return None

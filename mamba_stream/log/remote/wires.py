@@ -61,7 +61,9 @@ class _Wire:
         """Ends it, where nothing is under way."""
         with contextlib.suppress(pa.ArrowException):
             self._writer.done_writing()
-            self._stream.cancel()
+        self._stream.cancel()
+        # Arrow writes to standard error why a stream broke that nobody closed.
+        with contextlib.suppress(pa.ArrowException):
             self._writer.close()
 
 
@@ -135,11 +137,15 @@ class Wires:
                 return None
             # Others make their calls by themselves until it is known whether the server has one.
             self._not_before = now + _AFTER_FAILURE
+        # What is wrong is met by the call itself.
         try:
             wire = _Wire(self._exchange(_COMMAND), now)
+        except (MambaStreamError, Lost):
+            return None
+        try:
             wire.welcome()
-        except (pa.ArrowException, StopIteration, MambaStreamError, Lost):
-            # What was wrong is met by the call itself.
+        except (pa.ArrowException, StopIteration):
+            wire.close()
             return None
         with self._lock:
             self._not_before = 0.0
