@@ -84,9 +84,13 @@ class Courier:
         return len(self._inhand)
 
     def check(self) -> None:
-        """Raises what stopped the thread that keeps the leases."""
-        if self._error is not None:
-            raise self._error
+        """Raises what stopped the thread that keeps the leases, once: whoever goes on has them kept again."""
+        error, self._error = self._error, None
+        if error is not None:
+            self._keeper = None
+            raise error
+        if self._keeper is None and self._leases:
+            self._keep_leases()
 
     def fetch(self) -> bool:
         """Takes more where few are left here; whether there were any."""
@@ -109,8 +113,7 @@ class Courier:
                     self._leases.append((group, lease))
                     self._queue.extend((lease, message) for message in lease.messages())
                 if self._keeper is None:
-                    self._keeper = threading.Thread(target=self._keep, name="mamba-leases", daemon=True)
-                    self._keeper.start()
+                    self._keep_leases()
             if room <= 0 or space <= 0:
                 break
         self._taken_at = self._clock.now() if found else 0
@@ -218,6 +221,10 @@ class Courier:
             self._appetite = max(self._appetite // 2, _LEAST)
         elif lasted < _QUICK and not self._queue:
             self._appetite = min(self._appetite * 4, _MOST)
+
+    def _keep_leases(self) -> None:
+        self._keeper = threading.Thread(target=self._keep, name="mamba-leases", daemon=True)
+        self._keeper.start()
 
     def _keep(self) -> None:
         try:

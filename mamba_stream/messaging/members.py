@@ -22,7 +22,15 @@ import msgspec
 from mamba_stream.core.changes import MAX_RECORD_BYTES
 from mamba_stream.core.clock import Clock
 from mamba_stream.core.durations import duration_us
-from mamba_stream.errors import InvalidInput, LogUnavailable, MambaStreamError, PreconditionFailed
+from mamba_stream.errors import (
+    ForkedProcess,
+    InvalidInput,
+    LogClosed,
+    LogFailed,
+    LogReplaced,
+    MambaStreamError,
+    PreconditionFailed,
+)
 from mamba_stream.messaging.books import Book, Change, Place
 from mamba_stream.messaging.interest import Interest
 from mamba_stream.messaging.latency import Latencies, merged
@@ -42,6 +50,8 @@ _MOST_TOPICS: Final = 16
 """Of more topics latencies are told of all together only."""
 _FEW_BUCKETS: Final = 16
 _NO_RATES: Final = frozenset({"latency_sum", "latency_count", "p50", "p99"})
+_OVER: Final = (LogClosed, LogFailed, LogReplaced, ForkedProcess)
+"""After these nothing can be written any more. A server that is away comes back, and then must know who is there."""
 _RENEWALS: Final = 0.3
 """When a lease is renewed, as a share of it: two renewals may fail."""
 
@@ -454,7 +464,7 @@ class Member:
                     self._registration.enter(self._clock.now())
                     self._entered = True
                     self._write()
-            except LogUnavailable as error:
+            except _OVER as error:
                 self._failure = error
                 return
             except MambaStreamError as error:
@@ -465,11 +475,11 @@ class Member:
             try:
                 self._renew()
                 self._failure = None
-            except LogUnavailable as error:
+            except _OVER as error:
                 self._failure = error
                 return
             except MambaStreamError as error:
-                # The next renewal may succeed (DiskFull); where none does, the lease ends.
+                # The next renewal may succeed (DiskFull, or a server that comes back); where none does, the lease ends.
                 self._failure = error
 
     def _renew(self) -> None:

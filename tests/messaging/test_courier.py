@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from mamba_stream.errors import ServerUnavailable
 from mamba_stream.log import Log, open_log
 from mamba_stream.messaging import courier
 from mamba_stream.messaging.courier import Courier
 from mamba_stream.messaging.message import Message
 from tests.messaging.desk import SECOND, HandClock, Sent, member, message_topic, rows
+from tests.server.running import until
 
 
 @pytest.fixture
@@ -117,3 +120,35 @@ def test_a_wait_is_for_one_topic_alone(log: Log, clock: HandClock, taking: Couri
     assert not taking.wait(log.lsn(), 0.0)
     taking.remove(more)
     assert taking.wait(log.lsn(), 0.0)
+
+
+def test_what_stopped_the_keeping_of_leases_is_told_once_and_then_they_are_kept_again(
+    log: Log, clock: HandClock, taking: Courier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log["work"].append(rows([Sent(n) for n in range(3)]))
+    assert taking.fetch()
+    first, second = taking.next(), taking.next()
+    assert first is not None and second is not None
+    [group] = taking._groups
+    away = threading.Event()
+
+    def refuse(leases: object) -> None:
+        away.set()
+        raise ServerUnavailable("nobody answers")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(group, "settle", refuse)
+        first.ack()
+        taking.finished(first)
+        assert away.wait(20)
+        assert taking._keeper is not None
+        taking._keeper.join(20)
+    with pytest.raises(ServerUnavailable):
+        taking.check()
+    taking.check()
+    # Also what was settled before is written now, by itself.
+    until(lambda: not any(lease.changed for _, lease in taking._leases), "what was settled to be written")
+    second.ack()
+    taking.finished(second)
+    until(lambda: not any(lease.changed for _, lease in taking._leases), "what was settled to be written")
+    assert [left for _, lease in taking._leases for left in lease.left] == [2]

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from mamba_stream.errors import DiskFull, InvalidInput
+from mamba_stream.errors import DiskFull, InvalidInput, ServerUnavailable
 from mamba_stream.messaging.interest import Interest
 from mamba_stream.messaging.members import CLIENTS, Client, Member, Registration, alive, sweep
 from tests.messaging.receiving import SECOND, MemoryBook, MovedClock
@@ -150,6 +150,26 @@ def test_a_renewal_that_fails_is_tried_again_and_does_not_end_the_thread():
     eventually(lambda: not book.before)
     clock.pass_by(5)
     eventually(lambda: member.client.until > clock.now() + 9 * SECOND and member.failure is None)
+    member.close()
+
+
+@pytest.mark.parametrize("entered", [True, False])
+def test_a_server_that_was_away_knows_again_who_is_there(entered):
+    book, clock = MemoryBook(), MovedClock()
+
+    def away() -> None:
+        raise ServerUnavailable("nobody answers")
+
+    if not entered:
+        book.before.append(away)
+    member = Member(book, clock, kind="consumer", renew="1ms", delay=None if entered else "1ms")
+    if entered:
+        book.before.append(away)
+    eventually(lambda: not book.before)
+    clock.pass_by(60)
+    sweep(book, book.records(CLIENTS), clock.now())
+    eventually(lambda: [*alive(book.records(CLIENTS), clock.now())] == [member.id] != [""])
+    eventually(lambda: member.failure is None)
     member.close()
 
 
