@@ -81,7 +81,8 @@ class ShelfReader(Positioned):
                     raise
                 self._positions[partition] = batch.next_offset
                 room -= batch.data.num_rows
-                space -= placed.entry.length
+                # What is compressed takes as much as its rows do, of which a few bytes may hold very many.
+                space -= batch.data.nbytes if placed.entry.compressed else placed.entry.length
                 if batch.data.num_rows:
                     batches.append(batch)
             if room <= 0 or space <= 0:

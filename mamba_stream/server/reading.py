@@ -12,7 +12,7 @@ from pyarrow import flight, types as pat
 
 from mamba_stream.core.names import did_you_mean
 from mamba_stream.core.predicates import decode as decode_predicate
-from mamba_stream.errors import InvalidInput, MambaStreamError, SchemaMismatch
+from mamba_stream.errors import InvalidInput, MambaStreamError, QuotaExceeded, SchemaMismatch
 from mamba_stream.log.asked import check_bounds, offsets_of
 from mamba_stream.log.batch import LogBatch
 from mamba_stream.log.remote.protocol import Piece, Read, RowsRead, Run, decode, encode
@@ -27,6 +27,12 @@ from mamba_stream.server.gate import Caller
 _POLLED: Final = 1 << 20
 _POLLED_BYTES: Final = 8 << 20
 """Rows and bytes of one partition before it is the next one's turn."""
+_FIRST_POLLED_BYTES: Final = 1 << 20
+"""The same at first, twice as many each time, and where much is held: who takes nothing holds no more than that."""
+_SHORT: Final = (
+    "the server holds much for clients that read slowly, and is short of memory: go on in a moment, from where this "
+    "came to"
+)
 _SMALL: Final = 64 << 10
 """Batches below this size are sent together with their neighbours: a message costs more than copying them."""
 _TOGETHER: Final = 512 << 10
@@ -51,7 +57,12 @@ def read(desk: Desk, caller: Caller, ticket: bytes) -> tuple[pa.Schema, Iterator
     reading = _Reading(desk, caller, request)
     start, ends = reading.bounds()
     groups = reading.groups(start, ends, request.most_rows, request.most_bytes)
-    return reading.schema, ([(data, encode(piece)) for data, piece, _ in group] for group in groups)
+    # Mapped, so that nothing refers to a group any more while the next one is read.
+    return reading.schema, map(_sendable, groups)
+
+
+def _sendable(group: list[_Sent]) -> list[Any]:
+    return [(data, encode(piece)) for data, piece, _ in group]
 
 
 def rows(desk: Desk, caller: Caller, request: Read) -> RowsRead:
@@ -127,9 +138,11 @@ class _Reading:
         reader = desk.storage.reader(
             self._row, start, self._columns, ends, _open, between, skip_corrupt=skip_corrupt
         )
+        most = 0
         try:
             while left > 0 and space > 0:
-                batches = reader.poll(max_rows=min(left, _POLLED), max_bytes=min(space, _POLLED_BYTES))
+                most = self._most_at_a_time(most)
+                batches = reader.poll(max_rows=min(left, _POLLED), max_bytes=min(space, most))
                 if not batches:
                     break
                 if self._sieve is not None:
@@ -137,7 +150,9 @@ class _Reading:
                 group, refused = self._paid(batches, reader)
                 left -= sum(data.num_rows for data, _, _ in group)
                 space -= sum(size for _, _, size in group)
+                del batches
                 yield group
+                del group
                 if refused is not None:
                     raise refused
                 # Who lost the right, or whose token ended, gets no more.
@@ -150,6 +165,19 @@ class _Reading:
                 ]
         finally:
             reader.close()
+
+    def _most_at_a_time(self, before: int) -> int:
+        """How many bytes to read next.
+
+        Raises:
+            QuotaExceeded: There is no memory for any.
+        """
+        room = self._desk.room
+        if room is not None and room.is_short_for_reads():
+            raise QuotaExceeded(_SHORT)
+        if not before or (room is not None and not room.is_ample()):
+            return _FIRST_POLLED_BYTES
+        return min(before * 2, _POLLED_BYTES)
 
     def _untold(self, reader: Reader) -> tuple[int, int, int] | None:
         """What was passed over since that was told last; nothing where that is nothing."""
