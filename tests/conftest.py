@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -15,10 +14,13 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests import forking
+from tests.children import CHILDREN
 from tests.served import pytest_addoption, pytest_collection_modifyitems, pytest_configure  # noqa: F401
 from tests.sizes import examples
 
 ROOT = Path(__file__).parent.parent
+collect_ignore = ["children"]
 
 # How long an example takes says how busy the machine is, and nothing about what is tested.
 settings.register_profile(
@@ -28,9 +30,13 @@ settings.load_profile("mamba")
 
 
 def pytest_collection_finish() -> None:
-    """What the collection made stays to the end: whoever looks for garbage need not go through all of it each time."""
+    """What the collection made stays to the end: whoever looks for garbage need not go through all of it each time.
+
+    From now on processes that are started are those of tests.
+    """
     gc.collect()
     gc.freeze()
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(CHILDREN), os.environ.get("PYTHONPATH")]))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -100,7 +106,7 @@ def spawn_command(environment: dict[str, str], tmp_path: Path) -> Callable[..., 
     """Runs ``mamba-stream`` in a process of its own, with ``stdin`` as its standard input."""
 
     def run(*arguments: object, stdin: bytes = b"") -> Outcome:
-        done = subprocess.run(
+        done = forking.run(
             [sys.executable, "-m", "mamba_stream.cli", *map(str, arguments)],
             input=stdin,
             capture_output=True,

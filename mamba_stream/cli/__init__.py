@@ -6,6 +6,7 @@ imports Polars, Arrow and the engine inside its functions, so that ``--help`` an
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -88,7 +89,10 @@ def command() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and leave with its exit code."""
-    sys.exit(invoke(arguments))
+    code = invoke(arguments)
+    # What is there goes with the process: to look for garbage among it takes as long as much of what a command does.
+    gc.freeze()
+    sys.exit(code)
 
 
 def invoke(arguments: Sequence[str] | None = None) -> int:

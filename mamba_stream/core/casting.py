@@ -6,17 +6,15 @@ what Arrow makes of them depends on its version: fields of structs by position o
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Any, Final
+from functools import cache, lru_cache
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyarrow import types as pat
 
 _Bounds = NDArray[np.int64]
-_CAST: Final = pc.get_function("cast")
 
 
 def cast(array: pa.Array, want: pa.DataType) -> pa.Array:
@@ -28,7 +26,8 @@ def cast(array: pa.Array, want: pa.DataType) -> pa.Array:
     if array.type.equals(want, check_metadata=True) and not holds_arrays(want):
         return array
     if not pat.is_nested(want):
-        return _CAST.call([array], pc.CastOptions.safe(want))
+        function, options = _arrows_own()
+        return function.call([array], options.safe(want))
     if pat.is_null(array.type):
         return pa.nulls(len(array), want)
     if pat.is_dictionary(array.type):
@@ -46,6 +45,14 @@ def cast(array: pa.Array, want: pa.DataType) -> pa.Array:
             cast(_children(array), want.value_type), type=want, mask=_nulls(array)
         )
     return _cast_list(array, want)
+
+
+@cache
+def _arrows_own() -> tuple[Any, Any]:
+    # This import alone takes a seventh of what opening a log takes, and most values need no cast.
+    import pyarrow.compute as pc
+
+    return pc.get_function("cast"), pc.CastOptions
 
 
 @lru_cache(maxsize=1024)

@@ -34,7 +34,6 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import xxhash
 from numpy.typing import NDArray
 from pyarrow import types as pat
@@ -306,6 +305,9 @@ def _texts(column: pa.Array) -> list[bytes]:
 
 def _joined(columns: Sequence[pa.Array]) -> pa.Array:
     """The bytes of a key of several columns, where strings or nulls make them differ in length."""
+    # See core/casting.py.
+    import pyarrow.compute as pc
+
     parts = [part for column in columns for part in _parts(column)]
     return pc.binary_join_element_wise(*parts, _NO_BYTES, null_handling="replace", null_replacement=b"")
 

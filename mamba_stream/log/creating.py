@@ -54,7 +54,7 @@ def checked_topic(
     columns = _key(key, arrow.names)
     if columns:
         # Refuses, before the first row does, what has no hash.
-        hash_keys([pa.array([], arrow.field(column).type) for column in columns])
+        hash_keys([pa.nulls(0, arrow.field(column).type) for column in columns])
     elif strict_key:
         raise InvalidInput(
             f"topic {name!r}: strict_key=True has rows lie where their key says, and there is none: give it key="

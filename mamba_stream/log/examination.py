@@ -11,6 +11,7 @@ which prints its findings as JSON, one a line.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import struct
@@ -439,3 +440,5 @@ def _main(path: str, *, lock: bool) -> None:
 
 if __name__ == "__main__":
     _main(sys.argv[1], lock=sys.argv[2:] != [ALONE])
+    # Nothing of it is looked for as garbage: all of it goes with the process.
+    gc.freeze()

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from mamba_stream.log import format, rows
 from mamba_stream.log.batch import LogBatch, Numbers
@@ -254,6 +253,9 @@ def _times_of(data: pa.RecordBatch, time: str | None) -> tuple[int, int]:
     """The same, of what is left of batches."""
     if time is None:
         return 0, -1
+    # See core/casting.py.
+    import pyarrow.compute as pc
+
     column = data.column(time)
     ticks = column.view(pa.int32() if column.type == pa.date32() else pa.int64())
     bounds = pc.min_max(ticks).as_py()

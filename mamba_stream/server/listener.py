@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import logging
 import os
 import resource
@@ -169,4 +170,6 @@ def memory_of(pid: int | str) -> tuple[int, int] | None:
 if __name__ == "__main__":
     from mamba_stream.server.answering import prepare as prepare_flight
 
+    # Modules are there for good: garbage is not looked for among them.
+    gc.freeze()
     main(prepare_flight)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import mamba_stream as mamba
+from tests import forking
 
 MANUAL = Path(__file__).parents[2] / "docs" / "cli.md"
 
@@ -145,7 +146,7 @@ def test_a_group_with_a_living_member_is_refused_until_it_is_killed(run_command,
         "print('here', flush=True)\n"
         "sys.stdin.read()\n"
     )
-    with subprocess.Popen(
+    with forking.Process(
         [sys.executable, "-c", script, str(log)],
         env=environment,
         stdin=subprocess.PIPE,
@@ -172,7 +173,7 @@ def test_a_group_with_a_living_member_is_refused_until_it_is_killed(run_command,
 
 def test_names_of_groups_are_completed(environment, log):
     words = f"mamba-stream group describe --log {log} mai"
-    done = subprocess.run(
+    done = forking.run(
         [sys.executable, "-m", "mamba_stream.cli"],
         env={
             **environment,

@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 
 import mamba_stream as mamba
+from tests import forking
 from tests.served import serving
 from tests.server.running import alive, children, until
 
@@ -64,7 +65,7 @@ def place(request, tmp_path):
 def running(place, tmp_path, environment, *options):
     """A job in a process of its own, which is at work when this is entered."""
     command = [sys.executable, "-m", "mamba_stream.cli", "run", "counting.py", "--log", place, *options]
-    with subprocess.Popen(
+    with forking.Process(
         command,
         env=environment,
         cwd=tmp_path,
@@ -193,7 +194,7 @@ def test_a_job_that_was_killed_is_not_waited_for(place, tmp_path, environment, s
         job.send_signal(signal.SIGSTOP)
         command = [sys.executable, "-m", "mamba_stream.cli", "job", "stop", "counting", "--log", place]
         with (
-            subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as asking,
+            forking.Process(command, env=environment, stderr=subprocess.PIPE, text=True) as asking,
             mamba.open(place) as log,
         ):
             until(lambda: log.records("jobs.requests/counting"), "the request")

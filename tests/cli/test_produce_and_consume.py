@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 import mamba_stream as mamba
+from tests import forking
 from tests.sizes import examples
 
 UTC = dt.UTC
@@ -182,10 +183,8 @@ def test_a_topic_can_be_ended_with_its_last_row(run_command, log, tmp_path):
 def test_a_pipe_is_appended_as_it_comes_and_followed_as_it_is_appended(log, environment, run_command):
     run_command("topic", "create", "t", "--schema", "n:int64", "--log", log)
     command = [sys.executable, "-m", "mamba_stream.cli"]
-    writer = subprocess.Popen(
-        [*command, "produce", "t", "--log", log], stdin=subprocess.PIPE, env=environment
-    )
-    follower = subprocess.Popen(
+    writer = forking.Process([*command, "produce", "t", "--log", log], stdin=subprocess.PIPE, env=environment)
+    follower = forking.Process(
         [*command, "consume", "t", "--follow", "-n", "3", "-o", "json", "--log", log],
         stdout=subprocess.PIPE,
         env=environment,

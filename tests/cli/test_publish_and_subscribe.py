@@ -8,6 +8,7 @@ import pytest
 
 import mamba_stream as mamba
 from mamba_stream.messaging.members import CLIENTS
+from tests import forking
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def test_two_terminals_are_a_first_try(environment, run_command, log):
     command = [sys.executable, "-m", "mamba_stream.cli", *arguments]
     with (
         mamba.open(log) as opened,
-        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as other,
+        forking.Process(command, env=environment, stdout=subprocess.PIPE, text=True) as other,
     ):
         try:
             # It waits for a topic that does not exist yet, and gets what comes from its beginning.

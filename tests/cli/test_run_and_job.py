@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 import mamba_stream as mamba
+from tests import forking
 
 PIPELINE = """
 import mamba_stream as mamba
@@ -108,7 +109,7 @@ def test_a_wrong_option_is_refused(run_command, log, file, option):
 def test_an_interrupted_run_has_committed_what_it_did_and_goes_on_there(run_command, environment, log, file):
     command = [sys.executable, "-m", "mamba_stream.cli", "run", file, "--commit", "1h", "--log", log]
     with (
-        subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as running,
+        forking.Process(command, env=environment, stderr=subprocess.PIPE) as running,
         mamba.open(log) as opened,
     ):
         # It is at work once it has its name and its topic; what it does then is not committed for an hour.

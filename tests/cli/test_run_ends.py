@@ -23,6 +23,7 @@ from mamba_stream.runtime.asking import ask
 from mamba_stream.runtime.describing import decode_description
 from mamba_stream.runtime.jobs import list_jobs
 from mamba_stream.runtime.requests import Describe
+from tests import forking
 from tests.server.running import alive, children, until
 from tests.sizes import crossed
 
@@ -60,7 +61,7 @@ def append(log, first):
 def running(log, tmp_path, environment, *options):
     """A run in a process of its own that nothing is left of behind this."""
     command = [sys.executable, "-m", "mamba_stream.cli", "run", "passing.py", "--log", log, *options]
-    with subprocess.Popen(
+    with forking.Process(
         command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as job:
         try:

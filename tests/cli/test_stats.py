@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import mamba_stream as mamba
+from tests import forking
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def test_a_log_that_is_not_there_is_not_created(run_command, tmp_path):
 
 def test_it_is_watched_until_it_is_interrupted(environment, log):
     command = [sys.executable, "-m", "mamba_stream.cli", "stats", "--watch", "-o", "json", "--log", str(log)]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as watching:
+    with forking.Process(command, env=environment, stdout=subprocess.PIPE) as watching:
         first = json.loads(watching.stdout.readline())
         with mamba.open(log) as opened, mamba.Producer(opened) as producer:
             producer.send("other", "x").result()
@@ -66,7 +67,7 @@ def test_it_is_watched_until_it_is_interrupted(environment, log):
 
 def test_a_reader_that_has_seen_enough_ends_the_watch(environment, log):
     command = [sys.executable, "-m", "mamba_stream.cli", "stats", "--watch", "-o", "json", "--log", str(log)]
-    with subprocess.Popen(
+    with forking.Process(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as watching:
         watching.stdout.readline()

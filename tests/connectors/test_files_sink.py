@@ -21,6 +21,7 @@ from mamba_stream.core.batches import batch_from_frame
 from mamba_stream.errors import ConnectorFailed, InvalidInput, UnsupportedType
 from mamba_stream.testing.sinks import OWNER, TransactionalSinkContract, some_rows
 from mamba_stream.testing.sources import read_to_end
+from tests import forking
 from tests.connectors import sink_job
 
 
@@ -290,7 +291,7 @@ def test_a_writer_that_is_killed_anywhere_leaves_every_committed_row_once(
     print(f"seed {seed}")
     moments = random.Random(seed)
     for _ in range(kills):
-        process = subprocess.Popen(
+        process = forking.Process(
             [sys.executable, "-m", "tests.connectors.sink_job", str(tmp_path), options, "endless"],
             env=environment,
             stdout=subprocess.PIPE,
@@ -305,7 +306,7 @@ def test_a_writer_that_is_killed_anywhere_leaves_every_committed_row_once(
         # Whenever anybody looks, there are whole files, and no row twice.
         seen = sink_job.seen(tmp_path, options)["number"]
         assert seen.n_unique() == len(seen)
-    subprocess.run(
+    forking.run(
         [sys.executable, "-m", "tests.connectors.sink_job", str(tmp_path), options, "last"],
         env=environment,
         check=True,

@@ -25,6 +25,7 @@ from mamba_stream.core import keys as routing
 from mamba_stream.core.keys import hash_keys, key_groups, partitions_of, split_by_partition
 from mamba_stream.errors import InvalidInput, UnsupportedType
 from tests.core.arrow_shapes import PLAIN, present_values_of
+from tests.log.neighbour import importing
 
 PAGE = Path(__file__).parents[2] / "docs" / "key-hash.md"
 NANOSECONDS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
@@ -396,4 +397,4 @@ def test_rows_are_split_by_key_without_pandas() -> None:
         "assert len(split_by_partition(rows, ['k', 'n'], 8)) > 1\n"
         "assert 'pandas' not in sys.modules\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300, env=importing(*sys.path))

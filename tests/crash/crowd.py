@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tests import forking
 from tests.crash.processes import child_environment
 
 PATIENCE = 120.0
@@ -30,25 +30,25 @@ class Crowd:
         self._place = place
         self._environment = child_environment(environment)
         self.journals: list[Path] = []
-        self.there: list[subprocess.Popen[bytes]] = []
+        self.there: list[forking.Process] = []
 
     def begin(self) -> None:
         """One more comes."""
         self.journals.append(self._place / f"journal-{len(self.journals)}")
         arguments = [sys.executable, "-m", self._module, str(self._log), str(self.journals[-1])]
         with (self._place / f"errors-{len(self.journals)}").open("wb") as errors:
-            self.there.append(subprocess.Popen(arguments, env=self._environment, stderr=errors))
+            self.there.append(forking.Process(arguments, env=self._environment, stderr=errors))
 
-    def begun(self, process: subprocess.Popen[bytes]) -> bool:
+    def begun(self, process: forking.Process) -> bool:
         """Whether it is beyond its imports, and takes a signal as it should."""
         journal = self.journal_of(process)
         return journal.exists() and journal.stat().st_size > 0
 
-    def journal_of(self, process: subprocess.Popen[bytes]) -> Path:
+    def journal_of(self, process: forking.Process) -> Path:
         """Where a member writes what it does."""
-        return Path(str(process.args[-1]))  # type: ignore[index]
+        return Path(process.args[-1])
 
-    def remove(self, process: subprocess.Popen[bytes], how: signal.Signals) -> None:
+    def remove(self, process: forking.Process, how: signal.Signals) -> None:
         """One goes, by this signal."""
         self._check(process)
         self.there.remove(process)
@@ -70,7 +70,7 @@ class Crowd:
             process.kill()
             process.wait()
 
-    def _check(self, process: subprocess.Popen[bytes]) -> None:
+    def _check(self, process: forking.Process) -> None:
         if process.poll() is not None:
             number = self.journals.index(self.journal_of(process)) + 1
             complaint = (self._place / f"errors-{number}").read_text(errors="replace")[-2000:]

@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests import forking
 from tests.crash import disk
 
 _WORKERS, _MANY = 2, 200
@@ -52,7 +53,7 @@ def examined(recording: Recording, states: list[tuple[int, int]], *, stop: bool 
     count = _WORKERS if len(states) >= _MANY and not stop else 1
     for number in range(count):
         command = _command(recording, recording.place / f"state-{number}")
-        worker = subprocess.Popen(
+        worker = forking.Process(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=recording.environment
         )
         assert worker.stdin is not None
@@ -65,7 +66,7 @@ def examined(recording: Recording, states: list[tuple[int, int]], *, stop: bool 
     return found
 
 
-def _answers(worker: subprocess.Popen[str], recording: Recording, *, stop: bool) -> list[str]:
+def _answers(worker: forking.Process, recording: Recording, *, stop: bool) -> list[str]:
     found: list[str] = []
     state = None
     unrecorded: list[str] = []

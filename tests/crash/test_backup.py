@@ -20,6 +20,7 @@ import pytest
 from mamba_stream.errors import DataCorrupted
 from mamba_stream.log import backing, open_log, restore, restoring
 from mamba_stream.log.doctor import Report
+from tests import forking
 from tests.crash.checker import History, Violation, check
 from tests.crash.processes import Crew
 from tests.crash.steps import COUNTED
@@ -140,7 +141,7 @@ def test_a_backup_that_is_killed_anywhere_leaves_those_before_it_and_can_be_done
 
     def attempt(step: int) -> subprocess.CompletedProcess[str]:
         code = _KILLED.format(step=step, names=STEPS, log=str(place / "log"), target=str(place / "kept"))
-        return subprocess.run(
+        return forking.run(
             [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
         )
 

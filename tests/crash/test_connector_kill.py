@@ -16,6 +16,7 @@ from polars.testing import assert_frame_equal
 
 import mamba_stream as mamba
 from mamba_stream.log.doctor import examine
+from tests import forking
 from tests.crash.connector_job import SCHEMA
 
 
@@ -54,8 +55,8 @@ class Filler(threading.Thread):
         self.join()
 
 
-def begin(place: Path, environment: dict[str, str], kind: str, until: str = "") -> subprocess.Popen[str]:
-    process = subprocess.Popen(
+def begin(place: Path, environment: dict[str, str], kind: str, until: str = "") -> forking.Process:
+    process = forking.Process(
         [sys.executable, "-m", "tests.crash.connector_job", str(place), kind, until],
         stdout=subprocess.PIPE,
         text=True,

@@ -11,7 +11,6 @@ import random
 import re
 import shutil
 import struct
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from typing import Any
 import pytest
 
 from mamba_stream.log.doctor import examine
+from tests import forking
 from tests.crash import damage
 from tests.crash.damage import INDEX, Case
 from tests.crash.planting import BLINDNESS
@@ -79,7 +79,7 @@ def _answers(
     while cases:
         shutil.rmtree(own, ignore_errors=True)
         shutil.copytree(log, own, ignore=shutil.ignore_patterns("wake"))
-        done = subprocess.run(
+        done = forking.run(
             command,
             input="".join(f"{json.dumps(case)}\n" for case in cases),
             capture_output=True,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pytest
 from mamba_stream.log import open_log
 from mamba_stream.log.doctor import examine
 from mamba_stream.log.repair import repair
+from tests import forking
 from tests.log.pictures import rows_of, unsound
 
 _WRITTEN = """
@@ -43,7 +43,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 def log(place: Path, environment: dict[str, str], request: pytest.FixtureRequest) -> Path:
     """A log whose process was killed: with locks, and with commits that wait for the disk or a half-made backup."""
     code = _WRITTEN.format(log=str(place / "log"), kept=str(place / "kept"), backs_up=request.param)
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False)
+    done = forking.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     return place / "log"
 

@@ -26,6 +26,7 @@ from mamba_stream.errors import DiskFull
 from mamba_stream.log import Log, open_log
 from mamba_stream.log.recovery import TRASH_DELAY
 from mamba_stream.log.store import acquire
+from tests import forking
 from tests.crash.filler import MAP_SIZE, SCHEMA, SHAPES, STATE, TOPICS, body, record
 from tests.crash.pipeline_job import OUTPUTS
 from tests.log.pictures import picture, rows_of, unsound
@@ -60,7 +61,7 @@ class Child:
     def __init__(self, environment: dict[str, str], log: Path, shape: str, first: int = 0) -> None:
         self.shape = shape
         self.acknowledged: dict[int, list[tuple[str, int, int]]] = {}
-        self._process = subprocess.Popen(
+        self._process = forking.Process(
             [sys.executable, "-m", "tests.crash.filler", str(log), shape, str(first)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -318,7 +319,7 @@ def events(seed: int) -> pl.DataFrame:
 
 
 def run_job(log: Path, job: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+    return forking.run(
         [sys.executable, "-m", "tests.crash.pipeline_job", str(log), job],
         capture_output=True,
         text=True,

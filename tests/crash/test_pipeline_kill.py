@@ -16,6 +16,7 @@ from polars.testing import assert_frame_equal
 
 import mamba_stream as mamba
 from mamba_stream.log.doctor import examine
+from tests import forking
 from tests.crash.pipeline_job import OUTPUTS, SCHEMA, build
 
 _PARTITIONS = 3
@@ -56,8 +57,8 @@ class Appender(threading.Thread):
         self.join()
 
 
-def begin(log: Path, environment: dict[str, str]) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
+def begin(log: Path, environment: dict[str, str]) -> forking.Process:
+    process = forking.Process(
         [sys.executable, "-m", "tests.crash.pipeline_job", str(log), "killed"],
         stdout=subprocess.PIPE,
         text=True,

@@ -24,6 +24,7 @@ from mamba_stream.log.doctor import Report, examine
 from mamba_stream.log.examination import Finding, examine as examine_here
 from mamba_stream.log.mending import Mending
 from mamba_stream.log.repair import Repaired, repair
+from tests import forking
 from tests.crash import damage
 from tests.crash.damage import INDEX, Case
 from tests.crash.steps import COUNTED
@@ -223,7 +224,7 @@ def test_a_log_in_use_is_not_repaired_and_it_says_who_has_it(
     shutil.rmtree(log)
     log = hurt([])
     code = f"from mamba_stream.log import open_log; log = open_log({str(log)!r}); print('open', flush=True); input()"
-    with subprocess.Popen(
+    with forking.Process(
         [sys.executable, "-c", code],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -278,7 +279,7 @@ def test_commits_that_wait_for_the_disk_are_kept_whole_or_go_back_as_a_whole(
             "with log.transaction(durability='os') as tx:\n    tx.put_record('space', 'key', b'newer')\n"
             "os.kill(os.getpid(), signal.SIGKILL)"
         )
-        done = subprocess.run(
+        done = forking.run(
             [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
         )
         assert done.returncode == -signal.SIGKILL, done.stderr
@@ -336,7 +337,7 @@ def test_a_repair_that_is_killed_anywhere_can_be_done_again(
         (log / "files" / "00000004.arrows").unlink()
         (log / "files" / "00000005.toc").unlink()
         code = _KILLED.format(step=step, names=STEPS, log=str(log))
-        done = subprocess.run(
+        done = forking.run(
             [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
         )
         return log, done

@@ -18,6 +18,7 @@ import pytest
 
 from mamba_stream.log import Log
 from mamba_stream.log.store import acquire
+from tests import forking
 from tests.crash.test_system_calls import _points, _status, _wait
 from tests.crash.upkeep_run import ADDED, fill, kept, rows
 from tests.crash.upkept import Upkept
@@ -51,7 +52,7 @@ class Upkeep:
         path = self._place / f"copy-{next(self._copies)}"
         shutil.copytree(self._log, path)
         command = [sys.executable, "-m", "tests.crash.upkeep_run", str(path), str(self._clock.at), plant]
-        process = subprocess.Popen(command, stderr=subprocess.PIPE)
+        process = forking.Process(command, stderr=subprocess.PIPE)
         _wait(lambda: _status(process.pid, "State").startswith("T"))
         traced = ["strace", "-f", "-q", "-o", str(self._place / "strace"), "-p", str(process.pid)]
         traced += ["-e", f"trace={','.join(CALLS)}", "-e", "signal=none"]

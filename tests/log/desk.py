@@ -11,7 +11,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import polars as pl
 import pyarrow as pa
 
@@ -261,6 +260,9 @@ def frame_of(rows: list[list[Any]], form: str, schema: pl.Schema = SCHEMA) -> An
         case "reader":
             return frame.to_arrow().to_reader(max_chunksize=2)
         case "pandas":
+            # Half as long again as all else that a process needs, and few tests come here.
+            import pandas as pd
+
             # As pandas users have it: missing numbers are NaN, missing times NaT.
             return pd.DataFrame(
                 {

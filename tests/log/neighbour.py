@@ -14,28 +14,35 @@ from typing import Any, BinaryIO, Self
 
 import msgspec
 
+from tests import forking
+from tests.children import CHILDREN
+
 _LENGTH = struct.Struct("<I")
 
 
 def environment() -> dict[str, str]:
-    """What a child needs to import what this process imports."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    """What a child needs to import what this process imports, but for pandas."""
+    return importing(str(CHILDREN), *sys.path)
 
 
-def script(code: str, *arguments: object, **options: Any) -> subprocess.Popen[str]:
+def importing(*path: str) -> dict[str, str]:
+    """The environment of a child that imports from there."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))}
+
+
+def script(code: str, *arguments: object, **options: Any) -> forking.Process:
     """A Python process that runs the code, with text pipes."""
-    return subprocess.Popen(
+    return forking.Process(
         [sys.executable, "-c", code, *map(str, arguments)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment(),
-        **options,
+        **{"env": environment(), **options},
     )
 
 
-def finished(process: subprocess.Popen[str], timeout: float = 60) -> str:
+def finished(process: forking.Process, timeout: float = 60) -> str:
     """What a process printed, once it has ended well."""
     out, err = process.communicate(timeout=timeout)
     assert process.returncode == 0, f"exit status {process.returncode}: {err}"
@@ -50,7 +57,7 @@ class Neighbour:
             [sys.executable, str(Path(__file__))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=environment(),
+            env=importing(*sys.path),
         )
 
     def do(self, command: dict[str, Any]) -> dict[str, Any]:

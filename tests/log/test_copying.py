@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 import mamba_stream as mamba
 from mamba_stream.errors import AlreadyExists, InvalidInput, OffsetTrimmed, PreconditionFailed, TopicNotFound
 from mamba_stream.log import Log, open_log
+from tests import forking
 from tests.served import serving
 
 
@@ -194,7 +194,7 @@ def test_a_copy_that_is_killed_goes_on_and_each_row_lands_once(
         "source.copy('t', target)"
     )
     for left in (1, 2, 3, 6):
-        done = subprocess.run(
+        done = forking.run(
             [sys.executable, "-c", code.replace("LEFT", str(left))],
             env=environment,
             capture_output=True,

@@ -16,6 +16,7 @@ import pytest
 import mamba_stream as mamba
 from mamba_stream.errors import InvalidInput, LogFailed
 from mamba_stream.log.overlay import OverlaidView
+from tests import forking
 from tests.log.outage import copied, lose_power
 from tests.server.running import until
 
@@ -39,8 +40,8 @@ def place(tmp_path: Path) -> Path:
     return tmp_path / "log"
 
 
-def writer(place: Path, durability: str, first: int, count: int) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+def writer(place: Path, durability: str, first: int, count: int) -> forking.Process:
+    return forking.Process(
         [sys.executable, "-c", WRITER, str(place), durability, str(first), str(count)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import polars as pl
 import pytest
 
 import mamba_stream as mamba
+from tests import forking
 from tests.log.neighbour import script
 
 pytestmark = [pytest.mark.embedded, pytest.mark.synced]
@@ -45,7 +45,7 @@ def test_what_is_committed_after_it_is_not_taken_for_flushed(tmp_path: Path) -> 
         topic = log.create_topic("t", {"n": pl.Int64})
         topic.append([{"n": 0}])
         log.flush()
-        done = subprocess.run([sys.executable, "-c", KILLED, str(place), "1"], input=b"", check=False)
+        done = forking.run([sys.executable, "-c", KILLED, str(place), "1"], input=b"", check=False)
         assert done.returncode == -signal.SIGKILL
         topic.append([{"n": 2}])
         topic.append([{"n": 3}], durability="commit")

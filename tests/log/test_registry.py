@@ -17,6 +17,7 @@ import pytest
 from mamba_stream.errors import CommitUnknown, DiskFull, LogFailed, PreconditionFailed, TopicEnded
 from mamba_stream.log import Log, Topic
 from mamba_stream.log.registry import Registry
+from tests import forking
 from tests.log.pictures import picture
 
 pytestmark = pytest.mark.embedded
@@ -44,7 +45,7 @@ for line in sys.stdin:
 class _Apart:
     """A process that has the log open, but not its index."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: forking.Process) -> None:
         self.process = process
 
     def does(self, expression: str) -> object:
@@ -60,7 +61,7 @@ class _Apart:
 def _apart(log: Log) -> Iterator[_Apart]:
     ours, theirs = socket.socketpair()
     with theirs:
-        process = subprocess.Popen(
+        process = forking.Process(
             [sys.executable, "-c", _COMMITS, str(log.path), str(theirs.fileno())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -18,6 +18,7 @@ from mamba_stream.log import Log, Topic, open_log
 from mamba_stream.messaging import bounds
 from mamba_stream.messaging.pending import Pending, bits_of, pack
 from mamba_stream.messaging.schema import MESSAGES, TIME
+from tests import forking
 from tests.messaging.flaky import until
 from tests.messaging.test_producer import rows
 
@@ -273,7 +274,7 @@ producer = mamba.Producer(sys.argv[1])
 producer.send("t", 1)
 producer.send("t", 2)
 """
-    process = subprocess.Popen(
+    process = forking.Process(
         [sys.executable, "-W", "error", "-c", script, log.place],
         env=environment,
         stderr=subprocess.PIPE,

@@ -14,6 +14,7 @@ import pytest
 
 import mamba_stream as mamba
 from mamba_stream.messaging.members import CLIENTS, alive
+from tests import forking
 
 PUBLISHER = """\
 publisher = mamba.Publisher("my-topic")               # no address: the embedded log, shared by processes
@@ -55,11 +56,11 @@ class Stage:
         self.place = place / "log"
         self._cwd = place
         self._environment = {**environment, "MAMBA_STREAM_LOG": str(self.place)}
-        self._running: list[subprocess.Popen[str]] = []
+        self._running: list[forking.Process] = []
 
-    def begin(self, *parts: str) -> subprocess.Popen[str]:
+    def begin(self, *parts: str) -> forking.Process:
         script = "import mamba_stream as mamba\n" + "".join(parts)
-        process = subprocess.Popen(
+        process = forking.Process(
             [sys.executable, "-u", "-W", "error", "-c", script],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -103,7 +104,7 @@ def stage(tmp_path: Path, environment: dict[str, str]) -> Iterator[Stage]:
     made.close()
 
 
-def line(process: subprocess.Popen[str]) -> str:
+def line(process: forking.Process) -> str:
     """The next line that it prints."""
     assert process.stdout is not None
     assert process.stderr is not None

@@ -22,6 +22,7 @@ from mamba_stream.messaging import bounds, redrive
 from mamba_stream.messaging.letterbook import count_letters
 from mamba_stream.messaging.letters import letter, letters
 from mamba_stream.messaging.redrive import purge
+from tests import forking
 from tests.messaging.desk import SECOND, HandClock, Sent, member, message_topic, messages, rows
 
 DEAD = "work.dead"
@@ -390,7 +391,7 @@ def test_redrives_that_are_killed_in_the_middle_put_each_letter_back_once(
     bury(log, clock, *range(count))
     kills = 0
     while (before := count_letters(log)[0].left) and kills < 6:
-        with subprocess.Popen(
+        with forking.Process(
             [sys.executable, "-c", CHILD, log.place], env=environment, stdout=subprocess.PIPE
         ) as child:
             assert child.stdout is not None

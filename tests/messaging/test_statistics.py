@@ -20,6 +20,7 @@ from mamba_stream.messaging.interest import Interest
 from mamba_stream.messaging.latency import Latencies
 from mamba_stream.messaging.members import CLIENTS, Client, Member, Registration, alive
 from mamba_stream.messaging.statistics import GroupStatistics, TopicStatistics, queue_statistics
+from tests import forking
 from tests.messaging.desk import SECOND, HandClock, Sent, member, message_topic, rows
 
 SENT = Sent("x" * 50)
@@ -272,7 +273,7 @@ with mamba.open(sys.argv[1]) as log, mamba.Producer(log) as producer:
     message_topic(log)
     message_topic(log, "results")
     command = [sys.executable, "-c", code, log.place]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as child:
+    with forking.Process(command, env=environment, stdout=subprocess.PIPE) as child:
         try:
             assert child.stdout is not None
             assert child.stdout.readline() == b"here\n"

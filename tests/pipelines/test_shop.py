@@ -16,6 +16,7 @@ import pytest
 import mamba_stream as mamba
 from mamba_pipelines import shop
 from mamba_stream.log.doctor import examine
+from tests import forking
 
 _PATIENCE = 120.0
 RICH, POOR = ["ada", "bela"], ["carla", "dora", "emil", "fritz"]
@@ -63,11 +64,11 @@ class Services:
     def __init__(self, log: mamba.Log, environment: dict[str, str]) -> None:
         self._log = log
         self._environment = environment
-        self._there: dict[str, subprocess.Popen[bytes]] = {}
+        self._there: dict[str, forking.Process] = {}
 
-    def begin(self, name: str, *options: str) -> subprocess.Popen[bytes]:
+    def begin(self, name: str, *options: str) -> forking.Process:
         command = [sys.executable, "-W", "error", "-m", "mamba_pipelines.shop", name]
-        process = subprocess.Popen(
+        process = forking.Process(
             [*command, "--log", self._log.place, "--visibility", "1s", *options], env=self._environment
         )
         self._there[name] = process

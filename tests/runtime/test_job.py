@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import threading
 from datetime import UTC, datetime, timedelta
@@ -16,6 +15,7 @@ from mamba_stream.runtime.jobs import find_job, list_jobs, reset_job
 from mamba_stream.runtime.journal import read_journal
 from mamba_stream.runtime.options import RunOptions, run_options
 from mamba_stream.runtime.run import Run
+from tests import forking
 from tests.runtime.desk import ManualClock, put
 from tests.runtime.model import EPOCH, SCHEMA, Row, frame
 
@@ -576,7 +576,7 @@ raise SystemExit(3)
 def test_a_job_that_a_program_leaves_behind_is_cancelled_when_that_ends(log, topic, environment):
     put(topic, 0, (1, "a", 1))
     put(topic, 1, (1, "b", 1))
-    done = subprocess.run(
+    done = forking.run(
         [sys.executable, "-c", _LEFT, log.place],
         env=environment,
         capture_output=True,

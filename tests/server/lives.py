@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from typing import Final, Self
 
 from mamba_stream.core.settings import Address
 from mamba_stream.server.sockets import bind
+from tests.log.neighbour import environment
 
 _SERVER: Final = """
 import sys
@@ -92,7 +92,7 @@ class Lives:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env=environment(),
         )
 
     @staticmethod

@@ -17,6 +17,7 @@ import pytest
 
 import mamba_stream as mamba
 from mamba_stream.log.doctor import examine
+from tests import forking
 from tests.runtime.workers.scenarios import SCENARIOS, Feed
 from tests.server.running import alive, children, until
 
@@ -48,7 +49,7 @@ class Commanded:
         self._name = name
         self._place = place
         self._environment = environment
-        self._processes: list[subprocess.Popen[str]] = []
+        self._processes: list[forking.Process] = []
         self.apart = False
         """Whether its workers are processes: a job that is started with one runs that itself, and those that follow."""
         self.tasks = False
@@ -58,7 +59,7 @@ class Commanded:
         command = [sys.executable, "-m", "tests.runtime.workers.coordinator"]
         # What it says goes through a file: nobody is at hand to empty a pipe.
         with (self._place / f"said-{len(self._processes)}").open("w") as said:
-            process = subprocess.Popen(
+            process = forking.Process(
                 [*command, str(self._place / "log"), self._name, str(workers)],
                 stdin=subprocess.PIPE,
                 stdout=said,
@@ -71,7 +72,7 @@ class Commanded:
         self.tasks = self.tasks or self.apart
 
     @property
-    def process(self) -> subprocess.Popen[str]:
+    def process(self) -> forking.Process:
         return self._processes[-1]
 
     @property
