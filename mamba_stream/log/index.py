@@ -10,6 +10,7 @@ and who reads opens the upper one first: what was flushed in between is then fou
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import threading
@@ -251,18 +252,20 @@ class Index:
                 self._sync(recent, upper)
             lower = self._env.begin(write=True)
             try:
-                generation = recent.generation(upper)
-                pending = recent.pending(upper) and generation > (flushed(lower) or 0)
-                if pending:
+                below, pending = flushed(lower) or 0, recent.pending(upper)
+                if pending and recent.generation(upper) > below:
                     recent.pour(upper, lower)
+                    below = recent.generation(upper)
                 result = change(Draft(lower))
             except BaseException:
                 lower.abort()
                 raise
             lower.commit()
             if pending:
-                recent.empty(upper, generation)
-                upper.commit()
+                # It happened, whatever becomes of this: what stays there is of a generation that nobody reads.
+                with contextlib.suppress(lmdb.Error):
+                    recent.empty(upper, below)
+                    upper.commit()
             return result
 
     def _attempt_above(self, change: Callable[[Draft], T], unsynced: Collection[int]) -> T:
@@ -335,6 +338,8 @@ class Index:
             if not short:
                 return False
         try:
+            if self._recent is not None:
+                self._recent.begin(write=True).abort()
             self._env.begin(write=True).abort()
         except lmdb.PanicError:
             # It failed in the very page that publishes a commit.

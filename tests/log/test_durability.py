@@ -10,13 +10,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import lmdb
 import polars as pl
 import pytest
 
 import mamba_stream as mamba
-from mamba_stream.errors import InvalidInput, LogFailed
+from mamba_stream.errors import CommitUnknown, InvalidInput, LogFailed
 from mamba_stream.log.overlay import OverlaidView
 from tests import forking
+from mamba_stream.log.recent import Recent
 from tests.log.outage import copied, lose_power
 from tests.server.running import until
 
@@ -196,3 +198,65 @@ def test_what_the_disk_refuses_stops_all_who_commit_and_can_be_read(place: Path,
         assert log["t"].scan().collect()["n"].to_list() == [0, 1]
         with pytest.raises(LogFailed, match="copy what you need"):
             log["t"].append([{"n": 3}])
+
+
+def test_a_commit_that_took_along_what_waited_has_happened_though_that_cannot_be_emptied(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows must not be taken back for want of room: the index names them already."""
+    with mamba.open(place) as log:
+        topic = log.create_topic("t", {"n": pl.Int64})
+        topic.append([{"n": 0}], durability="os")
+        emptied = Recent.empty
+
+        def full(self: Recent, upper: lmdb.Transaction, generation: int) -> None:
+            emptied(self, upper, generation)
+            raise lmdb.DiskError(f"mdb_put: {os.strerror(errno.ENOSPC)}")
+
+        monkeypatch.setattr(Recent, "empty", full)
+        topic.append([{"n": 1}])
+        monkeypatch.setattr(Recent, "empty", emptied)
+        assert topic.scan().collect()["n"].to_list() == [0, 1]
+        topic.append([{"n": 2}], durability="os")
+        topic.append([{"n": 3}])
+        assert topic.scan().collect()["n"].to_list() == [0, 1, 2, 3]
+    assert numbers(place) == [0, 1, 2, 3]
+
+
+def test_what_was_flushed_and_not_emptied_is_emptied_by_the_next_commit(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with mamba.open(place) as log:
+        topic = log.create_topic("t", {"n": pl.Int64})
+        topic.append([{"n": 0}], durability="os")
+        with monkeypatch.context() as patched:
+            patched.setattr(Recent, "empty", lambda *_: (_ for _ in ()).throw(lmdb.DiskError("full")))
+            topic.append([{"n": 1}])
+        recent = log._shared.index._recent
+        with recent.begin() as upper:
+            assert recent.pending(upper)
+        topic.append([{"n": 2}])
+        with recent.begin() as upper:
+            assert not recent.pending(upper)
+        assert topic.scan().collect()["n"].to_list() == [0, 1, 2]
+
+
+def test_nobody_knows_of_a_commit_that_failed_where_what_waits_is_published(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if there had been no room for the page that publishes it: what lies there can be used no more."""
+    with mamba.open(place) as log:
+        topic = log.create_topic("t", {"n": pl.Int64})
+        topic.append([{"n": 0}], durability="os")
+        log.flush()
+
+        def published(*_: object, **__: object) -> None:
+            def begin(*_: object, **__: object) -> None:
+                raise lmdb.PanicError("mdb_txn_begin")
+
+            monkeypatch.setattr(Recent, "begin", begin)
+            raise lmdb.DiskError(f"mdb_txn_commit: {os.strerror(errno.ENOSPC)}")
+
+        monkeypatch.setattr(Recent, "mark", published)
+        with pytest.raises(CommitUnknown):
+            topic.append([{"n": 1}], durability="os")
