@@ -17,7 +17,7 @@ from mamba_stream.log.index import Index
 from mamba_stream.log.ledger import Ledger
 
 if TYPE_CHECKING:
-    from mamba_stream.log.views import Draft
+    from mamba_stream.log.views import Draft, View
 
 TRASH_DELAY = 60_000_000
 """Microseconds between a file's last entry going and the file going: readers hold places that long."""
@@ -27,15 +27,15 @@ _ABANDONED = 3_600_000_000
 def recover(index: Index, directory: Path, clock: Clock) -> int:
     """Removes files that no row can lie in any more; says how many."""
     now = clock.now()
-    due: list[int] = []
+    with index.flushed() as view:
+        # What is trash only since a commit that waits for the disk, a loss of power makes what it was.
+        due = [
+            number
+            for number, row in _rows(view).items()
+            if row.state == "trash" and now - row.since >= TRASH_DELAY
+        ]
     with index.view() as view:
-        known = {
-            int.from_bytes(key[1:], "big"): rows.unpack(rows.FileRow, value)
-            for key, value in view.items(rows.FILE)
-        }
-    for number, row in known.items():
-        if row.state == "trash" and now - row.since >= TRASH_DELAY:
-            due.append(number)
+        known = _rows(view)
     strays = _strays(directory, known, now)
     if strays:
         with index.view() as view:
@@ -90,6 +90,14 @@ def clear(index: Index, directory: Path, clock: Clock) -> bool:
         return done
 
     return ballast.relieved(directory.parent, lambda: index.update(change))
+
+
+def _rows(view: View) -> dict[int, rows.FileRow]:
+    """What the index knows of files, by their numbers."""
+    return {
+        int.from_bytes(key[1:], "big"): rows.unpack(rows.FileRow, value)
+        for key, value in view.items(rows.FILE)
+    }
 
 
 def _strays(directory: Path, known: dict[int, rows.FileRow], now: int) -> list[Path]:

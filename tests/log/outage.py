@@ -10,9 +10,9 @@ from mamba_stream.log import directory, files, rows
 from mamba_stream.log.index import Index
 
 
-def copied(place: Path) -> Path:
-    """A copy of a log to which nobody writes at this moment."""
-    return shutil.copytree(place, place.with_name("copy"), ignore=shutil.ignore_patterns("wake"))
+def copied(place: Path, name: str = "copy") -> Path:
+    """A copy of a log to which nobody writes at this moment, beside it."""
+    return shutil.copytree(place, place.with_name(name), ignore=shutil.ignore_patterns("wake"))
 
 
 def lose_power(place: Path) -> None:

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from mamba_stream.log import open_log, recovery
+from mamba_stream.log import directory, open_log, recovery
 from mamba_stream.log.log import Log
 from mamba_stream.log.store import acquire
 from tests.log.neighbour import Neighbour, script
+from tests.log.outage import copied, lose_power
 from tests.log.pictures import picture, rows_of, unsound
 
 pytestmark = pytest.mark.embedded
@@ -58,6 +59,38 @@ def test_a_file_of_trash_goes_when_its_delay_is_over(tmp_path: Path) -> None:
         assert log.statistics().trash == 0
         assert rows_of(log["plain"]) == [(0, 0, (1,))]
     assert unsound(tmp_path) == []
+
+
+def test_a_file_that_is_trash_only_as_long_as_power_lasts_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trim was committed without waiting for the disk: a loss of power brings its rows back."""
+    clock, place = Clock(), tmp_path / "log"
+    copies: list[Path] = []
+    with opened(place, clock) as log:
+        plain = log.create_topic("plain", {"n": int})
+        plain.append([{"n": 1}, {"n": 2}])
+        log.seal()
+        with log.transaction(durability="os") as tx:
+            tx.trim("plain", {0: 2})
+        clock.time += recovery.TRASH_DELAY
+        synced = directory.sync
+
+        def lost(path: Path) -> None:
+            synced(path)
+            copies.append(copied(place, f"copy-{len(copies)}"))
+
+        monkeypatch.setattr(directory, "sync", lost)
+        log.maintain()
+        monkeypatch.setattr(directory, "sync", synced)
+        log.maintain()
+        assert names(place) == set()
+    assert copies
+    for copy in copies:
+        lose_power(copy)
+        assert unsound(copy) == []
+        with opened(copy, clock) as log:
+            assert rows_of(log["plain"]) in ([], [(0, 0, (1,)), (0, 1, (2,))])
 
 
 def test_the_time_of_appending_never_runs_backwards_though_the_clock_does(tmp_path: Path) -> None:
