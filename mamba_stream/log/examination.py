@@ -90,7 +90,7 @@ def examine(path: Path, report: Callable[[Finding], None], *, lock: bool = True)
             for key, sealed in _between(transaction, rows.FILE, rows.OFFSET):
                 with contextlib.suppress(Damaged, ValueError):
                     list(_noted(key, rows.unseal(key, sealed), found))
-        for finding in _files(path / directory.FILES, found):
+        for finding in _files(env, path / directory.FILES, found):
             report(finding)
         for finding in _unknown(env, path / directory.FILES):
             report(finding)
@@ -206,10 +206,11 @@ def _topic(env: lmdb.Environment, where: Path, found: _Found, topic: TopicRow) -
                         if not key.startswith(prefix):
                             break
                         entries.append((key, value))
-        yield from _partition(where, found, topic, partition, head, entries)
+        yield from _partition(env, where, found, topic, partition, head, entries)
 
 
 def _partition(
+    env: lmdb.Environment,
     where: Path,
     found: _Found,
     topic: TopicRow,
@@ -218,6 +219,7 @@ def _partition(
     entries: list[tuple[bytes, bytes]],
 ) -> Iterator[Finding]:
     chain, expected, seen = 0, None, 0
+    told: set[int] = set()
     for key, sealed in entries:
         try:
             value = rows.unseal(key, sealed)
@@ -249,9 +251,16 @@ def _partition(
         found.rows += entry.rows
         found.batches += 1
         found.bytes += entry.length
-        problem = problem_of(where, found.layouts.get(entry.schema), entry)
-        if problem is not None:
+        now: tuple[int, Entry] | None = offset, entry
+        while (problem := problem_of(where, found.layouts.get(entry.schema), entry)) is not None:
+            now = _holding(env, topic.id, partition, offset)
+            if now is None or now == (offset, entry):
+                break
+            # It was sealed or merged meanwhile.
+            offset, entry = now
+        if problem is not None and now is not None and offset not in told:
             severity, what = problem
+            told.add(offset)
             yield Finding(severity, what, **place, offset=offset, next_offset=offset + entry.span)
     if seen != head.entries or chain != head.chain:
         yield Finding(
@@ -269,6 +278,19 @@ def _partition(
             topic.name,
             partition,
         )
+
+
+def _holding(env: lmdb.Environment, topic: int, partition: int, offset: int) -> tuple[int, Entry] | None:
+    """The entry that holds an offset as of now, and where it begins; ``None`` where it was trimmed or deleted."""
+    prefix = rows.entry_prefix(topic, partition)
+    with env.begin() as transaction, contextlib.suppress(Damaged):
+        view = View(transaction)
+        key = view.floor(rows.entry_key(topic, partition, offset), prefix)
+        value = None if key is None else view.get(key)
+        if key is not None and value is not None:
+            first, entry = rows.entry_place(key)[2], rows.unpack_entry(value)
+            return (first, entry) if offset < first + entry.span else None
+    return None
 
 
 def problem_of(where: Path, layout: format.Layout | None, entry: Entry) -> tuple[str, str] | None:
@@ -298,27 +320,55 @@ def problem_of(where: Path, layout: format.Layout | None, entry: Entry) -> tuple
     return None
 
 
-def _files(where: Path, found: _Found) -> Iterator[Finding]:
+def _files(env: lmdb.Environment, where: Path, found: _Found) -> Iterator[Finding]:
     for number, row in sorted(found.files.items()):
-        path = files.path_of(where, number, row.kind)
-        live = found.live.get(number, 0)
-        if live == 0 and row.state == "trash":
-            continue
-        if not path.exists():
-            yield Finding("loss", f"{path.name} is missing; {row.live} batches lie in it")
-            continue
-        if path.stat().st_size < row.end:
-            yield Finding("loss", f"{path.name} has {path.stat().st_size} bytes, {row.end} are published")
-        if row.kind == "segment":
-            yield from frame_problems(path, row.end)
-        ranges = sorted(found.ranges.get(number, []))
-        for (_, end, one), (start, _, other) in pairwise(ranges):
-            if start < end:
-                yield Finding("damage", f"index: batches of {one} and {other} overlap in {path.name}")
-    for number in found.live.keys() - found.files.keys():
+        for finding in _file(where, found, number, row):
+            # Otherwise it went meanwhile, as files go in which nothing lies any more.
+            if _is_in_use(env, number):
+                yield finding
+    unknown = found.live.keys() - found.files.keys()
+    if unknown:
+        unknown &= {rows.unpack_entry(value).file for value in _sound_entries(env)}
+    for number in unknown:
         yield Finding(
             "damage", f"index: {found.live[number]} batches lie in file #{number}, which it does not know"
         )
+
+
+def _file(where: Path, found: _Found, number: int, row: FileRow) -> Iterator[Finding]:
+    path = files.path_of(where, number, row.kind)
+    if number not in found.live and row.state == "trash":
+        return
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        yield Finding("loss", f"{path.name} is missing; {row.live} batches lie in it")
+        return
+    if size < row.end:
+        yield Finding("loss", f"{path.name} has {size} bytes, {row.end} are published")
+    if row.kind == "segment":
+        yield from frame_problems(path, row.end)
+    ranges = sorted(found.ranges.get(number, []))
+    for (_, end, one), (start, _, other) in pairwise(ranges):
+        if start < end:
+            yield Finding("damage", f"index: batches of {one} and {other} overlap in {path.name}")
+
+
+def _is_in_use(env: lmdb.Environment, number: int) -> bool:
+    """Whether the index knows a file, as of now, and something lies in it."""
+    with env.begin() as transaction:
+        try:
+            value = View(transaction).get(rows.number_key(rows.FILE, number))
+            return value is not None and rows.unpack(FileRow, value).state != "trash"
+        except (Damaged, ValueError):
+            return True
+
+
+def _sound_entries(env: lmdb.Environment) -> Iterator[bytes]:
+    """The values of all entries as of now."""
+    for key, sealed in _entries(env, []):
+        with contextlib.suppress(Damaged):
+            yield rows.unseal(key, sealed)
 
 
 def _unknown(env: lmdb.Environment, where: Path) -> Iterator[Finding]:

@@ -15,10 +15,11 @@ import polars as pl
 import pytest
 
 from mamba_stream.errors import NotALog
-from mamba_stream.log import Log, open_log, rows
+from mamba_stream.log import Log, examination, open_log, rows
 from mamba_stream.log.doctor import examine, metas
 from mamba_stream.log.examination import Finding, examine as examine_here
 from mamba_stream.log.index import Index
+from tests.log.neighbour import finished, script
 
 
 @pytest.fixture
@@ -310,6 +311,85 @@ def test_a_row_that_is_there_and_not_found_by_its_key_is_found(path: Path) -> No
     assert found
     assert all("is not found by its key" in finding.what for finding in found)
     assert {finding.severity for finding in found} == {"damage"}
+
+
+BUSY = """
+import sys
+from mamba_stream.log import Log, recovery
+from mamba_stream.log.store import acquire
+from tests.log.handclock import HandClock
+
+clock = HandClock()
+log = Log(acquire(__import__("pathlib").Path(sys.argv[1]), clock))
+busy = log.create_topic("busy", {"n": int})
+for n in range(6):
+    busy.append([{"n": n}])
+print(flush=True)
+for line in sys.stdin:
+    exec(line)
+    print(flush=True)
+"""
+
+
+@pytest.mark.parametrize("when", ["batches", "files"])
+@pytest.mark.parametrize(
+    "work", ["log.seal()", "busy.trim(6)", "busy.trim(6); log.seal()", "log.delete_topic('busy')"]
+)
+def test_what_moves_while_it_is_at_work_is_not_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str, work: str
+) -> None:
+    """It takes longer than the minute for which files stay in which nothing lies any more."""
+    writer = script(BUSY, tmp_path / "log")
+    writer.stdout.readline()
+
+    def tell(line: str) -> None:
+        writer.stdin.write(f"{line}\n")
+        writer.stdin.flush()
+        writer.stdout.readline()
+
+    tell("log.seal()")
+    tell("busy.append([{'n': 6}])")
+    name = {"batches": "problem_of", "files": "frame_problems"}[when]
+    looked = getattr(examination, name)
+
+    def slowly(*arguments: Any) -> Any:
+        monkeypatch.setattr(examination, name, looked)
+        tell(work)
+        tell("clock.at += 2 * recovery.TRASH_DELAY; log.maintain()")
+        tell("clock.at += 2 * recovery.TRASH_DELAY; log.maintain()")
+        return looked(*arguments)
+
+    monkeypatch.setattr(examination, name, slowly)
+    assert [finding for finding in findings(tmp_path / "log") if finding.severity != "note"] == []
+    assert getattr(examination, name) is looked
+    finished(writer)
+
+
+def test_what_is_damaged_where_it_has_moved_while_it_is_at_work_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = script(BUSY, tmp_path / "log")
+    writer.stdout.readline()
+    looked = examination.problem_of
+
+    def slowly(*arguments: Any) -> Any:
+        monkeypatch.setattr(examination, "problem_of", looked)
+        for line in ("log.seal()", "clock.at += 2 * recovery.TRASH_DELAY; log.maintain()"):
+            writer.stdin.write(f"{line}\n")
+            writer.stdin.flush()
+            writer.stdout.readline()
+        [segment] = files(tmp_path / "log", ".arrows")
+        content = bytearray(segment.read_bytes())
+        content[-64] ^= 1
+        segment.write_bytes(content)
+        return looked(*arguments)
+
+    monkeypatch.setattr(examination, "problem_of", slowly)
+    found = [finding for finding in findings(tmp_path / "log") if finding.severity != "note"]
+    assert [(one.severity, one.topic, one.offset, one.next_offset) for one in found] == [
+        ("damage", "busy", 0, 6)
+    ]
+    finished(writer)
 
 
 def test_it_runs_beside_writers_and_calls_none_of_their_work_damage(log: Log, tmp_path: Path) -> None:
