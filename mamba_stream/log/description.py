@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 _SAMPLED_ROWS = 1 << 20
 _QUANTILES = (0.5, 0.9, 0.99, 0.999, 1.0)
+_EPOCH = date(1970, 1, 1)
+_FIRST_DAY, _LAST_DAY = (date.min - _EPOCH).days, (date.max - _EPOCH).days
+"""Of Python's times; in some zones the first and the last of them are not whole."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,8 @@ class TopicDescription:
         bytes: What they take on disk.
         batches: In how many batches they lie.
         last_append: When rows were last appended.
-        first_time: The least time of any row.
-        last_time: The greatest time of any row.
+        first_time: The least time of any row; where Python has no such time, the number of ticks of its column.
+        last_time: The greatest time of any row, likewise.
         disorder: ``{quantile: timedelta}``: how far rows lie behind the greatest time before them in
             their partition. A lateness of the 0.99 quantile keeps 99% of the rows.
         key_skew: The greatest share of rows that one key has, and that key.
@@ -141,13 +144,15 @@ def _sample(
                 if placed.entry.lost:
                     start = placed.next_offset
                     continue
-                batch = store.shelf.batch(topic, partition, placed, wanted).data
+                found = store.shelf.batch(topic, partition, placed, wanted)
+                batch = found.between(head.begin, head.end).data
                 sampled += batch.num_rows
                 if topic.time:
                     column = batch.column(topic.time)
                     running = running_time(before, column)
                     valid = column.is_valid().to_numpy(zero_copy_only=False)
-                    behind.append((running - ticks_of(column))[valid])
+                    # Never negative, and up to what an int64 does not hold.
+                    behind.append((running - ticks_of(column))[valid].view(np.uint64))
                     before = int(running[-1]) if len(running) else before
                 if topic.key:
                     keys.append(frame_from_batch(batch.select(list(topic.key))))
@@ -162,7 +167,10 @@ def _disorder(
         return {}
     per_day = ticks_per_day(schema.field(topic.time).type)
     values = np.quantile(np.concatenate(behind), _QUANTILES, method="higher")
-    return {q: timedelta(days=float(value) / per_day) for q, value in zip(_QUANTILES, values, strict=True)}
+    return {
+        q: timedelta(days=min(float(value) / per_day, timedelta.max.days))
+        for q, value in zip(_QUANTILES, values, strict=True)
+    }
 
 
 def _skew(keys: list[pl.DataFrame], topic: TopicRow) -> tuple[float, Any] | None:
@@ -184,8 +192,8 @@ def _skew(keys: list[pl.DataFrame], topic: TopicRow) -> tuple[float, Any] | None
 def _time_range(store: Store, topic: TopicRow, schema: pa.Schema, heads: dict[int, Head]) -> tuple[Any, Any]:
     if topic.time is None:
         return None, None
-    low: int | None = None
-    high: int | None = None
+    column = schema.get_field_index(topic.time)
+    ticks: list[int] = []
     for partition, head in heads.items():
         position = head.begin
         while position < head.end:
@@ -194,15 +202,27 @@ def _time_range(store: Store, topic: TopicRow, schema: pa.Schema, heads: dict[in
                 break
             for placed in entries:
                 position = placed.next_offset
-                if placed.entry.has_time:
-                    low = placed.entry.min_time if low is None else min(low, placed.entry.min_time)
-                    high = placed.entry.max_time if high is None else max(high, placed.entry.max_time)
-    kind = schema.field(topic.time).type
-    return tuple(  # type: ignore[return-value]
-        None
-        if ticks is None
-        else pl.Series(pa.array([ticks], pa.int32() if pa.types.is_date32(kind) else pa.int64()).view(kind))[
-            0
-        ]
-        for ticks in (low, high)
-    )
+                if placed.offset < head.begin and placed.entry.has_time:
+                    # Its first rows were trimmed away, and the index knows of all of them.
+                    batch = store.shelf.batch(topic, partition, placed, [column]).between(
+                        head.begin, position
+                    )
+                    times = ticks_of(batch.data.column(0).drop_null())
+                    ticks += [int(times.min()), int(times.max())] if len(times) else []
+                elif placed.entry.has_time:
+                    ticks += placed.entry.min_time, placed.entry.max_time
+            ticks = [min(ticks), max(ticks)] if ticks else []
+    kind = schema.field(column).type
+    return (time_of(ticks[0], kind), time_of(ticks[-1], kind)) if ticks else (None, None)
+
+
+def time_of(ticks: int, kind: pa.DataType) -> Any:
+    """A time of a column of this type; as it is, in ticks, where Python has no such time.
+
+    >>> time_of(5, pa.date32()), time_of(1 << 62, pa.timestamp("us"))
+    (datetime.date(1970, 1, 6), 4611686018427387904)
+    """
+    if not _FIRST_DAY < ticks // ticks_per_day(kind) < _LAST_DAY:
+        return ticks
+    plain = pa.int32() if pa.types.is_date32(kind) else pa.int64()
+    return pl.Series(pa.array([ticks], plain).view(kind))[0]

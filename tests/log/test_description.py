@@ -98,6 +98,36 @@ def test_times_are_given_in_the_type_of_their_column(log: Log, dtype: Any, momen
     assert found.disorder[1.0] == timedelta(0)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "day"),
+    [(pl.Datetime("us"), 86_400_000_000), (pl.Datetime("ms", "UTC"), 86_400_000), (pl.Date, 1)],
+)
+def test_times_that_python_does_not_have_are_given_in_ticks(log: Log, dtype: Any, day: int) -> None:
+    """As of nanoseconds that were taken for microseconds."""
+    topic = log.create_topic("t", {"ts": dtype}, time="ts")
+    least, most = -719_163 * day, 2**31 - 1 if day == 1 else 2**62
+    ticks = pl.Series("ts", [most, least], dtype=pl.Int64)
+    topic.append(ticks.cast(pl.Int32 if day == 1 else pl.Int64).cast(dtype).to_frame())
+    found = topic.describe()
+    assert (found.first_time, found.last_time) == (least, most)
+    assert found.disorder[1.0].days == min((most - least) // day, timedelta.max.days)
+    assert found.sampled == 2
+
+
+def test_rows_that_were_trimmed_out_of_a_batch_do_not_count(log: Log) -> None:
+    topic = log.create_topic("t", {"ts": pl.Datetime("us"), "s": str}, time="ts", key="s")
+    topic.append([{"ts": START + timedelta(hours=9 - n), "s": "old" if n < 6 else "new"} for n in range(10)])
+    topic.append([{"ts": START + timedelta(hours=1), "s": "other"}])
+    topic.trim(7)
+    found = topic.describe()
+    assert (found.rows, found.sampled, found.key_skew) == (4, 4, (0.75, "new"))
+    assert (found.first_time, found.last_time) == (START, START + timedelta(hours=2))
+    topic.trim(10)
+    found = topic.describe()
+    assert (found.first_time, found.last_time) == (START + timedelta(hours=1),) * 2
+    assert found.key_skew == (1.0, "other")
+
+
 def test_what_is_in_a_partition_is_told_of_each(trades: Topic) -> None:
     for partition, rows in ((0, 3), (2, 40)):
         trades.append([{"symbol": "x"}] * rows, partition=partition)

@@ -11,7 +11,8 @@ import pyarrow as pa
 from mamba_stream.core.alterations import history
 from mamba_stream.core.batches import frame_from_batch
 from mamba_stream.core.schemas import polars_schema, schema_bytes, schema_from_bytes
-from mamba_stream.log.description import PartitionFacts, TopicDescription
+from mamba_stream.log.description import PartitionFacts, TopicDescription, time_of
+from mamba_stream.log.intake import ticks_of
 from mamba_stream.log.remote.protocol import Description
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -50,7 +51,7 @@ def packed(facts: TopicDescription) -> Description:
 
 def unpacked(told: Description) -> TopicDescription:
     """The facts as they were."""
-    first, last = (None, None) if told.times is None else _row(told.times)
+    first, last = (None, None) if told.times is None else _times(told.times)
     skew = None
     if told.skew is not None:
         key = _row(told.skew[1])
@@ -96,5 +97,16 @@ def _values(schema: pa.Schema, columns: list[str], values: list[Any]) -> bytes:
 
 
 def _row(data: bytes) -> tuple[Any, ...]:
+    return frame_from_batch(_batch(data)).row(0)
+
+
+def _times(data: bytes) -> list[Any]:
+    columns = _batch(data).columns
+    return [
+        None if column.null_count else time_of(int(ticks_of(column)[0]), column.type) for column in columns
+    ]
+
+
+def _batch(data: bytes) -> pa.RecordBatch:
     with pa.ipc.open_stream(data) as stream:
-        return frame_from_batch(stream.read_next_batch()).row(0)
+        return stream.read_next_batch()
