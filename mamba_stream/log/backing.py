@@ -169,8 +169,9 @@ class _Backup:
             (self._work / FILES).mkdir(parents=True)
             (self._work / INDEX).mkdir()
             self._store.flush()
-            now = self._store.clock.now()
             self._store.index.copy_to(self._work / INDEX / "data.mdb")
+            # Nothing that is in it came later: whoever restores to a time gets nothing of what came behind that.
+            now = self._store.clock.now()
             lsn, held = _looked_up(self._work / INDEX)
             gone = {number for number, row in held.items() if not self._pin(number, row)}
             attempts += 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +17,7 @@ from mamba_stream.core.changes import ChangeSet, Trim
 from mamba_stream.errors import TopicNotFound
 from mamba_stream.log import rows
 from mamba_stream.log.rows import Head, TopicRow
+from mamba_stream.log.shelf import Placed
 
 if TYPE_CHECKING:
     from mamba_stream.log.store import Store
@@ -109,21 +110,29 @@ def _by_size(store: Store, topic: TopicRow, partition: int, head: Head) -> int:
 
 def _trim(store: Store, topic: TopicRow, partition: int, head: Head, begin: int, found: Retained) -> None:
     groups, last = _groups(store), head.begin
-    for until, batches, size in _steps(store, topic, partition, head, begin):
+    for entries in _steps(store, topic, partition, head, begin):
+        until = entries[-1].next_offset
         store.commit(ChangeSet(trims=(Trim(topic.id, partition, until),)))
-        found.batches += batches
-        found.bytes += size
-        found.rows += until - last
+        found.batches += len(entries)
+        found.bytes += sum(placed.entry.length for placed in entries)
+        found.rows += _rows_from(entries, last)
         for group, offset in groups.get((topic.id, partition), ()):
             if offset < until:
-                found.unread[group, topic.name] += until - max(last, offset)
+                found.unread[group, topic.name] += _rows_from(entries, max(last, offset))
         last = until
 
 
-def _steps(
-    store: Store, topic: TopicRow, partition: int, head: Head, begin: int
-) -> Iterator[tuple[int, int, int]]:
-    """Offsets to trim to one after the other; the batches, and their bytes, that go with each."""
+def _rows_from(entries: Sequence[Placed], offset: int) -> int:
+    """How many rows they have from an offset on: where some of a batch were compacted away, at most so many."""
+    return sum(
+        min(placed.entry.rows, placed.next_offset - offset)
+        for placed in entries
+        if placed.next_offset > offset
+    )
+
+
+def _steps(store: Store, topic: TopicRow, partition: int, head: Head, begin: int) -> Iterator[list[Placed]]:
+    """The batches that go, as many of them as go at a time."""
     position = head.begin
     while position < begin:
         entries = [
@@ -134,7 +143,7 @@ def _steps(
         if not entries:
             return
         position = entries[-1].next_offset
-        yield position, len(entries), sum(placed.entry.length for placed in entries)
+        yield entries
 
 
 def _groups(store: Store) -> dict[tuple[int, int], list[tuple[str, int]]]:

@@ -16,6 +16,8 @@ from mamba_stream.errors import AlreadyExists, DataCorrupted, InvalidInput, LogI
 from mamba_stream.log import Log, backups, open_log, recovery, restore, restoring
 from mamba_stream.log.doctor import Report, examine
 from mamba_stream.log.examination import Finding, examine as examine_here
+from mamba_stream.log.index import Index
+from tests.log.handclock import HandClock
 from tests.log.pictures import picture
 from tests.served import serving
 
@@ -125,6 +127,27 @@ def test_a_moment_is_chosen_by_its_commit_or_its_time(filled: Log, target: Any, 
     for wrong in ("yesterday", 1.5, b"x", -1):
         with pytest.raises(InvalidInput, match="give the number of a commit"):
             restore(target, tmp_path / "early", to=wrong)  # type: ignore[arg-type]
+
+
+def test_what_is_committed_while_a_backup_begins_is_not_in_one_of_an_earlier_time(
+    clocked: Log, clock: HandClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic = clocked.create_topic("t", {"n": int})
+    topic.append([{"n": 0}])
+    copy = Index.copy_to
+
+    def late(self: Index, path: Path) -> None:
+        clock.at += 1_000
+        topic.append([{"n": 1}])
+        copy(self, path)
+
+    monkeypatch.setattr(Index, "copy_to", late)
+    done = clocked.backup(tmp_path / "kept")
+    [_, batch] = topic.read()
+    assert done.time >= batch.append_time
+    restore(tmp_path / "kept", tmp_path / "back")
+    with open_log(tmp_path / "back") as back:
+        assert back["t"].offsets() == {0: (0, 2)}
 
 
 def test_old_backups_go_and_take_only_what_nobody_needs(filled: Log, target: Any, tmp_path: Path) -> None:

@@ -93,6 +93,22 @@ def test_what_a_group_had_yet_to_read_goes_and_is_said(
     assert "quick" not in caplog.text
 
 
+def test_rows_that_were_compacted_away_do_not_go_again(log: Log, clock: HandClock) -> None:
+    topic = log.create_topic("t", {"k": int}, key="k", compact=True, compact_after="0s", retention="7d")
+    topic.append([{"k": n % 3} for n in range(30)])
+    topic.append([{"k": 9}])
+    clock.at += DAY
+    assert log.maintain().compacted_rows == 27
+    topic.append([{"k": 8}])
+    with log.transaction() as tx:
+        tx.commit_offsets("slow", {("t", 0): 28})
+        tx.commit_offsets("slower", {("t", 0): 2})
+    clock.at += 7 * DAY - 1
+    found = log.maintain()
+    assert found.trimmed_rows == 4
+    assert set(found.unread) == {Unread("slow", "t", 3), Unread("slower", "t", 4)}
+
+
 def test_a_reader_keeps_the_batches_that_it_has(log: Log, clock: HandClock) -> None:
     topic = log.create_topic("t", {"n": int}, retention="1d")
     topic.append([{"n": n} for n in range(10_000)])
