@@ -6,10 +6,16 @@ import contextlib
 import fcntl
 import os
 import socket
+import threading
 from pathlib import Path
+from typing import Final
 
 from mamba_stream.errors import DiskFull, LogUnavailable
 from mamba_stream.log.directory import NO_ROOM
+
+_LOOKS: Final = 1_000
+_MOMENT: Final = 0.001
+"""Seconds until it is tried again; so often at most, for one who looks may be stopped."""
 
 
 class FileLock:
@@ -42,22 +48,43 @@ def take(log: Path, space: str, name: str, holder: str) -> FileLock | None:
     try:
         path.parent.mkdir(exist_ok=True)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        locked = _locked(fd)
     except OSError as error:
         if fd >= 0:
             os.close(fd)
-        if isinstance(error, BlockingIOError):
-            return None
         if error.errno in NO_ROOM:
             raise DiskFull(f"{path}: {error.strerror}; free some space and try again") from error
         raise LogUnavailable(
             f"{path} cannot be locked: {error.strerror}; try again, and look at the disk"
         ) from error
+    if not locked:
+        os.close(fd)
+        return None
     # Who has it is only told: a full disk is no reason not to go on.
     with contextlib.suppress(OSError):
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{holder}\n".encode(), 0)
     return FileLock(fd)
+
+
+def _locked(fd: int) -> bool:
+    """Whether the lock is ours now. Who only looks who has it shares it for a moment, and is waited for."""
+    for _ in range(_LOOKS):
+        if _flock(fd, fcntl.LOCK_EX):
+            return True
+        if not _flock(fd, fcntl.LOCK_SH):
+            return False
+        fcntl.flock(fd, fcntl.LOCK_UN)
+        threading.Event().wait(_MOMENT)
+    return False
+
+
+def _flock(fd: int, kind: int) -> bool:
+    try:
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def holder(log: Path, space: str, name: str) -> str | None:
@@ -66,11 +93,9 @@ def holder(log: Path, space: str, name: str) -> str | None:
     if not path.exists():
         return None
     with path.open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return path.read_text().strip() or "another process"
-    return None
+        if _flock(file.fileno(), fcntl.LOCK_SH):
+            return None
+        return path.read_text().strip() or "another process"
 
 
 def _path(log: Path, space: str, name: str) -> Path:
