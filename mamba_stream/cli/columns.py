@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from mamba_stream.core.alterations import SchemaVersion
 
 
+_DIGITS = 38
+"""Of a decimal, at most."""
+
+
 def schema_of(columns: str | None, like: Path | None) -> Any:
     """The columns that were written down, or those of an NDJSON, CSV or Parquet file."""
     if like is None:
@@ -49,7 +53,12 @@ def _type_of_text(kind: str) -> pl.DataType:
     if inner := re.fullmatch(r"list\[(.+)\]", kind):
         return pl.List(_type_of_text(inner[1]))
     if numbers := re.fullmatch(r"decimal\((\d+), ?(\d+)\)", kind):
-        return pl.Decimal(int(numbers[1]), int(numbers[2]))
+        precision, scale = int(numbers[1]), int(numbers[2])
+        if not 1 <= precision <= _DIGITS or scale > precision:
+            raise click.UsageError(
+                f"--schema: {kind!r}: a decimal has 1 to {_DIGITS} digits, and no more of them behind its point"
+            )
+        return pl.Decimal(precision, scale)
     known: dict[str, pl.DataType] = {
         **{
             f"{sign}int{bits}": getattr(pl, f"{sign.upper()}Int{bits}")()

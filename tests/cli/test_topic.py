@@ -37,6 +37,8 @@ def test_a_topic_takes_its_columns_from_a_file(run_command, log, tmp_path):
         ("at", "'at' is not NAME:TYPE"),
         ("a:int64,a:string", "'a' stands there twice"),
         ("", "is not NAME:TYPE"),
+        ("a:decimal(39,2)", "1 to 38 digits"),
+        ("a:list[decimal(5,9)]", "no more of them behind its point"),
     ],
 )
 def test_a_schema_that_cannot_be_read_is_a_usage_error_and_makes_no_log(run_command, log, schema, said):
