@@ -19,9 +19,9 @@ import lmdb
 import xxhash
 
 from mamba_stream.core.numbers import is_whole
-from mamba_stream.errors import DiskFull, InvalidInput, LogInUse, LogUnavailable
+from mamba_stream.errors import DataCorrupted, DiskFull, InvalidInput, LogInUse, LogUnavailable
 from mamba_stream.log import directory, files, recovery, rows
-from mamba_stream.log.manifests import Held, Manifest, Piece, encode, load, named
+from mamba_stream.log.manifests import Held, Manifest, Piece, encode, load, named, newest
 from mamba_stream.log.rows import FileRow
 from mamba_stream.log.store import Store
 from mamba_stream.log.vault import DirectoryVault, Vault, vault_of
@@ -138,14 +138,14 @@ class _Backup:
             pass
         if isinstance(self._vault, DirectoryVault):
             directory.make(self._vault.path)
-            self._vault.sweep()
-        names = named(self._vault)
-        before = load(self._vault, names[-1]) if names else None
+        before = newest(self._vault, named(self._vault))
         if before is not None and before.log != self._store.meta.uuid:
             raise InvalidInput(
                 f"{self._vault.place} holds the backups of another log (or of this one before it was restored): give "
                 "another place"
             )
+        if isinstance(self._vault, DirectoryVault):
+            self._vault.sweep()
         try:
             now, lsn, held, missing = self._moment()
             if before is not None and before.lsn > lsn:
@@ -251,11 +251,18 @@ class _Backup:
         old, new = names[:-keep], names[-keep:]
         for name in old:
             self._vault.remove(name)
-        needed = {piece.name for name in new for piece in load(self._vault, name).pieces()}
+        needed = {piece.name for name in new for piece in self._pieces(name)}
         for kind in (FILES, INDEX):
             for name in self._vault.names(kind).keys() - needed:
                 self._vault.remove(name)
         return len(old)
+
+    def _pieces(self, name: str) -> list[Piece]:
+        """What a backup needs: nothing can be had of one that is damaged."""
+        try:
+            return load(self._vault, name).pieces()
+        except DataCorrupted:
+            return []
 
 
 def _looked_up(index: Path) -> tuple[int, dict[int, FileRow]]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import msgspec
@@ -13,6 +16,9 @@ from mamba_stream.log.vault import Vault
 
 KIND: Final = "backups"
 FORMAT: Final = 1
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_STAMP: Final = "%Y%m%dT%H%M%S.%fZ"
+_NAME: Final = re.compile(KIND + r"/([0-9]{20})-([0-9]{8}T[0-9]{6}\.[0-9]{6}Z)\.json")
 
 
 class Piece(msgspec.Struct, frozen=True):
@@ -36,6 +42,19 @@ class Held(msgspec.Struct, frozen=True):
     def end(self) -> int:
         """How far it is kept."""
         return self.pieces[-1].start + self.pieces[-1].length if self.pieces else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Which state of the log a backup is, as its name says: the number of its last commit, and when it was."""
+
+    lsn: int
+    when: datetime
+
+    @property
+    def time(self) -> int:
+        """When it was, in microseconds since the epoch."""
+        return (self.when - _EPOCH) // timedelta(microseconds=1)
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -64,7 +83,7 @@ class Manifest(msgspec.Struct, frozen=True):
     @property
     def name(self) -> str:
         """Under which it is kept; names sort by how far the log was."""
-        return f"{KIND}/{self.lsn:020d}-{self.when:%Y%m%dT%H%M%S.%fZ}.json"
+        return f"{KIND}/{self.lsn:020d}-{self.when:{_STAMP}}.json"
 
     @property
     def size(self) -> int:
@@ -116,29 +135,54 @@ def load(vault: Vault, name: str) -> Manifest:
 
 
 def named(vault: Vault) -> list[str]:
-    """The names of all backups, the oldest first."""
-    return sorted(vault.names(KIND))
+    """The names of all backups, the oldest first. What else lies there is nobody's."""
+    return sorted(name for name in vault.names(KIND) if _NAME.fullmatch(name))
 
 
-def chosen(vault: Vault, to: int | datetime | None) -> tuple[Manifest, Manifest | None]:
-    """The newest backup that is not past ``to``, and that which follows it.
+def newest(vault: Vault, names: Sequence[str]) -> Manifest | None:
+    """The newest of these backups that is whole; ``None`` where there are none.
 
-    ``to`` is a number of a commit, or a time; ``None`` chooses the newest of all.
+    Raises:
+        DataCorrupted: All of them are damaged.
+    """
+    damage: DataCorrupted | None = None
+    for name in reversed(names):
+        try:
+            return load(vault, name)
+        except DataCorrupted as error:
+            damage = damage or error
+    if damage is not None:
+        raise damage
+    return None
+
+
+def chosen(vault: Vault, to: int | datetime | None) -> tuple[Manifest, Moment | None]:
+    """The newest backup that is not past ``to``, and the moment of that which follows it.
+
+    ``to`` is a number of a commit, or a time; ``None`` chooses the newest of all. No other is looked at: it may be
+    damaged.
 
     Raises:
         NotFound: There is none.
+        DataCorrupted: It is damaged.
     """
     names = named(vault)
     following = None
     for name in reversed(names):
-        manifest = load(vault, name)
-        if to is None or (manifest.lsn <= to if isinstance(to, int) else manifest.when <= to):
-            return manifest, following
-        following = manifest
+        moment = _moment(name)
+        if to is None or (moment.lsn <= to if isinstance(to, int) else moment.when <= to):
+            return load(vault, name), following
+        following = moment
     if not names:
         raise NotFound(f"{vault.place} holds no backup of a log")
-    oldest = load(vault, names[0])
+    oldest = _moment(names[0])
     raise NotFound(
         f"{vault.place} holds no backup from before that: the oldest of {len(names)} is of commit {oldest.lsn}, "
         f"{oldest.when:%Y-%m-%dT%H:%M:%SZ}"
     )
+
+
+def _moment(name: str) -> Moment:
+    found = _NAME.fullmatch(name)
+    assert found is not None  # as named() has it
+    return Moment(int(found[1]), datetime.strptime(found[2], _STAMP).replace(tzinfo=UTC))

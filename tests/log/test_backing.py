@@ -293,6 +293,39 @@ def test_damage_to_a_backup_is_told_and_nothing_is_restored(filled: Log, tmp_pat
     assert {path.name for path in tmp_path.iterdir() if "restoring" in path.name} == set()
 
 
+def test_a_damaged_backup_keeps_nobody_from_the_others(filled: Log, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    first = filled.backup(kept)
+    filled["t"].append([{"n": 1}])
+    second = filled.backup(kept)
+    (kept / second.name).write_bytes(b"rubbish")
+    (kept / "backups" / "notes.txt").write_bytes(b"of whoever keeps the backups")
+    with pytest.raises(DataCorrupted, match="damaged"):
+        restore(kept, tmp_path / "back")
+    back = restore(kept, tmp_path / "back", to=first.lsn)
+    assert (back.lsn, back.next_lsn, back.next_time) == (first.lsn, second.lsn, second.time)
+    filled["t"].append([{"n": 2}])
+    third = filled.backup(kept, keep=2)
+    assert 0 < third.copied < third.size
+    assert restore(kept, tmp_path / "now").lsn == third.lsn
+    (kept / third.name).write_bytes(b"")
+    with pytest.raises(DataCorrupted, match="damaged"):
+        filled.backup(kept)
+
+
+def test_a_backup_that_is_refused_leaves_alone_what_another_log_is_writing(
+    filled: Log, tmp_path: Path
+) -> None:
+    with open_log(tmp_path / "other") as other:
+        other.backup(tmp_path / "kept")
+    half = tmp_path / "kept" / "files" / ".new-0123"
+    half.parent.mkdir(exist_ok=True)
+    half.write_bytes(b"half of it")
+    with pytest.raises(InvalidInput, match="another log"):
+        filled.backup(tmp_path / "kept")
+    assert half.exists()
+
+
 def test_a_damaged_log_is_backed_up_as_it_is_and_said_to_be(tmp_path: Path) -> None:
     with open_log(tmp_path / "hurt") as log:
         log.create_topic("a", {"n": pl.Int64}).append([{"n": n} for n in range(100)])
