@@ -20,6 +20,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from mamba_stream.core.clock import Clock
+from mamba_stream.core.ending import at_end_of_child
 from mamba_stream.core.names import check_name
 from mamba_stream.errors import ForkedProcess, MambaStreamError, NotFound
 from mamba_stream.log import Log
@@ -104,7 +105,7 @@ class Outbox:
         self._retired = False
         self._forked = False
         _open.add(self)
-        self._forget_end = _end_with_process(self)
+        self._forget_end = at_end_of_child(self, self.finish, priority=10)
 
     # --- putting in -----------------------------------------------------------------------------------------
 
@@ -586,16 +587,6 @@ def _finish() -> None:
         except MambaStreamError as error:
             what = "; ".join([str(error), *getattr(error, "__notes__", ())])
             sys.stderr.write(f"mamba-stream: {type(error).__name__}: {what}\n")
-
-
-def _end_with_process(outbox: Outbox) -> Callable[[], object]:
-    """A child of multiprocessing ends without what atexit was told. Gives what calls it off."""
-    process = sys.modules.get("multiprocessing.process")
-    if process is not None and process.parent_process() is not None:
-        from multiprocessing.util import Finalize
-
-        return Finalize(outbox, outbox.finish, exitpriority=10).cancel
-    return lambda: None
 
 
 def _after_fork() -> None:

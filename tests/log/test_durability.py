@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
 import random
 import signal
@@ -19,6 +20,7 @@ from mamba_stream.errors import CommitUnknown, InvalidInput, LogFailed
 from mamba_stream.log.overlay import OverlaidView
 from tests import forking
 from mamba_stream.log.recent import Recent
+from tests.log.neighbour import finished, script
 from tests.log.outage import copied, lose_power
 from tests.server.running import until
 
@@ -111,6 +113,28 @@ def test_interval_is_flushed_by_itself(place: Path) -> None:
     lose_power(copy)
     assert numbers(copy) == [0, 1, 2]
     assert numbers(place) == [0, 1, 2, 3]
+
+
+def left_open(place: Path) -> None:
+    log = mamba.open(place)
+    topic = log.create_topic("t", {"n": pl.Int64})
+    topic.append([{"n": 0}])
+    topic.append([{"n": 1}], durability="interval")
+
+
+@pytest.mark.parametrize("child", [False, True])
+def test_interval_is_flushed_by_a_program_that_ends_without_closing_its_log(place: Path, child: bool) -> None:
+    """It ends within the half second after which that would be done; a child of multiprocessing ends in its own way."""
+    if child:
+        process = multiprocessing.get_context("spawn").Process(target=left_open, args=(place,))
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+    else:
+        code = "import sys, tests.log.test_durability as t; t.left_open(t.Path(sys.argv[1]))"
+        finished(script(code, place))
+    lose_power(place)
+    assert numbers(place) == [0, 1]
 
 
 def waits(log: mamba.Log) -> bool:

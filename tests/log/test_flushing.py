@@ -60,3 +60,13 @@ def test_what_is_asked_while_it_flushes_is_flushed_again(monkeypatch: pytest.Mon
         working.ask()
         until(lambda: log.flushed == number)  # noqa: B023
     working.close()
+
+
+def test_what_is_asked_as_the_process_ends_is_done_at_once() -> None:
+    log = Log()
+    working = Flushing(log.flush)
+    working.ask()
+    working.finish()
+    assert log.flushed == 1
+    working.ask()
+    assert log.flushed == 2
