@@ -18,8 +18,8 @@ import pytest
 import mamba_stream as mamba
 from mamba_stream.errors import CommitUnknown, InvalidInput, LogFailed
 from mamba_stream.log.overlay import OverlaidView
-from tests import forking
 from mamba_stream.log.recent import Recent
+from tests import forking
 from tests.log.neighbour import finished, script
 from tests.log.outage import copied, lose_power
 from tests.server.running import until
