@@ -1,9 +1,9 @@
 """Python processes for tests in a tenth of the time: one that has imported what they use forks them.
 
-:class:`Process` and :func:`run` take what ``subprocess`` takes for ``python -m MODULE ...`` and ``python -c CODE ...``, and
-stand for what it gives. What such a process is tested for may be all it does, but not how Python starts, nor what the
-system does for a program (``LD_PRELOAD``, variables that libraries read when they are loaded). Options for Python that
-would tell are refused.
+:class:`Process` and :func:`run` take what ``subprocess`` takes for ``python -m MODULE ...``, ``python -c CODE ...`` and
+``python FILE ...``, and stand for what it gives. What such a process is tested for may be all it does, but not how Python
+starts, nor what the system does for a program (``LD_PRELOAD``, variables that libraries read when they are loaded).
+Options for Python that would tell are refused.
 
 Run as a script this is the process that forks. It computes nothing: what threads importing has started (allocators' own,
 and an idle one of Polars) hold no lock that a child needs.
@@ -231,9 +231,9 @@ def _asked(args: list[str]) -> dict[str, Any]:
         found["unbuffered"] = rest.pop(0) == "-u"
     if rest[:2] == ["-W", "error"]:
         found["strict"], rest = True, rest[2:]
-    kind, what, *arguments = rest
-    if python != sys.executable or kind not in ("-m", "-c"):
-        raise ValueError(f"only `python [-u] [-W error] -m` and `-c` can be forked, not {args[:5]}")
+    kind, what, *arguments = ["", *rest] if rest[0].endswith(".py") else rest
+    if python != sys.executable or kind not in ("-m", "-c", ""):
+        raise ValueError(f"only `python [-u] [-W error]` with -m, -c or a file can be forked, not {args[:5]}")
     return {**found, "kind": kind, "what": what, "arguments": arguments}
 
 
@@ -345,11 +345,15 @@ def _become(question: dict[str, Any], files: list[int]) -> None:
         sys.stdout.reconfigure(write_through=True)  # type: ignore[union-attr]
     if asked["strict"]:
         warnings.simplefilter("error")
+    sys.argv = [asked["what"], *asked["arguments"]]
     if asked["kind"] == "-m":
-        sys.argv = [asked["what"], *asked["arguments"]]
         runpy.run_module(asked["what"], run_name="__main__", alter_sys=True)
         return
-    sys.argv = ["-c", *asked["arguments"]]
+    if not asked["kind"]:
+        sys.path.insert(0, os.path.dirname(os.path.abspath(asked["what"])))
+        runpy.run_path(asked["what"], run_name="__main__")
+        return
+    sys.argv[0] = "-c"
     sys.modules["__main__"] = main = types.ModuleType("__main__")
     exec(compile(asked["what"], "<string>", "exec", dont_inherit=True), main.__dict__)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from mamba_stream.cli.bench import starting
+from tests import forking
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -20,7 +20,7 @@ WITH_CODE = [path for path in DOCUMENTS if "```python\n" in path.read_text()]
 def test_the_code_of_a_document_runs(document: Path, tmp_path: Path, environment: dict[str, str]) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```", document.read_text(), re.DOTALL | re.MULTILINE)
     (tmp_path / "document.py").write_text("\n".join(blocks))
-    done = subprocess.run(
+    done = forking.run(
         [sys.executable, "-W", "error", "document.py"],
         cwd=tmp_path,
         env=environment,

@@ -35,6 +35,7 @@ from mamba_stream.core.keys import hash_keys
 from mamba_stream.log import Log, open_log, rows
 from mamba_stream.messaging.message import Block
 from mamba_stream.messaging.parcel import Parcel, Piece, Receipt
+from tests import forking
 from tests.messaging.flaky import FlakyLog
 from tests.sizes import examples
 
@@ -762,7 +763,7 @@ for number in range(begin, 120):
 """
     acknowledged, kills = -1, 0
     while acknowledged < 119:
-        process = subprocess.Popen(
+        process = forking.Process(
             [sys.executable, "-W", "error", "-c", script, str(place), str(acknowledged + 1)],
             env=environment,
             stdout=subprocess.PIPE,

@@ -24,7 +24,7 @@ from mamba_stream.operators.columns import (
     UPDATE_BEFORE,
 )
 from mamba_stream.operators.ranking import best_of_each, codes_of, ranked, rough_codes
-from tests.sizes import examples
+from tests.sizes import crossed, examples
 
 EDGES = [-(2**63), 2**63 - 1, -1, 0, 1, 7]
 VALUES: dict[str, tuple[pl.DataType, st.SearchStrategy]] = {
@@ -128,9 +128,9 @@ def steps(k: int, by: tuple[str, ...], descending: tuple[bool, ...], rank: str |
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("k", [1, 3])
-@pytest.mark.parametrize("rank", [None, "rank"])
-@pytest.mark.parametrize("by", [("n",), ("x", "n"), ("text",), ("key",)])
+@pytest.mark.parametrize(
+    ("by", "k", "rank"), crossed([("n",), ("x", "n"), ("text",), ("key",)], [1, 3], [None, "rank"], every=2)
+)
 def test_a_long_stream_of_few_groups_folds_to_the_best_and_goes_on_from_what_was_saved(k, rank, by):
     random = np.random.default_rng(7)
     step, given, seen, offset = steps(k, by, (True,) * len(by), rank), [], [], 0

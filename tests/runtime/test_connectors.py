@@ -26,6 +26,7 @@ from mamba_stream.runtime.jobs import reset_job
 from mamba_stream.runtime.options import run_options
 from mamba_stream.runtime.run import Run
 from mamba_stream.testing.clocks import Clock
+from tests.sizes import crossed
 
 MOMENT = datetime(2026, 1, 1)
 
@@ -91,8 +92,7 @@ def test_files_come_in_and_go_out(tmp_path, log):
     assert_same(written(tmp_path / "out"), expected(1_000))
 
 
-@pytest.mark.parametrize("partitions", ["all", "files"])
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(("seed", "partitions"), crossed(range(6), ["all", "files"], every=2))
 def test_a_run_that_dies_between_any_two_steps_goes_on_as_if_nothing_had_happened(
     tmp_path, log, seed, partitions
 ):
