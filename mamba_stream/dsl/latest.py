@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mamba_stream.core.durations import duration_us
 from mamba_stream.core.names import check_name
 from mamba_stream.dsl.places import caller
-from mamba_stream.errors import PipelineRefused
+from mamba_stream.errors import PipelineRefused, UnboundedState
 from mamba_stream.plan.changelogs import Table, Unique, UniqueOnArrival
 from mamba_stream.plan.names import keyed_name
 
@@ -68,7 +68,7 @@ def unique(
         warnings.warn_explicit(
             f"step {called!r} keeps every key for ever, since a row may come again at any time: "
             "give within=, the time after which it may",
-            UserWarning,
+            UnboundedState,
             place.file,
             place.line,
         )

@@ -39,7 +39,7 @@ ALL: Final = f"{PREFIX}all"
 """The key of all rows, where there is none."""
 
 _SIGN: Final = f"{PREFIX}sign"
-_TABLE: Final = "table"
+TABLE: Final = "table"
 _CHECKED_ROWS: Final = f"{PREFIX}rows"
 
 
@@ -120,7 +120,7 @@ class RunningTotals(Remembering):
         self._next_group = 0
         self._greatest = NEVER + 1
         distinct = {f"distinct {place}": values for place, values in enumerate(self._distinct)}
-        parts: dict[str, Part | None] = {_TABLE: self._table, "emitted": self._emitted}
+        parts: dict[str, Part | None] = {TABLE: self._table, "emitted": self._emitted}
         if self._evaluated is not None:
             parts.update(members=self._evaluated.members, failing=self._evaluated.failing)
         super().__init__(**parts, **distinct)
@@ -331,10 +331,11 @@ class RunningTotals(Remembering):
     def restore(self, part: str, frame: pl.DataFrame) -> None:
         """Takes back what a delta or a snapshot gave."""
         super().restore(part, frame)
-        if part.startswith(f"{_TABLE}/") and GROUP in frame.columns and frame.height:
+        if GROUP in frame.columns and frame.height:
+            # Also of values: those of a group that is gone are there until it is worth looking for them.
             greatest: int = frame.get_column(GROUP).max()  # type: ignore[assignment]
             self._next_group = max(self._next_group, greatest + 1)
-            if self._set.ttl is not None:
+            if part.startswith(f"{TABLE}/") and self._set.ttl is not None:
                 latest: int = frame.get_column(TOUCHED).max()  # type: ignore[assignment]
                 self._greatest = max(self._greatest, latest)
 

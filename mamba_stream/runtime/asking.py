@@ -17,10 +17,12 @@ from mamba_stream.runtime.progress import decode_record
 from mamba_stream.runtime.requests import (
     ANSWERS,
     REQUESTS,
+    RUNS,
     Answer,
     Request,
     What,
     decode_answer,
+    decode_run,
     encode,
     in_words,
     joined,
@@ -106,11 +108,11 @@ class _Asking:
         return None if data is None else decode_answer(data)
 
     def _runs(self) -> bool:
-        """Whether the run that is asked may still be at work."""
+        """Whether the run that is asked may still be at work: behind a savepoint it goes on under a later number."""
         if holder_of(self._log, self._job) is None:
             return False
-        data = self._log.record(JOBS, self._job)
-        return data is not None and decode_record(data).epoch == self._run
+        hears = self._log.record(RUNS, self._job)
+        return hears is None or decode_run(hears).run <= self._run
 
     def _said(self, answer: Answer) -> tuple[str, bytes]:
         records = self._log.records(self._answers) if answer.pieces else {}

@@ -31,7 +31,7 @@ class Inbox:
         Args:
             log: The log.
             job: The job's name.
-            run: The number of the run: what is meant for others is not seen.
+            run: The number of the run: what is meant for earlier ones is not seen. It may go on under later numbers.
             clock: The clock.
         """
         self._log = log
@@ -46,7 +46,7 @@ class Inbox:
         """Removes, within a transaction, what was meant for earlier runs, and answers that nobody has fetched."""
         for number, data in self._log.records(self._requests).items():
             request = decode_request(data)
-            if request is None or request.run != self._run:
+            if request is None or request.run < self._run:
                 tx.delete_record(self._requests, number)
         for key in self._log.records(self._answers):
             tx.delete_record(self._answers, key)
@@ -62,7 +62,7 @@ class Inbox:
         self._lsn, self._looked = self._log.heard(), self._clock.monotonic()
         self._seen = self._log.records(self._requests)
         found = {number: decode_request(data) for number, data in self._seen.items()}
-        return {number: one for number, one in found.items() if one is not None and one.run == self._run}
+        return {number: one for number, one in found.items() if one is not None and one.run >= self._run}
 
     def seconds(self) -> float:
         """How long until the next look; infinite while there was no commit since the last."""

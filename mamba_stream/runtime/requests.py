@@ -101,7 +101,7 @@ class RunRecord(msgspec.Struct, frozen=True):
     """What a run of a job says of itself.
 
     Attributes:
-        run: Its number.
+        run: Its number; the first of those under which it goes on.
         workers: How many workers run it.
         started: When it began, in microseconds since the epoch.
     """

@@ -183,7 +183,9 @@ def test_refusals_of_tables_and_unique_rows(build, why):
 
 
 def test_unique_without_a_bound_warns_at_the_users_line():
-    with pytest.warns(UserWarning, match="step 'unique shop' keeps every key for ever.*give within=") as seen:
+    with pytest.warns(
+        mamba.UnboundedState, match="step 'unique shop' keeps every key for ever.*give within="
+    ) as seen:
         once = sales().unique("shop")
     assert seen[0].filename == __file__
     assert once.collect().get_column("sum").to_list() == [2, 1, 5]

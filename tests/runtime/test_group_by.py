@@ -6,6 +6,13 @@ import hypothesis.strategies as st
 import polars as pl
 from hypothesis import HealthCheck, given, settings
 
+import mamba_stream as mamba
+from mamba_stream.core.clock import SystemClock
+from mamba_stream.operators.columns import ORIGIN, ORIGIN_TYPES
+from mamba_stream.plan import nodes as n
+from mamba_stream.runtime.options import run_options
+from mamba_stream.runtime.run import Run
+from mamba_stream.runtime.steps import step_of
 from tests.runtime.model import SEEDS
 from tests.runtime.pipelines import AGGREGATES, tables
 from tests.runtime.tables import check_crashing, in_stream_order
@@ -115,3 +122,41 @@ def test_totals_of_totals_take_back_what_changed(parts, inner, outer, second, be
         expected,
         seed,
     )
+
+
+def test_values_of_a_key_that_is_gone_are_not_those_of_another_behind_a_snapshot(mamba_log: mamba.Log):
+    start = pl.DataFrame({"ts": [0, 1], "key": ["stays", "gone"], "v": [1, 7]})
+    later = pl.DataFrame({"ts": [100, 101], "key": ["stays", "new"], "v": [1, 7]})
+    first, second = (rows.cast({"ts": pl.Datetime("ms")}) for rows in (start, later))
+    mamba_log.create_topic("in", first, time="ts")
+    totals = mamba.stream("in").group_by("key", ttl="50ms").agg(values=pl.col("v").n_unique())
+    made = mamba.pipeline("job", totals.to("out"))
+
+    def worked() -> Run:
+        run = Run(made, mamba_log, run_options(until="now"), SystemClock())
+        while run.step():
+            pass
+        return run
+
+    def append(rows: pl.DataFrame) -> None:
+        for row in rows.iter_slices(1):
+            mamba_log["in"].append(row)
+            run = worked()
+            run.commit("stopped")
+            run.close()
+
+    append(first)
+    append(second.head(1))
+    run = worked()
+    [(node, before)] = run.engine.flow.steps.items()
+    assert isinstance(node, n.Stateful)
+    # The key that is gone had the greatest number, and what is left of it are values.
+    after = step_of(node, run.analysis)
+    for part, frame in before.snapshot().items():
+        after.restore(part, frame)
+    after.restored(before.closed)
+    order = [pl.lit(5).cast(ORIGIN_TYPES[name]).alias(name) for name in ORIGIN]
+    made_now = after.add(second.tail(1).with_columns(order), 0).rows
+    assert made_now is not None
+    assert made_now.select("key", "values").rows() == [("new", 1)]
+    run.close()

@@ -6,6 +6,7 @@ What a step remembers is rows with their keys; a row goes to the task that the r
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -15,8 +16,10 @@ import polars as pl
 from mamba_stream.core.batches import batch_from_frame
 from mamba_stream.core.keys import hash_keys, partitions_of
 from mamba_stream.errors import PipelineRefused
-from mamba_stream.operators.columns import PARTITION
+from mamba_stream.operators.columns import PARTITION, PREFIX
+from mamba_stream.operators.evaluated import GROUP
 from mamba_stream.operators.retimed import COUNTED
+from mamba_stream.operators.running import TABLE
 from mamba_stream.operators.step import StatefulStep
 from mamba_stream.plan import joins, nodes as n
 from mamba_stream.plan.analysis import Analysis
@@ -26,6 +29,9 @@ from mamba_stream.runtime.progress import Progress, StepProgress
 from mamba_stream.runtime.saved import Saved
 from mamba_stream.runtime.steps import step_of
 from mamba_stream.runtime.workers.layout import Layout, TaskName
+
+_TASK: Final = f"{PREFIX}task"
+_NONE: Final = -1
 
 Parts = list[tuple[str, str, pl.DataFrame]]
 """What steps remember: a step's name, a part's, and its rows."""
@@ -78,23 +84,37 @@ def _restored(node: n.Stateful, analysis: Analysis, saved: Saved) -> StatefulSte
 
 
 def _cut(node: n.Stateful, stage: Stage, step: StatefulStep) -> Iterator[tuple[str, int, pl.DataFrame]]:
-    for part, frame in step.snapshot().items():
+    parts = step.snapshot()
+    groups = _tasks_of_groups(node, parts.get(f"{TABLE}/rows"), stage)
+    for part, frame in parts.items():
         if stage.tasks == 1 or part == COUNTED:
             yield part, 0, frame
             continue
         if not frame.height:
             continue
-        where = _tasks_of(node, part, frame, stage)
+        where = _tasks_of(node, part, frame, stage, groups)
         for task in range(stage.tasks):
             rows = frame.filter(pl.Series(where == task))
             if rows.height:
                 yield part, task, rows
 
 
-def _tasks_of(node: n.Stateful, part: str, frame: pl.DataFrame, stage: Stage) -> npt.NDArray[np.int64]:
-    """Which task each row belongs to."""
+def _tasks_of_groups(node: n.Stateful, table: pl.DataFrame | None, stage: Stage) -> pl.DataFrame | None:
+    """Which task each group belongs to, of a step that remembers more of its keys by a number that each of them has."""
+    if table is None or GROUP not in table.columns or stage.tasks == 1:
+        return None
+    return table.select(GROUP, pl.Series(_TASK, _tasks_of(node, TABLE, table, stage, None)))
+
+
+def _tasks_of(
+    node: n.Stateful, part: str, frame: pl.DataFrame, stage: Stage, groups: pl.DataFrame | None
+) -> npt.NDArray[np.int64]:
+    """Which task each row belongs to; none where its group is gone."""
     if isinstance(node, n.WithTime):
         return frame.get_column(PARTITION).to_numpy().astype(np.int64)
+    if groups is not None and GROUP in frame.columns:
+        found = frame.select(GROUP).join(groups, on=GROUP, how="left", maintain_order="left")
+        return found.get_column(_TASK).fill_null(_NONE).to_numpy()
     port = 1 if isinstance(node, joins.StreamJoin) and part.startswith("right") else 0
     key = stage.lie[node, port]
     if not key or not set(key) <= set(frame.columns):

@@ -11,7 +11,11 @@ from polars.testing import assert_frame_equal
 
 import mamba_stream as mamba
 from mamba_stream.core.clock import SystemClock
+from mamba_stream.errors import AlreadyExists
+from mamba_stream.operators.changes import table_of
+from mamba_stream.runtime.asking import ask
 from mamba_stream.runtime.options import run_options
+from mamba_stream.runtime.requests import Rescale, Savepoint, Stop
 from mamba_stream.runtime.workers.beginning import Begun
 from mamba_stream.runtime.workers.pool import PoolSettings
 from mamba_stream.runtime.workers.pooledjob import PooledJob
@@ -187,3 +191,36 @@ def test_a_stage_that_is_not_followed_as_fast_is_held_back(log):
     # What three tasks have in hand when they are held back still goes there: in a commit, and for the next one.
     assert max(waiting) < sum(log["in"].sizes().values()) / 2
     assert sum(facts.held_back for facts in job._pool.facts.values()) > 0
+
+
+def test_it_is_reached_by_others_also_after_a_savepoint_behind_which_it_goes_on(log):
+    append(log, rows(0, 100))
+    job = start(counting(), log, workers=1)
+    ask(log, "counting", Savepoint("one"))
+    said, _ = ask(log, "counting", Rescale(2))
+    assert said == "has 2 workers"
+    with pytest.raises(AlreadyExists, match="has a savepoint 'one'"):
+        ask(log, "counting", Savepoint("one"))
+    said, _ = ask(log, "counting", Stop())
+    assert said.startswith("counting stopped: 100 rows in")
+    assert job.wait().state == "stopped"
+
+
+def test_totals_that_keep_rows_and_values_are_cut_by_key_where_one_task_had_them(log):
+    data = rows(0, 300)
+    totals = mamba.stream("in").group_by(group=pl.col("key") % 5)
+    totals = totals.agg(
+        values=pl.col("value").n_unique(),
+        rows=pl.col("key").sort().implode(),
+        middle=pl.col("value").median(),
+    )
+    pipeline = mamba.pipeline("totals", totals.to("out"))
+    append(log, data.head(150))
+    mamba.run(pipeline, log, until="now")
+    append(log, data.tail(150))
+    start(pipeline, log, until="now").wait()
+    expected = data.group_by(pl.col("key").mod(5).alias("group")).agg(
+        values=pl.col("value").n_unique(), rows=pl.col("key").sort(), middle=pl.col("value").median()
+    )
+    found = table_of(log["out"].scan().collect()).sort("group")
+    assert_frame_equal(found, expected.sort("group"))
