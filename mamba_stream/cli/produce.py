@@ -47,6 +47,7 @@ def produce(
     says which it is and how many rows were appended before.
     """
     from mamba_stream.cli.incoming import form_of, incoming
+    from mamba_stream.cli.interrupting import interruptible
     from mamba_stream.errors import MambaStreamError
 
     piped = file == Path("-")
@@ -57,6 +58,8 @@ def produce(
         contextlib.nullcontext(sys.stdin.buffer) if piped else file.open("rb") as source,
     ):
         try:
+            if piped:
+                interruptible()
             coming = incoming(source, form)
             if create and topic not in log:
                 log.create_topic(

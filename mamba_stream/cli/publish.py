@@ -41,6 +41,7 @@ def publish(
 
     import msgspec
 
+    from mamba_stream.cli.interrupting import interruptible
     from mamba_stream.core.durations import duration_us
     from mamba_stream.errors import InvalidInput
     from mamba_stream.messaging.publisher import Publisher
@@ -65,6 +66,8 @@ def publish(
     count = 0
     lines = (line.rstrip("\n") for line in sys.stdin) if value is None else [value]
     with open_place(place, create=True) as log, Publisher(topic, log) as publisher:
+        if value is None:
+            interruptible()
         for line in lines:
             try:
                 publisher.publish(

@@ -3,9 +3,11 @@ from __future__ import annotations
 import datetime as dt
 import json
 import math
+import signal
 import subprocess
 import sys
 from decimal import Decimal
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -13,6 +15,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 import mamba_stream as mamba
 from tests import forking
+from tests.server.running import until
 from tests.sizes import examples
 
 UTC = dt.UTC
@@ -198,6 +201,36 @@ def test_a_pipe_is_appended_as_it_comes_and_followed_as_it_is_appended(log, envi
             assert json.loads(follower.stdout.readline()) == {"n": n}
         writer.stdin.close()
         assert (follower.wait(30), writer.wait(30)) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("produce", "t", "--create"), ("produce", "t", "--create", "--format", "csv"), ("publish", "t")],
+)
+def test_waiting_for_rows_is_ended_with_ctrl_c(log, environment, arguments):
+    command = [sys.executable, "-c", READS, *arguments, "--log", log]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, env=environment, **pipes) as reading:
+        assert reading.stdout.readline() == b"reads\n"
+        until(lambda: " S " in Path(f"/proc/{reading.pid}/stat").read_text())
+        reading.send_signal(signal.SIGINT)
+        try:
+            assert reading.wait(30) == 130
+        finally:
+            reading.kill()
+
+
+READS = """
+import os, signal, sys
+from mamba_stream.cli import interrupting, main
+
+def told():
+    ready()
+    os.write(1, b"reads\\n")
+
+ready, interrupting.interruptible = interrupting.interruptible, told
+main()
+"""
 
 
 def test_each_format_is_read_from_standard_input(spawn_command, log):
