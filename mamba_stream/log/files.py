@@ -99,7 +99,7 @@ class CommitFile:
                 os.fdatasync(self._fd)
         except OSError as error:
             self._take_back(position)
-            raise _failure(error, self.path.parent) from error
+            raise failure(error, self.path.parent) from error
         self.end = position + length
         self._filled = max(self._filled, self.end + zeros)
 
@@ -108,7 +108,7 @@ class CommitFile:
         try:
             os.fdatasync(self._fd)
         except OSError as error:
-            raise _failure(error, self.path.parent) from error
+            raise failure(error, self.path.parent) from error
 
     def rewind(self, position: int) -> None:
         """Forgets what was written behind ``position``: its commit did not happen."""
@@ -189,7 +189,7 @@ def open_commit_file(index: Index, files: Path, now: int, internal: bool) -> Com
         while held:
             os.close(held.pop())
         if isinstance(error, OSError):
-            raise _failure(error, files) from error
+            raise failure(error, files) from error
         raise
     return CommitFile(number, path_of(files, number, "commit"), fd, end, internal)
 
@@ -283,7 +283,8 @@ def _holds(path: Path) -> bool:
         return False
 
 
-def _failure(error: OSError, files: Path) -> NotCommitted | LogFailed:
+def failure(error: OSError, files: Path) -> NotCommitted | LogFailed:
+    """What an error of the system means for a commit that has not happened."""
     where = f"{files.parent}: {error.strerror}; nothing was committed."
     if error.errno in directory.NO_ROOM:
         return DiskFull(f"{where} Free some space and append again")

@@ -30,6 +30,7 @@ from mamba_stream.errors import (
     LogClosed,
     LogFailed,
     LogUnavailable,
+    NotCommitted,
     ReadOnlyLog,
 )
 from mamba_stream.log import directory, rows
@@ -130,6 +131,12 @@ class Index:
                     self._resize(0)
         except Damaged as error:
             raise _translated(error, self._path) from error
+        except lmdb.ReadersFullError as error:
+            # It looks at what waits for the disk before it writes anything.
+            raise NotCommitted(
+                f"{self._path}: as many threads look into the index as can at one moment; nothing was committed. "
+                "Append again"
+            ) from error
         except lmdb.Error as error:
             if self._found_no_room(error):
                 raise _no_room(self._path) from error

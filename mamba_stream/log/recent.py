@@ -11,7 +11,6 @@ nobody reads.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 import os
@@ -91,19 +90,24 @@ class Recent:
 
         Raises:
             OSError: The disk does not take it.
+            NotCommitted: A file cannot be opened now; whoever can may sync it.
         """
         with transaction.cursor() as cursor:
             cursor.set_range(_DIRTY)
             keys = cast("list[bytes]", list(cursor.iternext(values=False)))
         for key in itertools.takewhile(lambda key: key.startswith(_DIRTY), keys):
             number = number_in(key[len(_DIRTY) :])
-            # A file that is gone held nothing any more when it went.
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 fd = os.open(files.path_of(self._files, number, "commit"), os.O_RDONLY | os.O_CLOEXEC)
-                try:
-                    os.fdatasync(fd)
-                finally:
-                    os.close(fd)
+            except FileNotFoundError:
+                # What is gone held nothing any more when it went.
+                continue
+            except OSError as error:
+                raise files.failure(error, self._files) from error
+            try:
+                os.fdatasync(fd)
+            finally:
+                os.close(fd)
 
     def refuse(self, why: str) -> None:
         """Nothing that lies here can be flushed any more, by nobody: the disk did not take it."""

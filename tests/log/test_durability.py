@@ -16,7 +16,7 @@ import polars as pl
 import pytest
 
 import mamba_stream as mamba
-from mamba_stream.errors import CommitUnknown, InvalidInput, LogFailed
+from mamba_stream.errors import CommitUnknown, InvalidInput, LogFailed, NotCommitted
 from mamba_stream.log.overlay import OverlaidView
 from mamba_stream.log.recent import Recent
 from tests import forking
@@ -222,6 +222,32 @@ def test_what_the_disk_refuses_stops_all_who_commit_and_can_be_read(place: Path,
         assert log["t"].scan().collect()["n"].to_list() == [0, 1]
         with pytest.raises(LogFailed, match="copy what you need"):
             log["t"].append([{"n": 3}])
+
+
+def test_who_has_no_descriptor_left_flushes_nothing_and_leaves_it_to_others(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of that the disk knows nothing: what waits for it is as good as before."""
+    with mamba.open(place) as log:
+        topic = log.create_topic("t", {"n": pl.Int64})
+        topic.append([{"n": 0}], durability="os")
+        opened = os.open
+
+        def none_left(path: str | Path, *rest: int) -> int:
+            if str(path).endswith(".commit"):
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            return opened(path, *rest)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "open", none_left)
+            with pytest.raises(NotCommitted, match="Close some files"):
+                log.flush()
+            with pytest.raises(NotCommitted, match="Close some files"):
+                topic.append([{"n": 1}])
+        topic.append([{"n": 2}])
+        assert not waits(log)
+    lose_power(place)
+    assert numbers(place) == [0, 2]
 
 
 def test_a_commit_that_took_along_what_waited_has_happened_though_that_cannot_be_emptied(

@@ -7,10 +7,19 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
+import lmdb
 import pytest
 
 from mamba_stream.core.diskmarks import DiskMarks
-from mamba_stream.errors import DataCorrupted, LogClosed, LogFailed, MambaStreamError
+from mamba_stream.errors import (
+    DataCorrupted,
+    LogClosed,
+    LogFailed,
+    LogUnavailable,
+    MambaStreamError,
+    NotCommitted,
+)
+from mamba_stream.log import open_log
 from mamba_stream.log.index import Index
 from mamba_stream.log.registrar import IndexRegistrar
 from mamba_stream.log.room import Room
@@ -136,3 +145,22 @@ def test_whoever_writes_frees_them_now_and_then(
 def test_errors_of_the_database_are_of_our_tree(index: Index) -> None:
     with pytest.raises(MambaStreamError):
         index.update(lambda draft: draft.put(b"k" * 600, b""))
+
+
+def test_a_commit_that_cannot_look_at_what_waits_for_the_disk_has_not_happened(tmp_path: Path) -> None:
+    """Too many look into the index at that moment: a later one is none the worse."""
+    with open_log(tmp_path / "log") as log:
+        topic = log.create_topic("t", {"n": int})
+        topic.append([{"n": 0}], durability="os")
+        recent = log._shared.index._recent
+        held = []
+        with pytest.raises(lmdb.ReadersFullError):
+            while True:
+                held.append(recent.begin())
+        with pytest.raises(NotCommitted, match="nothing was committed"):
+            topic.append([{"n": 1}])
+        with pytest.raises(LogUnavailable):
+            topic.offsets()
+        held.clear()
+        assert topic.append([{"n": 2}]) == {0: (1, 2)}
+        assert topic.scan().collect()["n"].to_list() == [0, 2]
