@@ -11,6 +11,7 @@ which prints its findings as JSON, one a line.
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import json
 import os
@@ -27,7 +28,7 @@ import pyarrow as pa
 import xxhash
 
 from mamba_stream.core.schemas import fingerprint, schema_from_bytes
-from mamba_stream.errors import MambaStreamError
+from mamba_stream.errors import LogUnavailable, MambaStreamError
 from mamba_stream.log import contents, directory, dropping, files, format, recent, rows, strays
 from mamba_stream.log.format import Damaged
 from mamba_stream.log.rows import Entry, FileRow, Head, Meta, TopicRow
@@ -35,6 +36,8 @@ from mamba_stream.log.views import View
 
 _MASK = (1 << 64) - 1
 _PAGE = 2048
+_SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""What is missing then is not in the file."""
 ALONE = "--alone"
 """Said to the process that examines: whoever began it has the log alone."""
 
@@ -294,7 +297,11 @@ def _holding(env: lmdb.Environment, topic: int, partition: int, offset: int) -> 
 
 
 def problem_of(where: Path, layout: format.Layout | None, entry: Entry) -> tuple[str, str] | None:
-    """What is wrong with a batch's bytes, and how severe that is; ``None`` if nothing."""
+    """What is wrong with a batch's bytes, and how severe that is; ``None`` if nothing.
+
+    Raises:
+        LogUnavailable: They cannot be looked at now.
+    """
     path = files.path_of(where, entry.file, entry.kind)
     try:
         with path.open("rb") as file:
@@ -302,6 +309,8 @@ def problem_of(where: Path, layout: format.Layout | None, entry: Entry) -> tuple
     except FileNotFoundError:
         return "loss", f"its file {path.name} is missing"
     except OSError as error:
+        if error.errno in _SHORT:
+            raise LogUnavailable(f"{path} cannot be read now: {error.strerror}") from error
         return "damage", f"{path.name} cannot be read: {error.strerror}"
     if len(data) < entry.length:
         return "loss", f"its file {path.name} ends before it"

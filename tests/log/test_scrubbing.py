@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 
 import mamba_stream as mamba
-from mamba_stream.errors import InvalidInput
+from mamba_stream.errors import InvalidInput, LogUnavailable
 from mamba_stream.log import Log, open_log
 from tests.served import serving
 
@@ -131,3 +134,22 @@ def test_upkeep_looks_for_damage_where_that_is_asked_for(path: Path) -> None:
         assert [(one.topic, one.severity) for one in found.findings] == [("t0", "damage")]
         with pytest.raises(InvalidInput):
             log.maintain(scrub="some")
+
+
+def test_what_cannot_be_looked_at_for_want_of_descriptors_is_not_damaged(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Path.open
+
+    def none_left(self: Path, *arguments: Any, **options: Any) -> Any:
+        if self.suffix == ".arrows":
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return opened(self, *arguments, **options)
+
+    with open_log(path) as log:
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "open", none_left)
+            with pytest.raises(LogUnavailable, match="cannot be read now"):
+                log.scrub()
+        assert log.statistics().scrub_findings == 0
+        assert log.scrub().findings == ()
