@@ -55,7 +55,9 @@ def unopened(path: Path, error: OSError) -> LogUnavailable | DiskFull:
             f"{path} cannot be written to ({error.strerror}): give write permission, or open a copy"
         )
     if error.errno in NO_ROOM:
-        return DiskFull(f"{path}: {error.strerror}; the log was not opened. Free some space")
+        return DiskFull(
+            f"{path}: {error.strerror}; it was not opened, and nothing committed. Free some space"
+        )
     return LogUnavailable(f"{path} cannot be opened: {error.strerror}")
 
 

@@ -318,7 +318,14 @@ class Index:
         with self._opening:
             if self._recent is None:
                 place = self._path.parent / directory.RECENT
-                self._recent = Recent.of(place, self._path.parent / directory.FILES, writable=self._writable)
+                try:
+                    self._recent = Recent.of(
+                        place, self._path.parent / directory.FILES, writable=self._writable
+                    )
+                except OSError as error:
+                    raise directory.unopened(place, error) from error
+                except lmdb.Error as error:
+                    raise _translated(error, place, reading=True) from error
             return self._recent is not None
 
     def _sync(self, recent: Recent, upper: lmdb.Transaction) -> None:

@@ -16,7 +16,8 @@ import polars as pl
 import pytest
 
 import mamba_stream as mamba
-from mamba_stream.errors import CommitUnknown, InvalidInput, LogFailed, NotCommitted
+from mamba_stream.errors import CommitUnknown, DiskFull, InvalidInput, LogFailed, LogUnavailable, NotCommitted
+from mamba_stream.log import recent
 from mamba_stream.log.overlay import OverlaidView
 from mamba_stream.log.recent import Recent
 from tests import forking
@@ -250,6 +251,31 @@ def test_who_has_no_descriptor_left_flushes_nothing_and_leaves_it_to_others(
     assert numbers(place) == [0, 2]
 
 
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), DiskFull),
+        (OSError(errno.EMFILE, os.strerror(errno.EMFILE)), LogUnavailable),
+        (lmdb.DiskError(f"mdb_env_open: {os.strerror(errno.ENOSPC)}"), DiskFull),
+        (lmdb.Error(f"mdb_env_open: {os.strerror(errno.EMFILE)}"), LogUnavailable),
+    ],
+)
+def test_where_what_waits_cannot_be_kept_nothing_is_committed_and_later_it_can(
+    place: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, kind: type[Exception]
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise error
+
+    with mamba.open(place) as log:
+        topic = log.create_topic("t", {"n": pl.Int64})
+        with monkeypatch.context() as patched:
+            patched.setattr(recent, "environment", refused)
+            with pytest.raises(kind):
+                topic.append([{"n": 0}], durability="os")
+        assert topic.append([{"n": 1}], durability="os") == {0: (0, 1)}
+    assert numbers(place) == [1]
+
+
 def test_a_commit_that_took_along_what_waited_has_happened_though_that_cannot_be_emptied(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -282,12 +308,12 @@ def test_what_was_flushed_and_not_emptied_is_emptied_by_the_next_commit(
         with monkeypatch.context() as patched:
             patched.setattr(Recent, "empty", lambda *_: (_ for _ in ()).throw(lmdb.DiskError("full")))
             topic.append([{"n": 1}])
-        recent = log._shared.index._recent
-        with recent.begin() as upper:
-            assert recent.pending(upper)
+        above = log._shared.index._recent
+        with above.begin() as upper:
+            assert above.pending(upper)
         topic.append([{"n": 2}])
-        with recent.begin() as upper:
-            assert not recent.pending(upper)
+        with above.begin() as upper:
+            assert not above.pending(upper)
         assert topic.scan().collect()["n"].to_list() == [0, 1, 2]
 
 
