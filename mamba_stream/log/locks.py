@@ -88,11 +88,19 @@ def _flock(fd: int, kind: int) -> bool:
 
 
 def holder(log: Path, space: str, name: str) -> str | None:
-    """What the lock's holder wrote of itself; ``None`` where nobody has it."""
+    """What the lock's holder wrote of itself; ``None`` where nobody has it.
+
+    Raises:
+        LogUnavailable: That cannot be told now.
+    """
     path = _path(log, space, name)
-    if not path.exists():
+    try:
+        file = path.open()
+    except FileNotFoundError:
         return None
-    with path.open() as file:
+    except OSError as error:
+        raise LogUnavailable(f"{path} cannot be looked at: {error.strerror}; try again") from error
+    with file:
         if _flock(file.fileno(), fcntl.LOCK_SH):
             return None
         return path.read_text().strip() or "another process"

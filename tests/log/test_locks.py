@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import threading
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mamba_stream.errors import LogUnavailable
 from mamba_stream.log import locks
 
 pytestmark = pytest.mark.embedded
@@ -59,3 +61,16 @@ def test_who_looks_and_never_ends_is_not_waited_for_for_ever(
     again = locks.take(tmp_path, "space", "name", "me")
     assert again is not None
     again.release()
+
+
+def test_what_cannot_be_looked_at_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = locks.take(tmp_path, "space", "name", "me")
+    assert taken is not None
+
+    def none_left(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(Path, "open", none_left)
+    with pytest.raises(LogUnavailable, match="Too many open files"):
+        locks.holder(tmp_path, "space", "name")
+    taken.release()
