@@ -37,6 +37,8 @@ _LOOK: Final = 0.005
 _LET_GO: Final = 5.0
 _SHARE: Final = 4
 """A commit may hold one part in so many of the memory: it is there as bytes, as rows, and once more to be written."""
+_UPLOAD: Final = 32 << 20
+"""Twice what a commit that comes in pieces holds, most of it what gRPC reads ahead."""
 
 
 def prepare(orders: Orders, say: Say) -> Listener:
@@ -84,6 +86,7 @@ class _FlightListener:
                 gate=self._gate,
                 limits=Limits(
                     most_bytes=min(Limits.most_bytes, orders.memory // _SHARE),
+                    uploads=min(Limits.uploads, max(1, orders.memory // _UPLOAD)),
                     most_streams=min(Limits.most_streams, calls_within(orders.memory)),
                 ),
                 tls_certificates=certificates,

@@ -40,6 +40,7 @@ class Desk:
         self.identity = identity
         self.room = room
         self.boot = secrets.token_hex(8)
+        self.uploads = threading.BoundedSemaphore(limits.uploads)
         self.catalog = Catalog(storage)
         self._lookup = StorageLookup(storage, self.catalog)
         self.belongings = Belongings(self._lookup, storage.clock)

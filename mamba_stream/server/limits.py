@@ -41,6 +41,7 @@ class Limits:
         most_rows: Rows of one batch.
         most_streams: Calls that are under way at once.
         most_streams_of_user: Those of one user, so that others find a place.
+        uploads: Commits that come in pieces at once; of more, each waits for some seconds before it is read.
         in_flight_bytes: Bytes that were received and are not committed yet, of one stream.
     """
 
@@ -50,6 +51,7 @@ class Limits:
     most_rows: int = 16 << 20
     most_streams: int = 1_024
     most_streams_of_user: int = 512
+    uploads: int = 32
     in_flight_bytes: int = 32 << 20
 
     def check_schema(self, schema: pa.Schema, where: str) -> Form:

@@ -21,6 +21,10 @@ from mamba_stream.server.gate import Caller
 
 _SIGN: Final = 5.0
 """Seconds between two signs of life: the client's gRPC asks for some where nothing comes for half a minute."""
+_WAITS: Final = 2
+"""So many signs of life long a commit waits for others that come in pieces. Then it is read all the same: who sends
+nothing must not hold up everybody."""
+_SHORT: Final = "the server is short of memory: send this commit again in a moment"
 _TURN: Final = 1.0
 """Seconds at most between two looks whether a client that is over its quota is still to be waited for."""
 
@@ -54,14 +58,18 @@ class _Taking:
         """By number, in the order in which they came."""
         self._expected: dict[int, int] = {}
         self._signed = desk.storage.clock.monotonic()
+        self._admitted = False
 
     def run(self, stream: flight.MetadataRecordBatchReader) -> Applied:
+        self._admit()
         while True:
             try:
                 chunk = stream.read_chunk()
             except StopIteration:
                 raise InvalidInput("the stream ended before its change set: nothing was committed") from None
             self._desk.check_open()
+            if self._desk.room is not None and self._desk.room.is_short():
+                raise QuotaExceeded(_SHORT)
             if chunk.app_metadata is None or chunk.data is not None:
                 raise InvalidInput("a commit in pieces consists of Part messages, as metadata without rows")
             part = decode(chunk.app_metadata, Part)
@@ -75,7 +83,19 @@ class _Taking:
 
     def close(self) -> None:
         """What was not committed is gone."""
+        if self._admitted:
+            self._desk.uploads.release()
         self._stage.close()
+
+    def _admit(self) -> None:
+        """Waits until there are not many: of what nobody has begun to read, gRPC holds little."""
+        for _ in range(_WAITS):
+            self._admitted = self._desk.uploads.acquire(timeout=_SIGN)
+            if self._admitted:
+                return
+            self._sign()
+            self._desk.check_open()
+            self._desk.gate.check(self._caller, ())
 
     def _take(self, rows: Rows, *, continues: bool) -> None:
         desk = self._desk

@@ -14,8 +14,10 @@ from mamba_stream.log.remote.failing import Lost
 from mamba_stream.log.remote.intake import RowsOut, encoded
 from mamba_stream.log.remote.protocol import Commit, Exchange, Part, Pieces, Rows, decode, encode
 
-FROM_BYTES: Final = 32 << 20
-"""A commit of more rows than that comes in pieces: neither side holds it once more to send or receive it."""
+FROM_BYTES: Final = 4 << 20
+"""A commit of more rows than that comes in pieces: neither side holds it once more to send or receive it, which costs
+less. The server holds every message whole before it can say no, and so would have no room for those of some tens of
+clients."""
 PIECE_BYTES: Final = 1 << 21
 """About as much in one. What gRPC holds of those that wait to be read follows from it."""
 
