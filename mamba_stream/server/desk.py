@@ -25,6 +25,7 @@ from mamba_stream.server.lookup import StorageLookup
 from mamba_stream.server.pulse import Pulse
 from mamba_stream.server.room import Room
 from mamba_stream.server.streams import read_plain
+from mamba_stream.server.turns import Turns
 from mamba_stream.server.vetting import of_caller, vetted
 
 
@@ -40,7 +41,7 @@ class Desk:
         self.identity = identity
         self.room = room
         self.boot = secrets.token_hex(8)
-        self.uploads = threading.BoundedSemaphore(limits.uploads)
+        self.uploads = Turns(limits.uploads, storage.clock)
         self.catalog = Catalog(storage)
         self._lookup = StorageLookup(storage, self.catalog)
         self.belongings = Belongings(self._lookup, storage.clock)

@@ -41,7 +41,7 @@ class Limits:
         most_rows: Rows of one batch.
         most_streams: Calls that are under way at once.
         most_streams_of_user: Those of one user, so that others find a place.
-        uploads: Commits that come in pieces at once; of more, each waits for some seconds before it is read.
+        uploads: Commits that come in pieces and are read at once; others wait for their turn.
         in_flight_bytes: Bytes that were received and are not committed yet, of one stream.
     """
 

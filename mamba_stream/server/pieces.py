@@ -21,9 +21,10 @@ from mamba_stream.server.gate import Caller
 
 _SIGN: Final = 5.0
 """Seconds between two signs of life: the client's gRPC asks for some where nothing comes for half a minute."""
-_WAITS: Final = 2
-"""So many signs of life long a commit waits for others that come in pieces. Then it is read all the same: who sends
-nothing must not hold up everybody."""
+_SILENT: Final = 10.0
+_LONGEST_WAIT: Final = 60.0
+"""Seconds for which a commit waits for its turn, the first where nothing comes of those who have one. Then it is read
+all the same: nobody is to hold up everybody."""
 _SHORT: Final = "the server is short of memory: send this commit again in a moment"
 _TURN: Final = 1.0
 """Seconds at most between two looks whether a client that is over its quota is still to be waited for."""
@@ -68,6 +69,8 @@ class _Taking:
             except StopIteration:
                 raise InvalidInput("the stream ended before its change set: nothing was committed") from None
             self._desk.check_open()
+            if self._admitted:
+                self._desk.uploads.hear()
             if self._desk.room is not None and self._desk.room.is_short():
                 raise QuotaExceeded(_SHORT)
             if chunk.app_metadata is None or chunk.data is not None:
@@ -84,18 +87,20 @@ class _Taking:
     def close(self) -> None:
         """What was not committed is gone."""
         if self._admitted:
-            self._desk.uploads.release()
+            self._desk.uploads.give_back()
         self._stage.close()
 
     def _admit(self) -> None:
-        """Waits until there are not many: of what nobody has begun to read, gRPC holds little."""
-        for _ in range(_WAITS):
-            self._admitted = self._desk.uploads.acquire(timeout=_SIGN)
-            if self._admitted:
+        """Waits for its turn: of what nobody has begun to read, gRPC holds little."""
+        turns, clock = self._desk.uploads, self._desk.storage.clock
+        until = clock.monotonic() + _LONGEST_WAIT
+        while not turns.take(_SIGN):
+            if turns.silent >= _SILENT or clock.monotonic() >= until:
                 return
             self._sign()
             self._desk.check_open()
             self._desk.gate.check(self._caller, ())
+        self._admitted = True
 
     def _take(self, rows: Rows, *, continues: bool) -> None:
         desk = self._desk

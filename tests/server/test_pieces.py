@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from pyarrow import flight
 
 import mamba_stream as mamba
+from mamba_stream.core.clock import SystemClock
 from mamba_stream.errors import DiskFull, InvalidInput, NotAuthorized, PreconditionFailed, QuotaExceeded
 from mamba_stream.log import Log, staging
 from mamba_stream.log.files import CommitFile
@@ -28,6 +29,7 @@ from mamba_stream.log.remote import committing, pieces, protocol
 from mamba_stream.server import pieces as taking
 from mamba_stream.server.gate import Caller, OpenGate
 from mamba_stream.server.service import FlightService
+from mamba_stream.server.turns import Turns
 from tests.server.inprocess import Restarted
 from tests.server.load import client_of
 from tests.server.running import Serving, until
@@ -232,11 +234,12 @@ def test_a_server_that_goes_in_the_middle_gets_all_of_it_again(server, remote, m
 def test_one_more_than_are_read_at_once_waits_its_turn_but_for_no_one_who_sends_nothing(
     server: Restarted, remote: Log, monkeypatch: pytest.MonkeyPatch, patient: bool
 ):
-    server.service.desk.uploads = threading.BoundedSemaphore(1)
-    monkeypatch.setattr(taking, "_SIGN", 60.0 if patient else 0.01)
+    turns = server.service.desk.uploads = Turns(1, SystemClock())
+    monkeypatch.setattr(taking, "_SIGN", 0.01)
+    monkeypatch.setattr(taking, "_SILENT", 60.0 if patient else 0.01)
     first = Stream(server.port)
     first.rows(server.log["a"].number, frame(0, 10))
-    until(lambda: not server.service.desk.uploads._value, "the first one's turn")
+    until(lambda: not turns._free._value, "the first one's turn")
     second = threading.Thread(target=remote["a"].append, args=(frame(10, 1_000),))
     second.start()
     until(lambda: server.service.figures.active >= 2, "the second one")
@@ -248,7 +251,7 @@ def test_one_more_than_are_read_at_once_waits_its_turn_but_for_no_one_who_sends_
     second.join(60)
     begun = [*range(10)], [*range(10, 1_000)]
     assert numbers(server.log) == (begun[0] + begun[1] if patient else begun[1] + begun[0])
-    until(lambda: server.service.desk.uploads._value == 1, "the turn to be free again")
+    until(lambda: turns._free._value == 1, "the turn to be free again")
 
 
 # --- a real server, and more than it has memory ---------------------------------------------------------------------
@@ -285,11 +288,11 @@ def test_a_commit_larger_than_the_servers_memory(serving: Serving):
 
 
 def test_many_commits_at_once_that_are_more_than_the_servers_memory_together(serving: Serving):
-    # Eighteen times 28 MB: each by itself would have fitted into one message.
+    # Fourteen times 28 MB: each by itself would have fitted into one message.
     values = pa.table({"n": np.random.default_rng(5).integers(0, 1 << 60, 28 << 17)})
     with mamba.open(serving.address) as log:
         log.create_topic("numbers", {"n": pl.Int64})
-    ready = threading.Barrier(18)
+    ready = threading.Barrier(14)
     failed: list[Exception] = []
 
     def append() -> None:
@@ -301,14 +304,14 @@ def test_many_commits_at_once_that_are_more_than_the_servers_memory_together(ser
         except Exception as error:
             failed.append(error)
 
-    threads = [threading.Thread(target=append) for _ in range(18)]
+    threads = [threading.Thread(target=append) for _ in range(14)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert failed == []
     with mamba.open(serving.address) as log:
-        assert log["numbers"].offsets() == {0: (0, 18 * values.num_rows)}
+        assert log["numbers"].offsets() == {0: (0, 14 * values.num_rows)}
     assert len(serving.named("listener started")) == 1
 
 
