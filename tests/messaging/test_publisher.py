@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 from mamba_stream import InvalidInput, InvalidName, Producer, Publisher, RoutingPolicy
 from mamba_stream.log import Log, open_log
 from mamba_stream.messaging.schema import is_message_schema
+from tests import forking
 from tests.conftest import ROOT
 from tests.messaging.flaky import until
 from tests.messaging.test_producer import rows
@@ -91,7 +91,7 @@ def test_the_published_snippets_have_sent_when_they_end(
     tmp_path: Path, environment: dict[str, str], which: str
 ):
     for _ in range(2):
-        done = subprocess.run(
+        done = forking.run(
             [sys.executable, "-W", "error", "-c", "import mamba_stream as mamba\n" + snippet(which)],
             env={**environment, "MAMBA_STREAM_LOG": str(tmp_path / "log")},
             capture_output=True, text=True, timeout=60, check=False, cwd=ROOT,
