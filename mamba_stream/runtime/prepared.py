@@ -10,6 +10,7 @@ from mamba_stream.plan import nodes as n
 from mamba_stream.plan.analysis import analyse
 from mamba_stream.plan.layouts import layout_of
 from mamba_stream.plan.pipeline import Pipeline
+from mamba_stream.plan.refusing import refusing
 from mamba_stream.runtime.collecting import source_names
 from mamba_stream.runtime.fingerprints import content_of
 from mamba_stream.runtime.handover import check_handovers
@@ -77,11 +78,10 @@ class Prepared:
         """What tells a source's rows from others that it might have."""
         if isinstance(node, n.ConnectorSource):
             return _OUTSIDE
-        return (
-            content_of(node.frame)
-            if isinstance(node, n.FrameSource)
-            else identity_of(self.topics[node.topic])
-        )
+        if isinstance(node, n.TopicSource):
+            return identity_of(self.topics[node.topic])
+        with refusing(node):
+            return content_of(node.frame)
 
     def _changes(self, node: n.AnySource, source: SourceProgress, *, windowed: bool) -> list[str]:
         """Why a source is not the one that the job has read."""

@@ -320,3 +320,12 @@ def test_a_table_of_arrow_is_checked_too():
     table = pa.table({"ts": pa.array([0], pa.timestamp("us")), "value": [1]})
     with pytest.raises(mamba.ColumnNotFound):
         mamba.stream(table, time="ts").select("valeu")
+
+
+def test_a_frame_that_a_job_cannot_know_again_is_refused_at_its_line(mamba_log: mamba.Log):
+    frame = pl.DataFrame({"n": [1], "wide": pl.Series([1], dtype=pl.Int128)})
+    made = mamba.pipeline("job", mamba.stream(frame, name="frame").select("n").to("out"))
+    with pytest.raises(
+        mamba.UnsupportedType, match=r"'wide' has type Int128.*\(stream at .*test_refusals.py:\d+\)"
+    ):
+        mamba.run(made, log=mamba_log)
