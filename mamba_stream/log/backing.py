@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import lmdb
 import xxhash
 
 from mamba_stream.core.numbers import is_whole
 from mamba_stream.errors import DataCorrupted, DiskFull, InvalidInput, LogInUse, LogUnavailable
 from mamba_stream.log import directory, files, recovery, rows
+from mamba_stream.log.environment import by_itself
 from mamba_stream.log.manifests import Held, Manifest, Piece, encode, load, named, newest
 from mamba_stream.log.rows import FileRow
 from mamba_stream.log.store import Store
@@ -267,17 +267,13 @@ class _Backup:
 
 def _looked_up(index: Path) -> tuple[int, dict[int, FileRow]]:
     """The last commit in a copy of the index, and the files in which something lies."""
-    env = lmdb.open(str(index), readonly=True, lock=False)
-    try:
-        with env.begin() as transaction:
-            view = View(transaction)
-            ticks = view.get(rows.TICKS)
-            found = {
-                int.from_bytes(key[1:], "big"): rows.unpack(FileRow, value)
-                for key, value in view.items(rows.FILE)
-            }
-    finally:
-        env.close()
+    with by_itself(index) as env, env.begin() as transaction:
+        view = View(transaction)
+        ticks = view.get(rows.TICKS)
+        found = {
+            int.from_bytes(key[1:], "big"): rows.unpack(FileRow, value)
+            for key, value in view.items(rows.FILE)
+        }
     lsn = 0 if ticks is None else rows.unpack_ticks(ticks).lsn
     return lsn, {number: row for number, row in found.items() if row.live and row.state != "trash"}
 

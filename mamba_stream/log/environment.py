@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import mmap
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +19,7 @@ from mamba_stream.log import directory
 _MAX_READERS: Final = 1024
 _LOCKS_BYTES: Final = 64 * _MAX_READERS + 128
 """The table of locks and readers: a cache line for each reader, and what comes before them."""
+_LEAST_MAP: Final = 10 << 20
 _STILLBORN_PAGES: Final = 3
 _MAGIC: Final = (0xBEEFC0DE).to_bytes(4, sys.byteorder)
 _MAGIC_END: Final = 20
@@ -56,6 +60,32 @@ def environment(path: Path, map_size: int, *, writable: bool, synced: bool = Tru
         if not writable or not _clear_stillborn(path):
             raise
         return opened()
+
+
+@contextlib.contextmanager
+def by_itself(
+    path: Path, map_size: int = _LEAST_MAP, *, writable: bool = False
+) -> Iterator[lmdb.Environment]:
+    """The environment in a directory that nobody else knows of, such as a copy, for as long as the block.
+
+    Args:
+        path: The directory.
+        map_size: The size of its address space; what is there already is mapped whole.
+        writable: Whether it can be written to.
+
+    Raises:
+        OSError: What LMDB could not do, as of any other file.
+    """
+    try:
+        env = lmdb.open(
+            str(path), map_size=map_size, readonly=not writable, lock=writable, max_readers=_MAX_READERS
+        )
+        with contextlib.closing(env):
+            yield env
+    except lmdb.Error as error:
+        text = str(error)
+        code = next((code for code in errno.errorcode if text.endswith(os.strerror(code))), errno.EIO)
+        raise OSError(code, text) from error
 
 
 def _reserve_locks(path: Path) -> None:

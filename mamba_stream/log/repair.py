@@ -16,16 +16,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-import lmdb
 import xxhash
 
 from mamba_stream.core.clock import Clock, SystemClock
 from mamba_stream.core.machine import boot
 from mamba_stream.core.schemas import schema_from_bytes
-from mamba_stream.errors import LogInUse
+from mamba_stream.errors import DiskFull, LogInUse, LogUnavailable
 from mamba_stream.log import contents, directory, files, format, rows, store
 from mamba_stream.log.alone import alone
 from mamba_stream.log.doctor import Report, examine
+from mamba_stream.log.environment import by_itself
 from mamba_stream.log.examination import Finding, frame_problems
 from mamba_stream.log.index import MAP_SIZE
 from mamba_stream.log.mending import Mending, Put
@@ -82,8 +82,20 @@ def repair(path: str | os.PathLike[str], *, clock: Clock | None = None) -> Repai
     Raises:
         NotALog: There is no log, nor what is left of one.
         LogInUse: Somebody has the log open.
+        DiskFull: There is no room for what is put aside.
+        LogUnavailable: The disk fails.
     """
     log = Path(path).absolute()
+    try:
+        return _repaired(log, clock or SystemClock())
+    except OSError as error:
+        again = "nothing is lost by it; repair it again"
+        if error.errno in directory.NO_ROOM:
+            raise DiskFull(f"{log}: {error.strerror}; {again} once there is room") from error
+        raise LogUnavailable(f"{log}: the repair was cut short: {error}; {again}") from error
+
+
+def _repaired(log: Path, clock: Clock) -> Repaired:
     if store.is_open(log):
         raise LogInUse(f"{log} is open in this process: close it, and try again")
     if not (log / directory.INDEX / DATA).exists():
@@ -96,7 +108,7 @@ def repair(path: str | os.PathLike[str], *, clock: Clock | None = None) -> Repai
         found = salvage(log)
         if before.sound and not found.notes and not found.holes:
             return Repaired(before, before)
-        work = _Repair(log, found, (clock or SystemClock()).now())
+        work = _Repair(log, found, clock.now())
         work.run(before)
     return Repaired(before, examine(log), tuple(work.changes), work.aside)
 
@@ -319,7 +331,8 @@ class _Repair:
         directory.sync(self._files)
         shutil.rmtree(self.aside / _NEW)
         # The table of readers is made anew by who has it alone, before anybody else comes.
-        lmdb.open(str(index), map_size=MAP_SIZE, max_readers=1024).close()
+        with by_itself(index, MAP_SIZE, writable=True):
+            pass
 
 
 def _unframed(path: Path, row: FileRow | None) -> bool:
@@ -328,16 +341,15 @@ def _unframed(path: Path, row: FileRow | None) -> bool:
 
 def _written(place: Path, write: Callable[[Put], None]) -> None:
     """A new index, synced."""
-    env = lmdb.open(str(place), map_size=_MAP_SIZE, max_readers=1024)
-    try:
-        with env.begin(write=True) as transaction:
+    with (
+        by_itself(place, _MAP_SIZE, writable=True) as env,
+        env.begin(write=True) as transaction,
+    ):
 
-            def put(key: bytes, value: bytes) -> None:
-                transaction.put(key, rows.seal(key, value))
+        def put(key: bytes, value: bytes) -> None:
+            transaction.put(key, rows.seal(key, value))
 
-            write(put)
-    finally:
-        env.close()
+        write(put)
     (place / "lock.mdb").unlink(missing_ok=True)
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import lmdb
 import msgspec
 import xxhash
 
@@ -19,6 +18,7 @@ from mamba_stream.errors import AlreadyExists, DataCorrupted, DiskFull, InvalidI
 from mamba_stream.log import directory, files, rows
 from mamba_stream.log.backing import FILES, INDEX
 from mamba_stream.log.doctor import examine
+from mamba_stream.log.environment import by_itself
 from mamba_stream.log.examination import Finding
 from mamba_stream.log.index import MAP_SIZE
 from mamba_stream.log.manifests import Manifest, Piece, chosen, load, named
@@ -160,17 +160,14 @@ def _settle(index: Path) -> None:
 
     Of files in which nothing lay it knows no more.
     """
-    env = lmdb.open(str(index), map_size=MAP_SIZE, max_readers=1024)
-    try:
-        with env.begin(write=True) as transaction:
-            meta: Meta = rows.unpack(Meta, rows.unseal(rows.META, transaction.get(rows.META) or b""))
-            meta = msgspec.structs.replace(
-                meta, uuid=os.urandom(16).hex(), origins=(*meta.origins, meta.uuid)
-            )
-            transaction.put(rows.META, rows.seal(rows.META, rows.pack(meta)))
-            draft = Draft(transaction)
-            for key, value in list(draft.items(rows.FILE)):
-                if not rows.unpack(FileRow, value).live:
-                    draft.delete(key)
-    finally:
-        env.close()
+    with (
+        by_itself(index, MAP_SIZE, writable=True) as env,
+        env.begin(write=True) as transaction,
+    ):
+        meta: Meta = rows.unpack(Meta, rows.unseal(rows.META, transaction.get(rows.META) or b""))
+        meta = msgspec.structs.replace(meta, uuid=os.urandom(16).hex(), origins=(*meta.origins, meta.uuid))
+        transaction.put(rows.META, rows.seal(rows.META, rows.pack(meta)))
+        draft = Draft(transaction)
+        for key, value in list(draft.items(rows.FILE)):
+            if not rows.unpack(FileRow, value).live:
+                draft.delete(key)

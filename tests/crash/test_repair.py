@@ -5,7 +5,9 @@ The damage is that of :mod:`tests.crash.damage`: bytes of files and of the index
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import random
 import re
 import shutil
@@ -16,9 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lmdb
 import pytest
 
-from mamba_stream.errors import DataCorrupted, LogInUse, NotALog
+from mamba_stream.errors import DataCorrupted, DiskFull, LogInUse, LogUnavailable, NotALog
 from mamba_stream.log import open_log, repair as repairing
 from mamba_stream.log.doctor import Report, examine
 from mamba_stream.log.examination import Finding, examine as examine_here
@@ -239,6 +242,23 @@ def test_a_log_in_use_is_not_repaired_and_it_says_who_has_it(
     assert repair(log).before.sound
     with open_log(log), pytest.raises(LogInUse, match="open in this process"):
         repair(log)
+
+
+@pytest.mark.parametrize(("code", "kind"), [(errno.EIO, LogUnavailable), (errno.ENOSPC, DiskFull)])
+def test_a_repair_that_the_disk_fails_says_so_and_is_done_again(
+    hurt: Callable[[Case], Path], monkeypatch: pytest.MonkeyPatch, code: int, kind: type[Exception]
+) -> None:
+    log = hurt([])
+    (log / INDEX).unlink()
+
+    def failing(path: str, **options: object) -> None:
+        raise lmdb.Error(f"{path}: {os.strerror(code)}")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(lmdb, "open", failing)
+        with pytest.raises(kind, match=f"{os.strerror(code)}.*repair it again"):
+            repair(log)
+    assert repair(log).after.sound
 
 
 def test_the_old_index_and_the_damaged_files_are_put_aside(hurt: Callable[[Case], Path]) -> None:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import lmdb
 import polars as pl
 import pytest
 
 import mamba_stream as mamba
-from mamba_stream.errors import AlreadyExists, DataCorrupted, InvalidInput, LogInUse, NotFound
+from mamba_stream.errors import (
+    AlreadyExists,
+    DataCorrupted,
+    DiskFull,
+    InvalidInput,
+    LogInUse,
+    LogUnavailable,
+    NotFound,
+)
 from mamba_stream.log import Log, backups, open_log, recovery, restore, restoring
 from mamba_stream.log.doctor import Report, examine
 from mamba_stream.log.examination import Finding, examine as examine_here
@@ -311,6 +321,30 @@ def test_a_damaged_backup_keeps_nobody_from_the_others(filled: Log, tmp_path: Pa
     (kept / third.name).write_bytes(b"")
     with pytest.raises(DataCorrupted, match="damaged"):
         filled.backup(kept)
+
+
+@pytest.mark.parametrize(("code", "kind"), [(errno.EIO, LogUnavailable), (errno.ENOSPC, DiskFull)])
+def test_a_copy_of_the_index_that_cannot_be_opened_is_told_in_words(
+    filled: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, kind: type[Exception]
+) -> None:
+    kept, back, reason = tmp_path / "kept", tmp_path / "back", os.strerror(code)
+    filled.backup(kept)
+    filled["t"].append([{"n": 1}])
+
+    def failing(path: str, **options: object) -> None:
+        raise lmdb.Error(f"{path}: {reason}")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(lmdb, "open", failing)
+        with pytest.raises(kind, match=reason):
+            filled.backup(kept)
+        with pytest.raises(kind, match=reason):
+            restore(kept, back)
+    assert len(backups(kept)) == 1
+    assert not back.exists()
+    filled.backup(kept)
+    with open_log(restore(kept, back).path) as log:
+        assert rows(log) == rows(filled)
 
 
 def test_a_backup_that_is_refused_leaves_alone_what_another_log_is_writing(
