@@ -11,6 +11,7 @@ that the engine looks for::
     powers:   Projecting (Source)     reads only the columns that are needed
               Ending (Source)         can say what there is now, and end there
               Acknowledging (Reader)  tells upstream what is done
+              Finishing (Reader)      knows whether what ended where it ends now has ended for good
               Waking (Reader)         says when it has something, and is not asked before
               Rolling (writers)       wants to commit, though no rows came
               Emptying (writers)      can remove what it wrote, for a job that starts over
@@ -164,6 +165,19 @@ class Wake(Protocol):
 
     def __call__(self, after: float = 0.0) -> None:
         """Has the reader asked again, ``after`` so many seconds by the run's clock; the soonest call counts."""
+        ...
+
+
+@runtime_checkable
+class Finishing(Protocol):
+    """A reader of one of several partitions, of a source as of now, which may be over though the source is not.
+
+    Time does not wait for a partition that is over. Of one that only has nothing more now, it does.
+    """
+
+    @property
+    def finished(self) -> bool:
+        """Whether the partition will never have rows again, in later runs neither."""
         ...
 
 

@@ -16,7 +16,7 @@ import polars as pl
 import pyarrow as pa
 from msgspec.structs import replace
 
-from mamba_stream.connect import Acknowledging, Ending, Projecting, Reader, Source, Waking
+from mamba_stream.connect import Acknowledging, Ending, Finishing, Projecting, Reader, Source, Waking
 from mamba_stream.core.batches import frame_from_batch
 from mamba_stream.core.clock import Clock
 from mamba_stream.core.durations import to_time
@@ -181,8 +181,8 @@ class ConnectorFeed:
 
     def _notice_end(self, reader: Reader) -> None:
         if reader.ended and not self._stopped:
-            # The end of what is there now is not the source's own.
-            self._stopped = self._extent.now
+            # The end of what is there now need not be the partition's own.
+            self._stopped = self._extent.now and not (isinstance(reader, Finishing) and reader.finished)
             self._ended = not self._stopped
 
     def _frame_of(self, batch: pa.RecordBatch) -> pl.DataFrame:
@@ -252,8 +252,13 @@ class ConnectorFeeds:
 
     @property
     def growing(self) -> bool:
-        """Whether partitions may come."""
+        """Whether partitions may come in this run."""
         return not self._source.bounded
+
+    @property
+    def endless(self) -> bool:
+        """Whether partitions may come, in this run or a later one."""
+        return not self._node.source.bounded
 
     def look(self) -> list[ConnectorFeed]:
         """Partitions that have come since; looks only now and then."""

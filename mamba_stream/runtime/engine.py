@@ -53,6 +53,7 @@ class Engine:
         budget: Budget,
         follows: bool,
         growing: Collection[n.AnySource] = (),
+        endless: Collection[n.AnySource] = (),
         faults: Faults | None = None,
         stage: Stage | None = None,
         entrances: Mapping[Exchange, Entrance] = _NONE,
@@ -69,7 +70,8 @@ class Engine:
             clock: Tells how long a partition has been silent.
             budget: How much a step may take in.
             follows: Whether the run goes on at the ends of topics; only then does silence count.
-            growing: Sources that further partitions may come to, even when all there are have ended.
+            growing: Sources that further partitions may come to in this run, even when all there are have ended.
+            endless: Those that they may come to in this run or a later one.
             faults: What becomes of rows over which a step raises; left out, that is the end.
             stage: The part of the plan; left out, it is the whole plan.
             entrances: Where rows of other stages come in.
@@ -100,6 +102,7 @@ class Engine:
         """The partitions that had to wait for the time of others at the last step."""
         self._read_in: dict[int, int] = {}
         self._growing = frozenset(growing)
+        self._endless = frozenset(endless)
         timed = [
             node
             for node, intake in self.intakes.items()
@@ -123,7 +126,7 @@ class Engine:
     @property
     def ended(self) -> bool:
         """Whether every source is over for good."""
-        return not self._growing and all(
+        return not self._endless and all(
             feed.ended for inlet in self._inlets for feed in self._feeds_of(inlet)
         )
 
@@ -254,7 +257,7 @@ class Engine:
             for feed in intake.feeds:
                 time = intake.times[feed.partition]
                 # Where others may come behind it, the end of a partition is no end of time.
-                time.ended = feed.ended and source not in self._growing
+                time.ended = feed.ended and source not in self._endless
                 time.idle = time.idle or (feed.ended and not time.ended)
         self.marks = self.flow.advance(
             {source: intake.times for source, intake in self.intakes.items()},

@@ -75,8 +75,13 @@ class Sources:
 
     @property
     def growing(self) -> list[n.AnySource]:
-        """Those that further partitions may come to."""
+        """Those that further partitions may come to in this run."""
         return [node for node, partitions in self.outside.items() if partitions.growing]
+
+    @property
+    def endless(self) -> list[n.AnySource]:
+        """Those that further partitions may come to, in this run or a later one."""
+        return [node for node, partitions in self.outside.items() if partitions.endless]
 
     def close(self) -> None:
         """Lets go of what is open outside."""

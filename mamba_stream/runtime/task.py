@@ -128,6 +128,7 @@ class Task:
             budget=self._budget,
             follows=options.until == "stopped" or (options.until is None and not self._sources.bounded),
             growing=self._sources.growing,
+            endless=self._sources.endless,
             faults=self.faults,
             stage=stage,
             entrances=self._sources.entrances,

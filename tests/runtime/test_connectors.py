@@ -135,6 +135,22 @@ def test_until_now_reads_what_is_there_and_leaves_windows_open(tmp_path, log):
     assert_same(mamba.run(build(tmp_path), log=log) and log["job.windows"].scan().collect(), expected(500))
 
 
+def test_until_now_time_does_not_wait_for_files_that_are_over(tmp_path, log):
+    for number in range(4):
+        put(tmp_path / "in", number, number * 250, 250)
+    watching = build(tmp_path, watch=True, settle="0s", partitions="files")
+    for rows_in in (1_000, 0):
+        done = mamba.run(watching, log=log, until="now")
+        assert (done.state, done.rows_in) == ("stopped", rows_in)
+    # Not to the end: more files may come, and go on where the furthest of these has come.
+    before = log["job.windows"].scan().collect().height
+    assert expected(750).height < before < expected(1_000).height
+    put(tmp_path / "in", 4, 1_000, 250)
+    assert mamba.run(watching, log=log, until="now").rows_in == 250
+    assert mamba.run(build(tmp_path, partitions="files"), log=log).state == "finished"
+    assert_same(log["job.windows"].scan().collect(), expected(1_250))
+
+
 def test_a_run_that_stops_at_a_moment_goes_on_without_gap_or_repeat(tmp_path, log):
     for number in range(2):
         put(tmp_path / "in", number, number * 500, 500)

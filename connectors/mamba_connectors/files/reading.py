@@ -252,6 +252,10 @@ class OneReader:
     def ended(self) -> bool:
         return self._open is None
 
+    @property
+    def finished(self) -> bool:
+        return self.ended
+
     def read(self, max_rows: int) -> Rows | None:
         if self._open is None:
             return None
