@@ -41,49 +41,16 @@ _LARGEST: Final = 1 << 17
 _FILES: Final = 16
 _HIGH: Final = 200
 """No child is to be passed a file of this number or a higher one."""
-_USED: Final = (
-    *(
-        "polars",
-        "polars.testing",
-        "pyarrow",
-        "pyarrow.compute",
-        "pyarrow.parquet",
-        "numpy",
-        "runpy",
-        "tempfile",
-        "random",
-    ),
-    *(
-        "mamba_stream.dsl.opening",
-        "mamba_stream.dsl.pipelines",
-        "mamba_stream.dsl.running",
-        "mamba_stream.dsl.sources",
-    ),
-    *(
-        "mamba_stream.dsl.streams",
-        "mamba_stream.dsl.windows",
-        "mamba_stream.dsl.joinverbs",
-        "mamba_stream.dsl.neighbours",
-    ),
-    *(
-        "mamba_stream.log",
-        "mamba_stream.log.doctor",
-        "mamba_stream.log.examination",
-        "mamba_stream.log.maintaining",
-    ),
-    *("mamba_stream.log.remote.storage", "mamba_stream.messaging.aio", "mamba_stream.messaging.consumer"),
-    *(
-        "mamba_stream.messaging.producer",
-        "mamba_stream.messaging.publisher",
-        "mamba_stream.messaging.subscriber",
-    ),
-    *(
-        "mamba_stream.runtime.starting",
-        "mamba_stream.runtime.workers.processes",
-        "mamba_connectors",
-        "mamba_pipelines",
-    ),
-)
+_USED: Final = """
+    polars polars.testing pyarrow pyarrow.compute pyarrow.parquet numpy runpy tempfile random
+    mamba_stream.dsl.opening mamba_stream.dsl.pipelines mamba_stream.dsl.running
+    mamba_stream.dsl.sources mamba_stream.dsl.streams mamba_stream.dsl.windows
+    mamba_stream.dsl.joinverbs mamba_stream.dsl.neighbours mamba_stream.log mamba_stream.log.doctor
+    mamba_stream.log.examination mamba_stream.log.maintaining mamba_stream.log.remote.storage
+    mamba_stream.messaging.aio mamba_stream.messaging.consumer mamba_stream.messaging.producer
+    mamba_stream.messaging.publisher mamba_stream.messaging.subscriber mamba_stream.runtime.starting
+    mamba_stream.runtime.workers.processes mamba_connectors mamba_pipelines
+""".split()
 """What is imported before: the more of what a child needs, the sooner it begins."""
 
 
