@@ -12,7 +12,8 @@ from pathlib import Path
 
 from mamba_stream.errors import NotALog
 from mamba_stream.log import directory, files
-from mamba_stream.log.examination import ALONE, Finding
+from mamba_stream.log.examination import ALONE
+from mamba_stream.log.findings import Finding
 
 __all__ = ["Finding", "Report", "examine"]
 

@@ -11,65 +11,30 @@ which prints its findings as JSON, one a line.
 from __future__ import annotations
 
 import contextlib
-import errno
 import gc
 import json
-import os
 import struct
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
-from itertools import pairwise
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import lmdb
-import pyarrow as pa
-import xxhash
 
 from mamba_stream.core.schemas import fingerprint, schema_from_bytes
-from mamba_stream.errors import LogUnavailable, MambaStreamError
-from mamba_stream.log import contents, directory, dropping, files, format, recent, rows, strays
+from mamba_stream.errors import MambaStreamError
+from mamba_stream.log import directory, dropping, format, recent, rows
+from mamba_stream.log.fileproblems import known_files, unknown_files
+from mamba_stream.log.findings import Finding, Found, problem_of
 from mamba_stream.log.format import Damaged
 from mamba_stream.log.rows import Entry, FileRow, Head, Meta, TopicRow
 from mamba_stream.log.views import View
+from mamba_stream.log.walking import between, entries, not_found_by_key
 
 _MASK = (1 << 64) - 1
-_PAGE = 2048
-_SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-"""What is missing then is not in the file."""
 ALONE = "--alone"
 """Said to the process that examines: whoever began it has the log alone."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something that is not as it should be.
-
-    Attributes:
-        severity: ``damage`` (data or index), ``loss`` (published bytes are gone), or ``note`` (harmless).
-        what: In words.
-        topic: The topic, where known; likewise partition and the first and next offset.
-    """
-
-    severity: str
-    what: str
-    topic: str | None = None
-    partition: int | None = None
-    offset: int | None = None
-    next_offset: int | None = None
-
-
-@dataclass
-class _Found:
-    topics: dict[int, TopicRow] = field(default_factory=dict)
-    layouts: dict[int, format.Layout] = field(default_factory=dict)
-    files: dict[int, FileRow] = field(default_factory=dict)
-    live: dict[int, int] = field(default_factory=dict)
-    ranges: dict[int, list[tuple[int, int, str]]] = field(default_factory=dict)
-    rows: int = 0
-    batches: int = 0
-    bytes: int = 0
 
 
 def examine(path: Path, report: Callable[[Finding], None], *, lock: bool = True) -> dict[str, int]:
@@ -77,7 +42,7 @@ def examine(path: Path, report: Callable[[Finding], None], *, lock: bool = True)
 
     Without ``lock`` nobody may have the log open but whoever had this called.
     """
-    found = _Found()
+    found = Found()
     if why := recent.missing(path / directory.RECENT):
         report(Finding("loss", why))
     index = path / directory.INDEX
@@ -90,12 +55,12 @@ def examine(path: Path, report: Callable[[Finding], None], *, lock: bool = True)
                 report(finding)
         # Files come and go while writers work: what was met is held against the rows as they are now.
         with env.begin() as transaction:
-            for key, sealed in _between(transaction, rows.FILE, rows.OFFSET):
+            for key, sealed in between(transaction, rows.FILE, rows.OFFSET):
                 with contextlib.suppress(Damaged, ValueError):
                     list(_noted(key, rows.unseal(key, sealed), found))
-        for finding in _files(env, path / directory.FILES, found):
+        for finding in known_files(env, path / directory.FILES, found):
             report(finding)
-        for finding in _unknown(env, path / directory.FILES):
+        for finding in unknown_files(env, path / directory.FILES):
             report(finding)
     finally:
         env.close()
@@ -108,15 +73,15 @@ def examine(path: Path, report: Callable[[Finding], None], *, lock: bool = True)
     }
 
 
-def _index(env: lmdb.Environment, found: _Found) -> Iterator[Finding]:
+def _index(env: lmdb.Environment, found: Found) -> Iterator[Finding]:
     """Every row's checksum, and that rows which name each other exist."""
     names: dict[bytes, int] = {}
     schemas: dict[int, bytes] = {}
     heads: set[tuple[int, int]] = set()
     # All but the entries are few, and read as of one moment: a writer at work is not damage.
     with env.begin() as transaction:
-        few = list(_between(transaction, b"\x01", rows.ENTRY))
-        astray = _astray(transaction, few)
+        few = list(between(transaction, b"\x01", rows.ENTRY))
+        astray = not_found_by_key(transaction, few)
     for key, sealed in few:
         try:
             value = rows.unseal(key, sealed)
@@ -133,7 +98,7 @@ def _index(env: lmdb.Environment, found: _Found) -> Iterator[Finding]:
             yield Finding("damage", f"index: {error}")
     yield from _topics(found, names, schemas, heads)
     orphans: set[int] = set()
-    for key, sealed in _entries(env, astray):
+    for key, sealed in entries(env, astray):
         try:
             rows.unseal(key, sealed)
             topic = rows.entry_place(key)[0]
@@ -155,7 +120,7 @@ def _index(env: lmdb.Environment, found: _Found) -> Iterator[Finding]:
         )
 
 
-def _noted(key: bytes, value: bytes, found: _Found) -> Iterator[Finding]:
+def _noted(key: bytes, value: bytes, found: Found) -> Iterator[Finding]:
     if key[:1] == rows.META:
         meta = rows.unpack(Meta, value)
         if meta.format > directory.FORMAT:
@@ -168,7 +133,7 @@ def _noted(key: bytes, value: bytes, found: _Found) -> Iterator[Finding]:
 
 
 def _topics(
-    found: _Found, names: dict[bytes, int], schemas: dict[int, bytes], heads: set[tuple[int, int]]
+    found: Found, names: dict[bytes, int], schemas: dict[int, bytes], heads: set[tuple[int, int]]
 ) -> Iterator[Finding]:
     """That every topic has its name, its schema and its partitions, and every name its topic."""
     for number, topic in list(found.topics.items()):
@@ -190,7 +155,7 @@ def _topics(
         yield Finding("damage", f"index: the name {key[1:].decode(errors='replace')!r} leads nowhere")
 
 
-def _topic(env: lmdb.Environment, where: Path, found: _Found, topic: TopicRow) -> Iterator[Finding]:
+def _topic(env: lmdb.Environment, where: Path, found: Found, topic: TopicRow) -> Iterator[Finding]:
     for partition in range(topic.partitions):
         # One view of head and entries, so that a writer at work is not taken for damage.
         with env.begin() as transaction:
@@ -202,28 +167,28 @@ def _topic(env: lmdb.Environment, where: Path, found: _Found, topic: TopicRow) -
             except Damaged:
                 continue
             prefix = rows.entry_prefix(topic.id, partition)
-            entries: list[tuple[bytes, bytes]] = []
+            met: list[tuple[bytes, bytes]] = []
             with transaction.cursor() as cursor:
                 if cursor.set_range(prefix):
                     for key, value in cursor.iternext():
                         if not key.startswith(prefix):
                             break
-                        entries.append((key, value))
-        yield from _partition(env, where, found, topic, partition, head, entries)
+                        met.append((key, value))
+        yield from _partition(env, where, found, topic, partition, head, met)
 
 
 def _partition(
     env: lmdb.Environment,
     where: Path,
-    found: _Found,
+    found: Found,
     topic: TopicRow,
     partition: int,
     head: Head,
-    entries: list[tuple[bytes, bytes]],
+    met: list[tuple[bytes, bytes]],
 ) -> Iterator[Finding]:
     chain, expected, seen = 0, None, 0
     told: set[int] = set()
-    for key, sealed in entries:
+    for key, sealed in met:
         try:
             value = rows.unseal(key, sealed)
             entry = rows.unpack_entry(value)
@@ -296,192 +261,12 @@ def _holding(env: lmdb.Environment, topic: int, partition: int, offset: int) -> 
     return None
 
 
-def problem_of(where: Path, layout: format.Layout | None, entry: Entry) -> tuple[str, str] | None:
-    """What is wrong with a batch's bytes, and how severe that is; ``None`` if nothing.
-
-    Raises:
-        LogUnavailable: They cannot be looked at now.
-    """
-    path = files.path_of(where, entry.file, entry.kind)
-    try:
-        with path.open("rb") as file:
-            data = os.pread(file.fileno(), entry.length, entry.position)
-    except FileNotFoundError:
-        return "loss", f"its file {path.name} is missing"
-    except OSError as error:
-        if error.errno in _SHORT:
-            raise LogUnavailable(f"{path} cannot be read now: {error.strerror}") from error
-        return "damage", f"{path.name} cannot be read: {error.strerror}"
-    if len(data) < entry.length:
-        return "loss", f"its file {path.name} ends before it"
-    if layout is None:
-        return "damage", "its schema is unknown"
-    try:
-        view = memoryview(data)
-        table = format.verify_header(view, layout, entry.header)
-        format.verify_columns(view, table, range(len(table.checksums)))
-        batch = format.decode(pa.py_buffer(data), layout, None, entry.compressed)
-        batch.validate(full=True)
-        if batch.num_rows != entry.rows:
-            return "damage", f"it holds {batch.num_rows} rows, the index says {entry.rows}"
-    except (Damaged, pa.ArrowInvalid) as error:
-        return "damage", f"its bytes in {path.name} are damaged: {error}"
-    return None
-
-
-def _files(env: lmdb.Environment, where: Path, found: _Found) -> Iterator[Finding]:
-    for number, row in sorted(found.files.items()):
-        for finding in _file(where, found, number, row):
-            # Otherwise it went meanwhile, as files go in which nothing lies any more.
-            if _is_in_use(env, number):
-                yield finding
-    unknown = found.live.keys() - found.files.keys()
-    if unknown:
-        unknown &= {rows.unpack_entry(value).file for value in _sound_entries(env)}
-    for number in unknown:
-        yield Finding(
-            "damage", f"index: {found.live[number]} batches lie in file #{number}, which it does not know"
-        )
-
-
-def _file(where: Path, found: _Found, number: int, row: FileRow) -> Iterator[Finding]:
-    path = files.path_of(where, number, row.kind)
-    if number not in found.live and row.state == "trash":
-        return
-    try:
-        size = path.stat().st_size
-    except FileNotFoundError:
-        yield Finding("loss", f"{path.name} is missing; {row.live} batches lie in it")
-        return
-    if size < row.end:
-        yield Finding("loss", f"{path.name} has {size} bytes, {row.end} are published")
-    if row.kind == "segment":
-        yield from frame_problems(path, row.end)
-    ranges = sorted(found.ranges.get(number, []))
-    for (_, end, one), (start, _, other) in pairwise(ranges):
-        if start < end:
-            yield Finding("damage", f"index: batches of {one} and {other} overlap in {path.name}")
-
-
-def _is_in_use(env: lmdb.Environment, number: int) -> bool:
-    """Whether the index knows a file, as of now, and something lies in it."""
-    with env.begin() as transaction:
-        try:
-            value = View(transaction).get(rows.number_key(rows.FILE, number))
-            return value is not None and rows.unpack(FileRow, value).state != "trash"
-        except (Damaged, ValueError):
-            return True
-
-
-def _sound_entries(env: lmdb.Environment) -> Iterator[bytes]:
-    """The values of all entries as of now."""
-    for key, sealed in _entries(env, []):
-        with contextlib.suppress(Damaged):
-            yield rows.unseal(key, sealed)
-
-
-def _unknown(env: lmdb.Environment, where: Path) -> Iterator[Finding]:
-    """Files that the index does not know. Listed before it is asked: a writer at work names its file first."""
-    for item in sorted(os.listdir(where)):
-        number = files.number_of(item)
-        if number is None:
-            if not item.startswith("new-"):
-                yield Finding("note", f"{item} is not the log's")
-                continue
-            what: Finding | None = _leftover(item)
-        else:
-            with env.begin() as transaction:
-                what = _stray(View(transaction), where / item, number)
-        if what is not None:
-            yield what
-
-
-def _stray(view: View, path: Path, number: int) -> Finding | None:
-    try:
-        value = view.get(rows.number_key(rows.FILE, number))
-        if value is not None and strays.belongs(path, rows.unpack(FileRow, value)):
-            return None
-        if strays.needless(view, path):
-            return _leftover(path.name)
-    except (Damaged, ValueError):
-        # The row is damaged, which was said before.
-        return None
-    return Finding(
-        "damage",
-        f"{path.name} is not known to the index, and rows may lie in it that nobody else has; it is kept. The index "
-        "was damaged, or put back from an older copy",
-    )
-
-
-def _leftover(name: str) -> Finding:
-    return Finding("note", f"{name} belongs to nobody; it is removed when the log is opened next")
-
-
-def frame_problems(path: Path, end: int | None) -> Iterator[Finding]:
-    """What is wrong with a segment beside its batches: its opening, its end, its table of contents.
-
-    ``end`` is where it ends, if the index knows.
-    """
-    try:
-        toc = contents.decode(files.contents_path(path).read_bytes())
-        with path.open("rb") as file:
-            opening = file.read(len(format.schema_message(schema_from_bytes(toc.schema))))
-            file.seek(toc.size - len(format.END_OF_STREAM))
-            closing = file.read()
-        if xxhash.xxh3_64_intdigest(opening) != toc.opening:
-            yield Finding("damage", f"{path.name}: the schema message at its start is damaged")
-        if toc.size != (toc.size if end is None else end) or closing != format.END_OF_STREAM:
-            yield Finding("damage", f"{path.name}: the end of the stream is not where it should be")
-    except FileNotFoundError:
-        yield Finding("damage", f"{path.name}: its table of contents is missing")
-    except (Damaged, MambaStreamError, OSError, ValueError) as error:
-        yield Finding("damage", f"{path.name}: {error}")
-
-
-def _where(key: bytes, found: _Found) -> dict[str, Any]:
+def _where(key: bytes, found: Found) -> dict[str, Any]:
     if key[:1] == rows.ENTRY and len(key) == 15:
         topic, partition, offset = rows.entry_place(key)
         known = found.topics.get(topic)
         return {"topic": known.name if known else None, "partition": partition, "offset": offset}
     return {}
-
-
-def _between(
-    transaction: lmdb.Transaction, start: bytes, end: bytes, most: int = sys.maxsize
-) -> Iterator[tuple[bytes, bytes]]:
-    with transaction.cursor() as cursor:
-        if cursor.set_range(start):
-            for number, (raw, value) in enumerate(cursor.iternext()):
-                key = bytes(raw)
-                if key >= end or number >= most:
-                    return
-                yield key, bytes(value)
-
-
-def _astray(transaction: lmdb.Transaction, met: list[tuple[bytes, bytes]]) -> list[bytes]:
-    """The rows that a walk has met and a look-up does not: it goes another way through the pages."""
-    astray = []
-    for key, sealed in met:
-        try:
-            found = transaction.get(key)
-        except lmdb.Error:
-            found = None
-        if found != sealed:
-            astray.append(key)
-    return astray
-
-
-def _entries(env: lmdb.Environment, astray: list[bytes]) -> Iterator[tuple[bytes, bytes]]:
-    """All entries, a page at a time: no read transaction is held over the work. Says which are not found by key."""
-    position = rows.ENTRY
-    while True:
-        with env.begin() as transaction:
-            page = list(_between(transaction, position, b"\xff", _PAGE))
-            astray += _astray(transaction, page)
-        yield from page
-        if len(page) < _PAGE:
-            return
-        position = page[-1][0] + b"\0"
 
 
 def _main(path: str, *, lock: bool) -> None:

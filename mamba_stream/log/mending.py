@@ -20,7 +20,7 @@ import msgspec
 from mamba_stream.core.schemas import fingerprint, schema_from_bytes
 from mamba_stream.errors import MambaStreamError
 from mamba_stream.log import dropping, format, rows
-from mamba_stream.log.examination import Finding, problem_of
+from mamba_stream.log.findings import Finding, problem_of
 from mamba_stream.log.rows import NO_TIME, Entry, Head, TopicRow
 from mamba_stream.log.salvage import Salvaged
 from mamba_stream.log.shelf import Placed

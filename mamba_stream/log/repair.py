@@ -26,7 +26,7 @@ from mamba_stream.log import contents, directory, files, format, rows, store
 from mamba_stream.log.alone import alone
 from mamba_stream.log.doctor import Report, examine
 from mamba_stream.log.environment import by_itself
-from mamba_stream.log.examination import Finding, frame_problems
+from mamba_stream.log.findings import Finding, frame_problems
 from mamba_stream.log.index import MAP_SIZE
 from mamba_stream.log.mending import Mending, Put
 from mamba_stream.log.publishing import listed

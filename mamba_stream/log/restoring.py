@@ -19,7 +19,7 @@ from mamba_stream.log import directory, files, rows
 from mamba_stream.log.backing import FILES, INDEX
 from mamba_stream.log.doctor import examine
 from mamba_stream.log.environment import by_itself
-from mamba_stream.log.examination import Finding
+from mamba_stream.log.findings import Finding
 from mamba_stream.log.index import MAP_SIZE
 from mamba_stream.log.manifests import Manifest, Piece, chosen, load, named
 from mamba_stream.log.rows import FileRow, Meta

@@ -16,7 +16,7 @@ import msgspec
 from mamba_stream.core.changes import ChangeSet, Record
 from mamba_stream.errors import DataCorrupted, TopicNotFound
 from mamba_stream.log import directory, files
-from mamba_stream.log.examination import Finding, problem_of
+from mamba_stream.log.findings import Finding, problem_of
 from mamba_stream.log.pacing import Step, at_once
 from mamba_stream.log.shelf import Placed
 

@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 from dataclasses import dataclass, fields
 
-from mamba_stream.log.examination import Finding
+from mamba_stream.log.findings import Finding
 
 
 @dataclass(frozen=True)

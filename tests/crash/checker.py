@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from mamba_stream.errors import OffsetTrimmed, TopicNotFound
 from mamba_stream.log import Log, Topic, open_log
-from mamba_stream.log.examination import Finding, examine as examine_files
+from mamba_stream.log.examination import examine as examine_files
+from mamba_stream.log.findings import Finding
 from tests.crash.workload import (
     KEYED,
     KINDS,

@@ -43,8 +43,9 @@ from lmdb.verify import VerifyError, verify
 
 from mamba_stream.errors import DataCorrupted, MambaStreamError
 from mamba_stream.log import Log, contents, doctor, open_log, recovery, rows
-from mamba_stream.log.examination import Finding, examine
+from mamba_stream.log.examination import examine
 from mamba_stream.log.files import path_of
+from mamba_stream.log.findings import Finding
 from tests.crash.planting import plant
 
 INDEX = "index/data.mdb"

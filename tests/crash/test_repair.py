@@ -24,7 +24,8 @@ import pytest
 from mamba_stream.errors import DataCorrupted, DiskFull, LogInUse, LogUnavailable, NotALog
 from mamba_stream.log import open_log, repair as repairing
 from mamba_stream.log.doctor import Report, examine
-from mamba_stream.log.examination import Finding, examine as examine_here
+from mamba_stream.log.examination import examine as examine_here
+from mamba_stream.log.findings import Finding
 from mamba_stream.log.mending import Mending
 from mamba_stream.log.repair import Repaired, repair
 from tests import forking

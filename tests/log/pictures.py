@@ -8,7 +8,8 @@ from typing import Any
 import polars as pl
 
 from mamba_stream.log import Log, Topic
-from mamba_stream.log.examination import Finding, examine
+from mamba_stream.log.examination import examine
+from mamba_stream.log.findings import Finding
 
 
 def picture(log: Log) -> dict[str, Any]:

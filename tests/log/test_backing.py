@@ -25,7 +25,8 @@ from mamba_stream.errors import (
 )
 from mamba_stream.log import Log, backups, open_log, recovery, restore, restoring
 from mamba_stream.log.doctor import Report, examine
-from mamba_stream.log.examination import Finding, examine as examine_here
+from mamba_stream.log.examination import examine as examine_here
+from mamba_stream.log.findings import Finding
 from mamba_stream.log.index import Index
 from tests.log.handclock import HandClock
 from tests.log.pictures import picture

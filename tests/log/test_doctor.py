@@ -15,9 +15,10 @@ import polars as pl
 import pytest
 
 from mamba_stream.errors import NotALog
-from mamba_stream.log import Log, examination, open_log, rows
+from mamba_stream.log import Log, examination, fileproblems, open_log, rows
 from mamba_stream.log.doctor import examine, metas
-from mamba_stream.log.examination import Finding, examine as examine_here
+from mamba_stream.log.examination import examine as examine_here
+from mamba_stream.log.findings import Finding
 from mamba_stream.log.index import Index
 from tests.log.neighbour import finished, script
 
@@ -349,19 +350,19 @@ def test_what_moves_while_it_is_at_work_is_not_missing(
 
     tell("log.seal()")
     tell("busy.append([{'n': 6}])")
-    name = {"batches": "problem_of", "files": "frame_problems"}[when]
-    looked = getattr(examination, name)
+    at, name = {"batches": (examination, "problem_of"), "files": (fileproblems, "frame_problems")}[when]
+    looked = getattr(at, name)
 
     def slowly(*arguments: Any) -> Any:
-        monkeypatch.setattr(examination, name, looked)
+        monkeypatch.setattr(at, name, looked)
         tell(work)
         tell("clock.at += 2 * recovery.TRASH_DELAY; log.maintain()")
         tell("clock.at += 2 * recovery.TRASH_DELAY; log.maintain()")
         return looked(*arguments)
 
-    monkeypatch.setattr(examination, name, slowly)
+    monkeypatch.setattr(at, name, slowly)
     assert [finding for finding in findings(tmp_path / "log") if finding.severity != "note"] == []
-    assert getattr(examination, name) is looked
+    assert getattr(at, name) is looked
     finished(writer)
 
 
