@@ -110,7 +110,9 @@ def _index(env: lmdb.Environment, found: Found) -> Iterator[Finding]:
         with env.begin() as transaction:
             created = transaction.get(rows.number_key(rows.TOPIC, topic)) is not None
             deleted = transaction.get(dropping.record_key(topic)) is not None
-        if not created and not deleted:
+            # One that came and went meanwhile has none any more.
+            left = any(between(transaction, rows.entry_prefix(topic, 0), rows.entry_prefix(topic + 1, 0)))
+        if left and not created and not deleted:
             yield Finding("damage", f"index: entries of topic #{topic}, which does not exist")
     for key in astray:
         yield Finding(

@@ -6,7 +6,7 @@ import os
 import re
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -363,6 +363,28 @@ def test_what_moves_while_it_is_at_work_is_not_missing(
     monkeypatch.setattr(at, name, slowly)
     assert [finding for finding in findings(tmp_path / "log") if finding.severity != "note"] == []
     assert getattr(at, name) is looked
+    finished(writer)
+
+
+def test_a_topic_that_comes_and_goes_while_it_is_at_work_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = script(BUSY, tmp_path / "log")
+    writer.stdout.readline()
+    walked = examination.entries
+
+    def tell(line: str) -> None:
+        writer.stdin.write(f"{line}\n")
+        writer.stdin.flush()
+        writer.stdout.readline()
+
+    def meanwhile(*arguments: Any) -> Iterator[tuple[bytes, bytes]]:
+        tell("log.create_topic('brief', {'n': int}).append([{'n': 1}])")
+        yield from walked(*arguments)
+        tell("log.delete_topic('brief'); clock.at += 2 * recovery.TRASH_DELAY; log.maintain()")
+
+    monkeypatch.setattr(examination, "entries", meanwhile)
+    assert [finding for finding in findings(tmp_path / "log") if finding.severity != "note"] == []
     finished(writer)
 
 
