@@ -147,6 +147,7 @@ def test_errors_of_the_database_are_of_our_tree(index: Index) -> None:
         index.update(lambda draft: draft.put(b"k" * 600, b""))
 
 
+@pytest.mark.embedded
 def test_a_commit_that_cannot_look_at_what_waits_for_the_disk_has_not_happened(tmp_path: Path) -> None:
     """Too many look into the index at that moment: a later one is none the worse."""
     with open_log(tmp_path / "log") as log:
