@@ -129,7 +129,7 @@ def test_commands_and_topics_are_completed(environment, run_command, tmp_path):
         words = {"COMP_WORDS": f"mamba-stream {line}", "COMP_CWORD": str(len(line.split()))}
         ask = {"_MAMBA_STREAM_COMPLETE": "bash_complete", **words}
         done = subprocess.run(
-            [sys.executable, "-m", "mamba_stream.cli"],
+            [sys.executable, "-m", "mamba_stream"],
             env={**environment, **ask},
             capture_output=True,
             text=True,
