@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgpack
 import numpy as np
@@ -78,6 +78,13 @@ class Stream:
         self.client = flight.connect(f"grpc://localhost:{port}")
         command = msgpack.packb({"pieces": {}})
         self.writer, self.answers = self.client.do_exchange(flight.FlightDescriptor.for_command(command))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # A server that shuts down waits for what a client has begun.
+        self.client.close()
 
     def say(self, message: Any) -> None:
         self.writer.write_metadata(message if isinstance(message, bytes) else msgpack.packb(message))
@@ -237,17 +244,18 @@ def test_one_more_than_are_read_at_once_waits_its_turn_but_for_no_one_who_sends_
     turns = server.service.desk.uploads = Turns(1, SystemClock())
     monkeypatch.setattr(taking, "_SIGN", 0.01)
     monkeypatch.setattr(taking, "_SILENT", 60.0 if patient else 0.01)
-    first = Stream(server.port)
-    first.rows(server.log["a"].number, frame(0, 10))
-    until(lambda: not turns._free._value, "the first one's turn")
-    second = threading.Thread(target=remote["a"].append, args=(frame(10, 1_000),))
-    second.start()
-    until(lambda: server.service.figures.active >= 2, "the second one")
-    second.join(0.5 if patient else 60)
-    assert second.is_alive() == patient
-    first.say({"commit": {"change": []}})
-    # A sign of life may come before.
-    until(lambda: first.answer() is not None, "the first one's answer")
+    with Stream(server.port) as first:
+        first.rows(server.log["a"].number, frame(0, 10))
+        until(lambda: not turns._free._value, "the first one's turn")
+        second = threading.Thread(target=remote["a"].append, args=(frame(10, 1_000),))
+        second.start()
+        if patient:
+            until(lambda: server.service.figures.active >= 2, "the second one")
+        second.join(0.5 if patient else 60)
+        assert second.is_alive() == patient
+        first.say({"commit": {"change": []}})
+        # A sign of life may come before.
+        until(lambda: first.answer() is not None, "the first one's answer")
     second.join(60)
     begun = [*range(10)], [*range(10, 1_000)]
     assert numbers(server.log) == (begun[0] + begun[1] if patient else begun[1] + begun[0])
