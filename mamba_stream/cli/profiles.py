@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from mamba_stream.core.names import did_you_mean
-from mamba_stream.core.settings import FILE, Gathered, Section, read_file, table_of
+from mamba_stream.core.settings import FILE, Gathered, Section, read_file, table_of, unreadable
 from mamba_stream.errors import InvalidInput, NotFound
 
 VARIABLE = "MAMBA_STREAM_PROFILE"
@@ -63,14 +63,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
 
     def unreadable(self) -> Iterator[str]:
         """Files that it names and that cannot be read, in words."""
-        for key in ("token_file", "ca", "certificate", "key"):
-            path: Path | None = getattr(self, key)
-            if path is not None:
-                try:
-                    with path.open("rb"):
-                        pass
-                except OSError as error:
-                    yield f"{key}: {path} cannot be read: {error.strerror}"
+        return unreadable(self, ("token_file", "ca", "certificate", "key"))
 
     def _token(self) -> str | None:
         if self.token_file is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import tomllib
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -195,6 +195,18 @@ def table_of(path: Path, settings: Mapping[str, Any], name: str) -> Mapping[str,
     if not isinstance(table, Mapping):
         raise InvalidInput(f"{path}: {name} = {table!r:.80} must be a table: [{name}]")
     return table
+
+
+def unreadable(section: msgspec.Struct, keys: Sequence[str]) -> Iterator[str]:
+    """The files that these keys of a section name and that cannot be read, in words."""
+    for key in keys:
+        path: Path | None = getattr(section, key)
+        if path is not None:
+            try:
+                with path.open("rb"):
+                    pass
+            except OSError as error:
+                yield f"{key}: {path} cannot be read: {error.strerror}"
 
 
 def shown(value: Any) -> Any:

@@ -8,6 +8,7 @@ trimmed. The backup's manifest comes last: without it there are only bytes that 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -246,23 +247,24 @@ class _Backup:
         return Piece(name, start, length, checksum)
 
     def _prune(self, keep: int) -> int:
-        """Removes all but the newest backups, and then whatever none of those needs."""
+        """Removes all that is older than the newest so many whole backups, and then whatever none of those needs."""
         names = named(self._vault)
-        old, new = names[:-keep], names[-keep:]
+        needed: set[str] = set()
+        whole = 0
+        for place in reversed(range(len(names))):
+            # One that is damaged is none: nothing can be had of it.
+            with contextlib.suppress(DataCorrupted):
+                needed.update(piece.name for piece in load(self._vault, names[place]).pieces())
+                whole += 1
+            if whole == keep:
+                break
+        old = names[:place] if whole == keep else []
         for name in old:
             self._vault.remove(name)
-        needed = {piece.name for name in new for piece in self._pieces(name)}
         for kind in (FILES, INDEX):
             for name in self._vault.names(kind).keys() - needed:
                 self._vault.remove(name)
         return len(old)
-
-    def _pieces(self, name: str) -> list[Piece]:
-        """What a backup needs: nothing can be had of one that is damaged."""
-        try:
-            return load(self._vault, name).pieces()
-        except DataCorrupted:
-            return []
 
 
 def _looked_up(index: Path) -> tuple[int, dict[int, FileRow]]:

@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from mamba_stream.core.settings import Address, Seconds, Section
+from mamba_stream.core.settings import Address, Seconds, Section, unreadable
 from mamba_stream.core.sizes import Size
 
 LEAST_MEMORY = 256 << 20
@@ -60,14 +60,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
             yield f"{has} is set and {lacks} is not: give both, or neither"
         if self.client_ca is not None and self.tls_cert is None:
             yield "client_ca asks clients for certificates, which takes TLS: give tls_cert and tls_key too"
-        for key in ("tls_cert", "tls_key", "client_ca", "users"):
-            path: Path | None = getattr(self, key)
-            if path is not None:
-                try:
-                    with path.open("rb"):
-                        pass
-                except OSError as error:
-                    yield f"{key}: {path} cannot be read: {error.strerror}"
+        yield from unreadable(self, ("tls_cert", "tls_key", "client_ca", "users"))
         if self.memory < LEAST_MEMORY:
             yield f"memory = {self.memory} is too little: a listener takes {Size(LEAST_MEMORY)} at least"
         if self.upkeep is not None and not float(self.upkeep):

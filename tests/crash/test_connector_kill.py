@@ -18,6 +18,7 @@ import mamba_stream as mamba
 from mamba_stream.log.doctor import examine
 from tests import forking
 from tests.crash.connector_job import SCHEMA
+from tests.server.running import until
 
 
 def rows(first: int, count: int) -> pl.DataFrame:
@@ -117,8 +118,8 @@ def test_files_to_files_killed_anywhere_has_every_row_once(
                     else:
                         wait_for_commits(log, moments.randint(0, 4))
                         # Killed but once, it has read so much as it came: by name, all might be late but a few rows.
-                        while kills == 1 and log["killed.rows"].offsets()[0][1] < 1_200:
-                            time.sleep(0.01)
+                        if kills == 1:
+                            until(lambda: log["killed.rows"].offsets()[0][1] >= 1_200, "1,200 rows")
                     time.sleep(moments.uniform(0.0, 0.05))
                     assert process.poll() is None, "the job ended by itself"
                     process.kill()

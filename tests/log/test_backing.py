@@ -319,7 +319,11 @@ def test_a_damaged_backup_keeps_nobody_from_the_others(filled: Log, tmp_path: Pa
     third = filled.backup(kept, keep=2)
     assert 0 < third.copied < third.size
     assert restore(kept, tmp_path / "now").lsn == third.lsn
-    (kept / third.name).write_bytes(b"")
+    # One that is damaged is not one of those that are kept.
+    assert third.pruned == 0
+    assert restore(kept, tmp_path / "then", to=first.lsn).lsn == first.lsn
+    for done in (first, third):
+        (kept / done.name).write_bytes(b"")
     with pytest.raises(DataCorrupted, match="damaged"):
         filled.backup(kept)
 

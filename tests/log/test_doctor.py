@@ -332,6 +332,13 @@ for line in sys.stdin:
 """
 
 
+def tell(writer: Any, line: str) -> None:
+    """Has it do something, and waits until that is done."""
+    writer.stdin.write(f"{line}\n")
+    writer.stdin.flush()
+    writer.stdout.readline()
+
+
 @pytest.mark.parametrize("when", ["batches", "files"])
 @pytest.mark.parametrize(
     "work", ["log.seal()", "busy.trim(6)", "busy.trim(6); log.seal()", "log.delete_topic('busy')"]
@@ -343,21 +350,16 @@ def test_what_moves_while_it_is_at_work_is_not_missing(
     writer = script(BUSY, tmp_path / "log")
     writer.stdout.readline()
 
-    def tell(line: str) -> None:
-        writer.stdin.write(f"{line}\n")
-        writer.stdin.flush()
-        writer.stdout.readline()
-
-    tell("log.seal()")
-    tell("busy.append([{'n': 6}])")
+    tell(writer, "log.seal()")
+    tell(writer, "busy.append([{'n': 6}])")
     at, name = {"batches": (examination, "problem_of"), "files": (fileproblems, "frame_problems")}[when]
     looked = getattr(at, name)
 
     def slowly(*arguments: Any) -> Any:
         monkeypatch.setattr(at, name, looked)
-        tell(work)
-        tell("clock.at += 2 * recovery.TRASH_DELAY; log.maintain()")
-        tell("clock.at += 2 * recovery.TRASH_DELAY; log.maintain()")
+        tell(writer, work)
+        tell(writer, "clock.at += 2 * recovery.TRASH_DELAY; log.maintain()")
+        tell(writer, "clock.at += 2 * recovery.TRASH_DELAY; log.maintain()")
         return looked(*arguments)
 
     monkeypatch.setattr(at, name, slowly)
@@ -373,15 +375,10 @@ def test_a_topic_that_comes_and_goes_while_it_is_at_work_is_no_damage(
     writer.stdout.readline()
     walked = examination.entries
 
-    def tell(line: str) -> None:
-        writer.stdin.write(f"{line}\n")
-        writer.stdin.flush()
-        writer.stdout.readline()
-
     def meanwhile(*arguments: Any) -> Iterator[tuple[bytes, bytes]]:
-        tell("log.create_topic('brief', {'n': int}).append([{'n': 1}])")
+        tell(writer, "log.create_topic('brief', {'n': int}).append([{'n': 1}])")
         yield from walked(*arguments)
-        tell("log.delete_topic('brief'); clock.at += 2 * recovery.TRASH_DELAY; log.maintain()")
+        tell(writer, "log.delete_topic('brief'); clock.at += 2 * recovery.TRASH_DELAY; log.maintain()")
 
     monkeypatch.setattr(examination, "entries", meanwhile)
     assert [finding for finding in findings(tmp_path / "log") if finding.severity != "note"] == []
@@ -398,9 +395,7 @@ def test_what_is_damaged_where_it_has_moved_while_it_is_at_work_is_told(
     def slowly(*arguments: Any) -> Any:
         monkeypatch.setattr(examination, "problem_of", looked)
         for line in ("log.seal()", "clock.at += 2 * recovery.TRASH_DELAY; log.maintain()"):
-            writer.stdin.write(f"{line}\n")
-            writer.stdin.flush()
-            writer.stdout.readline()
+            tell(writer, line)
         [segment] = files(tmp_path / "log", ".arrows")
         content = bytearray(segment.read_bytes())
         content[-64] ^= 1
