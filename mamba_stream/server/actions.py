@@ -114,6 +114,7 @@ def _hello(desk: Desk, caller: Caller, request: protocol.Hello) -> protocol.Welc
         most_bytes=desk.limits.most_bytes,
         pieces=True,
         beyond=True,
+        paced=True,
     )
 
 

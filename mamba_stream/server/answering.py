@@ -38,7 +38,7 @@ _LET_GO: Final = 5.0
 _SHARE: Final = 4
 """A commit may hold one part in so many of the memory: it is there as bytes, as rows, and once more to be written."""
 _UPLOAD: Final = 32 << 20
-"""Twice what a commit that comes in pieces holds, most of it what gRPC reads ahead."""
+"""Twice what a commit that comes in pieces holds: the pieces that are sent ahead, and one as rows and to be written."""
 
 
 def prepare(orders: Orders, say: Say) -> Listener:

@@ -28,13 +28,16 @@ _ENVIRONMENT: Final = {
     # Nor are batches taken from another heap, which reserves a gigabyte before it holds anything: gRPC, which has no
     # answer to memory that is refused, then finds nothing left of what the listener may take.
     "ARROW_DEFAULT_MEMORY_POOL": "system",
-    # What a batch lay in is for the next one: to give the pages back and take them anew costs as much as receiving it.
-    "MALLOC_TRIM_THRESHOLD_": str(32 << 20),
     "MALLOC_MMAP_THRESHOLD_": str(8 << 20),
     "PYTHONUNBUFFERED": "1",
     # What gRPC says of connections that broke is nothing that a server's owner has to know.
     "GRPC_VERBOSITY": "NONE",
 }
+# What a batch lay in is for the next one: to give the pages back and take them anew costs as much as receiving it.
+_KEPT: Final = 32 << 20
+"""Bytes at the end of a heap that stay with the process when they are free."""
+_SHARE_KEPT: Final = 64
+"""And at most one part in so many of what the process may take: there are a few heaps."""
 _LONGEST_LINE: Final = 500
 _LAST_COMMIT: Final = 30.0
 """Seconds that the last commit of an ended process may take."""
@@ -60,7 +63,7 @@ class Child:
         ours, theirs = socket.socketpair()
         with theirs:
             try:
-                self._process = self._started(command, theirs.fileno())
+                self._process = self._started(command, theirs.fileno(), given.memory)
             except BaseException:
                 ours.close()
                 raise
@@ -73,7 +76,8 @@ class Child:
         self._sender.send(given)
 
     @staticmethod
-    def _started(command: Sequence[str], registry: int) -> subprocess.Popen[bytes]:
+    def _started(command: Sequence[str], registry: int, memory: int) -> subprocess.Popen[bytes]:
+        kept = min(_KEPT, memory // _SHARE_KEPT)
         return subprocess.Popen(
             list(command),
             stdin=subprocess.PIPE,
@@ -81,7 +85,7 @@ class Child:
             stderr=subprocess.PIPE,
             # Ctrl-C at a terminal is for the supervisor.
             start_new_session=True,
-            env={**os.environ, **_ENVIRONMENT},
+            env={**os.environ, **_ENVIRONMENT, "MALLOC_TRIM_THRESHOLD_": str(kept)},
             pass_fds=[registry],
         )
 

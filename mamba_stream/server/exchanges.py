@@ -51,7 +51,9 @@ def exchange(
     elif request.calls is not None:
         _calls(caller, stream, answers, called)
     else:
-        commit_in_pieces(desk, caller, stream, answers)
+        commit_in_pieces(
+            desk, caller, stream, answers, paced=request.pieces is not None and request.pieces.paced
+        )
 
 
 def _calls(

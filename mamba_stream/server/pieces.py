@@ -19,6 +19,8 @@ from mamba_stream.log.remote.protocol import Commit, Part, Rows, decode, encode
 from mamba_stream.server.desk import Desk
 from mamba_stream.server.gate import Caller
 
+_AHEAD: Final = 4
+"""Pieces that a paced client may have sent and that are not read: as many as a round trip takes, even a long one."""
 _SIGN: Final = 5.0
 """Seconds between two signs of life: the client's gRPC asks for some where nothing comes for half a minute."""
 _SILENT: Final = 10.0
@@ -31,15 +33,15 @@ _TURN: Final = 1.0
 
 
 def commit_in_pieces(
-    desk: Desk, caller: Caller, stream: flight.MetadataRecordBatchReader, answers: Any
+    desk: Desk, caller: Caller, stream: flight.MetadataRecordBatchReader, answers: Any, *, paced: bool
 ) -> None:
-    """Takes a commit, and answers with what it came to.
+    """Takes a commit, and answers with what it came to; before, where it is ``paced``, with how much is taken.
 
     Raises:
         InvalidInput: The stream ended before its change set, or something in it is not what it should be; nothing was
             committed.
     """
-    taking = _Taking(desk, caller, answers)
+    taking = _Taking(desk, caller, answers, paced=paced)
     try:
         answer = taking.run(stream)
     finally:
@@ -50,7 +52,7 @@ def commit_in_pieces(
 class _Taking:
     """One commit on its way in."""
 
-    def __init__(self, desk: Desk, caller: Caller, answers: Any) -> None:
+    def __init__(self, desk: Desk, caller: Caller, answers: Any, *, paced: bool) -> None:
         self._desk = desk
         self._caller = caller
         self._answers = answers
@@ -60,9 +62,12 @@ class _Taking:
         self._expected: dict[int, int] = {}
         self._signed = desk.storage.clock.monotonic()
         self._admitted = False
+        self._most = 0 if paced else None
+        """How many pieces the client may have sent, where it asks that."""
 
     def run(self, stream: flight.MetadataRecordBatchReader) -> Applied:
         self._admit()
+        self._welcome(_AHEAD)
         while True:
             try:
                 chunk = stream.read_chunk()
@@ -82,6 +87,7 @@ class _Taking:
                 return self._commit(part.commit)
             if part.rows is not None:
                 self._take(part.rows, continues=part.continues)
+            self._welcome(1)
             self._sign()
 
     def close(self) -> None:
@@ -156,8 +162,16 @@ class _Taking:
             self._desk.check_open()
             self._desk.gate.check(self._caller, ())
 
+    def _welcome(self, more: int) -> None:
+        """Lets a paced client send so many pieces more."""
+        if self._most is not None:
+            self._most += more
+            self._tell()
+
     def _sign(self) -> None:
-        now = self._desk.storage.clock.monotonic()
-        if now - self._signed >= _SIGN:
-            self._signed = now
-            self._answers.write_metadata(pa.py_buffer(encode(None)))
+        if self._desk.storage.clock.monotonic() - self._signed >= _SIGN:
+            self._tell()
+
+    def _tell(self) -> None:
+        self._signed = self._desk.storage.clock.monotonic()
+        self._answers.write_metadata(pa.py_buffer(encode(self._most)))

@@ -74,9 +74,9 @@ def commit_files(served: Any) -> set[str]:
 class Stream:
     """A commit in pieces, message by message."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, **asked: Any) -> None:
         self.client = flight.connect(f"grpc://localhost:{port}")
-        command = msgpack.packb({"pieces": {}})
+        command = msgpack.packb({"pieces": asked})
         self.writer, self.answers = self.client.do_exchange(flight.FlightDescriptor.for_command(command))
 
     def __enter__(self) -> Self:
@@ -84,6 +84,7 @@ class Stream:
 
     def __exit__(self, *_: object) -> None:
         # A server that shuts down waits for what a client has begun.
+        self.answers.cancel()
         self.client.close()
 
     def say(self, message: Any) -> None:
@@ -94,6 +95,9 @@ class Stream:
 
     def answer(self) -> Any:
         self.writer.done_writing()
+        return self.told()
+
+    def told(self) -> Any:
         return msgpack.unpackb(self.answers.read_chunk().app_metadata.to_pybytes())
 
     def refused(self, code: str, words: str = "") -> None:
@@ -260,6 +264,70 @@ def test_one_more_than_are_read_at_once_waits_its_turn_but_for_no_one_who_sends_
     begun = [*range(10)], [*range(10, 1_000)]
     assert numbers(server.log) == (begun[0] + begun[1] if patient else begun[1] + begun[0])
     until(lambda: turns._free._value == 1, "the turn to be free again")
+
+
+def test_a_paced_client_is_told_how_much_is_taken(server: Restarted, monkeypatch: pytest.MonkeyPatch):
+    turns = server.service.desk.uploads = Turns(1, SystemClock())
+    monkeypatch.setattr(taking, "_SIGN", 0.01)
+    number = server.log["a"].number
+    with Stream(server.port, paced=True) as first, Stream(server.port, paced=True) as second:
+        assert first.told() == taking._AHEAD
+        # The other one has no turn yet, and is told that it goes on.
+        assert [second.told() for _ in range(3)] == [0, 0, 0]
+        for begin in range(3):
+            first.rows(number, frame(begin, begin + 1))
+            assert first.told() == taking._AHEAD + begin + 1
+        first.say({"commit": {"change": []}})
+        assert first.answer()[1] == [[number, 0, n, n + 1] for n in range(3)]
+        until(lambda: second.told() == taking._AHEAD, "the second one's turn")
+    assert numbers(server.log) == [0, 1, 2]
+    until(lambda: turns._free._value == 1, "the turn to be free again")
+
+
+def test_a_client_sends_no_more_than_is_taken(server, remote, monkeypatch):
+    say, take = pieces._say, taking._Taking._take
+    sent, most, go_on = 0, 0, threading.Semaphore(0)
+
+    def counting(writer: Any, part: protocol.Part) -> None:
+        nonlocal sent
+        sent += part.rows is not None
+        say(writer, part)
+
+    def stepping(self: Any, rows: protocol.Rows, *, continues: bool) -> None:
+        nonlocal most
+        assert go_on.acquire(timeout=60)
+        most += 1
+        take(self, rows, continues=continues)
+
+    monkeypatch.setattr(pieces, "_say", counting)
+    monkeypatch.setattr(taking._Taking, "_take", stepping)
+    thread = threading.Thread(target=remote["a"].append, args=(frame(0, 5_000),))
+    thread.start()
+    for taken in range(10):
+        until(lambda: sent == taking._AHEAD + taken, "as much as is welcome")  # noqa: B023
+        thread.join(0.02)
+        assert (sent, most) == (taking._AHEAD + taken, taken)
+        go_on.release()
+        until(lambda: most == taken + 1, "one more to be taken")  # noqa: B023
+    go_on.release(1_000)
+    thread.join(60)
+    assert numbers(server.log) == list(range(5_000))
+    assert sent > 15
+
+
+def test_a_server_that_does_not_pace_is_sent_everything(server, remote, monkeypatch):
+    sent: list[protocol.Pieces] = []
+
+    def unpaced(desk: Any, caller: Any, stream: Any, answers: Any, *, paced: bool) -> None:
+        sent.append(protocol.Pieces(paced))
+        taking.commit_in_pieces(desk, caller, stream, answers, paced=paced)
+
+    monkeypatch.setattr("mamba_stream.server.exchanges.commit_in_pieces", unpaced)
+    remote["a"].append(frame(0, 1_000))
+    remote._shared._connection.welcome.paced = False
+    remote["a"].append(frame(1_000, 5_000))
+    assert [each.paced for each in sent] == [True, False]
+    assert numbers(server.log) == list(range(5_000))
 
 
 # --- a real server, and more than it has memory ---------------------------------------------------------------------

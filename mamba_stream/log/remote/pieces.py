@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
+from pyarrow import flight
 
 from mamba_stream.core.changes import Applied
 from mamba_stream.log.remote.connection import Connection
@@ -19,7 +20,7 @@ FROM_BYTES: Final = 4 << 20
 less. The server holds every message whole before it can say no, and so would have no room for those of some tens of
 clients."""
 PIECE_BYTES: Final = 1 << 21
-"""About as much in one. What gRPC holds of those that wait to be read follows from it."""
+"""About as much in one."""
 
 
 class Upload:
@@ -40,19 +41,20 @@ class Upload:
         Raises:
             Lost: The connection failed.
         """
-        writer, stream = self._connection.exchange(encode(Exchange(pieces=Pieces())))
+        paced = self._connection.welcome.paced
+        writer, stream = self._connection.exchange(encode(Exchange(pieces=Pieces(paced))))
+        most = 0
         try:
             # Why the server takes no more it says where its answers are read.
-            with contextlib.suppress(pa.ArrowException):
-                for part in _parts(self._batches):
-                    writer.write_metadata(pa.py_buffer(encode(part)))
+            with contextlib.suppress(_TakesNoMore):
+                for number, part in enumerate(_parts(self._batches)):
+                    while paced and number >= most:
+                        most = _answer(stream, int)
+                    _say(writer, part)
                 self.asked = True
-                writer.write_metadata(pa.py_buffer(encode(Part(commit=commit))))
+                _say(writer, Part(commit=commit))
                 writer.done_writing()
-            while True:
-                answer = decode(stream.read_chunk().app_metadata, Applied | None)  # type: ignore[arg-type]
-                if answer is not None:
-                    return answer
+            return _last(stream)
         except StopIteration:
             raise Lost("the server gave no answer") from None
         except pa.ArrowException as error:
@@ -61,6 +63,27 @@ class Upload:
             stream.cancel()
             with contextlib.suppress(pa.ArrowException):
                 writer.close()
+
+
+class _TakesNoMore(Exception):
+    """The server has ended the stream."""
+
+
+def _say(writer: flight.FlightStreamWriter, part: Part) -> None:
+    try:
+        writer.write_metadata(pa.py_buffer(encode(part)))
+    except pa.ArrowException:
+        raise _TakesNoMore from None
+
+
+def _last(stream: flight.FlightStreamReader) -> Applied:
+    while not isinstance(answer := _answer(stream, Applied | int | None), Applied):
+        pass
+    return answer
+
+
+def _answer(stream: flight.FlightStreamReader, kind: Any) -> Any:
+    return decode(stream.read_chunk().app_metadata, kind)
 
 
 def _parts(batches: Sequence[RowsOut]) -> Iterator[Part]:

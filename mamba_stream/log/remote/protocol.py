@@ -57,6 +57,8 @@ class Welcome(msgspec.Struct):
     """Whether a commit may come in pieces."""
     beyond: bool = False
     """Whether what is asked for together may wait for a commit."""
+    paced: bool = False
+    """Whether it tells how many pieces of a commit it can take."""
 
 
 class ListTopics(msgspec.Struct):
@@ -378,7 +380,12 @@ class Watch(msgspec.Struct):
 
 
 class Pieces(msgspec.Struct):
-    """The command of a DoExchange that takes a commit in pieces, each a :class:`Part`."""
+    """The command of a DoExchange that takes a commit in pieces, each a :class:`Part`.
+
+    To who asks to be ``paced`` the server says how many messages with rows it may have sent by then, again and again.
+    """
+
+    paced: bool = False
 
 
 class Calls(msgspec.Struct):
