@@ -25,12 +25,12 @@ import lmdb
 from mamba_stream.core.schemas import fingerprint, schema_from_bytes
 from mamba_stream.errors import MambaStreamError
 from mamba_stream.log import directory, dropping, format, recent, rows
+from mamba_stream.log.batchproblems import batch_problems
 from mamba_stream.log.fileproblems import known_files, unknown_files
-from mamba_stream.log.findings import Finding, Found, problem_of
+from mamba_stream.log.findings import Finding, Found
 from mamba_stream.log.format import Damaged
-from mamba_stream.log.rows import Entry, FileRow, Head, Meta, TopicRow
-from mamba_stream.log.views import View
-from mamba_stream.log.walking import between, entries, not_found_by_key
+from mamba_stream.log.rows import FileRow, Meta, TopicRow
+from mamba_stream.log.walking import between, entries, not_found_by_key, of_partition
 
 _MASK = (1 << 64) - 1
 ALONE = "--alone"
@@ -161,36 +161,24 @@ def _topic(env: lmdb.Environment, where: Path, found: Found, topic: TopicRow) ->
     for partition in range(topic.partitions):
         # One view of head and entries, so that a writer at work is not taken for damage.
         with env.begin() as transaction:
-            sealed = transaction.get(rows.head_key(topic.id, partition))
-            if sealed is None:
-                continue
-            try:
-                head = rows.unpack_head(rows.unseal(rows.head_key(topic.id, partition), sealed))
-            except Damaged:
-                continue
-            prefix = rows.entry_prefix(topic.id, partition)
-            met: list[tuple[bytes, bytes]] = []
-            with transaction.cursor() as cursor:
-                if cursor.set_range(prefix):
-                    for key, value in cursor.iternext():
-                        if not key.startswith(prefix):
-                            break
-                        met.append((key, value))
-        yield from _partition(env, where, found, topic, partition, head, met)
+            findings = list(_partition(transaction, found, topic, partition))
+        yield from findings
+        yield from batch_problems(env, where, found, topic, partition)
 
 
 def _partition(
-    env: lmdb.Environment,
-    where: Path,
-    found: Found,
-    topic: TopicRow,
-    partition: int,
-    head: Head,
-    met: list[tuple[bytes, bytes]],
+    transaction: lmdb.Transaction, found: Found, topic: TopicRow, partition: int
 ) -> Iterator[Finding]:
+    """What is wrong with a partition's entries among each other, and with its state."""
+    place: dict[str, Any] = {"topic": topic.name, "partition": partition}
+    name = rows.head_key(topic.id, partition)
+    try:
+        head = rows.unpack_head(rows.unseal(name, bytes(transaction.get(name, b""))))
+    except Damaged:
+        # Which was said before.
+        return
     chain, expected, seen = 0, None, 0
-    told: set[int] = set()
-    for key, sealed in met:
+    for key, sealed in of_partition(transaction, topic.id, partition):
         try:
             value = rows.unseal(key, sealed)
             entry = rows.unpack_entry(value)
@@ -198,69 +186,23 @@ def _partition(
             expected = None
             continue
         offset = rows.entry_place(key)[2]
-        place: dict[str, Any] = {"topic": topic.name, "partition": partition}
         if expected is not None and offset != expected:
-            yield Finding(
-                "damage",
-                "index: entries do not follow each other",
-                **place,
-                offset=expected,
-                next_offset=offset,
-            )
+            what = "index: entries do not follow each other"
+            yield Finding("damage", what, **place, offset=expected, next_offset=offset)
         expected = offset + entry.span
         chain = (chain + rows.entry_hash(key, value)) & _MASK
         seen += 1
-        if entry.lost:
-            what = "lost: a repair has given up what was damaged there"
-            yield Finding("note", what, **place, offset=offset, next_offset=expected)
-            continue
-        found.live[entry.file] = found.live.get(entry.file, 0) + 1
-        found.ranges.setdefault(entry.file, []).append(
-            (entry.position, entry.position + entry.length, topic.name)
-        )
-        found.rows += entry.rows
-        found.batches += 1
-        found.bytes += entry.length
-        now: tuple[int, Entry] | None = offset, entry
-        while (problem := problem_of(where, found.layouts.get(entry.schema), entry)) is not None:
-            now = _holding(env, topic.id, partition, offset)
-            if now is None or now == (offset, entry):
-                break
-            # It was sealed or merged meanwhile.
-            offset, entry = now
-        if problem is not None and now is not None and offset not in told:
-            severity, what = problem
-            told.add(offset)
-            yield Finding(severity, what, **place, offset=offset, next_offset=offset + entry.span)
-    if seen != head.entries or chain != head.chain:
-        yield Finding(
-            "damage",
-            f"index: the partition has {seen} sound entries where its state counts {head.entries}"
-            if seen != head.entries
-            else "index: the partition's entries do not match the checksum over them",
-            topic.name,
-            partition,
-        )
+        if not entry.lost:
+            found.count(entry)
+    if seen != head.entries:
+        what = f"the partition has {seen} sound entries where its state counts {head.entries}"
+    elif chain != head.chain:
+        what = "the partition's entries do not match the checksum over them"
     elif expected is not None and expected != head.end:
-        yield Finding(
-            "damage",
-            f"index: the last entry ends at {expected}, the partition at {head.end}",
-            topic.name,
-            partition,
-        )
-
-
-def _holding(env: lmdb.Environment, topic: int, partition: int, offset: int) -> tuple[int, Entry] | None:
-    """The entry that holds an offset as of now, and where it begins; ``None`` where it was trimmed or deleted."""
-    prefix = rows.entry_prefix(topic, partition)
-    with env.begin() as transaction, contextlib.suppress(Damaged):
-        view = View(transaction)
-        key = view.floor(rows.entry_key(topic, partition, offset), prefix)
-        value = None if key is None else view.get(key)
-        if key is not None and value is not None:
-            first, entry = rows.entry_place(key)[2], rows.unpack_entry(value)
-            return (first, entry) if offset < first + entry.span else None
-    return None
+        what = f"the last entry ends at {expected}, the partition at {head.end}"
+    else:
+        return
+    yield Finding("damage", f"index: {what}", **place)
 
 
 def _where(key: bytes, found: Found) -> dict[str, Any]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from array import array
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 
 import lmdb
+import numpy as np
 
 from mamba_stream.log import files, rows, strays
 from mamba_stream.log.findings import Finding, Found, frame_problems
@@ -46,10 +47,18 @@ def _file(where: Path, found: Found, number: int, row: FileRow) -> Iterator[Find
         yield Finding("loss", f"{path.name} has {size} bytes, {row.end} are published")
     if row.kind == "segment":
         yield from frame_problems(path, row.end)
-    ranges = sorted(found.ranges.get(number, []))
-    for (_, end, one), (start, _, other) in pairwise(ranges):
-        if start < end:
-            yield Finding("damage", f"index: batches of {one} and {other} overlap in {path.name}")
+    for one, other in _overlapping(found.ranges.get(number, array("q"))):
+        names = [found.topics[each].name for each in (one, other)]
+        yield Finding("damage", f"index: batches of {names[0]} and {names[1]} overlap in {path.name}")
+
+
+def _overlapping(ranges: array[int]) -> Iterator[tuple[int, int]]:
+    """The topics of ranges of which the second begins before the first one's end."""
+    each = np.frombuffer(ranges, np.int64).reshape(-1, 3)
+    each = each[np.lexsort((each[:, 1], each[:, 0]))]
+    starts, ends, topics = each[:, 0], each[:, 0] + each[:, 1], each[:, 2]
+    for number in np.flatnonzero(starts[1:] < ends[:-1]).tolist():
+        yield int(topics[number]), int(topics[number + 1])
 
 
 def _is_in_use(env: lmdb.Environment, number: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,10 +48,22 @@ class Found:
     layouts: dict[int, format.Layout] = field(default_factory=dict)
     files: dict[int, FileRow] = field(default_factory=dict)
     live: dict[int, int] = field(default_factory=dict)
-    ranges: dict[int, list[tuple[int, int, str]]] = field(default_factory=dict)
+    ranges: dict[int, array[int]] = field(default_factory=dict)
+    """By file: where each batch in it begins, its length, and its topic's number, one behind the other."""
     rows: int = 0
     batches: int = 0
     bytes: int = 0
+
+    def count(self, entry: Entry) -> None:
+        """A batch that the index has."""
+        self.rows += entry.rows
+        self.batches += 1
+        self.bytes += entry.length
+
+    def meet(self, entry: Entry, topic: int) -> None:
+        """A batch that is to be in its file."""
+        self.live[entry.file] = self.live.get(entry.file, 0) + 1
+        self.ranges.setdefault(entry.file, array("q")).extend((entry.position, entry.length, topic))
 
 
 def problem_of(where: Path, layout: format.Layout | None, entry: Entry) -> tuple[str, str] | None:

@@ -27,6 +27,14 @@ def between(
                 yield key, bytes(value)
 
 
+def of_partition(
+    transaction: lmdb.Transaction, topic: int, partition: int, offset: int = 0, most: int = sys.maxsize
+) -> Iterator[tuple[bytes, bytes]]:
+    """The entries of a partition that begin at an offset or behind it, the first so many of them."""
+    end = rows.entry_prefix(topic, partition) + b"\xff" * 9
+    return between(transaction, rows.entry_key(topic, partition, offset), end, most)
+
+
 def not_found_by_key(transaction: lmdb.Transaction, met: list[tuple[bytes, bytes]]) -> list[bytes]:
     """The rows that a walk has met and a look-up does not: it goes another way through the pages."""
     astray = []

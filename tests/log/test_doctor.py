@@ -6,6 +6,7 @@ import os
 import re
 import struct
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import polars as pl
 import pytest
 
 from mamba_stream.errors import NotALog
-from mamba_stream.log import Log, examination, fileproblems, open_log, rows
+from mamba_stream.log import Log, batchproblems, examination, fileproblems, open_log, rows
 from mamba_stream.log.doctor import examine, metas
 from mamba_stream.log.examination import examine as examine_here
 from mamba_stream.log.findings import Finding
@@ -352,7 +353,7 @@ def test_what_moves_while_it_is_at_work_is_not_missing(
 
     tell(writer, "log.seal()")
     tell(writer, "busy.append([{'n': 6}])")
-    at, name = {"batches": (examination, "problem_of"), "files": (fileproblems, "frame_problems")}[when]
+    at, name = {"batches": (batchproblems, "problem_of"), "files": (fileproblems, "frame_problems")}[when]
     looked = getattr(at, name)
 
     def slowly(*arguments: Any) -> Any:
@@ -390,10 +391,10 @@ def test_what_is_damaged_where_it_has_moved_while_it_is_at_work_is_told(
 ) -> None:
     writer = script(BUSY, tmp_path / "log")
     writer.stdout.readline()
-    looked = examination.problem_of
+    looked = batchproblems.problem_of
 
     def slowly(*arguments: Any) -> Any:
-        monkeypatch.setattr(examination, "problem_of", looked)
+        monkeypatch.setattr(batchproblems, "problem_of", looked)
         for line in ("log.seal()", "clock.at += 2 * recovery.TRASH_DELAY; log.maintain()"):
             tell(writer, line)
         [segment] = files(tmp_path / "log", ".arrows")
@@ -402,7 +403,7 @@ def test_what_is_damaged_where_it_has_moved_while_it_is_at_work_is_told(
         segment.write_bytes(content)
         return looked(*arguments)
 
-    monkeypatch.setattr(examination, "problem_of", slowly)
+    monkeypatch.setattr(batchproblems, "problem_of", slowly)
     found = [finding for finding in findings(tmp_path / "log") if finding.severity != "note"]
     assert [(one.severity, one.topic, one.offset, one.next_offset) for one in found] == [
         ("damage", "busy", 0, 6)
@@ -435,3 +436,35 @@ def test_it_runs_beside_writers_and_calls_none_of_their_work_damage(log: Log, tm
     finally:
         stop.set()
         thread.join()
+
+
+def test_it_remembers_only_the_range_of_a_batch(tmp_path: Path) -> None:
+    peaks = []
+    for number, batches in enumerate((2_000, 22_000)):
+        with open_log(tmp_path / str(number)) as log:
+            log.create_topic("many", {"n": int})
+            with log.transaction() as transaction:
+                for n in range(batches):
+                    transaction.append("many", [{"n": n}])
+        tracemalloc.start()
+        try:
+            counts = examine_here(tmp_path / str(number), lambda finding: pytest.fail(str(finding)))
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+        assert counts["batches"] == batches
+    # Of a page of entries both hold the same.
+    assert (peaks[1] - peaks[0]) / 20_000 < 60
+
+
+def test_it_looks_at_the_last_of_the_most_partitions(tmp_path: Path) -> None:
+    with open_log(tmp_path / "log") as log:
+        topic = log.create_topic("wide", {"n": int}, partitions=65_536)
+        topic.append([{"n": 1}], partition=65_535)
+    assert findings(tmp_path / "log") == []
+    [file] = files(tmp_path / "log", "")
+    content = bytearray(file.read_bytes())
+    content[200] ^= 1
+    file.write_bytes(content)
+    [found] = findings(tmp_path / "log")
+    assert (found.topic, found.partition, found.offset) == ("wide", 65_535, 0)
