@@ -24,18 +24,29 @@ def restore(source: str, directory: Path | None, to: str | None, listing: bool, 
     """Restore a backup from SOURCE into DIRECTORY, which must be new or empty.
 
     Every byte is proven to be what was backed up, and the doctor looks at the log. Exits with 1 if it was damaged
-    when it was backed up.
+    when it was backed up, or if a listed backup is damaged.
     """
     from mamba_stream.cli.printing import encode, print_list
     from mamba_stream.log import backups, restore as put_back
 
     if listing:
+        found = backups(source)
         rows = [
-            {"commit": one.lsn, "time": one.when, "bytes": one.size, "copied": one.copied, "name": one.name}
-            for one in backups(source)
+            {
+                "commit": one.lsn,
+                "time": datetime.fromtimestamp(one.time / 1e6, UTC),
+                "bytes": one.size,
+                "copied": one.copied,
+                "name": one.name,
+                "state": "damaged" if one.damage else "whole",
+            }
+            for one in found
         ]
         print_list(rows, output, empty=f"no backups in {source}")
-        return 0
+        damage = [one.damage for one in found if one.damage]
+        for what in damage:
+            click.echo(what, err=True)
+        return FAILED if damage else 0
     if directory is None:
         raise click.UsageError("say where to: mamba-stream restore SOURCE DIRECTORY; or --list what there is")
     done = put_back(source, directory, to)

@@ -169,20 +169,21 @@ def chosen(vault: Vault, to: int | datetime | None) -> tuple[Manifest, Moment | 
     names = named(vault)
     following = None
     for name in reversed(names):
-        moment = _moment(name)
+        moment = moment_of(name)
         if to is None or (moment.lsn <= to if isinstance(to, int) else moment.when <= to):
             return load(vault, name), following
         following = moment
     if not names:
         raise NotFound(f"{vault.place} holds no backup of a log")
-    oldest = _moment(names[0])
+    oldest = moment_of(names[0])
     raise NotFound(
         f"{vault.place} holds no backup from before that: the oldest of {len(names)} is of commit {oldest.lsn}, "
         f"{oldest.when:%Y-%m-%dT%H:%M:%SZ}"
     )
 
 
-def _moment(name: str) -> Moment:
+def moment_of(name: str) -> Moment:
+    """Which state of the log a backup is, as its name says."""
     found = _NAME.fullmatch(name)
     assert found is not None  # as named() has it
     return Moment(int(found[1]), datetime.strptime(found[2], _STAMP).replace(tzinfo=UTC))

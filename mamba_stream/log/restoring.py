@@ -14,14 +14,21 @@ import msgspec
 import xxhash
 
 from mamba_stream.core.numbers import is_whole
-from mamba_stream.errors import AlreadyExists, DataCorrupted, DiskFull, InvalidInput, LogUnavailable
+from mamba_stream.errors import (
+    AlreadyExists,
+    DataCorrupted,
+    DiskFull,
+    InvalidInput,
+    LogUnavailable,
+    NewerFormat,
+)
 from mamba_stream.log import directory, files, rows
 from mamba_stream.log.backing import FILES, INDEX
 from mamba_stream.log.doctor import examine
 from mamba_stream.log.environment import by_itself
 from mamba_stream.log.findings import Finding
 from mamba_stream.log.index import MAP_SIZE
-from mamba_stream.log.manifests import Manifest, Piece, chosen, load, named
+from mamba_stream.log.manifests import Manifest, Piece, chosen, load, moment_of, named
 from mamba_stream.log.rows import FileRow, Meta
 from mamba_stream.log.vault import Vault, vault_of
 from mamba_stream.log.views import Draft
@@ -50,14 +57,44 @@ class Restored:
     next_time: int | None = None
 
 
-def backups(source: object) -> list[Manifest]:
-    """The backups that are kept there, the oldest first.
+@dataclass(frozen=True)
+class Backup:
+    """A backup that is kept.
+
+    Attributes:
+        name: Under which it is kept.
+        lsn: The number of the last commit in it.
+        time: When the log was so, in microseconds since the epoch.
+        size: What it takes to restore it, in bytes; ``None`` where that cannot be told.
+        copied: Bytes that were copied for it; likewise.
+        damage: Why it cannot be restored, as far as what it says of itself tells; ``None`` where that is whole.
+    """
+
+    name: str
+    lsn: int
+    time: int
+    size: int | None = None
+    copied: int | None = None
+    damage: str | None = None
+
+
+def backups(source: object) -> list[Backup]:
+    """The backups that are kept there, the oldest first, and which of them are damaged.
 
     Args:
         source: A directory, an address such as ``s3://bucket/logs``, or a store of ``obstore``.
     """
     vault = vault_of(source)
-    return [load(vault, name) for name in named(vault)]
+    return [_kept(vault, name) for name in named(vault)]
+
+
+def _kept(vault: Vault, name: str) -> Backup:
+    moment = moment_of(name)
+    try:
+        found = load(vault, name)
+    except (DataCorrupted, NewerFormat) as error:
+        return Backup(name, moment.lsn, moment.time, damage=str(error))
+    return Backup(name, moment.lsn, moment.time, found.size, found.copied)
 
 
 def restore(source: object, path: str | os.PathLike[str], to: int | datetime | str | None = None) -> Restored:

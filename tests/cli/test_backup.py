@@ -32,6 +32,25 @@ def test_a_log_is_backed_up_listed_and_restored(run_command, log, tmp_path):
         assert opened["t"].scan().collect().height == 1000
 
 
+def test_a_damaged_backup_is_listed_as_such_and_hides_no_other(run_command, log, tmp_path):
+    names = []
+    for number in range(3):
+        with mamba.open(log) as opened:
+            opened["t"].append([{"n": number}])
+        run_command("backup", log, tmp_path / "kept")
+        names.append(max(path.name for path in (tmp_path / "kept" / "backups").iterdir()))
+    manifest = tmp_path / "kept" / "backups" / names[1]
+    manifest.write_bytes(manifest.read_bytes().replace(b'"lsn":4', b'"lsn":5'))
+    listed = run_command("restore", tmp_path / "kept", "--list", "-o", "json")
+    assert listed.code == 1
+    assert [one["commit"] for one in listed.json] == [3, 4, 5]
+    assert [one["state"] for one in listed.json] == ["whole", "damaged", "whole"]
+    assert "does not match its checksum" in listed.err
+    assert [one["bytes"] is None for one in listed.json] == [False, True, False]
+    assert run_command("restore", tmp_path / "kept", tmp_path / "back", "--to", "4").code == 1
+    assert run_command("restore", tmp_path / "kept", tmp_path / "back", "--to", "3").code == 0
+
+
 def test_what_cannot_be_is_refused_with_words(run_command, log, tmp_path):
     assert run_command("backup", tmp_path / "nowhere", tmp_path / "kept").code == 4
     assert "cannot lie in" in run_command("backup", log, log / "kept").err
