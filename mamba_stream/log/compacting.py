@@ -6,6 +6,9 @@ it, and goes then. What was appended a moment ago is left alone, as is what is n
 What is new since the last time says which keys have a later row; batches are then written anew from the first on,
 except for those of which nothing goes. In that order, since a row that deletes its key must not go before those that it
 deletes. It may be interrupted anywhere: how far everything is compacted is noted last.
+
+What cannot be read may be readable again, at any moment: an error of a disk may pass. Until then nothing is noted and
+no deletion goes, or rows would come back from there; what is new is compacted all the same.
 """
 
 from __future__ import annotations
@@ -36,11 +39,21 @@ UNIT_BYTES: Final = 64 << 20
 """About so much is written anew at a time."""
 MOST_ROWS: Final = 4 << 20
 """New rows whose keys are looked at in one pass: they are held in memory."""
+AGAIN: Final = 3_600_000_000
+"""Microseconds after which what could not be read is tried again."""
 _LOOKED_UP: Final = 1_024
 _TOGETHER: Final = 256 << 10
 """Rows whose keys are looked for at once, at least."""
 _OFFSET: Final = "\0offset"
+_LATER: Final = " of the latest"
 _NONE: Final = np.zeros(0, np.int64)
+
+
+class PastDamage(msgspec.Struct, frozen=True):
+    """How far a partition is compacted but for what could not be read, and since when; known to this process alone."""
+
+    reached: int
+    since: int
 
 
 def compact(store: Store, done: Repacked, budget: int | None, step: Step = at_once) -> bool:
@@ -77,7 +90,9 @@ class _Compaction:
         self._latest: Numbers = _NONE
         """The offsets of their rows that have no later one of their key, in order."""
         self._latest_keys: pl.DataFrame | None = None
+        self._past: PastDamage | None = None
         self._damaged = False
+        """Whether something could not be read, now or before."""
         self._tombstone: int | None = None
         """When the first row was appended that deletes its key and is still there."""
 
@@ -86,27 +101,49 @@ class _Compaction:
         store, settings, now = self._store, self._topic.settings, self._store.clock.now()
         marks = rows.unpack_marks(store.get(self._key))
         old_enough, begin = now - settings.compact_after, self._head.begin
-        fresh = self._sealed(max(begin, marks.compacted), self._head.end, old_enough)
-        due = marks.tombstone and marks.tombstone < now - settings.tombstones
+        compacted = max(marks.compacted, self._passed(now))
+        fresh = self._sealed(max(begin, compacted), self._head.end, old_enough)
+        due = not self._damaged and marks.tombstone and marks.tombstone < now - settings.tombstones
         if not fresh and not due:
             return True
         some = _first_rows(fresh, MOST_ROWS)
         self._look_at(some)
-        reached = some[-1].next_offset if some else marks.compacted
+        reached = some[-1].next_offset if some else compacted
         for unit in _units(self._sealed(begin, reached, old_enough)):
             if budget is not None and done.bytes >= budget:
                 return False
             try:
-                kept = self._kept(unit, now)
-                if any(one is not None for one in kept):
-                    done.add(repack(store, Segment(self._topic, self._partition, unit, kept), self._step))
-            except DataCorrupted:
-                self._damaged = True
+                self._write_anew(unit, now, done)
             except OffsetTrimmed:
                 # The next time it is looked at as it is then.
                 return False
-        self._note(reached)
+        if self._damaged:
+            since = now if self._past is None else self._past.since
+            store.past_damage[self._key] = PastDamage(reached, since)
+        else:
+            self._note(reached)
         return len(some) == len(fresh)
+
+    def _write_anew(self, unit: list[Placed], now: int, done: Repacked) -> None:
+        """Writes batches anew without the rows that go; what lies around those that cannot be read, too."""
+        try:
+            kept = self._kept(unit, now)
+            if any(one is not None for one in kept):
+                done.add(repack(self._store, Segment(self._topic, self._partition, unit, kept), self._step))
+        except DataCorrupted:
+            self._damaged = True
+            half = len(unit) // 2
+            for part in (unit[:half], unit[half:]) if half else ():
+                self._write_anew(part, now, done)
+
+    def _passed(self, now: int) -> int:
+        """How far this process has come behind what it could not read; 0 where it could, or is to try again."""
+        past = self._store.past_damage.get(self._key)
+        if past is not None and now - past.since >= AGAIN:
+            del self._store.past_damage[self._key]
+            past = None
+        self._past, self._damaged = past, past is not None
+        return 0 if past is None else past.reached
 
     def _sealed(self, position: int, end: int, before: int) -> list[Placed]:
         """The batches between two offsets, up to the first that lies in no segment or was appended after a moment."""
@@ -156,6 +193,8 @@ class _Compaction:
         waiting: list[pl.DataFrame] = []
         count = 0
         for placed in reversed(batches):
+            if placed.entry.lost:
+                continue
             try:
                 keys = self._keys(placed)
             except DataCorrupted:
@@ -169,7 +208,7 @@ class _Compaction:
                 found, waiting, count = self._with(found, waiting), [], 0
         found = self._with(found, waiting)
         if found is not None:
-            self._latest_keys = found.select(self._topic.key)
+            self._latest_keys = found
             self._latest = np.sort(found[_OFFSET].to_numpy())
 
     def _with(self, found: pl.DataFrame | None, earlier: list[pl.DataFrame]) -> pl.DataFrame | None:
@@ -206,12 +245,15 @@ class _Compaction:
         return found
 
     def _superseded(self, unit: list[Placed]) -> Numbers:
-        """The offsets of rows, of batches that were compacted before, whose keys have a later row by now."""
+        """The offsets of rows whose keys have a later row by now, of batches that were compacted before.
+
+        Or that could not be read when their keys were looked at: then there are earlier ones among those that were.
+        """
         before = [self._keys(placed) for placed in unit if placed.offset not in self._looked_at]
         if self._latest_keys is None or not before:
             return _NONE
-        keys = pl.concat(before).join(self._latest_keys, on=self._topic.key, how="semi", nulls_equal=True)
-        return np.sort(keys[_OFFSET].to_numpy())
+        found = pl.concat(before).join(self._latest_keys, on=self._topic.key, nulls_equal=True, suffix=_LATER)
+        return np.sort(found.filter(pl.col(_OFFSET) < pl.col(_OFFSET + _LATER))[_OFFSET].to_numpy())
 
     def _offsets(self, placed: Placed) -> Numbers:
         return self._read(placed, ()).offsets
@@ -275,16 +317,17 @@ def _first_rows(batches: list[Placed], most: int) -> list[Placed]:
 
 
 def _units(batches: list[Placed]) -> Iterator[list[Placed]]:
-    """What is written anew together: of one schema, and not too much."""
+    """What is written anew together: of one schema, not too much, and nothing that a repair has given up."""
     unit: list[Placed] = []
     size = 0
     for placed in batches:
         entry = placed.entry
-        if unit and (size + entry.length > UNIT_BYTES or entry.schema != unit[0].entry.schema):
+        if unit and (entry.lost or size + entry.length > UNIT_BYTES or entry.schema != unit[0].entry.schema):
             yield unit
             unit, size = [], 0
-        unit.append(placed)
-        size += entry.length
+        if not entry.lost:
+            unit.append(placed)
+            size += entry.length
     if unit:
         yield unit
 

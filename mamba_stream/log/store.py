@@ -46,6 +46,7 @@ from mamba_stream.log.upkeep import Maintained, UpkeepCounts
 from mamba_stream.log.waking import Ear, Waker
 
 if TYPE_CHECKING:
+    from mamba_stream.log.compacting import PastDamage
     from mamba_stream.log.description import TopicDescription
 
 _SLOW_POLL = 1.0
@@ -91,6 +92,7 @@ class Store:
         self.scrubs = ScrubCounts()
         self.committer = Committer(self.registrar, clock, self._waker.announce, self.room)
         self.upkeep = UpkeepCounts()
+        self.past_damage: dict[bytes, PastDamage] = {}
         self._tending = Tending(self)
         self._ear: Ear | None = None
         self._hearing = threading.Lock()

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import itertools
 import math
+import os
 import tempfile
+from collections.abc import Iterator
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -14,8 +19,10 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 
-from mamba_stream.errors import DataCorrupted
+from mamba_stream.errors import DataCorrupted, MambaStreamError
 from mamba_stream.log import Log, Topic, compacting, joining
+from mamba_stream.log.files import Maps
+from mamba_stream.log.repair import repair
 from mamba_stream.log.store import Store, acquire
 from tests.log.handclock import DAY, HandClock
 from tests.log.pictures import rows_of, unsound
@@ -220,6 +227,77 @@ def test_what_is_damaged_takes_no_row_away_and_no_deletion_goes_meanwhile(
     path.write_bytes(data)
 
 
+@pytest.mark.parametrize("again", ["later", "another process"])
+@pytest.mark.parametrize("after", range(12))
+def test_an_error_of_the_disk_that_passes_loses_no_row_and_brings_none_back(
+    log: Log, clock: HandClock, monkeypatch: pytest.MonkeyPatch, after: int, again: str
+) -> None:
+    monkeypatch.setattr(joining, "MERGED_ROWS", 1)
+    monkeypatch.setattr(compacting, "UNIT_BYTES", 1)
+    topic = keyed(log)
+    for rows in ([("a", 1), ("b", 1)], [("gone", 1)], [("a", 2)], [("a", 3), ("gone", None)], [("b", 2)]):
+        topic.append([{"k": key, "n": n} for key, n in rows])
+        log.seal()
+    clock.at += 2 * MINUTE
+    with failing(after):
+        log.maintain()
+    clock.at += 2 * DAY
+    # This process does not know that the error has passed.
+    log.maintain()
+    assert {row for _, row in seen(topic)} >= {("a", 3), ("b", 2)}
+    if again == "later":
+        topic.append([{"k": "c", "n": 1}])
+        clock.at += compacting.AGAIN
+    else:
+        topic.append([{"k": "c", "n": 1}])
+        clock.at += 2 * MINUTE
+        store = log._store
+        assert isinstance(store, Store)
+        store.past_damage.clear()
+    log.maintain()
+    assert [row for _, row in seen(topic)] == [("a", 3), ("b", 2), ("c", 1)]
+
+
+def test_what_is_new_is_compacted_behind_what_cannot_be_read(log: Log, clock: HandClock) -> None:
+    topic = keyed(log)
+    topic.append([{"k": "a", "n": 0}])
+    log.seal()
+    [segment] = (log.path / "files").glob("*.arrows")
+    sound = segment.read_bytes()
+    segment.write_bytes(bytes(len(sound)))
+    for n in range(1, 4):
+        topic.append([{"k": "a", "n": n}, {"k": "b", "n": n}])
+        clock.at += 2 * MINUTE
+        assert log.maintain().done
+        assert seen(topic, start=1) == [(2 * n - 1, ("a", n)), (2 * n, ("b", n))]
+        assert log.maintain().written_bytes == 0
+    segment.write_bytes(sound)
+
+
+def test_what_a_repair_has_given_up_is_in_no_ones_way(
+    tmp_path: Path, clock: HandClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joining, "MERGED_ROWS", 1)
+    path = tmp_path / "hurt"
+    with Log(acquire(path, clock)) as log:
+        topic = keyed(log)
+        for row in ({"k": "a", "n": 1}, {"k": "b", "n": 2}, {"k": "a"}, {"k": "b", "n": 3}):
+            topic.append([row])
+            log.seal()
+    second = sorted((path / "files").glob("*.arrows"))[1]
+    second.write_bytes(bytes(second.stat().st_size))
+    assert [loss.offset for loss in repair(path).lost] == [1]
+    with Log(acquire(path, clock)) as log:
+        topic = log["t"]
+        clock.at += 2 * DAY
+        log.maintain()
+        assert seen(topic, skip_corrupt=True) == [(3, ("b", 3))]
+        topic.append([{"k": "b", "n": 4}])
+        clock.at += 2 * DAY
+        log.maintain()
+        assert seen(topic, skip_corrupt=True) == [(4, ("b", 4))]
+
+
 STEPS = st.lists(
     st.one_of(
         st.lists(
@@ -230,6 +308,7 @@ STEPS = st.lists(
         st.sampled_from([MINUTE // 2, 2 * MINUTE, DAY // 2]).map(lambda time: ("pass", time)),
         st.sampled_from(["seal", "maintain", "once"]).map(lambda what: (what, None)),
         st.integers(0, 40).map(lambda offset: ("trim", offset)),
+        st.integers(0, 12).map(lambda reads: ("fails", reads)),
     ),
     max_size=25,
 )
@@ -261,10 +340,15 @@ def test_any_history_is_compacted_as_plain_python_does_it(
                     topic.trim(begin)
                 elif what == "seal":
                     log.seal()
+                elif what == "fails":
+                    # The disk has an error at one of the next reads of upkeep, which has passed by the one behind it.
+                    with contextlib.suppress(MambaStreamError), failing(value):
+                        log.maintain()
+                    assert_may_be(topic, rows, begin, clock.at)
                 else:
                     log.maintain(budget=None if what == "maintain" else 1)
                     assert_may_be(topic, rows, begin, clock.at)
-            clock.at += 2 * MINUTE
+            clock.at += compacting.AGAIN
             while not log.maintain().done:
                 pass
             latest = {key: offset for offset, (key, _, _) in rows.items()}
@@ -276,6 +360,21 @@ def test_any_history_is_compacted_as_plain_python_does_it(
             assert seen(topic) == expected
             assert topic.offsets() == {0: (begin, end)}
         assert unsound(Path(place) / "log") == []
+
+
+@contextlib.contextmanager
+def failing(after: int) -> Iterator[None]:
+    """One read of a file gives an error, after so many that do not."""
+    read, left = Maps.read, itertools.count(after, -1)
+
+    def once(self: Maps, *arguments: Any) -> Any:
+        if next(left) == 0:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Maps, "read", once)
+        yield
 
 
 def assert_may_be(topic: Topic, rows: dict[int, tuple[Any, Any, int]], begin: int, now: int) -> None:
