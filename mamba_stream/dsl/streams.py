@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
 
 import polars as pl
 
@@ -17,6 +17,7 @@ from mamba_stream.core.names import check_name, plain_name
 from mamba_stream.core.numbers import is_whole
 from mamba_stream.dsl.arguments import names
 from mamba_stream.dsl.codeverbs import CodeVerbs
+from mamba_stream.dsl.elsewhere import words_for
 from mamba_stream.dsl.joinverbs import JoinVerbs
 from mamba_stream.dsl.places import caller
 from mamba_stream.dsl.planned import Planned
@@ -41,6 +42,14 @@ class Stream(RowVerbs, CodeVerbs, WindowVerbs, JoinVerbs, TableVerbs):
         shape = self._shapes.get(self._node)
         columns = "columns known when it runs" if shape is None else ", ".join(shape.schema.names()[:8])
         return f"Stream({self._node.verb}: {columns})"
+
+    if not TYPE_CHECKING:
+        # Who checks types is told by them.
+        def __getattr__(self, name: str) -> NoReturn:
+            words = words_for(name)
+            raise AttributeError(
+                f"a stream has no {name!r}{': ' + words if words else ''}", name=name, obj=self
+            )
 
     @property
     def schema(self) -> pl.Schema | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import re
 from datetime import datetime
 
 import polars as pl
@@ -10,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 import mamba_stream as mamba
+from mamba_stream.dsl import elsewhere
 
 FRAME = pl.DataFrame(
     {
@@ -329,3 +332,35 @@ def test_a_frame_that_a_job_cannot_know_again_is_refused_at_its_line(mamba_log: 
         mamba.UnsupportedType, match=r"'wide' has type Int128.*\(stream at .*test_refusals.py:\d+\)"
     ):
         mamba.run(made, log=mamba_log)
+
+
+def test_what_other_libraries_have_leads_to_what_does_it_here():
+    stream = mamba.stream(pl.DataFrame({"n": [1]}))
+    for name, words in (
+        ("sort", "top_k"),
+        ("limit", r"\.head"),
+        ("sum", r"\.agg"),
+        ("drop_nulls", r"\.filter"),
+        ("key_by", "group_by"),
+        ("group_by_dynamic", r"mamba\.tumbling"),
+        ("sink_parquet", r"\.to\("),
+        ("union", r"mamba\.concat"),
+    ):
+        with pytest.raises(AttributeError, match=f"a stream has no '{name}': .*{words}"):
+            getattr(stream, name)
+    with pytest.raises(AttributeError, match="a stream has no 'filtre'$") as caught:
+        stream.filtre  # noqa: B018
+    # By which Python itself says what is meant, where nobody catches it.
+    assert (caught.value.name, caught.value.obj) == ("filtre", stream)
+    assert not hasattr(stream, "__array__")
+    assert copy.copy(stream) is not None
+
+
+def test_no_words_are_about_what_a_stream_has():
+    have = {name for name in dir(mamba.Stream) if not name.startswith("_")}
+    assert have.isdisjoint(elsewhere._WORDS)
+    # And what they name is there.
+    named = {
+        name for words in elsewhere._WORDS.values() for name in re.findall(r"(?<![)\w])\.(\w+)\(", words)
+    }
+    assert named <= have
