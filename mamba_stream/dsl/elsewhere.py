@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 _TOTAL = "use .group_by(...).agg(...) for totals so far, or .window(...).agg(...) for those of windows"
-_ORDER = "there is no last row: .top_k(...) keeps the best of a key or window; what .collect() gives can be sorted"
+_ORDER = (
+    "there is no last row: .top_k(...) keeps the best of a key or window; what .collect() gives can be sorted"
+)
 _PART = ".head(n) gives the first rows as a frame, and .filter(...) takes rows out"
 _EACH = "use .with_columns(...), with expressions of Polars, or .map_batches(...)"
 _PYTHON = (
