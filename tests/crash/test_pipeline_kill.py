@@ -7,8 +7,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -22,6 +24,28 @@ from tests.crash.pipeline_job import OUTPUTS, SCHEMA, build
 _PARTITIONS = 3
 
 
+def some_rows(rng: random.Random) -> Iterator[list[dict[str, Any]]]:
+    """Disordered events, a few at a time, without an end."""
+    moment = datetime(2026, 1, 1)
+    number = 0
+    while True:
+        rows = []
+        for _ in range(rng.randint(1, 60)):
+            moment += timedelta(milliseconds=rng.randint(0, 700))
+            # A few come minutes too late: their windows are closed.
+            behind = rng.choice([0, 0, 0, 5, 15, 30, 200]) * rng.random()
+            rows.append(
+                {
+                    "at": moment - timedelta(seconds=behind),
+                    "key": rng.choice(["a", "b", "c", None]),
+                    "value": rng.randint(-10, 100),
+                    "number": number,
+                }
+            )
+            number += 1
+        yield rows
+
+
 class Appender(threading.Thread):
     """Appends disordered events all the while, a few at a time, and ends the topic when it is told to."""
 
@@ -32,24 +56,9 @@ class Appender(threading.Thread):
         self._over = threading.Event()
 
     def run(self) -> None:
-        moment = datetime(2026, 1, 1)
-        number = 0
+        events = some_rows(self._random)
         while not self._over.wait(0.004):
-            rows = []
-            for _ in range(self._random.randint(1, 60)):
-                moment += timedelta(milliseconds=self._random.randint(0, 700))
-                # A few come minutes too late: their windows are closed.
-                behind = self._random.choice([0, 0, 0, 5, 15, 30, 200]) * self._random.random()
-                rows.append(
-                    {
-                        "at": moment - timedelta(seconds=behind),
-                        "key": self._random.choice(["a", "b", "c", None]),
-                        "value": self._random.randint(-10, 100),
-                        "number": number,
-                    }
-                )
-                number += 1
-            self._topic.append(rows, partition=self._random.randrange(_PARTITIONS))
+            self._topic.append(next(events), partition=self._random.randrange(_PARTITIONS))
         self._topic.end()
 
     def finish(self) -> None:

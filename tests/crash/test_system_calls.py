@@ -7,12 +7,8 @@ that said truly whether its operation happened, and it or the next one goes on.
 
 from __future__ import annotations
 
-import random
-import re
 import shutil
 import signal
-import subprocess
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +17,7 @@ import pytest
 
 from tests.crash.checker import History, Violation, check, settle
 from tests.crash.processes import Crew, Process
+from tests.crash.tracing import counted, has_ended, points, traced, wait
 from tests.crash.writer import CLEAR
 
 pytestmark = pytest.mark.strace
@@ -47,7 +44,6 @@ SCRIPT = (
     ),
     *("reopen", "append", "temporary", "refused", "idempotent", "seal", "trim", "append"),
 )
-_PATIENCE = 30.0
 
 
 class Injector:
@@ -56,6 +52,7 @@ class Injector:
     def __init__(self, crew: Callable[..., Crew], place: Path, seed: int) -> None:
         self._crew = crew
         self._place = place
+        self._trace = place / "strace"
         self._seed = seed
         self._runs = 0
         self.durability = "commit"
@@ -64,8 +61,7 @@ class Injector:
         """How often the script makes each of these calls."""
         process, _, _ = self._run(kinds, None)
         process.finish()
-        lines = (self._place / "strace").read_text().splitlines()
-        return Counter(match[1] for line in lines if (match := re.match(rf"{process.pid}\s+(\w+)\(", line)))
+        return counted(self._trace, process.pid)
 
     def kill_at(self, call: str, number: int) -> None:
         """The process is killed as it makes the call for the so-manieth time."""
@@ -88,22 +84,9 @@ class Injector:
         self._runs += 1
         writers = self._crew(log, "--script", ",".join(SCRIPT), "--durability", self.durability)
         process = writers.begin(self._seed, 0, "--operations", str(len(SCRIPT)), stopped=True)
-        _wait(lambda: _status(process.pid, "State").startswith("T"))
-        command = ["strace", "-f", "-q", "-o", str(self._place / "strace"), "-p", str(process.pid)]
-        command += ["-e", f"trace={','.join(kinds)}", "-e", "signal=none"]
-        if injection:
-            command += ["-e", f"inject={injection}"]
-        tracer = subprocess.Popen(command, stderr=subprocess.PIPE)
-        try:
-            _wait(lambda: tracer.poll() is not None or _status(process.pid, "TracerPid") != "0")
-            process.signal(signal.SIGCONT)
+        with traced(process.pid, kinds, self._trace, injection):
             # It is reaped only when it has ended, and strace with it.
-            _wait(lambda: _status(process.pid, "State").startswith("Z"))
-        finally:
-            if tracer.poll() is None and not _status(process.pid, "State").startswith("Z"):
-                tracer.kill()
-            complaint = tracer.communicate(timeout=_PATIENCE)[1].decode()
-        assert "attach:" not in complaint, complaint
+            wait(lambda: has_ended(process.pid))
         return process, writers, History(self._seed, script=SCRIPT)
 
     def _go_on(self, process: Process, writers: Crew, history: History) -> None:
@@ -116,42 +99,11 @@ class Injector:
         shutil.rmtree(writers.log)
 
 
-def _status(pid: int, name: str) -> str:
-    try:
-        found = re.search(rf"^{name}:\s*(.*)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
-    except OSError:
-        return "Z"
-    return found[1] if found else "Z"
-
-
-def _wait(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "nothing happened"
-        time.sleep(0.0005)
-
-
 @pytest.fixture
 def injector(crew: Callable[..., Crew], place: Path, seed: int) -> Injector:
     if shutil.which("strace") is None:
         pytest.skip("strace is not installed: no failures can be injected into system calls")
     return Injector(crew, place, seed)
-
-
-def _points(counts: Counter[str], share: int | None, seed: int) -> list[tuple[str, int]]:
-    """(call, number): all, or so many, spread over the kinds, with the rare ones first."""
-    if share is None:
-        return [(call, n) for call, count in sorted(counts.items()) for n in range(1, count + 1)]
-    rng = random.Random(seed)
-    chosen: set[tuple[str, int]] = set()
-    queues = {call: rng.sample(range(1, count + 1), count) for call, count in sorted(counts.items())}
-    while len(chosen) < share and queues:
-        for call in list(queues):
-            if len(chosen) < share:
-                chosen.add((call, queues[call].pop()))
-            if not queues[call]:
-                del queues[call]
-    return sorted(chosen)
 
 
 def _sweep(points: list[tuple[str, int]], attempt: Callable[[str, int], None], what: str) -> None:
@@ -175,8 +127,8 @@ def test_a_writer_killed_at_any_system_call_loses_nothing(
     share: int | None, durability: str, injector: Injector, seed: int
 ) -> None:
     injector.durability = durability
-    points = _points(injector.calls(CHANGING + LOCKING), share, seed)
-    _sweep(points, injector.kill_at, "killed")
+    chosen = points(injector.calls(CHANGING + LOCKING), share, seed)
+    _sweep(chosen, injector.kill_at, "killed")
 
 
 @pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
@@ -185,5 +137,5 @@ def test_a_system_call_that_fails_gives_a_clear_error_and_loses_nothing(
     share: int | None, error: str, injector: Injector, seed: int
 ) -> None:
     kinds = CHANGING + (READING[:2] if error == "EIO" else ())
-    points = _points(injector.calls(kinds), share, seed)
-    _sweep(points, lambda call, number: injector.fail_at(call, number, error), error)
+    chosen = points(injector.calls(kinds), share, seed)
+    _sweep(chosen, lambda call, number: injector.fail_at(call, number, error), error)

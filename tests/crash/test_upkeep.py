@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import itertools
 import random
-import re
 import shutil
 import signal
 import subprocess
@@ -19,7 +18,7 @@ import pytest
 from mamba_stream.log import Log
 from mamba_stream.log.store import acquire
 from tests import forking
-from tests.crash.test_system_calls import _points, _status, _wait
+from tests.crash.tracing import counted, points, traced
 from tests.crash.upkeep_run import ADDED, fill, kept, rows
 from tests.crash.upkept import Upkept
 from tests.log.handclock import HandClock
@@ -39,6 +38,7 @@ class Upkeep:
 
     def __init__(self, place: Path, seed: int) -> None:
         self._place = place
+        self._trace = place / "strace"
         self._copies = itertools.count()
         self._log = place / "log"
         self._clock = HandClock()
@@ -53,16 +53,8 @@ class Upkeep:
         shutil.copytree(self._log, path)
         command = [sys.executable, "-m", "tests.crash.upkeep_run", str(path), str(self._clock.at), plant]
         process = forking.Process(command, stderr=subprocess.PIPE)
-        _wait(lambda: _status(process.pid, "State").startswith("T"))
-        traced = ["strace", "-f", "-q", "-o", str(self._place / "strace"), "-p", str(process.pid)]
-        traced += ["-e", f"trace={','.join(CALLS)}", "-e", "signal=none"]
-        tracer = subprocess.Popen(
-            [*traced, *(["-e", f"inject={injection}"] if injection else [])], stderr=subprocess.DEVNULL
-        )
-        _wait(lambda: tracer.poll() is not None or _status(process.pid, "TracerPid") != "0")
-        process.send_signal(signal.SIGCONT)
-        complaint = process.communicate(timeout=60)[1].decode()
-        tracer.wait(60)
+        with traced(process.pid, CALLS, self._trace, injection):
+            complaint = process.communicate(timeout=60)[1].decode()
         if injection is None or "signal" in injection:
             assert process.returncode in (0, -signal.SIGKILL), complaint
         else:
@@ -77,8 +69,7 @@ class Upkeep:
             self.known.after = rows(log)
         assert len(self.known.after["plain"]) == len(self.known.before["plain"]) + len(ADDED)
         self.forget(path)
-        lines = (self._place / "strace").read_text().splitlines()
-        return Counter(match[1] for line in lines if (match := re.match(r"\d+\s+(\w+)\(", line)))
+        return counted(self._trace)
 
     def wrong(self, path: Path) -> list[str]:
         """What is not as it must be of a log whose upkeep was interrupted; then it is done."""
@@ -100,7 +91,7 @@ def upkeep(place: Path, seed: int) -> Upkeep:
 
 def _swept(upkeep: Upkeep, share: int | None, seed: int, what: str) -> list[str]:
     wrong: list[str] = []
-    for call, number in _points(upkeep.calls(), share, seed):
+    for call, number in points(upkeep.calls(), share, seed):
         path = upkeep.run(f"{call}:{what}:when={number}")
         wrong += [f"{what} at {call} {number}: {each}" for each in upkeep.wrong(path)]
     return wrong
