@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import cast
 
@@ -15,7 +16,7 @@ from mamba_stream.core.durations import ticks_per_day
 from mamba_stream.core.schemas import polars_schema
 from mamba_stream.core.single import twice, written_out
 from mamba_stream.core.timebounds import time_bounds
-from mamba_stream.errors import ExpressionRefused
+from mamba_stream.errors import ExpressionRefused, OffsetTrimmed
 from mamba_stream.log.rows import TopicRow
 from mamba_stream.log.seeking import first_reaching
 from mamba_stream.log.shelf import Placed, Shelf
@@ -92,10 +93,14 @@ def _limited(batches: Iterator[pa.RecordBatch], n_rows: int | None) -> Iterator[
 def _batches(
     shelf: Shelf, topic: TopicRow, wanted: tuple[int, ...] | None, low: int | None, high: int | None
 ) -> Iterator[pa.RecordBatch]:
-    """The rows as they are now, one partition after the other, without batches that lie outside of the bounds."""
+    """The rows as they are now, one partition after the other, without batches that lie outside of the bounds.
+
+    And without those that are trimmed away before they are read.
+    """
     for partition, head in shelf.heads(topic).items():
         for placed in _entries(shelf, topic, partition, head.begin, head.end, low, high):
-            yield shelf.batch(topic, partition, placed, wanted).between(head.begin, head.end).data
+            with contextlib.suppress(OffsetTrimmed):
+                yield shelf.batch(topic, partition, placed, wanted).between(head.begin, head.end).data
 
 
 def _tick_bounds(

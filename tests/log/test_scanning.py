@@ -13,8 +13,8 @@ import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from mamba_stream.errors import DataCorrupted, LogClosed, TopicNotFound
-from mamba_stream.log import Log, Topic, open_log
+from mamba_stream.errors import DataCorrupted, LogClosed, OffsetTrimmed, TopicNotFound
+from mamba_stream.log import Log, Topic, open_log, scanning
 from mamba_stream.log.shelf import Placed, Shelf
 from tests.log.pictures import rows_of
 from tests.sizes import examples
@@ -266,6 +266,51 @@ def test_the_ends_are_those_of_the_moment_it_is_collected(hourly: Topic) -> None
     assert scan.collect().item() == 52
     hourly.trim(10)
     assert scan.collect().item() == 42
+
+
+def test_what_is_trimmed_while_it_is_read_may_be_missing_and_nothing_else(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scanning, "_FRAME_ROWS", 1)
+    # A server has not sent all of it by then.
+    rows, each = 2_000_000, 50_000
+    topic = log.create_topic("wide", {"n": pl.Int64}, partitions=2)
+    for begin in range(0, 2 * rows, each):
+        topic.append(pl.DataFrame({"n": range(begin, begin + each)}), partition=begin // rows)
+    made = scanning._frame
+    read = 0
+
+    def trimming(*arguments: Any) -> pl.DataFrame:
+        nonlocal read
+        read += 1
+        if read == 3:
+            topic.trim({0: rows - 2, 1: 1_230_001})
+        return made(*arguments)
+
+    monkeypatch.setattr(scanning, "_frame", trimming)
+    found = topic.scan().collect()["n"].to_list()
+    assert found == sorted(set(found))
+    assert set(found) >= {*range(3 * each), rows - 2, rows - 1, *range(rows + 1_230_001, 2 * rows)}
+    assert len(found) < 2 * rows
+
+
+@pytest.mark.embedded
+def test_a_batch_whose_file_went_before_it_was_read_is_left_out(
+    hourly: Topic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = hourly.scan().collect()
+    read = Shelf.batch
+    gone: list[int] = []
+
+    def trimmed(shelf: Shelf, topic: Any, partition: int, placed: Placed, wanted: Any = None) -> Any:
+        if not gone:
+            gone.append(placed.next_offset)
+            hourly.trim({partition: placed.next_offset})
+            raise OffsetTrimmed("its file is gone")
+        return read(shelf, topic, partition, placed, wanted)
+
+    monkeypatch.setattr(Shelf, "batch", trimmed)
+    assert hourly.scan().collect().equals(whole.slice(gone[0]))
 
 
 def test_rows_trimmed_out_of_the_middle_of_a_batch_are_not_scanned(log: Log) -> None:

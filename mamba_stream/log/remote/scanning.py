@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from mamba_stream.core.predicates import encode, split
 from mamba_stream.core.schemas import polars_schema
+from mamba_stream.errors import OffsetTrimmed
 from mamba_stream.log.remote.connection import Connection
 from mamba_stream.log.remote.failing import naming
 from mamba_stream.log.remote.protocol import Read
@@ -17,12 +18,14 @@ from mamba_stream.log.rows import TopicRow
 from mamba_stream.log.scanning import lazy_frame
 from mamba_stream.log.storage import PartitionHead
 
+_Heads = Callable[[], Mapping[int, PartitionHead]]
+
 
 def scan(
     connection: Connection,
     topic: TopicRow,
     schema: pa.Schema,
-    heads: Callable[[], Mapping[int, PartitionHead]],
+    heads: _Heads,
 ) -> pl.LazyFrame:
     """The topic as a lazy frame; its ends are taken when it is collected."""
     types = polars_schema(schema)
@@ -42,21 +45,24 @@ def scan(
             progress=True,
             schema=topic.schema,
         )
-        return _rows(connection, topic, wanted, heads()), left
+        return _rows(connection, topic, wanted, heads), left
 
     return lazy_frame(topic, schema, batches)
 
 
-def _rows(
-    connection: Connection, topic: TopicRow, wanted: Read, heads: Mapping[int, PartitionHead]
-) -> Iterator[pa.RecordBatch]:
-    """The rows between begin and end, one partition after the other."""
-    for partition, head in heads.items():
-        yield from _partition(connection, topic, wanted, partition, head)
+def _rows(connection: Connection, topic: TopicRow, wanted: Read, heads: _Heads) -> Iterator[pa.RecordBatch]:
+    """The rows as they are now, one partition after the other, without those that are trimmed away meanwhile."""
+    for partition, head in heads().items():
+        yield from _partition(connection, topic, wanted, partition, head, heads)
 
 
 def _partition(
-    connection: Connection, topic: TopicRow, wanted: Read, partition: int, head: PartitionHead
+    connection: Connection,
+    topic: TopicRow,
+    wanted: Read,
+    partition: int,
+    head: PartitionHead,
+    heads: _Heads,
 ) -> Iterator[pa.RecordBatch]:
     """The rows between begin and end, by as many streams as it takes."""
     position = head.begin
@@ -68,8 +74,12 @@ def _partition(
 
     try:
         while position < head.end:
-            with naming(topic):
-                found = connection.again(lambda: pieces.next(request))
+            try:
+                with naming(topic):
+                    found = connection.again(lambda: pieces.next(request))
+            except OffsetTrimmed:
+                position = max(position, heads()[partition].begin)
+                continue
             if found is not None:
                 piece, batch = found
                 position = piece.runs[-1].next_offset
