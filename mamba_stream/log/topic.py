@@ -26,6 +26,7 @@ from mamba_stream.log.batch import LogBatch
 from mamba_stream.log.evolving import wanted_schema
 from mamba_stream.log.rows import TopicRow
 from mamba_stream.log.storage import PartitionHead, Reader, Storage
+from mamba_stream.log.trimming import steps
 
 if TYPE_CHECKING:
     from mamba_stream.log.description import TopicDescription
@@ -336,14 +337,18 @@ class Topic:
         self._commit(ChangeSet(ends=(self._row.id,)))
 
     def trim(self, before: Mapping[int, int] | int | datetime | date) -> None:
-        """Removes the rows before ``{partition: offset}``, an offset in every partition, or a time."""
+        """Removes the rows before ``{partition: offset}``, an offset in every partition, or a time.
+
+        Many are removed in several commits: where one of them fails, what went before stays removed.
+        """
         if isinstance(before, datetime | date):
             bounds = self.offset_at(before, by="time" if self.time else "append")
         elif isinstance(before, Mapping):
             bounds = offsets_of(self._row, "before", before)
         else:
             bounds = {p: offset_of(self._row, p, before) for p in range(self.partitions)}
-        self._commit(ChangeSet(trims=tuple(Trim(self._row.id, p, o) for p, o in sorted(bounds.items()))))
+        for step in steps(bounds, self._heads(sorted(bounds)), self._store.clock):
+            self._commit(ChangeSet(trims=tuple(Trim(self._row.id, p, o) for p, o in sorted(step.items()))))
 
     def describe(self) -> TopicDescription:
         """What is in the topic: rows, bytes, time range, key skew and disorder. Reads its recent rows."""

@@ -109,17 +109,30 @@ class Model:
             "records": self.records,
         }
 
-    def unread(self, name: str, begins: dict[int, tuple[int, int]]) -> dict[str, int]:
-        """Of the offsets of a topic that went, how many each group had yet to read: ``{partition: (from, to)}``."""
-        found = {
-            group: sum(
-                max(0, after - max(before, offsets[name, p]))
-                for p, (before, after) in begins.items()
-                if (name, p) in offsets
+    def unread(self, name: str, begins: dict[int, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+        """Of what went of a topic, how much each group had yet to read: ``{partition: (from, to)}``; as :meth:`went`."""
+        return {
+            group: self.went(
+                name,
+                {
+                    p: (max(before, offsets[name, p]), after)
+                    for p, (before, after) in begins.items()
+                    if (name, p) in offsets
+                },
             )
             for group, offsets in self.groups.items()
         }
-        return {group: count for group, count in found.items() if count}
+
+    def went(self, name: str, begins: dict[int, tuple[int, int]]) -> tuple[int, int]:
+        """How many rows there were between offsets that went, and how many offsets: of a batch of which some rows were
+        compacted away it is not known which, where only a part of it went.
+        """
+        least = most = 0
+        for p, (before, after) in begins.items():
+            span = range(before, after)
+            most += len(span)
+            least += len(span) - sum(at in span for at in self.topics[name].partitions[p].gone)
+        return least, most
 
     def delete(self, name: str) -> None:
         del self.topics[name]
