@@ -24,10 +24,11 @@ from mamba_stream.errors import InvalidInput, LogClosed, MambaStreamError
 from mamba_stream.log import Topic
 from mamba_stream.log.opening import Place
 from mamba_stream.messaging import consumer, producer, subscriber
-from mamba_stream.messaging.feed import FeedStatistics, Partition, PartitionFeed, Run, Start
+from mamba_stream.messaging.feed import FeedStatistics, Partition, Run, Start
 from mamba_stream.messaging.message import Message, Rule
 from mamba_stream.messaging.outgoing import ROW_BYTES
 from mamba_stream.messaging.parcel import Receipt
+from mamba_stream.messaging.partitionfeed import PartitionFeed
 from mamba_stream.messaging.producer import ProducerStatistics, ProducerTransaction
 from mamba_stream.messaging.routing import RoutingPolicy
 from mamba_stream.messaging.schema import Headers

@@ -18,12 +18,13 @@ from mamba_stream.errors import InvalidInput, MambaStreamError, PartitionNotFoun
 from mamba_stream.log import Log
 from mamba_stream.log.opening import Place, locate
 from mamba_stream.messaging.books import LogBook
-from mamba_stream.messaging.feed import FeedStatistics, Partition, PartitionFeed, Pulse, Run, Settings, Start
+from mamba_stream.messaging.feed import FeedStatistics, Partition, Pulse, Run, Settings, Start
 from mamba_stream.messaging.fitting import check_named
 from mamba_stream.messaging.interest import Interest, interest_in
 from mamba_stream.messaging.members import BALANCED, Member
 from mamba_stream.messaging.membership import LogTopics, Membership, check_group
 from mamba_stream.messaging.message import Message, Rule
+from mamba_stream.messaging.partitionfeed import PartitionFeed
 from mamba_stream.messaging.sharedfeed import SharedFeed
 from mamba_stream.messaging.sharing import Policy, Sharing, SharingStatistics
 
