@@ -53,7 +53,8 @@ class Upload:
                     _say(writer, part)
                 self.asked = True
                 _say(writer, Part(commit=commit))
-                writer.done_writing()
+                with contextlib.suppress(pa.ArrowException):
+                    writer.done_writing()
             return _last(stream)
         except StopIteration:
             raise Lost("the server gave no answer") from None
